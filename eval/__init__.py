@@ -1,0 +1,1 @@
+"""Evaluation: data sets in, run logs, metrics, tables and reports out."""

@@ -1,0 +1,70 @@
+"""From a run's neighbours to figures: pure functions over arrays."""
+
+import math
+from collections.abc import Iterable
+from typing import Final
+
+import numpy as np
+from jaxtyping import Bool, Shaped
+
+from eval.types import Metrics, Percent, QueryResults
+from retrieval.voting import METHODS, predict_every_k
+
+_Z95: Final = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
+
+
+def compute_metrics(results: QueryResults, *, known_labels: Iterable[str]) -> Metrics:
+    """Return the figures of one data set, at the k of its neighbours and at every smaller one.
+
+    Args:
+        results: at least one answered query.
+        known_labels: the labels of the memory.
+    """
+    labels, distances = results.neighbor_labels, results.neighbor_distances
+    correct = {
+        method: is_right(predict_every_k(labels, distances, method=method), results.truths) for method in METHODS
+    }
+    by_k = {method: (100.0 * right.mean(axis=0)).tolist() for method, right in correct.items()}
+    final = {method: right[:, -1] for method, right in correct.items()}
+    return Metrics(
+        count=len(results),
+        unreadable=len(results.unreadable),
+        top1={method: curve[-1] for method, curve in by_k.items()},
+        interval={m: wilson_interval(int(right.sum()), len(results)) for m, right in final.items()},
+        hit_rate=100.0 * float(is_right(labels, results.truths).any(axis=1).mean()),
+        top1_by_k=by_k,
+        per_class=_per_class(results.truths, final),
+        labels_not_in_memory=sorted(frozenset().union(*results.truths) - set(known_labels)),
+    )
+
+
+def is_right(
+    predictions: Shaped[np.ndarray, "queries k"], truths: list[frozenset[str]]
+) -> Bool[np.ndarray, "queries k"]:
+    """Tell which predictions are among the right labels of their query."""
+    right = np.zeros(predictions.shape, bool)
+    for position in range(max(map(len, truths))):
+        # One right label of each query at a time, None where a query has no more: no label equals None.
+        column = [sorted(truth)[position] if position < len(truth) else None for truth in truths]
+        right |= predictions == np.array(column, object)[:, None]
+    return right
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[Percent, Percent]:
+    """Return the 95 % Wilson score interval of a proportion, in percent (Wilson, 1927)."""
+    share = successes / trials
+    spread = _Z95**2 / trials
+    centre = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
+    return 100.0 * max(0.0, centre - half), 100.0 * min(1.0, centre + half)
+
+
+def _per_class(truths: list[frozenset[str]], final: dict[str, np.ndarray]) -> dict[str, dict[str, float | int]]:
+    members: dict[str, list[int]] = {}
+    for query, truth in enumerate(truths):
+        for label in truth:
+            members.setdefault(label, []).append(query)
+    return {
+        label: {"count": len(queries)} | {m: 100.0 * float(right[queries].mean()) for m, right in final.items()}
+        for label, queries in sorted(members.items())
+    }

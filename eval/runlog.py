@@ -1,0 +1,141 @@
+"""The log of a run: what it was made with, then one line a query, only ever appended to.
+
+A run that is killed loses at most the batch it was at: the next one reads the log and goes on with what is missing.
+"""
+
+import json
+import mmap
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+
+from eval.errors import OtherSettings, RunError
+from eval.types import QueryResults, Sample
+from retrieval.types import Neighbor
+
+_LOG: Final = "log.jsonl"
+_FORMAT: Final = 1
+
+
+class RunLog:
+    """A run folder's log, open for appending; use as a context."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        """Begin a log or go on with one.
+
+        Args:
+            folder: the run folder; made if need be.
+            settings: everything that can change a result, in JSON's types.
+
+        Raises:
+            OtherSettings: the folder's log was begun with other settings.
+            RunError: the folder cannot be written, or holds something else.
+        """
+        self._path = folder / _LOG
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _cut_torn_line(self._path)
+            self._file = self._path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise RunError(f"{folder} cannot be written: {error.strerror}; choose another folder") from error
+        try:
+            self._begin(folder, {"format": _FORMAT} | settings)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def finished(self) -> set[tuple[str, str]]:
+        """Return data set and id of every query that is in the log."""
+        return {(line["dataset"], line["id"]) for line in self._lines()}
+
+    def append(self, lines: Iterable[dict[str, Any]]) -> None:
+        """Write lines made by `answered_line` and `unreadable_line`; they survive the process from here on."""
+        self._file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        self._file.flush()
+
+    def results(self) -> dict[str, QueryResults]:
+        """Return the queries of every data set that has any in the log."""
+        by_dataset: dict[str, list[dict[str, Any]]] = {}
+        for line in self._lines():
+            by_dataset.setdefault(line["dataset"], []).append(line)
+        return {name: _query_results(lines) for name, lines in by_dataset.items()}
+
+    def _begin(self, folder: Path, settings: dict[str, Any]) -> None:
+        with self._path.open(encoding="utf-8") as log:
+            header = log.readline()
+        if not header:
+            self.append([settings])
+            return
+        begun_with = _parsed(header, self._path)
+        changed = [name for name in {**settings, **begun_with} if settings.get(name) != begun_with.get(name)]
+        if changed:
+            differences = "; ".join(f"{n}: {begun_with.get(n)} → {settings.get(n)}" for n in changed)
+            raise OtherSettings(f"{folder} was begun with other settings ({differences}): choose another --out")
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        with self._path.open(encoding="utf-8") as log:
+            next(log)
+            for line in log:
+                yield _parsed(line, self._path)
+
+
+def answered_line(dataset: str, sample: Sample, neighbors: tuple[Neighbor, ...]) -> dict[str, Any]:
+    """Return the line of a query that was answered."""
+    return {
+        "dataset": dataset,
+        "id": sample.id,
+        "truth": sorted(sample.labels),
+        "ids": [neighbor.id for neighbor in neighbors],
+        "labels": [neighbor.label for neighbor in neighbors],
+        "distances": [float(f"{n.distance:.9g}") for n in neighbors],  # enough to read the same float32 back
+    }
+
+
+def unreadable_line(dataset: str, sample: Sample, reason: str) -> dict[str, Any]:
+    """Return the line of a query whose picture could not be used."""
+    return {"dataset": dataset, "id": sample.id, "unreadable": reason}
+
+
+def _query_results(lines: list[dict[str, Any]]) -> QueryResults:
+    answered = [line for line in lines if "unreadable" not in line]
+    k = len(answered[0]["ids"]) if answered else 0
+    shape = (len(answered), k)
+    return QueryResults(
+        ids=[line["id"] for line in answered],
+        truths=[frozenset(line["truth"]) for line in answered],
+        neighbor_ids=np.array([line["ids"] for line in answered], object).reshape(shape),
+        neighbor_labels=np.array([line["labels"] for line in answered], object).reshape(shape),
+        neighbor_distances=np.array([line["distances"] for line in answered], np.float32).reshape(shape),
+        unreadable={line["id"]: line["unreadable"] for line in lines if "unreadable" in line},
+    )
+
+
+def _parsed(line: str, path: Path) -> dict[str, Any]:
+    try:
+        parsed = json.loads(line)
+    except ValueError as error:
+        raise RunError(f"{path} is no log of a run, or damaged: choose another --out") from error
+    if not isinstance(parsed, dict):
+        raise RunError(f"{path} is no log of a run: choose another --out")
+    return parsed
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Drop what a killed run left of its last line."""
+    if not path.exists() or not path.stat().st_size:
+        return
+    with path.open("rb+") as log, mmap.mmap(log.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        whole = mapped.rfind(b"\n") + 1
+    os.truncate(path, whole)

@@ -1,0 +1,101 @@
+"""A run: embed and search what is missing from its log, then turn the log into figures."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from eval.errors import RunError
+from eval.metrics import compute_metrics
+from eval.runlog import RunLog, answered_line, unreadable_line
+from eval.types import Metrics, QueryResults, Sample
+from retrieval.memory import DEFAULT_NEIGHBORS, VisualMemory
+from retrieval.pipeline import embed_images
+from retrieval.progress import track
+from retrieval.snapshot import check_neighbors
+
+METRICS: Final = "metrics.json"
+
+
+def run_evaluation(
+    memory: VisualMemory,
+    datasets: Mapping[str, Sequence[Sample]],
+    out: str | Path,
+    *,
+    k: int = DEFAULT_NEIGHBORS,
+    progress: bool = True,
+) -> tuple[dict[str, Metrics], dict[str, QueryResults]]:
+    """Find every query's neighbours, log them, and return figures and results by data set.
+
+    A run that was cut off goes on where it stopped when it is called again with the same settings. ``metrics.json``
+    in the run folder holds the figures.
+
+    Args:
+        memory: what decides.
+        datasets: queries by the data set's name.
+        out: the run folder.
+        k: how many neighbours; each smaller number is scored as well.
+        progress: whether to show a bar.
+
+    Raises:
+        OtherSettings: the folder holds a run with other settings.
+        RunError: the folder cannot be written, or none of a data set's pictures can be used.
+        InvalidArgument: k below 1, or an empty memory.
+        EmbedderError: the memory's embedder cannot be had.
+    """
+    check_neighbors(k)
+    folder = Path(out)
+    settings = {
+        "memory": {"id": memory.settings.memory_id, "version": memory.version, "items": len(memory)},
+        "embedder": memory.settings.embedder.weights_digest,
+        "k": k,
+        "datasets": {name: _digest(samples) for name, samples in datasets.items()},
+    }
+    with RunLog(folder, settings) as log:
+        finished = log.finished()
+        for name, samples in datasets.items():
+            missing = [sample for sample in samples if (name, sample.id) not in finished]
+            _answer(memory, name, missing, log, k=k, progress=progress)
+        results = log.results()
+    known = memory.stats().labels
+    metrics = {name: compute_metrics(_expect_answers(name, results[name]), known_labels=known) for name in datasets}
+    _write_metrics(folder / METRICS, settings, metrics)
+    return metrics, results
+
+
+def _answer(memory: VisualMemory, name: str, samples: list[Sample], log: RunLog, *, k: int, progress: bool) -> None:
+    if not samples:
+        return
+    queue = track(samples, f"Classifying {name}", total=len(samples), shown=progress)
+    for batch in embed_images(queue, memory.embedder, image_of=lambda sample: sample.image):
+        lines = [unreadable_line(name, failure.item, str(failure.error)) for failure in batch.failures]
+        if batch.items:
+            found = memory.search_vectors(batch.vectors, k=k)
+            lines += [answered_line(name, *pair) for pair in zip(batch.items, found, strict=True)]
+        log.append(lines)
+
+
+def _digest(samples: Sequence[Sample]) -> str:
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(json.dumps([sample.id, sorted(sample.labels)]).encode())
+    return f"{len(samples)} queries, {digest.hexdigest()[:16]}"
+
+
+def _expect_answers(name: str, results: QueryResults) -> QueryResults:
+    if not len(results):
+        first = next(iter(results.unreadable.values()))
+        raise RunError(
+            f"none of the {len(results.unreadable)} files of {name} is a usable picture (the first: {first})"
+        )
+    return results
+
+
+def _write_metrics(path: Path, settings: dict[str, Any], metrics: dict[str, Metrics]) -> None:
+    fresh = path.with_suffix(".new")
+    content = {"settings": settings, "datasets": {name: asdict(figures) for name, figures in metrics.items()}}
+    fresh.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    os.replace(fresh, path)

@@ -1,0 +1,54 @@
+"""The command ``vmem``: every room's commands under one roof, in the topmost room, so that imports point one way."""
+
+import sys
+import warnings
+from typing import TextIO
+
+import typer
+
+import agent.cli
+import eval.cli
+import prompts.cli
+import retrieval.cli
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # its tracebacks print local variables, and a key may be among them
+    help="Classify pictures by remembering instead of training: a memory of labelled pictures votes.\n\n"
+    "First steps: `vmem demo` shows it at work; `vmem memory build pets/ photos/` remembers your own"
+    " photos/<label>/<image>; `vmem classify --memory pets/ query.jpg` decides; `vmem doctor` examines the"
+    " installation.",
+)
+app.add_typer(agent.cli.app)
+app.add_typer(eval.cli.demo_app)
+app.add_typer(retrieval.cli.app, name="memory")
+app.add_typer(prompts.cli.app, name="prompt")
+app.add_typer(eval.cli.app, name="eval")
+
+
+def main() -> None:
+    """Run the command line; an error that a user can mend is one sentence on standard error and exit code 2."""
+    warnings.showwarning = _show_as_note
+    try:
+        app()
+    except Exception as error:
+        from retrieval.errors import VisualMemoryError
+        from retrieval.terminal import printable
+
+        if not isinstance(error, VisualMemoryError):
+            raise
+        typer.echo(f"Error: {printable(error)}", err=True)
+        sys.exit(2)
+
+
+def _show_as_note(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    # What our own code warns of is meant for the user; other libraries' warnings are not.
+    if category is UserWarning and "site-packages" not in filename:
+        typer.echo(f"Note: {message}", err=True)

@@ -1,0 +1,46 @@
+"""A prompt as a model receives it: texts and pictures in order."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from retrieval.types import Label
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """Some text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePart:
+    """One picture, encoded, without metadata."""
+
+    encoded: bytes
+    mime_type: str = "image/jpeg"
+
+
+Part: TypeAlias = TextPart | ImagePart
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A rendered prompt, and the labels that may be answered."""
+
+    template: str  # its name, such as rerank_v1
+    parts: tuple[Part, ...]
+    candidates: dict[str, Label]  # short code → label, most likely first
+
+    @property
+    def text(self) -> str:
+        """The texts alone, each picture as ``[picture N]``."""
+        pictures = 0
+        lines = []
+        for part in self.parts:
+            if isinstance(part, TextPart):
+                lines.append(part.text)
+            else:
+                pictures += 1
+                lines.append(f"[picture {pictures}]")
+        return "\n".join(lines)

@@ -1,0 +1,166 @@
+"""Adding items to a memory: streamed, committed a batch at a time, so that a run that was cut off can be run again."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from jaxtyping import Float
+
+from retrieval.embedders.base import Embedder
+from retrieval.errors import DuplicateId, InvalidArgument
+from retrieval.images import ImageLike
+from retrieval.pipeline import EmbeddedBatch, embed_images
+from retrieval.table import ItemBatch, ItemTable
+from retrieval.vectors import to_unit_vectors
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ON_DUPLICATE: Final = ("skip", "replace", "error")
+
+_COMMIT_ITEMS: Final = 1024  # a commit is a file of the table: many small ones make it slow to open
+_COMMIT_SECONDS: Final = 20.0  # but no more than this much embedding is lost to a crash
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A labelled picture to remember."""
+
+    id: str
+    label: str
+    image: ImageLike
+    source: str | None = None  # where it came from, kept for people
+
+
+@dataclass(slots=True)
+class AddReport:
+    """What became of the items that were offered."""
+
+    added: int = 0
+    replaced: int = 0
+    skipped: int = 0  # their ids were there already
+    unreadable: list[tuple[str, str]] = field(default_factory=list)  # (id, reason)
+
+
+def add_items(table: ItemTable, embedder: Embedder, items: Iterable[Item], *, on_duplicate: str) -> AddReport:
+    """Embed items and write them to the table; see `VisualMemory.add`."""
+    _check_choice(on_duplicate)
+    report = AddReport()
+    batches = embed_images(
+        _wanted(items, table, on_duplicate, report),
+        embedder,
+        image_of=lambda item: item.image,
+        thumbnail_pixels=table.settings.thumbnail_pixels,
+    )
+    for rows in _commits(batches, report):
+        ids, labels, vectors, thumbnails, sources = zip(*rows, strict=True)
+        _write(table, ItemBatch(ids, labels, np.stack(vectors), thumbnails, sources), on_duplicate, report)
+    return report
+
+
+def add_vectors(
+    table: ItemTable,
+    ids: Sequence[str],
+    labels: Sequence[str],
+    vectors: Float[np.ndarray, "items any_dimension"],
+    *,
+    on_duplicate: str,
+) -> AddReport:
+    """Write ready features to the table as one version; see `VisualMemory.add_vectors`."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    _check_choice(on_duplicate)
+    if not len(ids) == len(labels) == len(vectors):
+        raise InvalidArgument(
+            f"got {len(ids)} ids, {len(labels)} labels and {len(vectors)} vectors: one of each per item expected"
+        )
+    id_column, label_column = _text_column(ids, "ids"), _text_column(labels, "labels")
+    unit = to_unit_vectors(vectors, dimension=table.settings.embedder.dimension)
+    first = _first_occurrences(id_column)
+    known = pc.is_in(id_column, value_set=table.ids().combine_chunks()).to_numpy(zero_copy_only=False)
+    if on_duplicate == "error" and not (first & ~known).all():
+        raise _duplicate(id_column.filter(pa.array(~first | known)).slice(0, 3).to_pylist())
+    kept = first if on_duplicate == "replace" else first & ~known
+    report = AddReport(skipped=int((~kept).sum()))
+    if kept.any():
+        no_value = pa.nulls(int(kept.sum()))
+        kept_ids, kept_labels = id_column.filter(pa.array(kept)), label_column.filter(pa.array(kept))
+        _write(table, ItemBatch(kept_ids, kept_labels, unit[kept], no_value, no_value), on_duplicate, report)
+    return report
+
+
+def _wanted(items: Iterable[Item], table: ItemTable, on_duplicate: str, report: AddReport) -> Iterator[Item]:
+    """Yield the items that are to be embedded, and deal with those whose ids are there already."""
+    known = set(table.ids().to_pylist())
+    for item in items:
+        if not (isinstance(item.id, str) and isinstance(item.label, str)):
+            raise InvalidArgument(f"got id {item.id!r} and label {item.label!r}: text expected, such as str(label)")
+        if item.id not in known or on_duplicate == "replace":
+            known.add(item.id)
+            yield item
+        elif on_duplicate == "skip":
+            report.skipped += 1
+        else:
+            raise _duplicate([item.id])
+
+
+_Row = tuple[str, str, np.ndarray, bytes | None, str | None]  # as in ItemBatch
+
+
+def _commits(batches: Iterable[EmbeddedBatch[Item]], report: AddReport) -> Iterator[list[_Row]]:
+    """Gather embedded batches until there is enough to commit, or enough time has gone into them."""
+    waiting: dict[str, _Row] = {}  # by id: of two items to be replaced by one another, the later stays
+    since = time.monotonic()
+    for batch in batches:
+        for item, vector, small in zip(batch.items, batch.vectors, batch.thumbnails, strict=True):
+            waiting[item.id] = (item.id, item.label, vector, small, item.source)
+        report.unreadable.extend((failure.item.id, str(failure.error)) for failure in batch.failures)
+        if len(waiting) >= _COMMIT_ITEMS or (waiting and time.monotonic() - since >= _COMMIT_SECONDS):
+            yield list(waiting.values())
+            waiting.clear()
+            since = time.monotonic()
+    if waiting:
+        yield list(waiting.values())
+
+
+def _write(table: ItemTable, batch: ItemBatch, on_duplicate: str, report: AddReport) -> None:
+    before = len(table)
+    if on_duplicate == "replace":
+        table.upsert(batch)
+    else:
+        table.append(batch)
+    added = len(table) - before
+    report.added += added
+    report.replaced += len(batch.ids) - added
+
+
+def _check_choice(on_duplicate: str) -> None:
+    if on_duplicate not in ON_DUPLICATE:
+        raise InvalidArgument(f"on_duplicate={on_duplicate!r}: choose one of {', '.join(ON_DUPLICATE)}")
+
+
+def _text_column(values: Sequence[str], what: str) -> "pa.Array":
+    import pyarrow as pa
+
+    column = pa.array(values)
+    if column.type != pa.string() or column.null_count:
+        raise InvalidArgument(f"got {what} of type {column.type}: text expected, such as str(label)")
+    return column
+
+
+def _first_occurrences(ids: "pa.Array") -> np.ndarray:
+    """Tell for each id whether it stands there for the first time."""
+    codes = ids.dictionary_encode().indices.to_numpy()  # numbered in order of first occurrence
+    first = np.ones(len(codes), bool)
+    first[1:] = codes[1:] > np.maximum.accumulate(codes)[:-1]
+    return first
+
+
+def _duplicate(ids: list[str]) -> DuplicateId:
+    return DuplicateId(
+        f"these ids are there already or come twice: {', '.join(ids)}; skip or replace them, or choose other ids",
+        ids=tuple(ids),
+    )

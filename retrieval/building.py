@@ -1,0 +1,74 @@
+"""A memory from a folder, in one call that can be cut off and called again."""
+
+from pathlib import Path
+
+from retrieval.adding import AddReport
+from retrieval.errors import FolderError, ImageError, MemoryExists
+from retrieval.folder import LabelledFile, list_labelled_files
+from retrieval.images import decode
+from retrieval.memory import THUMBNAIL_PIXELS, VisualMemory
+from retrieval.table import is_memory
+
+
+def build_memory(
+    path: str | Path,
+    folder: str | Path,
+    *,
+    embedder: str,
+    index: str = "auto",
+    device: str = "auto",
+    thumbnail_pixels: int = THUMBNAIL_PIXELS,
+) -> tuple[VisualMemory, AddReport]:
+    """Build a memory from ``folder/<label>/<image>``, or go on with one that was begun from the same folder.
+
+    Args:
+        path: where the memory lies or is to lie.
+        folder: the pictures.
+        embedder: a name in the catalogue, or a folder with a saved model.
+        index: ``exact``, ``scann``, or ``auto`` to choose by size.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        thumbnail_pixels: longest side of the thumbnails that are kept.
+
+    Returns:
+        The memory, its index built, and what became of the files.
+
+    Raises:
+        FolderError: the folder is missing, empty, laid out otherwise, or holds no usable picture; nothing was made.
+        MemoryExists: the path holds something else.
+        EmbedderMismatch: the memory that was begun has another embedder.
+        EmbedderError, InvalidArgument, StorageError: as their names say.
+    """
+    expect_a_picture(list_labelled_files(folder), folder)
+    built_from = str(Path(folder).resolve())
+    if is_memory(path):
+        memory = VisualMemory.open(path, embedder=embedder, device=device)
+        if memory.settings.built_from != built_from:
+            raise MemoryExists(
+                f"{path} holds a memory built from {memory.settings.built_from or 'elsewhere'}:"
+                f" use `vmem memory add {path} {folder}` to add to it, or choose another path"
+            )
+    else:
+        memory = VisualMemory.create(
+            path,
+            embedder=embedder,
+            index=index,
+            device=device,
+            thumbnail_pixels=thumbnail_pixels,
+            built_from=built_from,
+        )
+    report = memory.add_folder(folder)
+    memory.build_index()
+    return memory, report
+
+
+def expect_a_picture(files: list[LabelledFile], folder: str | Path) -> None:
+    """Raise FolderError unless at least one file is a usable picture: before a model is loaded for nothing."""
+    first_error: ImageError | None = None
+    for file in files:
+        try:
+            decode(file.path)
+        except ImageError as error:
+            first_error = first_error or error
+        else:
+            return
+    raise FolderError(f"none of the {len(files)} files in {folder} is a usable picture (the first: {first_error})")

@@ -1,0 +1,152 @@
+"""vmem memory: build a memory, add to it, search it, look at it."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from retrieval.adding import AddReport
+    from retrieval.memory import VisualMemory
+
+app = typer.Typer(no_args_is_help=True, help="Build, extend, search and inspect a memory of labelled pictures.")
+
+MemoryPath = Annotated[Path, typer.Argument(metavar="MEMORY", help="The folder that holds the memory.")]
+FolderPath = Annotated[Path, typer.Argument(metavar="FOLDER", help="Pictures laid out as FOLDER/<label>/<image>.")]
+Device = Annotated[str, typer.Option(help="Where the embedder runs: auto, cpu, cuda or mps.")]
+EmbedderOverride = Annotated[
+    str | None,
+    typer.Option(
+        "--embedder",
+        help="Where to load the memory's embedder from, if not from where it came: a name, or a folder with the"
+        " saved model. It must be the same model.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.command()
+def build(
+    memory: MemoryPath,
+    folder: FolderPath,
+    embedder: Annotated[
+        str,
+        typer.Option(help="A name that `vmem doctor` lists, or a folder with a model that transformers saved."),
+    ] = "dinov2-vits14",
+    index: Annotated[
+        str, typer.Option(help="exact, scann (Linux; for large memories), or auto to choose by size.")
+    ] = "auto",
+    device: Device = "auto",
+    thumbnail_pixels: Annotated[
+        int,
+        typer.Option(min=16, help="Longest side of the thumbnails kept for reports and for the second stage."),
+    ] = 224,
+) -> None:
+    """Build a memory from a folder of labelled pictures.
+
+    Files that are no usable pictures are passed over, counted, and listed in MEMORY/unreadable.tsv. A build that
+    was cut off goes on where it stopped when the same command is run again.
+
+    Example: vmem memory build pets/ photos/ --embedder dinov2-vits14
+    """
+    from retrieval.building import build_memory
+
+    built, report = build_memory(
+        memory, folder, embedder=embedder, index=index, device=device, thumbnail_pixels=thumbnail_pixels
+    )
+    _print_report(built, report)
+
+
+@app.command()
+def add(
+    memory: MemoryPath,
+    folder: FolderPath,
+    on_duplicate: Annotated[
+        str,
+        typer.Option(help="For an id that is there already: skip it, replace the item, or stop with an error."),
+    ] = "skip",
+    id_prefix: Annotated[
+        str,
+        typer.Option(help="Put before each id, which is the file's path below FOLDER: keeps two folders apart."),
+    ] = "",
+    embedder: EmbedderOverride = None,
+    device: Device = "auto",
+) -> None:
+    """Add labelled pictures, of known or new classes, to a memory.
+
+    An add that was cut off goes on where it stopped when the same command is run again.
+
+    Example: vmem memory add pets/ more-photos/ --id-prefix march/
+    """
+    from retrieval.building import expect_a_picture
+    from retrieval.folder import list_labelled_files
+    from retrieval.memory import VisualMemory
+
+    opened = VisualMemory.open(memory, embedder=embedder, device=device)
+    expect_a_picture(list_labelled_files(folder), folder)
+    report = opened.add_folder(folder, on_duplicate=on_duplicate, id_prefix=id_prefix)
+    opened.build_index()
+    _print_report(opened, report)
+
+
+@app.command()
+def search(
+    memory: MemoryPath,
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The query picture.")],
+    k: Annotated[int, typer.Option("--k", help="How many neighbours.")] = 10,
+    embedder: EmbedderOverride = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Show the remembered pictures nearest to one picture.
+
+    Example: vmem memory search pets/ query.jpg --k 5
+    """
+    from retrieval.memory import VisualMemory
+    from retrieval.terminal import print_table
+
+    neighbors = VisualMemory.open(memory, embedder=embedder, device=device).search(image, k=k)[0]
+    if as_json:
+        found = [{"id": n.id, "label": n.label, "distance": n.distance} for n in neighbors]
+        typer.echo(json.dumps(found, ensure_ascii=False))
+        return
+    rows = [(rank, f"{n.distance:.4f}", n.label, n.id) for rank, n in enumerate(neighbors, start=1)]
+    print_table(["rank", "distance", "label", "id"], rows)
+
+
+@app.command()
+def stats(memory: MemoryPath, as_json: AsJson = False) -> None:
+    """Show a memory's size, classes, embedder, index and version.
+
+    Example: vmem memory stats pets/
+    """
+    from retrieval.memory import VisualMemory
+    from retrieval.terminal import print_table, printable
+
+    numbers = VisualMemory.open(memory).stats()
+    if as_json:
+        typer.echo(json.dumps(asdict(numbers), ensure_ascii=False))
+        return
+    typer.echo(f"{numbers.items:,} pictures of {len(numbers.labels):,} classes, version {numbers.version}")
+    typer.echo(f"embedder {printable(numbers.embedder)}, index {numbers.index}")
+    typer.echo(f"{numbers.bytes_on_disk / 1e6:,.1f} MB in {printable(memory)}")
+    print_table(["class", "pictures"], list(numbers.labels.items())[:50])
+    if len(numbers.labels) > 50:
+        typer.echo(f"… and {len(numbers.labels) - 50:,} classes more (--json lists all)")
+
+
+def _print_report(memory: "VisualMemory", report: "AddReport") -> None:
+    from retrieval.memory import UNREADABLE
+    from retrieval.terminal import printable
+
+    parts = [f"added {report.added:,}"]
+    if report.replaced:
+        parts.append(f"replaced {report.replaced:,}")
+    if report.skipped:
+        parts.append(f"passed over {report.skipped:,} whose ids were there already")
+    if report.unreadable:
+        listing = printable(memory.path / UNREADABLE)
+        parts.append(f"could not use {len(report.unreadable):,} files (listed in {listing})")
+    typer.echo(f"{printable(memory.path)}: {', '.join(parts)}; {len(memory):,} pictures in all")

@@ -1,0 +1,65 @@
+"""What an embedder is: weights and preprocessing. How fast it runs is its own affair."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from retrieval.embedders.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedderIdentity:
+    """What two embedders must share for their vectors to be comparable. Name and origin are only for people."""
+
+    name: str = field(compare=False)
+    weights_digest: str  # SHA-256 over names, shapes and float32 values; empty for vectors made elsewhere
+    preprocessing: Preprocessing | None  # None for vectors made elsewhere
+    pooling: str
+    dimension: int
+    origin: str = field(compare=False)  # what `load_embedder` takes to load it again
+
+    def to_json(self) -> str:
+        """Return the identity as one line of JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "EmbedderIdentity":
+        """Return the identity that `to_json` wrote."""
+        fields = json.loads(text)
+        if fields["preprocessing"]:
+            stored = fields["preprocessing"]
+            fields["preprocessing"] = Preprocessing(
+                **stored | {"mean": tuple(stored["mean"]), "std": tuple(stored["std"])}
+            )
+        return cls(**fields)
+
+    @property
+    def fingerprint(self) -> str:
+        """The identity in a few words: name, dimension and the head of the weights' digest."""
+        return f"{self.name} ({self.dimension}-d, weights {self.weights_digest[:12] or 'unknown'})"
+
+
+class Embedder(Protocol):
+    """Turns decoded pictures into unit vectors, in two steps so that the first can run in threads ahead."""
+
+    @property
+    def identity(self) -> EmbedderIdentity:
+        """What a memory must insist on."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """How many pictures at a time keep the device busy."""
+        ...
+
+    def prepare(self, image: Image.Image) -> Float[np.ndarray, "3 height width"]:
+        """Return a decoded RGB picture as the model's input; safe to call from many threads."""
+        ...
+
+    def embed(self, pixels: Float[np.ndarray, "batch 3 height width"]) -> Float[np.ndarray, "batch dimension"]:
+        """Return one float32 vector of length 1 per picture."""
+        ...

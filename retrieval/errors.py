@@ -1,0 +1,89 @@
+"""Everything that can go wrong with what a caller gave, as one tree.
+
+    VisualMemoryError               root; a command line shows its sentence and exits with 2
+    ├── InvalidArgument             a value outside what is allowed (k = 0, an unknown method)
+    ├── ImageError                  one picture that cannot be used
+    │   ├── EmptyImage              no bytes
+    │   ├── NotAnImage              bytes in no accepted format
+    │   ├── DamagedImage            a picture that breaks off or does not decode
+    │   └── ImageTooLarge           more pixels than the limit against decompression bombs
+    ├── FolderError                 a folder that is missing, empty or not laid out as <label>/<image>
+    ├── EmbedderError
+    │   ├── UnknownEmbedder         a name in no catalogue
+    │   └── MissingWeights          neither on this machine nor to be had
+    └── StorageError                the memory on disk
+        ├── NotAMemory              a path that holds none
+        ├── MemoryExists            a path that holds one already
+        ├── EmbedderMismatch        vectors of another embedder
+        └── DuplicateId             an id given twice
+
+Later stages add their own branches beside their code.
+"""
+
+
+class VisualMemoryError(Exception):
+    """Root of all errors of this project: one sentence that says what came, what was expected, what to do."""
+
+
+class InvalidArgument(VisualMemoryError):
+    """A value outside what is allowed."""
+
+
+class ImageError(VisualMemoryError):
+    """A picture that cannot be used."""
+
+
+class EmptyImage(ImageError):
+    """A picture without bytes."""
+
+
+class NotAnImage(ImageError):
+    """Bytes that are no picture in an accepted format."""
+
+
+class DamagedImage(ImageError):
+    """A picture that breaks off or does not decode."""
+
+
+class ImageTooLarge(ImageError):
+    """A picture with more pixels than the limit against decompression bombs."""
+
+
+class FolderError(VisualMemoryError):
+    """A folder that is missing, empty or not laid out as ``<label>/<image>``."""
+
+
+class EmbedderError(VisualMemoryError):
+    """An embedder that cannot be had."""
+
+
+class UnknownEmbedder(EmbedderError):
+    """A name in no catalogue."""
+
+
+class MissingWeights(EmbedderError):
+    """Weights that are neither on this machine nor to be had from here."""
+
+
+class StorageError(VisualMemoryError):
+    """A memory on disk that cannot be read or written."""
+
+
+class NotAMemory(StorageError):
+    """A path that holds no memory."""
+
+
+class MemoryExists(StorageError):
+    """A path that holds a memory already."""
+
+
+class EmbedderMismatch(StorageError):
+    """Vectors of one embedder offered to a memory of another."""
+
+
+class DuplicateId(StorageError):
+    """An id that is there already; ``ids`` holds the first few."""
+
+    def __init__(self, message: str, *, ids: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.ids = ids

@@ -1,0 +1,52 @@
+"""Folders of pictures laid out as ``<label>/<image>``, the form most data sets come in."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from retrieval.errors import FolderError
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledFile:
+    """A file in a labelled folder; whether it is a picture shows when it is decoded."""
+
+    id: str  # path below the folder, with slashes: "dog/001.jpg"
+    label: str  # name of the folder's subfolder: "dog"
+    path: Path
+
+
+def list_labelled_files(folder: str | Path) -> list[LabelledFile]:
+    """Return every file below ``folder/<label>/``, at any depth, in a fixed order; hidden files are passed over.
+
+    Raises:
+        FolderError: no such folder, or none with labelled files in it.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        what = "not a folder" if root.exists() else "not there"
+        raise FolderError(f"{root} is {what}: a folder laid out as <label>/<image> expected")
+    files = [file for label in sorted(_visible(root)) if label.is_dir() for file in _files_below(root, label)]
+    if not files:
+        inside = "only files, no label folders" if any(_visible(root)) else "nothing"
+        raise FolderError(f"{root} holds {inside}: <label>/<image> expected, one subfolder for each label")
+    return files
+
+
+def _files_below(root: Path, label: Path) -> Iterator[LabelledFile]:
+    for folder, subfolders, names in os.walk(label):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith("."):
+                path = Path(folder, name)
+                yield LabelledFile(_text(path.relative_to(root).as_posix()), _text(label.name), path)
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    return (entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def _text(name: str) -> str:
+    """Return a file name as text that any store takes: bytes that are no UTF-8 become escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -1,0 +1,72 @@
+"""Exact search: a blocked matrix product."""
+
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+from jaxtyping import Float, Int
+
+_BLOCK_BYTES = 64 * 2**20  # of similarities held at a time
+_QUERIES_AT_A_TIME = 256  # a matrix product of this height keeps the cores busy
+
+
+class ExactIndex:
+    """Compares every query with every vector. The truth by which other indexes are judged."""
+
+    kind: ClassVar[str] = "exact"
+
+    def __init__(self, vectors: Float[np.ndarray, "items dimension"]) -> None:
+        self._vectors = vectors
+
+    @classmethod
+    def build(cls, vectors: Float[np.ndarray, "items dimension"]) -> Self:
+        """Return an index over the vectors; they are not copied."""
+        return cls(vectors)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Return the index that `save` wrote; its vectors are mapped, so that opening reads nothing."""
+        return cls(np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False))
+
+    def save(self, folder: Path) -> None:
+        """Write the vectors as one NumPy file."""
+        np.save(folder / "vectors.npy", self._vectors, allow_pickle=False)
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def search(
+        self, queries: Float[np.ndarray, "queries dimension"], k: int
+    ) -> tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]:
+        """Return positions and cosine distances, nearest first; equal distances in order of position."""
+        positions = np.empty((len(queries), k), np.int64)
+        distances = np.empty((len(queries), k), np.float32)
+        for start in range(0, len(queries), _QUERIES_AT_A_TIME):
+            some = slice(start, start + _QUERIES_AT_A_TIME)
+            positions[some], distances[some] = self._search_some(queries[some], k)
+        return positions, distances
+
+    def _search_some(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        items_at_a_time = max(k, _BLOCK_BYTES // (4 * len(queries)))
+        positions = np.empty((len(queries), 0), np.int64)
+        similarities = np.empty((len(queries), 0), np.float32)
+        for start in range(0, len(self), items_at_a_time):
+            block = queries @ self._vectors[start : start + items_at_a_time].T
+            best = _top(block, k)
+            positions = np.concatenate([positions, best + start], axis=1)
+            similarities = np.concatenate([similarities, np.take_along_axis(block, best, axis=1)], axis=1)
+            if positions.shape[1] > k:
+                kept = _top(similarities, k)
+                positions = np.take_along_axis(positions, kept, axis=1)
+                similarities = np.take_along_axis(similarities, kept, axis=1)
+        order = np.lexsort((positions, -similarities))
+        distances = 1.0 - np.take_along_axis(similarities, order, axis=1)
+        return np.take_along_axis(positions, order, axis=1), np.clip(distances, 0.0, 2.0)
+
+
+def _top(similarities: np.ndarray, k: int) -> np.ndarray:
+    """Return the columns of the k greatest values of each row, in any order; all columns where there are fewer."""
+    columns = similarities.shape[1]
+    if columns <= k:
+        return np.broadcast_to(np.arange(columns), similarities.shape)
+    return np.argpartition(similarities, columns - k, axis=1)[:, columns - k :]

@@ -1,0 +1,295 @@
+"""VisualMemory: labelled pictures that can be searched and edited."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final, Self
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from retrieval.adding import AddReport, Item, add_items, add_vectors
+from retrieval.embedders import load_embedder
+from retrieval.embedders.base import Embedder, EmbedderIdentity
+from retrieval.errors import EmbedderMismatch, InvalidArgument
+from retrieval.folder import list_labelled_files
+from retrieval.images import ImageLike
+from retrieval.indexes import choose_kind
+from retrieval.pipeline import embed_images
+from retrieval.progress import track
+from retrieval.snapshot import Snapshot, check_neighbors
+from retrieval.table import ItemTable, Settings, check_free
+from retrieval.types import Neighbors
+from retrieval.vectors import to_unit_vectors
+
+THUMBNAIL_PIXELS: Final = 224
+DEFAULT_NEIGHBORS: Final = 50  # the paper's k
+UNREADABLE: Final = "unreadable.tsv"  # in the memory's folder: id and reason of each file passed over, as JSON strings
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryStats:
+    """A memory in numbers."""
+
+    items: int
+    labels: dict[str, int]  # items of each label, most frequent first
+    embedder: str
+    index: str  # the kind in use
+    version: int
+    bytes_on_disk: int
+
+
+def foreign_vectors(name: str, dimension: int) -> EmbedderIdentity:
+    """Return an identity for vectors made elsewhere; a memory created with it is searched by vectors."""
+    return EmbedderIdentity(name, "", None, "", dimension, "")
+
+
+def check_embedder(offered: EmbedderIdentity, known: EmbedderIdentity, path: str | Path) -> None:
+    """Raise EmbedderMismatch unless the embedder offered is the one that the memory at the path was built by."""
+    if offered != known:
+        raise EmbedderMismatch(
+            f"{path} was built by {known.fingerprint}, not by {offered.fingerprint}:"
+            " use the embedder it was built by, or build another memory"
+        )
+
+
+class VisualMemory:
+    """Labelled pictures as unit vectors in a Lance table, with an index over them.
+
+        memory = VisualMemory.create("memory/", embedder="dinov2-vits14")
+        memory.add_folder("photos/")
+        memory.search("query.jpg", k=50)
+
+    An object reads the version it opened or wrote last; every change on disk is atomic.
+    """
+
+    def __init__(self, path: Path, table: ItemTable, embedder: Embedder | None, *, device: str = "auto") -> None:
+        self.path = path
+        self._device = device
+        self._table = table
+        self._snapshot = Snapshot(table, path)
+        if embedder is not None:
+            self.embedder = embedder
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        *,
+        embedder: str | Embedder | EmbedderIdentity,
+        index: str = "auto",
+        device: str = "auto",
+        thumbnail_pixels: int = THUMBNAIL_PIXELS,
+        built_from: str = "",
+    ) -> Self:
+        """Make an empty memory.
+
+        Args:
+            path: a folder that is not there yet or empty.
+            embedder: a name or folder as `load_embedder` takes it, an embedder, or, for vectors made elsewhere,
+                `foreign_vectors(name, dimension)`.
+            index: ``exact``, ``scann``, or ``auto`` to choose by size.
+            device: where a named embedder runs: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+            thumbnail_pixels: longest side of the thumbnails that are kept for people and for the second stage.
+            built_from: the folder it is built from, for a later run to go on with.
+
+        Raises:
+            MemoryExists: there is one already.
+            EmbedderError, InvalidArgument, StorageError: as their names say.
+        """
+        choose_kind(index, items=0)
+        check_free(Path(path))
+        if isinstance(embedder, str):
+            embedder = load_embedder(embedder, device=device)
+        known = embedder if isinstance(embedder, EmbedderIdentity) else embedder.identity
+        table = ItemTable.create(Path(path), Settings(known, index, thumbnail_pixels, built_from))
+        return cls(Path(path), table, None if isinstance(embedder, EmbedderIdentity) else embedder)
+
+    @classmethod
+    def open(cls, path: str | Path, *, embedder: str | Embedder | None = None, device: str = "auto") -> Self:
+        """Open a memory; its embedder is loaded when a picture first needs it.
+
+        Args:
+            path: the memory's folder.
+            embedder: an embedder to use, or where to load it, when the place recorded in the memory is no longer
+                right. It must be the same model.
+            device: where the embedder runs: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+
+        Raises:
+            NotAMemory: there is no memory at the path.
+            EmbedderMismatch: the memory was built by another embedder.
+        """
+        table = ItemTable.open(Path(path))
+        if isinstance(embedder, str):
+            embedder = load_embedder(embedder, device=device)
+        if embedder is not None:
+            check_embedder(embedder.identity, table.settings.embedder, path)
+        return cls(Path(path), table, embedder, device=device)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __repr__(self) -> str:
+        return f"VisualMemory({str(self.path)!r}, items={len(self)}, embedder={self.settings.embedder.name!r})"
+
+    @property
+    def settings(self) -> Settings:
+        """What the memory was created with."""
+        return self._table.settings
+
+    @property
+    def version(self) -> int:
+        """The version of the table that is read."""
+        return self._table.version
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """The embedder that the memory was built by, loaded when first needed.
+
+        Raises:
+            EmbedderError: it cannot be had any more.
+            EmbedderMismatch: what lies in its place has other weights.
+        """
+        known = self.settings.embedder
+        if not known.origin:
+            raise InvalidArgument(
+                f"{self.path} holds vectors made elsewhere ({known.name}): search it by vectors, not by pictures"
+            )
+        loaded = load_embedder(known.origin, device=self._device)
+        check_embedder(loaded.identity, known, self.path)
+        return loaded
+
+    def add(self, items: Iterable[Item | tuple[str, str, ImageLike]], *, on_duplicate: str = "skip") -> AddReport:
+        """Remember pictures; they take part in the next search.
+
+        Args:
+            items: `Item` or (id, label, image), from any iterable; only a few batches are held at a time.
+            on_duplicate: what to do with an id that is there already: ``skip`` it, so that a run that was cut off can
+                simply be run again; ``replace`` the item; or stop with an ``error``.
+
+        Returns:
+            How many were added, replaced and skipped, and the pictures that could not be read, each with the reason.
+
+        Raises:
+            DuplicateId: with ``error``; batches committed before stay.
+            InvalidArgument: an id or a label that is no text.
+            StorageError: the disk refuses.
+        """
+        as_items = (item if isinstance(item, Item) else Item(*item) for item in items)
+        return self._changed(add_items(self._table, self.embedder, as_items, on_duplicate=on_duplicate))
+
+    def add_folder(
+        self, folder: str | Path, *, on_duplicate: str = "skip", id_prefix: str = "", progress: bool = True
+    ) -> AddReport:
+        """Remember a folder laid out as ``<label>/<image>``; ids are the paths below it, after ``id_prefix``.
+
+        Files that are no usable pictures are passed over and listed in the memory's ``unreadable.tsv``.
+
+        Raises:
+            FolderError: the folder is missing or not laid out so.
+            DuplicateId, StorageError: as for `add`.
+        """
+        files = list_labelled_files(folder)
+        items = (Item(id_prefix + file.id, file.label, file.path, str(file.path)) for file in files)
+        report = self.add(track(items, "Embedding", total=len(files), shown=progress), on_duplicate=on_duplicate)
+        self._list_unreadable(report)
+        return report
+
+    def add_vectors(
+        self,
+        ids: Sequence[str],
+        labels: Sequence[str],
+        vectors: Float[np.ndarray, "items dimension"],
+        *,
+        on_duplicate: str = "skip",
+    ) -> AddReport:
+        """Remember ready features, as one version of the table; they are scaled to length 1.
+
+        Raises:
+            InvalidArgument: lengths that differ, another dimension, ids or labels that are no text, or a vector that
+                is zero or not finite.
+            DuplicateId: with ``error``; nothing was added.
+            StorageError: the disk refuses.
+        """
+        return self._changed(add_vectors(self._table, ids, labels, vectors, on_duplicate=on_duplicate))
+
+    def search(self, *images: ImageLike, k: int = DEFAULT_NEIGHBORS) -> Neighbors:
+        """Return the neighbours of some pictures, nearest first; ``[i]`` of the result are those of picture ``i``.
+
+        Raises:
+            ImageError: a picture cannot be used.
+            InvalidArgument: k below 1, or an empty memory.
+            EmbedderError: the embedder cannot be had.
+        """
+        check_neighbors(k)
+        return self.search_vectors(self.embed(images), k=k)
+
+    def embed(self, images: Sequence[ImageLike]) -> Float[np.ndarray, "images dimension"]:
+        """Return the vectors of some pictures, float32 of length 1, in order.
+
+        Raises:
+            ImageError: a picture cannot be used.
+            EmbedderError: the embedder cannot be had.
+        """
+        vectors = [np.empty((0, self.settings.embedder.dimension), np.float32)]
+        for batch in embed_images(images, self.embedder, image_of=lambda image: image):
+            if batch.failures:
+                raise batch.failures[0].error
+            vectors.append(batch.vectors)
+        return np.concatenate(vectors)
+
+    def search_vectors(
+        self, vectors: Float[np.ndarray, "queries dimension"], *, k: int = DEFAULT_NEIGHBORS
+    ) -> Neighbors:
+        """Return the neighbours of some vectors, nearest first; they are scaled to length 1.
+
+        A ``k`` above the size of the memory gives every item, with a warning.
+
+        Raises:
+            InvalidArgument: k below 1, an empty memory, another dimension, a zero or non-finite vector.
+        """
+        return self._snapshot.search(to_unit_vectors(vectors, dimension=self.settings.embedder.dimension), k)
+
+    def rows_of(self, ids: Sequence[str]) -> Int[np.ndarray, " ids"]:
+        """Return the rows of some ids; -1 for an id that is not there. Reads every id once: not for every query."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        rows = pc.index_in(pa.array(ids, pa.string()), value_set=self._table.ids().combine_chunks())
+        return np.asarray(rows.fill_null(-1), np.int64)
+
+    def thumbnails(self, rows: Int[np.ndarray, " rows"]) -> list[bytes | None]:
+        """Return the JPEG thumbnails of some rows of the table; None for items that were added as vectors."""
+        return self._table.thumbnails(rows)
+
+    def build_index(self) -> str:
+        """Build the index now, unless a saved one fits, and return its kind; otherwise the next search does."""
+        return self._snapshot.index.kind
+
+    def has_saved_index(self) -> bool:
+        """Tell whether a sound index of this version lies on disk, so that a search need not build one."""
+        return self._snapshot.saved_index() is not None
+
+    def stats(self) -> MemoryStats:
+        """Return the memory in numbers."""
+        return MemoryStats(
+            items=len(self),
+            labels=self._table.label_counts(),
+            embedder=self.settings.embedder.fingerprint,
+            index=choose_kind(self.settings.index, items=len(self)),
+            version=self.version,
+            bytes_on_disk=self._table.bytes_on_disk(),
+        )
+
+    def _changed(self, report: AddReport) -> AddReport:
+        self._snapshot = Snapshot(self._table, self.path)
+        return report
+
+    def _list_unreadable(self, report: AddReport) -> None:
+        listing = self.path / UNREADABLE
+        listing.unlink(missing_ok=True)
+        if report.unreadable:
+            lines = (f"{json.dumps(id_)}\t{json.dumps(reason)}\n" for id_, reason in report.unreadable)
+            listing.write_text("".join(lines))

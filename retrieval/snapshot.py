@@ -1,0 +1,71 @@
+"""A memory as it is read: ids, labels and index of one version of the table, each loaded when first needed."""
+
+import contextlib
+import warnings
+from functools import cached_property
+from numbers import Integral
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from retrieval.errors import InvalidArgument
+from retrieval.indexes import build_index, load_index, save_index
+from retrieval.indexes.base import Index
+from retrieval.table import ItemTable
+from retrieval.types import Neighbors
+
+_INDEX: Final = "index"
+
+
+class Snapshot:
+    """Answers searches from one version; made anew after every change."""
+
+    def __init__(self, table: ItemTable, path: Path) -> None:
+        self._table = table
+        self._index_folder = path / _INDEX
+
+    @cached_property
+    def ids(self) -> Shaped[np.ndarray, " items"]:
+        """Every id, in row order."""
+        ids: np.ndarray = self._table.ids().to_numpy()
+        return ids
+
+    @cached_property
+    def labels(self) -> Shaped[np.ndarray, " items"]:
+        """Every label, in row order."""
+        labels: np.ndarray = self._table.labels().to_numpy()
+        return labels
+
+    @cached_property
+    def index(self) -> Index:
+        """The saved index where it is of this version, else a new one, saved where the disk allows."""
+        saved = self.saved_index()
+        if saved is not None:
+            return saved
+        built = build_index(self._table.settings.index, self._table.vectors())
+        with contextlib.suppress(OSError):  # a memory on a read-only disk can be searched all the same
+            save_index(built, self._index_folder, table_version=self._table.version)
+        return built
+
+    def saved_index(self) -> Index | None:
+        """Return the index on disk if it is sound and of this version."""
+        return load_index(self._index_folder, table_version=self._table.version)
+
+    def search(self, queries: Float[np.ndarray, "queries dimension"], k: int) -> Neighbors:
+        """Return the neighbours of unit vectors, nearest first."""
+        check_neighbors(k)
+        items = len(self._table)
+        if not items:
+            raise InvalidArgument("the memory is empty: add pictures with `vmem memory add MEMORY FOLDER`")
+        if k > items:
+            warnings.warn(f"k={k} is more than the {items} items in the memory: all {items} are used", stacklevel=3)
+        rows, distances = self.index.search(queries, min(k, items))
+        return Neighbors(self.ids[rows], self.labels[rows], distances, rows)
+
+
+def check_neighbors(k: object) -> None:
+    """Raise InvalidArgument unless k is a whole number of at least 1."""
+    if isinstance(k, bool) or not isinstance(k, Integral) or int(k) < 1:
+        raise InvalidArgument(f"k={k!r}: a whole number of neighbours, 1 or more, expected")

@@ -1,0 +1,46 @@
+"""What command lines print: tables and sentences in which untrusted text stays text."""
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from retrieval.errors import StorageError
+
+_LONGEST = 200
+
+
+def printable(text: object) -> str:
+    """Return text on one line without control, format or bidirectional characters, cut at 200 characters.
+
+    Labels and file names come from anywhere; one that carries an escape sequence must not drive the terminal.
+    """
+    # Cut first: a name may be megabytes long. C* covers controls, formats, surrogates and private use.
+    clean = "".join("�" if unicodedata.category(c)[0] == "C" else c for c in str(text)[: _LONGEST + 1])
+    return clean if len(clean) <= _LONGEST else clean[:_LONGEST] + "…"
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
+    """Print a table; every column but the first is aligned to the right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
+    for position, column in enumerate(columns):
+        table.add_column(Text(column), justify="right" if position else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    Console(highlight=False).print(table)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that a user asked for.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror}; choose another file") from error

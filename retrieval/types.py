@@ -1,0 +1,76 @@
+"""What flows out of the first stage: neighbours and votes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+Label = Any  # any hashable value; 0 and "" are labels like others. A memory on disk holds text.
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbor:
+    """One remembered picture that lies near a query."""
+
+    id: str
+    label: Label
+    distance: float  # cosine distance, 1 - cos: 0 is the same direction, 2 the opposite one
+    row: int  # position in the memory at the version that was searched
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Neighbors:
+    """The neighbours of a batch of queries, nearest first; ``neighbors[i]`` are those of query ``i``.
+
+    The number of neighbours is the ``k`` asked for, or the size of the memory where that is smaller.
+    """
+
+    ids: Shaped[np.ndarray, "queries k"]
+    labels: Shaped[np.ndarray, "queries k"]
+    distances: Float[np.ndarray, "queries k"]
+    rows: Int[np.ndarray, "queries k"]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[tuple[Neighbor, ...]]:
+        return (self[query] for query in range(len(self)))
+
+    @overload
+    def __getitem__(self, query: int) -> tuple[Neighbor, ...]: ...
+    @overload
+    def __getitem__(self, query: slice) -> "Neighbors": ...
+    def __getitem__(self, query: int | slice) -> "tuple[Neighbor, ...] | Neighbors":
+        if isinstance(query, slice):
+            return Neighbors(self.ids[query], self.labels[query], self.distances[query], self.rows[query])
+        columns = (self.ids, self.labels, self.distances, self.rows)
+        return tuple(Neighbor(*values) for values in zip(*(c[query].tolist() for c in columns), strict=True))
+
+    @property
+    def k(self) -> int:
+        """Neighbours per query."""
+        return int(self.ids.shape[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Votes:
+    """The labels among a query's neighbours with their summed weights, heaviest first.
+
+    Equal weights stand in the order in which the labels reached them, walking outwards from the query.
+    """
+
+    labels: tuple[Label, ...]
+    weights: tuple[float, ...]
+
+    @property
+    def winner(self) -> Label:
+        """The label with the greatest weight."""
+        return self.labels[0]
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Each label's part of the total weight; they add up to 1."""
+        total = sum(self.weights)
+        return tuple(weight / total for weight in self.weights)

@@ -1,0 +1,25 @@
+"""Vectors of length 1: the form in which everything is stored and searched."""
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from retrieval.errors import InvalidArgument
+
+
+def to_unit_vectors(
+    vectors: Shaped[np.ndarray, "items any_dimension"], *, dimension: int
+) -> Float[np.ndarray, "items dimension"]:
+    """Return the vectors as contiguous float32 of length 1.
+
+    Raises:
+        InvalidArgument: another dimension than the memory's, or a vector that is zero or not finite.
+    """
+    if vectors.shape[1] != dimension:
+        raise InvalidArgument(f"got vectors of {vectors.shape[1]} dimensions: the memory holds {dimension}")
+    wide = np.ascontiguousarray(vectors, np.float32)
+    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
+    bad = np.flatnonzero(~(np.isfinite(lengths[:, 0]) & (lengths[:, 0] > 0)))
+    if bad.size:
+        raise InvalidArgument(f"vector {bad[0]} is zero or not finite ({bad.size} such): leave it out")
+    unit: np.ndarray = wide / lengths
+    return unit
