@@ -51,7 +51,7 @@ def classify(
             prediction = classify_with_rerank(image, opened, neighbors=k, voting=voting)
         except ImageError as error:
             failed = True
-            typer.echo(f"Error: {printable(error)}", err=True)
+            typer.echo(f"Error: {printable(error, longest=2000)}", err=True)
             continue
         if as_json:
             typer.echo(_as_json(image, prediction))
@@ -74,7 +74,7 @@ def doctor(
 
     findings = examine(memory)
     for finding in findings:
-        typer.echo(f"{finding.mark} {finding.subject:24} {printable(finding.state)}")
+        typer.echo(f"{finding.mark} {finding.subject:24} {printable(finding.state, longest=2000)}")
         if finding.cure:
             typer.echo(f"{'':27}→ {printable(finding.cure)}")
     if any(finding.broken for finding in findings):
@@ -102,4 +102,4 @@ def _print_prediction(image: Path, prediction: "Prediction") -> None:
     typer.echo(f"{printable(image)}: {printable(prediction.label)}")
     typer.echo("  votes    " + ", ".join(f"{printable(label)} {share:.0%}" for label, share in shares))
     typer.echo("  nearest  " + ", ".join(f"{printable(n.id)} ({n.distance:.3f})" for n in nearest))
-    typer.echo(f"  {prediction.source}     {printable(prediction.reason)}")
+    typer.echo(f"  {prediction.source:8} {printable(prediction.reason)}")

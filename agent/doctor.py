@@ -79,7 +79,9 @@ def _key() -> Finding:
     variable = key_variable()
     if variable:
         return Finding("API key", f"present: yes ({variable})")
-    return Finding("API key", "present: no", f"set {KEY_VARIABLES[0]} to use Gemini; without it the vote decides")
+    return Finding(
+        "API key", "present: no", f"set {KEY_VARIABLES[0]} for Gemini as the second stage; without it the vote decides"
+    )
 
 
 def _memory(path: Path) -> Iterator[Finding]:
@@ -87,7 +89,7 @@ def _memory(path: Path) -> Iterator[Finding]:
         memory = VisualMemory.open(path)
         items = len(memory)
     except VisualMemoryError as error:
-        yield Finding("memory", f"cannot be opened: {error}", "give the folder that was built", broken=True)
+        yield Finding("memory", str(error), "give the folder that `vmem memory build` made", broken=True)
         return
     cure = "" if items else f"vmem memory add {path} FOLDER"
     yield Finding("memory", f"{items:,} pictures, version {memory.version}", cure, broken=not items)

@@ -158,7 +158,7 @@ def _write_variants(files: list[LabelledFile], folder: Path) -> None:
             continue  # a held-out file that is no picture is no query
         picture.thumbnail((_QUERY_PIXELS, _QUERY_PIXELS))
         for name, shift in VARIANTS.items():
-            path = folder / name / f"{file.id}.png"
+            path = folder / name / (file.id if file.id.endswith(".png") else f"{file.id}.png")
             if not path.exists():
                 _save(shift(picture, number), path)
 

@@ -81,7 +81,9 @@ class RunLog:
         begun_with = _parsed(header, self._path)
         changed = [name for name in {**settings, **begun_with} if settings.get(name) != begun_with.get(name)]
         if changed:
-            differences = "; ".join(f"{n}: {begun_with.get(n)} → {settings.get(n)}" for n in changed)
+            differences = "; ".join(
+                f"{name}: {begun_with.get(name, 'none')}, now {settings.get(name, 'none')}" for name in changed
+            )
             raise OtherSettings(f"{folder} was begun with other settings ({differences}): choose another --out")
 
     def _lines(self) -> Iterator[dict[str, Any]]:

@@ -52,7 +52,7 @@ def run_evaluation(
         "memory": {"id": memory.settings.memory_id, "version": memory.version, "items": len(memory)},
         "embedder": memory.settings.embedder.weights_digest,
         "k": k,
-        "datasets": {name: _digest(samples) for name, samples in datasets.items()},
+        **{f"dataset {name}": _digest(samples) for name, samples in datasets.items()},
     }
     with RunLog(folder, settings) as log:
         finished = log.finished()
@@ -88,9 +88,7 @@ def _digest(samples: Sequence[Sample]) -> str:
 def _expect_answers(name: str, results: QueryResults) -> QueryResults:
     if not len(results):
         first = next(iter(results.unreadable.values()))
-        raise RunError(
-            f"none of the {len(results.unreadable)} files of {name} is a usable picture (the first: {first})"
-        )
+        raise RunError(f"{name} holds no usable picture among {len(results.unreadable)} files; the first: {first}")
     return results
 
 

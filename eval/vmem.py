@@ -37,7 +37,7 @@ def main() -> None:
 
         if not isinstance(error, VisualMemoryError):
             raise
-        typer.echo(f"Error: {printable(error)}", err=True)
+        typer.echo(f"Error: {printable(error, longest=2000)}", err=True)
         sys.exit(2)
 
 

@@ -71,4 +71,4 @@ def expect_a_picture(files: list[LabelledFile], folder: str | Path) -> None:
             first_error = first_error or error
         else:
             return
-    raise FolderError(f"none of the {len(files)} files in {folder} is a usable picture (the first: {first_error})")
+    raise FolderError(f"{folder} holds no usable picture among {len(files)} files; the first: {first_error}")

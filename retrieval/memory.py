@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Final, Self
@@ -12,8 +11,8 @@ from jaxtyping import Float, Int
 
 from retrieval.adding import AddReport, Item, add_items, add_vectors
 from retrieval.embedders import load_embedder
-from retrieval.embedders.base import Embedder, EmbedderIdentity
-from retrieval.errors import EmbedderMismatch, InvalidArgument
+from retrieval.embedders.base import Embedder, EmbedderIdentity, check_embedder
+from retrieval.errors import InvalidArgument
 from retrieval.folder import list_labelled_files
 from retrieval.images import ImageLike
 from retrieval.indexes import choose_kind
@@ -21,38 +20,12 @@ from retrieval.pipeline import embed_images
 from retrieval.progress import track
 from retrieval.snapshot import Snapshot, check_neighbors
 from retrieval.table import ItemTable, Settings, check_free
-from retrieval.types import Neighbors
+from retrieval.types import MemoryStats, Neighbors
 from retrieval.vectors import to_unit_vectors
 
 THUMBNAIL_PIXELS: Final = 224
 DEFAULT_NEIGHBORS: Final = 50  # the paper's k
 UNREADABLE: Final = "unreadable.tsv"  # in the memory's folder: id and reason of each file passed over, as JSON strings
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryStats:
-    """A memory in numbers."""
-
-    items: int
-    labels: dict[str, int]  # items of each label, most frequent first
-    embedder: str
-    index: str  # the kind in use
-    version: int
-    bytes_on_disk: int
-
-
-def foreign_vectors(name: str, dimension: int) -> EmbedderIdentity:
-    """Return an identity for vectors made elsewhere; a memory created with it is searched by vectors."""
-    return EmbedderIdentity(name, "", None, "", dimension, "")
-
-
-def check_embedder(offered: EmbedderIdentity, known: EmbedderIdentity, path: str | Path) -> None:
-    """Raise EmbedderMismatch unless the embedder offered is the one that the memory at the path was built by."""
-    if offered != known:
-        raise EmbedderMismatch(
-            f"{path} was built by {known.fingerprint}, not by {offered.fingerprint}:"
-            " use the embedder it was built by, or build another memory"
-        )
 
 
 class VisualMemory:
@@ -178,7 +151,7 @@ class VisualMemory:
             StorageError: the disk refuses.
         """
         as_items = (item if isinstance(item, Item) else Item(*item) for item in items)
-        return self._changed(add_items(self._table, self.embedder, as_items, on_duplicate=on_duplicate))
+        return add_items(self._table, self.embedder, as_items, on_duplicate=on_duplicate)
 
     def add_folder(
         self, folder: str | Path, *, on_duplicate: str = "skip", id_prefix: str = "", progress: bool = True
@@ -213,7 +186,7 @@ class VisualMemory:
             DuplicateId: with ``error``; nothing was added.
             StorageError: the disk refuses.
         """
-        return self._changed(add_vectors(self._table, ids, labels, vectors, on_duplicate=on_duplicate))
+        return add_vectors(self._table, ids, labels, vectors, on_duplicate=on_duplicate)
 
     def search(self, *images: ImageLike, k: int = DEFAULT_NEIGHBORS) -> Neighbors:
         """Return the neighbours of some pictures, nearest first; ``[i]`` of the result are those of picture ``i``.
@@ -250,7 +223,7 @@ class VisualMemory:
         Raises:
             InvalidArgument: k below 1, an empty memory, another dimension, a zero or non-finite vector.
         """
-        return self._snapshot.search(to_unit_vectors(vectors, dimension=self.settings.embedder.dimension), k)
+        return self._current().search(to_unit_vectors(vectors, dimension=self.settings.embedder.dimension), k)
 
     def rows_of(self, ids: Sequence[str]) -> Int[np.ndarray, " ids"]:
         """Return the rows of some ids; -1 for an id that is not there. Reads every id once: not for every query."""
@@ -266,11 +239,11 @@ class VisualMemory:
 
     def build_index(self) -> str:
         """Build the index now, unless a saved one fits, and return its kind; otherwise the next search does."""
-        return self._snapshot.index.kind
+        return self._current().index.kind
 
     def has_saved_index(self) -> bool:
         """Tell whether a sound index of this version lies on disk, so that a search need not build one."""
-        return self._snapshot.saved_index() is not None
+        return self._current().saved_index() is not None
 
     def stats(self) -> MemoryStats:
         """Return the memory in numbers."""
@@ -283,9 +256,11 @@ class VisualMemory:
             bytes_on_disk=self._table.bytes_on_disk(),
         )
 
-    def _changed(self, report: AddReport) -> AddReport:
-        self._snapshot = Snapshot(self._table, self.path)
-        return report
+    def _current(self) -> Snapshot:
+        """Return the snapshot of the table's version, a new one after every change."""
+        if self._snapshot.version != self._table.version:
+            self._snapshot = Snapshot(self._table, self.path)
+        return self._snapshot
 
     def _list_unreadable(self, report: AddReport) -> None:
         listing = self.path / UNREADABLE

@@ -23,6 +23,7 @@ class Snapshot:
     """Answers searches from one version; made anew after every change."""
 
     def __init__(self, table: ItemTable, path: Path) -> None:
+        self.version = table.version
         self._table = table
         self._index_folder = path / _INDEX
 
@@ -46,12 +47,12 @@ class Snapshot:
             return saved
         built = build_index(self._table.settings.index, self._table.vectors())
         with contextlib.suppress(OSError):  # a memory on a read-only disk can be searched all the same
-            save_index(built, self._index_folder, table_version=self._table.version)
+            save_index(built, self._index_folder, table_version=self.version)
         return built
 
     def saved_index(self) -> Index | None:
         """Return the index on disk if it is sound and of this version."""
-        return load_index(self._index_folder, table_version=self._table.version)
+        return load_index(self._index_folder, table_version=self.version)
 
     def search(self, queries: Float[np.ndarray, "queries dimension"], k: int) -> Neighbors:
         """Return the neighbours of unit vectors, nearest first."""

@@ -199,7 +199,8 @@ def check_free(path: Path) -> None:
             raise MemoryExists(f"{path} is there already and not an empty folder: choose another path")
         nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-            raise StorageError(f"{path} cannot be written: {nearest} is read-only; choose a path you may write to")
+            why = "read-only" if nearest.is_dir() else "not a folder"
+            raise StorageError(f"{path} cannot be written: {nearest} is {why}; choose a path you may write to")
 
 
 def _schema(settings: Settings) -> "pa.Schema":

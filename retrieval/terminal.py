@@ -6,17 +6,15 @@ from pathlib import Path
 
 from retrieval.errors import StorageError
 
-_LONGEST = 200
 
-
-def printable(text: object) -> str:
-    """Return text on one line without control, format or bidirectional characters, cut at 200 characters.
+def printable(text: object, *, longest: int = 200) -> str:
+    """Return text on one line without control, format or bidirectional characters, cut to a length.
 
     Labels and file names come from anywhere; one that carries an escape sequence must not drive the terminal.
     """
     # Cut first: a name may be megabytes long. C* covers controls, formats, surrogates and private use.
-    clean = "".join("�" if unicodedata.category(c)[0] == "C" else c for c in str(text)[: _LONGEST + 1])
-    return clean if len(clean) <= _LONGEST else clean[:_LONGEST] + "…"
+    clean = "".join("�" if unicodedata.category(c)[0] == "C" else c for c in str(text)[: longest + 1])
+    return clean if len(clean) <= longest else clean[:longest] + "…"
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:

@@ -74,3 +74,15 @@ class Votes:
         """Each label's part of the total weight; they add up to 1."""
         total = sum(self.weights)
         return tuple(weight / total for weight in self.weights)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryStats:
+    """A memory in numbers."""
+
+    items: int
+    labels: dict[str, int]  # items of each label, most frequent first
+    embedder: str
+    index: str  # the kind in use
+    version: int
+    bytes_on_disk: int

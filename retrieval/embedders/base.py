@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from retrieval.embedders.preprocessing import Preprocessing
+from retrieval.errors import EmbedderMismatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,20 @@ class EmbedderIdentity:
     def fingerprint(self) -> str:
         """The identity in a few words: name, dimension and the head of the weights' digest."""
         return f"{self.name} ({self.dimension}-d, weights {self.weights_digest[:12] or 'unknown'})"
+
+
+def foreign_vectors(name: str, dimension: int) -> EmbedderIdentity:
+    """Return an identity for vectors made elsewhere; a memory created with it is searched by vectors."""
+    return EmbedderIdentity(name, "", None, "", dimension, "")
+
+
+def check_embedder(offered: EmbedderIdentity, known: EmbedderIdentity, path: str | Path) -> None:
+    """Raise EmbedderMismatch unless the embedder offered is the one that the memory at the path was built by."""
+    if offered != known:
+        raise EmbedderMismatch(
+            f"{path} was built by {known.fingerprint}, not by {offered.fingerprint}:"
+            " use the embedder it was built by, or build another memory"
+        )
 
 
 class Embedder(Protocol):
