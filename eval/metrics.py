@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool, Int
 
 from eval.types import Metrics, Percent, QueryResults
-from retrieval.voting import METHODS, predict_every_k
+from retrieval.voting import METHODS, encode_labels, predict_every_k
 
 _Z95: Final = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 
@@ -20,18 +20,20 @@ def compute_metrics(results: QueryResults, *, known_labels: Iterable[str]) -> Me
         results: at least one answered query.
         known_labels: the labels of the memory.
     """
-    labels, distances = results.neighbor_labels, results.neighbor_distances
-    correct = {
-        method: is_right(predict_every_k(labels, distances, method=method), results.truths) for method in METHODS
+    labels, vocabulary = encode_labels(results.neighbor_labels)
+    truths = _truth_codes(results.truths, vocabulary)
+    right = {
+        method: is_right(predict_every_k(labels, results.neighbor_distances, method=method), truths)
+        for method in METHODS
     }
-    by_k = {method: (100.0 * right.mean(axis=0)).tolist() for method, right in correct.items()}
-    final = {method: right[:, -1] for method, right in correct.items()}
+    by_k = {method: (100.0 * every_k.mean(axis=0)).tolist() for method, every_k in right.items()}
+    final = {method: every_k[:, -1] for method, every_k in right.items()}
     return Metrics(
         count=len(results),
         unreadable=len(results.unreadable),
         top1={method: curve[-1] for method, curve in by_k.items()},
-        interval={m: wilson_interval(int(right.sum()), len(results)) for m, right in final.items()},
-        hit_rate=100.0 * float(is_right(labels, results.truths).any(axis=1).mean()),
+        interval={method: wilson_interval(int(at_k.sum()), len(results)) for method, at_k in final.items()},
+        hit_rate=100.0 * float(is_right(labels, truths).any(axis=1).mean()),
         top1_by_k=by_k,
         per_class=_per_class(results.truths, final),
         labels_not_in_memory=sorted(frozenset().union(*results.truths) - set(known_labels)),
@@ -39,14 +41,12 @@ def compute_metrics(results: QueryResults, *, known_labels: Iterable[str]) -> Me
 
 
 def is_right(
-    predictions: Shaped[np.ndarray, "queries k"], truths: list[frozenset[str]]
+    predictions: Int[np.ndarray, "queries k"], truths: Int[np.ndarray, "queries allowed"]
 ) -> Bool[np.ndarray, "queries k"]:
-    """Tell which predictions are among the right labels of their query."""
+    """Tell which predictions are among the right labels of their query; a truth of -1 is none."""
     right = np.zeros(predictions.shape, bool)
-    for position in range(max(map(len, truths))):
-        # One right label of each query at a time, None where a query has no more: no label equals None.
-        column = [sorted(truth)[position] if position < len(truth) else None for truth in truths]
-        right |= predictions == np.array(column, object)[:, None]
+    for column in truths.T:
+        right |= predictions == column[:, None]
     return right
 
 
@@ -57,6 +57,15 @@ def wilson_interval(successes: int, trials: int) -> tuple[Percent, Percent]:
     centre = (share + spread / 2) / (1 + spread)
     half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
     return 100.0 * max(0.0, centre - half), 100.0 * min(1.0, centre + half)
+
+
+def _truth_codes(truths: list[frozenset[str]], vocabulary: list[str]) -> Int[np.ndarray, "queries allowed"]:
+    """Number the right labels as the neighbours' are; -1 where a query has fewer, or where no neighbour has one."""
+    codes = {label: code for code, label in enumerate(vocabulary)}
+    table = np.full((len(truths), max(map(len, truths))), -1)
+    for query, truth in enumerate(truths):
+        table[query, : len(truth)] = [codes.get(label, -1) for label in sorted(truth)]
+    return table
 
 
 def _per_class(truths: list[frozenset[str]], final: dict[str, np.ndarray]) -> dict[str, dict[str, float | int]]:

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from eval.metrics import is_right
 from eval.types import Metrics, QueryResults, Sample
 from retrieval.images import ImageLike, decode, thumbnail
 from retrieval.memory import VisualMemory
@@ -73,8 +72,8 @@ def write_report(
 
 
 def _gallery(memory: VisualMemory, images: Mapping[str, ImageLike], results: QueryResults) -> list[_Shown]:
-    predictions = predict_every_k(results.neighbor_labels, results.neighbor_distances)[:, -1:]
-    right = is_right(predictions, results.truths)[:, 0]
+    predictions = predict_every_k(results.neighbor_labels, results.neighbor_distances)[:, -1].tolist()
+    right = np.array([label in truth for label, truth in zip(predictions, results.truths, strict=True)])
     queries = [query for query in _mixed(right) if results.ids[query] in images]
     near = results.neighbor_ids[queries, :_SHOWN_NEIGHBORS]
     rows = memory.rows_of(near.ravel().tolist())

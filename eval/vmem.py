@@ -52,3 +52,7 @@ def _show_as_note(
     # What our own code warns of is meant for the user; other libraries' warnings are not.
     if category is UserWarning and "site-packages" not in filename:
         typer.echo(f"Note: {message}", err=True)
+
+
+if __name__ == "__main__":
+    main()

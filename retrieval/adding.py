@@ -16,7 +16,7 @@ from retrieval.table import ItemBatch, ItemTable
 from retrieval.vectors import to_unit_vectors
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    import pyarrow
 
 ON_DUPLICATE: Final = ("skip", "replace", "error")
 
@@ -142,7 +142,7 @@ def _check_choice(on_duplicate: str) -> None:
         raise InvalidArgument(f"on_duplicate={on_duplicate!r}: choose one of {', '.join(ON_DUPLICATE)}")
 
 
-def _text_column(values: Sequence[str], what: str) -> "pa.Array":
+def _text_column(values: Sequence[str], what: str) -> "pyarrow.Array":
     import pyarrow as pa
 
     column = pa.array(values)
@@ -151,7 +151,7 @@ def _text_column(values: Sequence[str], what: str) -> "pa.Array":
     return column
 
 
-def _first_occurrences(ids: "pa.Array") -> np.ndarray:
+def _first_occurrences(ids: "pyarrow.Array") -> np.ndarray:
     """Tell for each id whether it stands there for the first time."""
     codes = ids.dictionary_encode().indices.to_numpy()  # numbered in order of first occurrence
     first = np.ones(len(codes), bool)

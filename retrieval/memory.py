@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -56,7 +56,7 @@ class VisualMemory:
         device: str = "auto",
         thumbnail_pixels: int = THUMBNAIL_PIXELS,
         built_from: str = "",
-    ) -> Self:
+    ) -> "VisualMemory":
         """Make an empty memory.
 
         Args:
@@ -81,7 +81,7 @@ class VisualMemory:
         return cls(Path(path), table, None if isinstance(embedder, EmbedderIdentity) else embedder)
 
     @classmethod
-    def open(cls, path: str | Path, *, embedder: str | Embedder | None = None, device: str = "auto") -> Self:
+    def open(cls, path: str | Path, *, embedder: str | Embedder | None = None, device: str = "auto") -> "VisualMemory":
         """Open a memory; its embedder is loaded when a picture first needs it.
 
         Args:

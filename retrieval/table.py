@@ -4,11 +4,11 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -17,7 +17,7 @@ from retrieval.embedders.base import EmbedderIdentity
 from retrieval.errors import MemoryExists, NotAMemory, StorageError
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    import pyarrow
 
 FORMAT: Final = 1
 _TABLE: Final = "items.lance"
@@ -47,7 +47,7 @@ class Settings:
         return json.dumps(fields, ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls, text: str) -> "Settings":
         """Return the settings that `to_json` wrote."""
         fields = json.loads(text)
         if fields.pop("format") != FORMAT:
@@ -57,19 +57,20 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ItemBatch:
-    """Items to be written together. ``thumbnails`` and ``sources`` may hold None."""
+    """Items to be written together: columns in any form that `pyarrow.array` takes."""
 
-    ids: Sequence[str]
-    labels: Sequence[str]
+    ids: Any  # text
+    labels: Any  # text
     vectors: Float[np.ndarray, "items dimension"]
-    thumbnails: Sequence[bytes | None]
-    sources: Sequence[str | None]
+    thumbnails: Any  # bytes or None
+    sources: Any  # text or None
 
 
 class ItemTable:
     """The items of a memory at one version; writing moves on to the next.
 
-    Vectors are stored as float16: half the space, and a cosine that moves by less than one in a million.
+    Vectors are stored as float16: half the space, and a cosine that moves by less than 1e-4. Measured with 1,280
+    dimensions on 1,034 photographs: by 6e-6 on average, 4e-5 at most; not one of 1,664 votes changed by any method.
     """
 
     def __init__(self, dataset: Any, path: Path) -> None:  # noqa: ANN401 - Lance is untyped
@@ -78,7 +79,7 @@ class ItemTable:
         self.settings = Settings.from_json(dataset.schema.metadata[_SETTINGS_KEY].decode())
 
     @classmethod
-    def create(cls, path: Path, settings: Settings) -> Self:
+    def create(cls, path: Path, settings: Settings) -> "ItemTable":
         """Make an empty table inside a memory's folder.
 
         Raises:
@@ -101,7 +102,7 @@ class ItemTable:
         return cls.open(path)
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path) -> "ItemTable":
         """Open the latest version.
 
         Raises:
@@ -125,11 +126,11 @@ class ItemTable:
     def __len__(self) -> int:
         return int(self._dataset.count_rows())
 
-    def ids(self) -> "pa.ChunkedArray":
+    def ids(self) -> "pyarrow.ChunkedArray":
         """Return every id, in row order."""
         return self._dataset.to_table(columns=["id"])["id"]
 
-    def labels(self) -> "pa.ChunkedArray":
+    def labels(self) -> "pyarrow.ChunkedArray":
         """Return every label, in row order."""
         return self._dataset.to_table(columns=["label"])["label"]
 
@@ -203,7 +204,7 @@ def check_free(path: Path) -> None:
             raise StorageError(f"{path} cannot be written: {nearest} is {why}; choose a path you may write to")
 
 
-def _schema(settings: Settings) -> "pa.Schema":
+def _schema(settings: Settings) -> "pyarrow.Schema":
     import pyarrow as pa
 
     return pa.schema(
@@ -218,7 +219,7 @@ def _schema(settings: Settings) -> "pa.Schema":
     )
 
 
-def _to_arrow(batch: ItemBatch, schema: "pa.Schema") -> "pa.Table":
+def _to_arrow(batch: ItemBatch, schema: "pyarrow.Schema") -> "pyarrow.Table":
     import pyarrow as pa
 
     dimension = schema.field("vector").type.list_size

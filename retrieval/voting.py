@@ -12,11 +12,12 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from retrieval.errors import InvalidArgument
-from retrieval.types import Votes
+from retrieval.types import Label, Votes
 
 RANK_OFFSET: Final = 2.0  # alpha, paper section 2.2
 SOFTMAX_TEMPERATURE: Final = 0.07  # tau, paper section 2.2
 DEFAULT_METHOD: Final = "rank"
+_QUERIES_AT_A_TIME: Final = 1024  # the arrays of so many stay in the processor's cache
 
 _WEIGHTS: Final[dict[str, Callable[[np.ndarray], np.ndarray]]] = {
     "rank": lambda distances: np.broadcast_to(1.0 / (RANK_OFFSET + np.arange(distances.shape[1])), distances.shape),
@@ -66,12 +67,13 @@ def predict_every_k(
     Raises:
         InvalidArgument: no such method.
     """
-    gathered = _gathered_weights(_label_codes(labels), neighbor_weights(distances, method))
-    heaviest = np.maximum.accumulate(gathered, axis=1)
-    leads = np.ones(gathered.shape, bool)
-    leads[:, 1:] = gathered[:, 1:] > heaviest[:, :-1]
-    winner = np.maximum.accumulate(np.where(leads, np.arange(gathered.shape[1]), 0), axis=1)
-    return np.take_along_axis(labels, winner, axis=1)
+    codes = _as_codes(labels)
+    winners = np.empty_like(labels)
+    for start in range(0, len(labels), _QUERIES_AT_A_TIME):
+        some = slice(start, start + _QUERIES_AT_A_TIME)
+        leaders = _leaders(codes[some], neighbor_weights(distances[some], method))
+        winners[some] = np.take_along_axis(labels[some], leaders, axis=1)
+    return winners
 
 
 def count_votes(
@@ -85,8 +87,8 @@ def count_votes(
     Raises:
         InvalidArgument: no such method.
     """
-    gathered = _gathered_weights(_label_codes(labels), neighbor_weights(distances, method))
-    return [_votes(*row) for row in zip(labels.tolist(), gathered.tolist(), strict=True)]
+    gathered = _gathered_weights(_as_codes(labels), neighbor_weights(distances, method))
+    return [_votes(*row) for row in zip(labels.tolist(), gathered.T.tolist(), strict=True)]
 
 
 def _votes(labels: list[object], gathered: list[float]) -> Votes:
@@ -96,47 +98,70 @@ def _votes(labels: list[object], gathered: list[float]) -> Votes:
     return Votes(tuple(order), tuple(gathered[reached[label]] for label in order))
 
 
+def _leaders(
+    codes: Int[np.ndarray, "queries k"], weights: Float[np.ndarray, "queries k"]
+) -> Int[np.ndarray, "queries k"]:
+    """Return, for each prefix of the neighbours, the rank at which its winner took the lead."""
+    gathered = _gathered_weights(codes, weights)
+    heaviest = np.maximum.accumulate(gathered, axis=0)
+    leads = np.ones(gathered.shape, bool)
+    np.greater(gathered[1:], heaviest[:-1], out=leads[1:])
+    return np.maximum.accumulate(np.where(leads, np.arange(len(gathered))[:, None], 0), axis=0).T
+
+
 def _gathered_weights(
     codes: Int[np.ndarray, "queries k"], weights: Float[np.ndarray, "queries k"]
-) -> Float[np.ndarray, "queries k"]:
-    """Return, for each neighbour, the weight that its label has gathered up to and including it.
+) -> Float[np.ndarray, "k queries"]:
+    """Return, for each neighbour, the weight that its label has gathered up to and including it, by rank.
 
     Sums run from the nearest outwards, one addition a neighbour, so that rounding and therefore ties are those of a
     plain sequential count.
     """
     queries, k = codes.shape
-    slots = _first_occurrences(codes)
-    totals = np.zeros((queries, k))
-    gathered = np.empty((queries, k))
-    every = np.arange(queries)
-    for rank in range(k):
-        totals[every, slots[:, rank]] += weights[:, rank]
-        gathered[:, rank] = totals[every, slots[:, rank]]
-    return gathered
+    # One row a rank, one more of zeros for labels that come for the first time: each step reads and writes whole rows.
+    gathered = np.zeros((k + 1, queries))
+    np.copyto(gathered[1:], weights.T)
+    flat = gathered.reshape(-1)
+    for rank, place in enumerate(_previous_places(codes), start=1):
+        gathered[rank] += flat[place]
+    return gathered[1:]
 
 
-def _first_occurrences(codes: Int[np.ndarray, "queries k"]) -> Int[np.ndarray, "queries k"]:
-    """Return, for each neighbour, the rank at which its label stands first in the same row."""
-    order = np.argsort(codes, axis=1, kind="stable")
-    ordered = np.take_along_axis(codes, order, axis=1)
-    starts = np.ones(codes.shape, bool)
-    starts[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    start = np.maximum.accumulate(np.where(starts, np.arange(codes.shape[1]), 0), axis=1)
-    slots = np.empty_like(order)
-    np.put_along_axis(slots, order, np.take_along_axis(order, start, axis=1), axis=1)
-    return slots
+def _previous_places(codes: Int[np.ndarray, "queries k"]) -> Int[np.ndarray, "k queries"]:
+    """Return where, in a flat array of k + 1 rows, each neighbour finds its label's last neighbour further inwards.
+
+    Row 0 stands for none; rank r has row r + 1.
+    """
+    queries, k = codes.shape
+    # Sorting code and rank as one number brings equal labels together in order of rank.
+    ordered = codes.astype(np.int64) * k
+    ordered += np.arange(k)
+    ordered.sort(axis=1)
+    ordered_codes, ranks = np.divmod(ordered, k)
+    rows = np.zeros((queries, k), np.int64)
+    same = ordered_codes[:, 1:] == ordered_codes[:, :-1]
+    rows[:, 1:][same] = ranks[:, :-1][same] + 1
+    places = np.empty((queries, k), np.int64)
+    np.put_along_axis(places, ranks, rows * queries + np.arange(queries)[:, None], axis=1)
+    return places.T
 
 
-def _label_codes(labels: Shaped[np.ndarray, "queries k"]) -> Int[np.ndarray, "queries k"]:
-    """Number the labels: equal labels, and only those, share a number."""
-    if labels.dtype.kind in "iu":
-        return labels
+def _as_codes(labels: Shaped[np.ndarray, "queries k"]) -> Int[np.ndarray, "queries k"]:
+    return labels if labels.dtype.kind in "iu" else encode_labels(labels)[0]
+
+
+def encode_labels(labels: Shaped[np.ndarray, "queries k"]) -> tuple[Int[np.ndarray, "queries k"], list[Label]]:
+    """Return labels of any hashable type as numbers, with the list in which each number finds its label.
+
+    Voting on the numbers gives the numbers of the winners: worth it where the same neighbours vote by many methods.
+    """
     import pyarrow as pa
 
     values = labels.ravel()
     try:
-        codes = pa.array(values).dictionary_encode(null_encoding="encode").indices.to_numpy()
-    except pa.ArrowException:  # labels of mixed types: Arrow columns hold one type, a dictionary any
-        numbers: dict[object, int] = {}
-        codes = np.array([numbers.setdefault(label, len(numbers)) for label in values.tolist()], np.intp)
-    return np.asarray(codes).reshape(labels.shape)
+        encoded = pa.array(values).dictionary_encode(null_encoding="encode")
+    except pa.ArrowException:  # labels of mixed types: an Arrow column holds one type, a dictionary any
+        numbers: dict[Label, int] = {}
+        codes = np.array([numbers.setdefault(label, len(numbers)) for label in values.tolist()], np.int64)
+        return codes.reshape(labels.shape), list(numbers)
+    return encoded.indices.to_numpy().astype(np.int64).reshape(labels.shape), encoded.dictionary.to_pylist()

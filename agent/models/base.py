@@ -1,11 +1,12 @@
 """What every model can do."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from agent.types import Reply
 from prompts.types import Prompt
 
 
+@runtime_checkable
 class VisionModel(Protocol):
     """Answers a prompt of texts and pictures with text."""
 

@@ -2,12 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from retrieval.embedders.base import Embedder
 from retrieval.errors import UnknownEmbedder
-
-if TYPE_CHECKING:
-    from retrieval.embedders.base import Embedder
 
 PACKAGED: Final = "efficientnet-lite0"
 DEFAULT: Final = "dinov2-vits14"
@@ -39,7 +37,7 @@ CATALOGUE: Final[dict[str, Entry]] = {
 }
 
 
-def load_embedder(name: str, *, device: str = "auto") -> "Embedder":
+def load_embedder(name: str, *, device: str = "auto") -> Embedder:
     """Return an embedder by its name in the catalogue, or by a folder that transformers saved a model to.
 
     A name always means that model: nothing is ever put in its place.

@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -59,6 +59,7 @@ def check_embedder(offered: EmbedderIdentity, known: EmbedderIdentity, path: str
         )
 
 
+@runtime_checkable
 class Embedder(Protocol):
     """Turns decoded pictures into unit vectors, in two steps so that the first can run in threads ahead."""
 

@@ -5,7 +5,7 @@ import shutil
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Float
@@ -45,7 +45,8 @@ def choose_kind(kind: str, *, items: int) -> str:
 
 def build_index(kind: str, vectors: Float[np.ndarray, "items dimension"]) -> Index:
     """Return an index of a kind over unit vectors; ``auto`` chooses by their number."""
-    return _class(choose_kind(kind, items=len(vectors))).build(vectors)
+    index: Index = _class(choose_kind(kind, items=len(vectors))).build(vectors)
+    return index
 
 
 def save_index(index: Index, folder: Path, *, table_version: int) -> None:
@@ -69,13 +70,12 @@ def load_index(folder: Path, *, table_version: int) -> Index | None:
         header = json.loads((folder / _HEADER).read_text())
         if header["table_version"] != table_version:
             return None
-        index = _class(header["kind"]).load(folder)
-    except (OSError, ValueError, KeyError, ImportError):
+        index: Index = _class(header["kind"]).load(folder)
+    except (OSError, EOFError, ValueError, KeyError, ImportError):
         return None
     return index if len(index) == header["items"] else None
 
 
-def _class(kind: str) -> type[Index]:
+def _class(kind: str) -> Any:  # noqa: ANN401 - a class of the protocol Index, which has no run-time name for "subclass"
     module, name = _CLASSES[kind]
-    found: type[Index] = getattr(import_module(module), name)
-    return found
+    return getattr(import_module(module), name)

@@ -1,24 +1,25 @@
 """What every index can do."""
 
 from pathlib import Path
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
 
 
+@runtime_checkable
 class Index(Protocol):
     """Finds the nearest of a fixed set of unit vectors, known by their position in it."""
 
     kind: ClassVar[str]
 
     @classmethod
-    def build(cls, vectors: Float[np.ndarray, "items dimension"]) -> Self:
+    def build(cls, vectors: Float[np.ndarray, "items dimension"]) -> "Index":
         """Return an index over float32 vectors of length 1; at least one."""
         ...
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path) -> "Index":
         """Return the index that `save` wrote. Raises OSError or ValueError where the files are damaged."""
         ...
 

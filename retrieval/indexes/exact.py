@@ -1,7 +1,7 @@
 """Exact search: a blocked matrix product."""
 
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -19,12 +19,12 @@ class ExactIndex:
         self._vectors = vectors
 
     @classmethod
-    def build(cls, vectors: Float[np.ndarray, "items dimension"]) -> Self:
+    def build(cls, vectors: Float[np.ndarray, "items dimension"]) -> "ExactIndex":
         """Return an index over the vectors; they are not copied."""
         return cls(vectors)
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path) -> "ExactIndex":
         """Return the index that `save` wrote; its vectors are mapped, so that opening reads nothing."""
         return cls(np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False))
 

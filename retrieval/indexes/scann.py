@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -29,7 +29,7 @@ class ScannIndex:
         self._size = int(searcher.size())
 
     @classmethod
-    def build(cls, vectors: Float[np.ndarray, "items dimension"]) -> Self:
+    def build(cls, vectors: Float[np.ndarray, "items dimension"]) -> "ScannIndex":
         """Return an index over a copy of the vectors, trained on all cores."""
         from scann import scann_ops_pybind
 
@@ -46,7 +46,7 @@ class ScannIndex:
         return cls(tree.score_ah(_DIMENSIONS_PER_BLOCK).reorder(_LEAST_REORDERED).build())
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path) -> "ScannIndex":
         """Return the index that `save` wrote.
 
         Raises:

@@ -1,0 +1,35 @@
+# Two commands do all: `make demo` shows the main job on real images, `make test` runs the tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test check lint format clean
+
+demo: $(INSTALLED)  ## build a memory of scanned digits, classify held-out ones and shifted variants, write a report
+	$(BIN)/vmem demo --out demo
+
+test: $(INSTALLED)  ## run the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)  ## formatting, style, types, direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test  ## everything that continuous integration checks
+
+format: $(INSTALLED)  ## rewrite the code in the house style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove what the commands above made, but not your memories and runs
+	rm -rf $(VENV) demo .mypy_cache .ruff_cache .pytest_cache
+
+# constraints.txt holds the versions that were tested together; pyproject.toml only what is needed.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	touch $@

@@ -1,0 +1,111 @@
+"""The two stages together, with the scripted model as the second."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agent import Prediction, ScriptedModel, classify_with_rerank
+from agent.models.base import VisionModel
+from prompts.errors import UnknownPrompt
+from prompts.types import ImagePart
+from retrieval import VisualMemory
+from retrieval.embedders import load_embedder
+from retrieval.errors import InvalidArgument, NotAnImage
+from tests.conftest import draw
+
+
+@pytest.fixture(scope="module")
+def memory(built: Path) -> VisualMemory:
+    return VisualMemory.open(built)
+
+
+@pytest.fixture
+def query(pictures: Path) -> Path:
+    return pictures / "red" / "3.png"
+
+
+def test_without_a_model_the_vote_decides_and_says_why(memory: VisualMemory, query: Path) -> None:
+    prediction = classify_with_rerank(query, memory, neighbors=6)
+    assert (prediction.label, prediction.source, prediction.reply) == ("red", "vote", None)
+    assert prediction.reason.startswith("no_model: no model was given")
+    assert prediction.neighbors[0].id == "red/3.png" and len(prediction.neighbors) == 6
+    assert prediction.votes.winner == "red"
+
+
+def test_the_second_stage_runs_whole_and_its_answer_decides(memory: VisualMemory, query: Path) -> None:
+    model = ScriptedModel(lambda prompt: json.dumps({"answer": "B", "confidence": 0.9, "evidence": [2]}))
+    prediction = classify_with_rerank(query, memory, model=model, neighbors=18)
+    assert prediction.source == "rerank" and prediction.label == prediction.votes.labels[1] != "red"
+    assert (prediction.confidence, prediction.evidence) == (0.9, (2,))
+    assert prediction.reason == "reranked: scripted chose among 3 candidates"
+    assert prediction.reply is not None and prediction.reply.model == "scripted"
+
+
+def test_the_model_sees_every_neighbour_with_its_label_and_then_the_query(memory: VisualMemory, query: Path) -> None:
+    model = ScriptedModel("A")
+    prediction = classify_with_rerank(query, memory, model=model, neighbors=4)
+    (prompt,) = model.prompts
+    assert prompt.template == "rerank_v1"
+    assert tuple(prompt.candidates.values()) == prediction.votes.labels
+    pictures = [part.encoded for part in prompt.parts if isinstance(part, ImagePart)]
+    assert pictures[:4] == memory.thumbnails(np.array([n.row for n in prediction.neighbors]))
+    assert len(pictures) == 5 and prompt.text.count("labelled") >= 4
+
+
+@pytest.mark.parametrize("reply", ['{"answer": "zebra"}', "no idea", ""])
+def test_a_reply_outside_the_candidates_falls_back_to_the_vote(memory: VisualMemory, query: Path, reply: str) -> None:
+    prediction = classify_with_rerank(query, memory, model=ScriptedModel(reply), neighbors=6)
+    assert (prediction.label, prediction.source) == ("red", "vote")
+    assert prediction.reason.startswith("unusable_reply: the reply is none of the")
+    assert prediction.reply is not None and prediction.reply.text == reply
+
+
+def test_a_model_that_fails_falls_back_to_the_vote(memory: VisualMemory, query: Path) -> None:
+    prediction = classify_with_rerank(query, memory, model=ScriptedModel([]), neighbors=6)
+    assert (prediction.label, prediction.source) == ("red", "vote")
+    assert prediction.reason.startswith("model_failed: the scripted model has no replies left")
+
+
+def test_the_voting_method_is_the_callers(memory: VisualMemory, query: Path) -> None:
+    prediction = classify_with_rerank(query, memory, neighbors=6, voting="plurality")
+    assert sum(prediction.votes.weights) == 6
+
+
+def test_pictures_come_as_path_bytes_pillow_or_array(memory: VisualMemory, query: Path) -> None:
+    picture = draw((200, 30, 30), 3)
+    for image in (str(query), query.read_bytes(), picture, np.asarray(picture)):
+        assert classify_with_rerank(image, memory, neighbors=3).neighbors[0].id == "red/3.png"
+
+
+def test_a_memory_of_ready_features_can_be_reranked_without_pictures(tmp_path: Path, checkpoint: Path) -> None:
+    embedder = load_embedder(str(checkpoint))
+    memory = VisualMemory.create(tmp_path / "m", embedder=embedder)
+    memory.add_vectors(["a", "b"], ["x", "y"], np.random.default_rng(0).normal(size=(2, 32)))
+    prediction: Prediction = classify_with_rerank(draw((1, 2, 3), 1), memory, model=ScriptedModel("B"), neighbors=2)
+    assert prediction.source == "rerank"
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"neighbors": 0}, InvalidArgument, "k=0"),
+        ({"voting": "loud"}, InvalidArgument, "no voting method 'loud'"),
+        ({"prompt": "v9"}, UnknownPrompt, "no prompt 'v9'"),
+    ],
+)
+def test_options_out_of_range_are_refused(
+    memory: VisualMemory, query: Path, options: dict, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        classify_with_rerank(query, memory, **options)
+
+
+def test_a_query_that_is_no_picture_is_refused(memory: VisualMemory) -> None:
+    with pytest.raises(NotAnImage, match="is not a picture"):
+        classify_with_rerank(b"text", memory)
+
+
+def test_the_scripted_model_is_a_vision_model() -> None:
+    assert isinstance(ScriptedModel([]), VisionModel)

@@ -1,0 +1,79 @@
+"""Fixtures that every room's tests share: pictures, a small real embedder, a memory built by both."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+COLOURS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200)}
+
+
+def shared_data(name: str) -> Path:
+    """Return a folder of real images that lies beside some checkouts; skip, and say so, where it does not."""
+    beside = Path(os.environ.get("VMEM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not (beside / name).is_dir():
+        pytest.skip(f"the images of {name} are not on this machine ({beside / name}; set VMEM_TEST_DATA)")
+    return beside / name
+
+
+def draw(colour: tuple[int, int, int], number: int, size: tuple[int, int] = (64, 48)) -> Image.Image:
+    """Return a picture that looks like its siblings of the same colour, but equals none of them."""
+    picture = Image.new("RGB", size, colour)
+    ImageDraw.Draw(picture).ellipse((4 + 3 * number, 6, 20 + 3 * number, 30), fill=(255, 255, 10 * number))
+    return picture
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of three labels with six pictures each."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for label, colour in COLOURS.items():
+        (folder / label).mkdir()
+        for number in range(6):
+            draw(colour, number).save(folder / label / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a DINOv2 of 32 dimensions and random weights, as transformers saves it."""
+    return save_dinov2(tmp_path_factory.mktemp("models") / "small-dinov2", seed=0)
+
+
+def save_dinov2(folder: Path, *, seed: int) -> Path:
+    """Save a small DINOv2 with random weights."""
+    import torch
+    from transformers import Dinov2Config, Dinov2Model
+
+    torch.manual_seed(seed)
+    config = Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=518)
+    Dinov2Model(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory, pictures: Path, checkpoint: Path) -> Path:
+    """Return a memory of the pictures; tests only read it."""
+    from retrieval.building import build_memory
+
+    path = tmp_path_factory.mktemp("memories") / "built"
+    build_memory(path, pictures, embedder=str(checkpoint))
+    return path
+
+
+@pytest.fixture
+def random_vectors() -> Callable[[int, int], np.ndarray]:
+    """Return a maker of unit vectors with clusters in them."""
+
+    def make(items: int, dimension: int, seed: int = 0) -> np.ndarray:
+        draw_from = np.random.default_rng(seed)
+        centres = draw_from.normal(size=(max(1, items // 50), dimension))
+        vectors = centres[draw_from.integers(len(centres), size=items)] + 0.5 * draw_from.normal(
+            size=(items, dimension)
+        )
+        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+    return make

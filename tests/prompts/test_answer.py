@@ -1,0 +1,36 @@
+"""Reading replies: codes and whole labels are answers, everything else is none."""
+
+import pytest
+
+from prompts.answer import Answer, parse_answer
+from prompts.errors import UnusableReply
+from prompts.types import Prompt
+
+PROMPT = Prompt("test", (), {"A": "cat", "B": "sea lion", "C": "A", "D": "0"})
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ('{"answer": "B", "confidence": 0.8, "evidence": [1, 4]}', Answer("sea lion", 0.8, (1, 4))),
+        ('```json\n{"answer": "B"}\n```', Answer("sea lion", None, ())),
+        ('{"answer": "sea lion", "confidence": 7, "evidence": "1"}', Answer("sea lion", None, ())),
+        ('{"answer": " A "}', Answer("cat", None, ())),  # a code goes before the label that is spelled like it
+        ("sea lion", Answer("sea lion", None, ())),
+        ("B\n", Answer("sea lion", None, ())),
+        ("0", Answer("0", None, ())),
+        ('{"answer": 0}', Answer("0", None, ())),
+        ('{"answer": "A", "confidence": true, "evidence": [1, "2", 2.5, true]}', Answer("cat", None, (1,))),
+    ],
+)
+def test_an_answer_is_read(reply: str, expected: Answer) -> None:
+    assert parse_answer(reply, PROMPT) == expected
+
+
+@pytest.mark.parametrize(
+    "reply",
+    ["", "I think it is a sea lion", '{"answer": "dog"}', '{"answer": null}', '{"label": "A"}', "[1]", "[" * 100_000],
+)
+def test_anything_else_is_unusable(reply: str) -> None:
+    with pytest.raises(UnusableReply, match="the reply (is none of the 4 candidates|holds no answer)"):
+        parse_answer(reply, PROMPT)

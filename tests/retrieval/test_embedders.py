@@ -1,0 +1,155 @@
+"""Embedders against their own libraries; weights by name, from the hub's cache, from a folder, or not at all."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from retrieval.embedders import CATALOGUE, load_embedder
+from retrieval.embedders.base import EmbedderIdentity
+from retrieval.errors import InvalidArgument, MissingWeights, UnknownEmbedder
+from retrieval.images import decode
+from tests.conftest import draw, save_dinov2
+
+PICTURES = [draw((200, 30, 30), 1, (300, 200)), draw((10, 90, 90), 2, (223, 301)), draw((0, 0, 0), 3, (40, 31))]
+
+
+def embed(embedder, pictures: list[Image.Image]) -> np.ndarray:
+    return embedder.embed(np.stack([embedder.prepare(decode(picture)) for picture in pictures]))
+
+
+def cosine(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return (one * other).sum(-1) / np.linalg.norm(one, axis=-1) / np.linalg.norm(other, axis=-1)
+
+
+@pytest.mark.parametrize("registers", [False, True])
+def test_dinov2_embeds_as_transformers_itself_does(registers: bool, tmp_path: Path) -> None:
+    import torch
+    import transformers
+    from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
+
+    family = "Dinov2WithRegisters" if registers else "Dinov2"
+    config = getattr(transformers, family + "Config")(hidden_size=48, num_hidden_layers=2, num_attention_heads=3)
+    model = getattr(transformers, family + "Model")(config).eval()
+    model.save_pretrained(tmp_path)
+    processor = BitImageProcessorPil(  # the processor that DINOv2's checkpoints on the hub name
+        size={"shortest_edge": 256},
+        crop_size={"height": 224, "width": 224},
+        resample=3,
+        do_convert_rgb=True,
+        image_mean=[0.485, 0.456, 0.406],
+        image_std=[0.229, 0.224, 0.225],
+    )
+    with torch.no_grad():
+        expected = model(**processor(PICTURES, return_tensors="pt")).pooler_output.numpy()
+    ours = embed(load_embedder(str(tmp_path)), PICTURES)
+    assert (cosine(ours, expected) > 0.99999).all()
+    assert np.allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-6)
+
+
+def test_clip_embeds_as_transformers_itself_does(tmp_path: Path) -> None:
+    import torch
+    from transformers import CLIPConfig, CLIPModel
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    small["projection_dim"] = 24
+    config = CLIPConfig(text_config=small, vision_config=small | {"patch_size": 16}, projection_dim=24)
+    model = CLIPModel(config).eval()
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        pixels = CLIPImageProcessorPil()(PICTURES, return_tensors="pt")["pixel_values"]
+        features = model.get_image_features(pixel_values=pixels)
+    expected = (features if isinstance(features, torch.Tensor) else features.pooler_output).numpy()
+    ours = embed(load_embedder(str(tmp_path)), PICTURES)
+    assert ours.shape == (3, 24) and (cosine(ours, expected) > 0.99999).all()
+
+
+def test_efficientnet_pools_1280_features_of_its_packaged_weights() -> None:
+    embedder = load_embedder("efficientnet-lite0")
+    vectors = embed(embedder, PICTURES)
+    assert vectors.shape == (3, 1280) and vectors.dtype == np.float32
+    assert embedder.identity.weights_digest.startswith("9386950811f5")
+
+
+def test_efficientnet_sees_127_less_over_128() -> None:
+    embedder = load_embedder("efficientnet-lite0")
+    grey = embedder.prepare(Image.new("RGB", (300, 260), (255, 127, 0)))
+    assert np.allclose(grey[:, 0, 0], [1.0, 0.0, -127 / 128], atol=1e-6)
+
+
+def test_a_vector_does_not_depend_on_its_batch(checkpoint: Path) -> None:
+    embedder = load_embedder(str(checkpoint))
+    together = embed(embedder, PICTURES)
+    alone = np.concatenate([embed(embedder, [picture]) for picture in PICTURES])
+    assert np.allclose(together, alone, atol=1e-5)
+
+
+def test_a_name_loads_from_the_hubs_cache_without_a_network(tmp_path: Path) -> None:
+    repository = tmp_path / "models--facebook--dinov2-small"
+    save_dinov2(repository / "snapshots" / "0", seed=1)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0")
+    program = (
+        "from retrieval.embedders import load_embedder; from retrieval.embedders.hub import is_cached;"
+        "print(load_embedder('dinov2-vits14').identity.fingerprint, is_cached('facebook/dinov2-small'))"
+    )
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout.startswith("dinov2-vits14 (32-d, weights ") and run.stdout.endswith("True\n")
+
+
+def test_missing_weights_name_the_two_ways_to_get_them(tmp_path: Path) -> None:
+    program = "from retrieval.embedders import load_embedder; load_embedder('dinov2-vitb14')"
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert "MissingWeights: the weights of dinov2-vitb14 are not in the hub cache" in run.stderr
+    assert "`hf download facebook/dinov2-base`" in run.stderr and "--embedder FOLDER" in run.stderr
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(UnknownEmbedder, match="no embedder 'resnet': one of dinov2-vits14.*efficientnet-lite0"):
+        load_embedder("resnet")
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnknownEmbedder, match="holds no saved model"):
+        load_embedder(str(tmp_path))
+
+
+def test_a_model_of_another_family_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(UnknownEmbedder, match="holds a 'bert' model"):
+        load_embedder(str(tmp_path))
+
+
+def test_damaged_weights_are_refused(tmp_path: Path) -> None:
+    weights = save_dinov2(tmp_path / "m", seed=1) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(MissingWeights, match="cannot be read, copy them again"):
+        load_embedder(str(tmp_path / "m"))
+
+
+def test_an_unknown_device_is_refused(checkpoint: Path) -> None:
+    with pytest.raises(InvalidArgument, match="no device 'tpu'"):
+        load_embedder(str(checkpoint), device="tpu")
+
+
+def test_identity_is_weights_and_preprocessing_not_name_or_place(checkpoint: Path, tmp_path: Path) -> None:
+    import shutil
+
+    elsewhere = shutil.copytree(checkpoint, tmp_path / "renamed")
+    other = save_dinov2(tmp_path / "other", seed=1)
+    identity = load_embedder(str(checkpoint)).identity
+    assert load_embedder(str(elsewhere)).identity == identity
+    assert load_embedder(str(other)).identity != identity
+    assert EmbedderIdentity.from_json(identity.to_json()) == identity
+
+
+def test_the_catalogue_has_every_promised_name() -> None:
+    dinov2 = {f"dinov2-vit{size}14{form}" for size in "sblg" for form in ("", "-reg")}
+    assert set(CATALOGUE) == dinov2 | {"clip-vitb16", "clip-vitl14", "efficientnet-lite0"}

@@ -1,0 +1,178 @@
+"""The decoder takes every accepted format in every colour mode, and refuses the rest by type."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from retrieval.errors import DamagedImage, EmptyImage, ImageError, ImageTooLarge, NotAnImage
+from retrieval.images import decode, thumbnail
+
+COLOUR = (200, 100, 50)
+
+
+def encode(picture: Image.Image, form: str, **options: object) -> bytes:
+    encoded = io.BytesIO()
+    picture.save(encoded, form, **options)
+    return encoded.getvalue()
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
+def test_every_accepted_format_decodes_to_its_colour(form: str) -> None:
+    decoded = decode(encode(Image.new("RGB", (20, 10), COLOUR), form))
+    assert decoded.mode == "RGB" and decoded.size == (20, 10)
+    assert np.abs(np.asarray(decoded, int)[5, 10] - COLOUR).max() <= 6
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
+def test_every_colour_mode_becomes_rgb(mode: str) -> None:
+    form = "TIFF" if mode == "CMYK" else "PNG"
+    decoded = decode(encode(Image.new("RGB", (8, 8), (255, 255, 255)).convert(mode), form))
+    assert decoded.mode == "RGB" and decoded.getpixel((4, 4)) == (255, 255, 255)
+
+
+def test_a_cmyk_jpeg_keeps_its_colour() -> None:
+    decoded = decode(encode(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG"))
+    red, green, blue = decoded.getpixel((8, 8))
+    assert red > 230 and green < 30 and blue < 30
+
+
+def test_transparency_is_laid_over_white() -> None:
+    assert decode(encode(Image.new("RGBA", (4, 4), (0, 0, 0, 0)), "PNG")).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_a_transparent_palette_colour_is_laid_over_white() -> None:
+    picture = Image.new("P", (4, 4), 0)
+    picture.putpalette([10, 20, 30] + [0] * 765)
+    assert decode(encode(picture, "PNG", transparency=0)).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_16_bit_grey_is_scaled_and_not_clipped() -> None:
+    grey = Image.fromarray(np.full((4, 4), 32768, np.uint16))
+    assert decode(encode(grey, "PNG")).getpixel((0, 0)) == (128, 128, 128)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0.5, 128), (127.0, 127)])
+def test_floating_point_grey_is_scaled_by_its_range(value: float, expected: int) -> None:
+    grey = Image.fromarray(np.full((4, 4), value, np.float32))
+    assert decode(encode(grey, "TIFF")).getpixel((0, 0)) == (expected,) * 3
+
+
+def test_exif_orientation_is_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    assert decode(encode(Image.new("RGB", (20, 10)), "JPEG", exif=exif)).size == (10, 20)
+
+
+def test_the_first_frame_of_an_animation_is_taken() -> None:
+    frames = [Image.new("RGB", (6, 6), colour) for colour in [(250, 0, 0), (0, 250, 0)]]
+    animation = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert decode(animation).getpixel((3, 3))[0] > 200
+
+
+def test_a_picture_under_a_wrong_name_is_told_by_its_content(tmp_path: Path) -> None:
+    renamed = tmp_path / "photo.jpg"
+    renamed.write_bytes(encode(Image.new("RGB", (5, 5)), "PNG"))
+    assert decode(renamed).size == (5, 5)
+
+
+def test_a_multi_picture_jpeg_of_a_telephone_decodes() -> None:
+    two = encode(Image.new("RGB", (8, 8), COLOUR), "MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))])
+    assert decode(two).size == (8, 8)
+
+
+def test_arrays_and_pillow_images_are_taken() -> None:
+    pixels = np.full((7, 9, 3), 90, np.uint8)
+    assert np.array_equal(decode(pixels), pixels)
+    assert np.array_equal(decode(Image.fromarray(pixels)), pixels)
+
+
+def test_a_callers_pillow_image_stays_as_it_was() -> None:
+    picture = Image.new("RGB", (4, 4))
+    picture.info["comment"] = "mine"
+    decode(picture)
+    assert picture.info == {"comment": "mine"}
+
+
+def test_an_empty_file_is_refused() -> None:
+    with pytest.raises(EmptyImage, match="is empty"):
+        decode(b"")
+
+
+@pytest.mark.parametrize("content", [b"just text", b"%PDF-1.7 ...", b"<svg/>", b"\x00" * 64])
+def test_what_is_no_picture_is_refused(content: bytes) -> None:
+    with pytest.raises(NotAnImage, match="is not a picture"):
+        decode(content)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NotAnImage, match="no such file: .*absent.png"):
+        decode(tmp_path / "absent.png")
+
+
+def test_a_folder_is_no_picture(tmp_path: Path) -> None:
+    with pytest.raises(NotAnImage, match="cannot be read as a picture"):
+        decode(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
+def test_a_picture_that_breaks_off_is_refused_or_no_picture_at_all(form: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    whole = encode(Image.fromarray(noise), form)
+    for kept in (len(whole) // 2, len(whole) // 4, 40, 12):
+        with pytest.raises((DamagedImage, NotAnImage)):
+            decode(whole[:kept])
+
+
+def test_flipped_bytes_give_a_picture_or_a_typed_error() -> None:
+    draw = np.random.default_rng(1)
+    for form in ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"):
+        whole = encode(Image.fromarray(draw.integers(0, 255, (24, 24, 3), np.uint8)), form)
+        for _ in range(60):
+            hostile = bytearray(whole)
+            for position in draw.integers(0, len(whole), 8):
+                hostile[position] = draw.integers(0, 256)
+            try:
+                decode(bytes(hostile))
+            except ImageError:
+                pass
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_decoded() -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100))
+    with pytest.raises(ImageTooLarge, match="more .*pixels"):
+        decode(bomb)
+
+
+def test_the_pixel_limit_is_the_callers() -> None:
+    with pytest.raises(ImageTooLarge, match="100 × 100 pixels, more than the limit of 9,999"):
+        decode(Image.new("RGB", (100, 100)), max_pixels=9_999)
+
+
+def test_an_array_that_is_no_picture_is_refused() -> None:
+    with pytest.raises(ImageError, match="got an array of float64 with shape"):
+        decode(np.zeros((4, 4, 3)))
+
+
+def test_a_thumbnail_fits_its_side_and_carries_no_metadata() -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "secret description"
+    exif.get_ifd(0x8825)[1] = "N"  # GPS
+    picture = encode(Image.new("RGB", (400, 200), COLOUR), "JPEG", exif=exif, comment=b"secret comment")
+    small = thumbnail(decode(picture), longest_side=100)
+    opened = Image.open(io.BytesIO(small))
+    assert opened.size == (100, 50) and not opened.getexif()
+    assert b"secret" not in small and b"Exif" not in small
+
+
+def test_a_small_picture_is_not_blown_up() -> None:
+    small = thumbnail(Image.new("RGB", (10, 8)), longest_side=100)
+    assert Image.open(io.BytesIO(small)).size == (10, 8)

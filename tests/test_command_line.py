@@ -1,0 +1,177 @@
+"""The command line as a user meets it: whole processes, their output, their exit codes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import draw, save_dinov2
+
+Vmem = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def vmem(tmp_path_factory: pytest.TempPathFactory) -> Vmem:
+    """Return a runner of vmem in a folder of its own, offline, without a key."""
+    folder = tmp_path_factory.mktemp("work")
+    keys = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
+    environment = {name: value for name, value in os.environ.items() if name not in keys}
+    environment |= {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(folder / "hub"), "COLUMNS": "120"}
+
+    def run(*arguments: object, **extra: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "eval.vmem", *map(str, arguments)]
+        return subprocess.run(command, cwd=folder, env=environment | extra, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def test_a_memory_is_built_searched_and_measured_from_the_command_line(
+    vmem: Vmem, pictures: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    memory, run = tmp_path / "memory", tmp_path / "run"
+    built = vmem("memory", "build", memory, pictures, "--embedder", checkpoint, "--index", "exact")
+    assert built.returncode == 0 and "added 18; 18 pictures in all" in built.stdout
+
+    classified = vmem(
+        "classify", "--memory", memory, pictures / "red" / "0.png", "--k", 5, "--voting", "plurality", "--json"
+    )
+    answer = json.loads(classified.stdout)
+    assert (answer["label"], answer["source"], answer["image"]) == ("red", "vote", str(pictures / "red" / "0.png"))
+    assert answer["reason"].startswith("no_model: ") and answer["votes"][0][0] == "red"
+    assert sum(weight for _, weight in answer["votes"]) == 5
+    assert len(answer["neighbors"]) == 5 and set(answer["neighbors"][0]) == {"id", "label", "distance"}
+
+    measured = vmem("eval", "run", "--memory", memory, "--dataset", f"same={pictures}", "--out", run, "--k", 5)
+    assert measured.returncode == 0 and "Top-1 accuracy" in measured.stdout
+    figures = json.loads((run / "metrics.json").read_text())["datasets"]["same"]
+    assert figures["count"] == 18 and set(figures["top1"]) == {"rank", "plurality", "distance", "softmax"}
+    assert (run / "report.html").exists()
+
+
+def test_added_pictures_are_counted(vmem: Vmem, built: Path, tmp_path: Path) -> None:
+    memory = shutil.copytree(built, tmp_path / "memory")
+    (tmp_path / "more" / "pink").mkdir(parents=True)
+    draw((250, 150, 150), 1).save(tmp_path / "more" / "pink" / "1.png")
+    for expected in ("added 1; 19 pictures", "added 0, passed over 1 whose ids were there already; 19 pictures"):
+        assert expected in vmem("memory", "add", memory, tmp_path / "more").stdout
+    assert "added 1; 20 pictures" in vmem("memory", "add", memory, tmp_path / "more", "--id-prefix", "march/").stdout
+    stats = json.loads(vmem("memory", "stats", memory, "--json").stdout)
+    assert stats["labels"] == {"blue": 6, "green": 6, "red": 6, "pink": 2} or stats["labels"]["pink"] == 2
+
+
+def test_a_search_prints_neighbours_as_table_and_as_json(vmem: Vmem, built: Path, pictures: Path) -> None:
+    query = pictures / "green" / "1.png"
+    assert "green/1.png" in vmem("memory", "search", built, query, "--k", 2).stdout
+    found = json.loads(vmem("memory", "search", built, query, "--k", 2, "--json").stdout)
+    assert [n["label"] for n in found] == ["green", "green"]
+
+
+def test_a_bad_picture_among_good_ones_costs_one_line(vmem: Vmem, built: Path, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_text("words")
+    mixed = vmem("classify", "--memory", built, tmp_path / "bad.png", pictures / "red" / "1.png", "--k", 3, "--json")
+    assert mixed.returncode == 2
+    assert [json.loads(line)["label"] for line in mixed.stdout.splitlines()] == ["red"]
+    assert mixed.stderr.strip().endswith("bad.png is not a picture: JPEG, PNG, WebP, BMP, GIF or TIFF expected")
+
+
+def test_k_above_the_size_of_the_memory_is_said(vmem: Vmem, built: Path, pictures: Path) -> None:
+    answered = vmem("classify", "--memory", built, pictures / "red" / "1.png", "--k", 99)
+    assert answered.returncode == 0
+    assert "Note: k=99 is more than the 18 items in the memory: all 18 are used" in answered.stderr
+
+
+def test_a_prompt_is_shown_and_previewed(vmem: Vmem, built: Path, pictures: Path, tmp_path: Path) -> None:
+    assert "{% for neighbor in neighbors %}" in vmem("prompt", "show").stdout
+    query, page = pictures / "red" / "1.png", tmp_path / "prompt.html"
+    previewed = vmem("prompt", "preview", query, "--memory", built, "--k", 3)
+    assert "[picture 4]" in previewed.stdout and 'A = "red"' in previewed.stdout
+    assert vmem("prompt", "preview", query, "--memory", built, "--k", 3, "--html", page).returncode == 0
+    assert page.read_text().count("<img ") == 4
+
+
+def test_the_doctor_names_what_is_there_and_the_cure_for_what_is_not(vmem: Vmem, built: Path) -> None:
+    found = vmem("doctor", "--memory", built, GEMINI_API_KEY="a-secret-key")
+    assert found.returncode == 0, found.stdout
+    for expected in ("torch", "weights efficientnet-lite0", "packaged, ready offline", "up to date", "18 pictures"):
+        assert expected in found.stdout
+    assert "hf download facebook/dinov2-small" in found.stdout
+    assert "present: yes (GEMINI_API_KEY)" in found.stdout and "a-secret-key" not in found.stdout + found.stderr
+    broken = vmem("doctor", "--memory", built / "absent")
+    assert broken.returncode == 1 and "present: no" in broken.stdout and "✗ memory" in broken.stdout
+
+
+def test_a_demo_on_ones_own_folder_goes_from_pictures_to_a_report(
+    vmem: Vmem, pictures: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    command = ("demo", "--images", pictures, "--out", tmp_path / "demo", "--embedder", checkpoint, "--queries", 6)
+    for _ in range(2):  # the second time it finds everything done
+        made = vmem(*command)
+        assert made.returncode == 0, made.stderr
+        assert all(name in made.stdout for name in ("original", "rotated", "inverted", "noisy", "blurred", "edges"))
+    assert (tmp_path / "demo" / "report.html").stat().st_size > 10_000
+    figures = json.loads((tmp_path / "demo" / "run" / "metrics.json").read_text())["datasets"]
+    assert len(figures) == 6 and figures["original"]["count"] == 6
+    other = vmem(*command[:-1], 3)
+    assert other.returncode == 2 and "holds another demo or other files" in other.stderr
+
+
+@pytest.mark.parametrize("command", [(), ("memory",), ("prompt",), ("eval",), ("classify",), ("demo",), ("doctor",)])
+def test_every_command_has_help(vmem: Vmem, command: tuple[str, ...]) -> None:
+    shown = vmem(*command, "--help")
+    assert shown.returncode == 0 and "Usage:" in shown.stdout
+
+
+BAD_INPUT = {
+    "no such folder": ("memory build m {tmp}/absent", "is not there"),
+    "empty folder": ("memory build m {tmp}/empty", "holds nothing: <label>/<image> expected"),
+    "folder of text files": ("memory build m {tmp}/texts", "holds no usable picture among 1 files"),
+    "unknown embedder": ("memory build m {pictures} --embedder resnet", "no embedder 'resnet': one of dinov2-vits14"),
+    "missing weights": ("memory build m {pictures} --embedder dinov2-vitb14", "run `hf download facebook/dinov2-base`"),
+    "unknown index": ("memory build m {pictures} --index tree", "no index 'tree': choose one of auto, exact, scann"),
+    "read-only target": ("memory build /proc/m {pictures} --embedder {model}", "/proc/m cannot be written"),
+    "target is a file": ("memory build {tmp}/file/m {pictures} --embedder {model}", "is not a folder"),
+    "another embedder to build with": ("memory build {built} {pictures} --embedder {other}", "was built by"),
+    "no memory": ("classify --memory {tmp}/empty {query}", "is no memory (it holds no memory): make one with"),
+    "no such memory": ("memory stats {tmp}/absent", "is no memory (there is nothing)"),
+    "another embedder to ask with": ("classify --memory {built} {query} --embedder {other}", "not by other"),
+    "k = 0": ("classify --memory {built} {query} --k 0", "k=0: a whole number of neighbours, 1 or more, expected"),
+    "query is no picture": ("classify --memory {built} {tmp}/file", "file is not a picture"),
+    "no such query": ("memory search {built} {tmp}/absent.png", "no such file"),
+    "unknown voting": (
+        "classify --memory {built} {query} --voting loud",
+        "no voting method 'loud': choose one of rank",
+    ),
+    "unknown prompt": ("prompt show v9", "no prompt 'v9': one of rerank_v1"),
+    "data set without a name": ("eval run --memory {built} --dataset {pictures} --out r", "NAME=FOLDER expected"),
+    "data set twice": ("eval run --memory {built} --dataset a=x --dataset a=y --out r", "a is given twice"),
+    "no such data set": ("eval run --memory {built} --dataset a={tmp}/absent --out r", "is not there"),
+    "run folder not to be written": (
+        "eval run --memory {built} --dataset a={pictures} --out /proc/r",
+        "cannot be written",
+    ),
+    "k = 0 in a run": ("eval run --memory {built} --dataset a={pictures} --out r --k 0", "k=0: a whole number"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_gets_one_sentence_and_exit_code_2(
+    vmem: Vmem, case: str, built: Path, pictures: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    command, expected = BAD_INPUT[case]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts" / "a").mkdir(parents=True)
+    (tmp_path / "texts" / "a" / "notes.txt").write_text("words")
+    (tmp_path / "file").write_text("words")
+    other = save_dinov2(tmp_path / "other", seed=9) if "{other}" in command else ""
+    filled = command.format(
+        tmp=tmp_path, built=built, pictures=pictures, model=checkpoint, other=other, query=pictures / "red" / "1.png"
+    )
+    refused = vmem(*filled.split())
+    assert refused.returncode == 2 and refused.stdout == ""
+    (line,) = refused.stderr.strip().splitlines()
+    assert line.startswith("Error: ") and expected in line

@@ -1,0 +1,69 @@
+"""The figures of an independent computation on PACS photographs, paintings, cartoons and sketches."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eval.metrics import compute_metrics
+from eval.types import Metrics, QueryResults
+from retrieval import VisualMemory
+from retrieval.embedders import load_embedder
+from retrieval.embedders.base import Embedder
+from retrieval.folder import list_labelled_files
+from retrieval.pipeline import embed_images
+from tests.conftest import shared_data
+
+# EfficientNet-Lite0, memory of the 1,034 photographs, RankVoting: top-1 at k = 50, hit rate at 50, top-1 at k = 1.
+EXPECTED = {"art_painting": (68.6, 95.3, 65.2), "cartoon": (37.9, 99.4, 42.4), "sketch": (30.1, 97.9, 34.1)}
+
+Features = dict[str, tuple[list[str], list[str], np.ndarray]]  # domain → ids, labels, vectors
+
+
+@pytest.fixture(scope="module")
+def embedder() -> Embedder:
+    return load_embedder("efficientnet-lite0")
+
+
+@pytest.fixture(scope="module")
+def features(embedder: Embedder) -> Features:
+    pacs = shared_data("pacs")
+    found: Features = {}
+    for domain in ("photo", *EXPECTED):
+        files = list_labelled_files(pacs / domain)
+        batches = list(embed_images(files, embedder, image_of=lambda file: file.path))
+        assert [file for batch in batches for file in batch.items] == files
+        vectors = np.concatenate([batch.vectors for batch in batches])
+        found[domain] = ([file.id for file in files], [file.label for file in files], vectors)
+    return found
+
+
+@pytest.fixture(scope="module", params=["exact", "scann"])
+def measured(
+    request: pytest.FixtureRequest, features: Features, embedder: Embedder, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Metrics]:
+    if request.param == "scann" and sys.platform != "linux":
+        pytest.skip("ScaNN is for Linux")
+    path: Path = tmp_path_factory.mktemp("pacs") / request.param
+    memory = VisualMemory.create(path, embedder=embedder, index=request.param)
+    assert memory.add_vectors(*features["photo"]).added == 1034
+    assert memory.build_index() == request.param
+
+    def measure(domain: str) -> Metrics:
+        ids, labels, vectors = features[domain]
+        found = memory.search_vectors(vectors)
+        truths = [frozenset([label]) for label in labels]
+        results = QueryResults(ids, truths, found.ids, found.labels, found.distances, {})
+        return compute_metrics(results, known_labels=memory.stats().labels)
+
+    return {domain: measure(domain) for domain in EXPECTED}
+
+
+@pytest.mark.parametrize("domain", EXPECTED)
+def test_rank_voting_on_a_shifted_domain_is_within_a_point(measured: dict[str, Metrics], domain: str) -> None:
+    top1, hit_rate, nearest = EXPECTED[domain]
+    figures = measured[domain]
+    assert figures.top1["rank"] == pytest.approx(top1, abs=1.0)
+    assert figures.hit_rate == pytest.approx(hit_rate, abs=1.0)
+    assert figures.top1_by_k["rank"][0] == pytest.approx(nearest, abs=1.0)
