@@ -20,7 +20,7 @@ from retrieval.adding import Item
 from retrieval.building import expect_a_picture
 from retrieval.embedders import PACKAGED
 from retrieval.errors import FolderError, ImageError
-from retrieval.folder import LabelledFile, list_labelled_files
+from retrieval.folder import LabelledFile, as_text, list_labelled_files
 from retrieval.images import decode
 from retrieval.memory import VisualMemory
 from retrieval.progress import track
@@ -70,7 +70,7 @@ def run_demo(
         EmbedderError, StorageError: as their names say.
     """
     folder = Path(out)
-    source = str(Path(images).resolve()) if images else "digits"
+    source = as_text(Path(images).resolve()) if images else "digits"
     _claim(folder, {"images": source, "embedder": embedder, "queries": queries, "limit": limit})
     if images is None:
         images = folder / "images"
@@ -144,7 +144,7 @@ def _memory(path: Path, files: list[LabelledFile], embedder: str) -> VisualMemor
     memory = (
         VisualMemory.open(path, embedder=embedder) if is_memory(path) else VisualMemory.create(path, embedder=embedder)
     )
-    items = (Item(file.id, file.label, file.path, str(file.path)) for file in files)
+    items = (Item(file.id, file.label, file.path, file.source) for file in files)
     memory.add(track(items, "Embedding", total=len(files)))
     memory.build_index()
     return memory

@@ -62,7 +62,8 @@ class RunLog:
 
     def append(self, lines: Iterable[dict[str, Any]]) -> None:
         """Write lines made by `answered_line` and `unreadable_line`; they survive the process from here on."""
-        self._file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        # ASCII: a reason may repeat a file name whose bytes are no UTF-8.
+        self._file.writelines(json.dumps(line) + "\n" for line in lines)
         self._file.flush()
 
     def results(self) -> dict[str, QueryResults]:

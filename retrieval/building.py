@@ -4,7 +4,7 @@ from pathlib import Path
 
 from retrieval.adding import AddReport
 from retrieval.errors import FolderError, ImageError, MemoryExists
-from retrieval.folder import LabelledFile, list_labelled_files
+from retrieval.folder import LabelledFile, as_text, list_labelled_files
 from retrieval.images import decode
 from retrieval.memory import THUMBNAIL_PIXELS, VisualMemory
 from retrieval.table import is_memory
@@ -39,7 +39,7 @@ def build_memory(
         EmbedderError, InvalidArgument, StorageError: as their names say.
     """
     expect_a_picture(list_labelled_files(folder), folder)
-    built_from = str(Path(folder).resolve())
+    built_from = as_text(Path(folder).resolve())
     if is_memory(path):
         memory = VisualMemory.open(path, embedder=embedder, device=device)
         if memory.settings.built_from != built_from:

@@ -16,6 +16,11 @@ class LabelledFile:
     label: str  # name of the folder's subfolder: "dog"
     path: Path
 
+    @property
+    def source(self) -> str:
+        """The path as text, to be kept for people."""
+        return as_text(self.path)
+
 
 def list_labelled_files(folder: str | Path) -> list[LabelledFile]:
     """Return every file below ``folder/<label>/``, at any depth, in a fixed order; hidden files are passed over.
@@ -40,13 +45,13 @@ def _files_below(root: Path, label: Path) -> Iterator[LabelledFile]:
         for name in sorted(names):
             if not name.startswith("."):
                 path = Path(folder, name)
-                yield LabelledFile(_text(path.relative_to(root).as_posix()), _text(label.name), path)
+                yield LabelledFile(as_text(path.relative_to(root).as_posix()), as_text(label.name), path)
 
 
 def _visible(folder: Path) -> Iterator[Path]:
     return (entry for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
-def _text(name: str) -> str:
+def as_text(name: str | Path) -> str:
     """Return a file name as text that any store takes: bytes that are no UTF-8 become escapes."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

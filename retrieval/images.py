@@ -2,7 +2,7 @@
 
 import io
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import BinaryIO, Final, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -32,20 +32,13 @@ def decode(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         DamagedImage: the picture breaks off or does not decode.
         ImageTooLarge: more than ``max_pixels`` pixels; nothing was decoded.
     """
-    name = _name(image)
-    opened = _open(image, name)
-    width, height = opened.size
-    if width * height > max_pixels:
-        raise ImageTooLarge(
-            f"{name} has {width} × {height} pixels, more than the limit of {max_pixels:,}: scale it down first"
-        )
-    try:
-        upright = ImageOps.exif_transpose(opened)
-        rgb = _to_rgb(upright)
-    except Exception as error:  # Pillow's decoders raise almost any type on hostile bytes
-        raise DamagedImage(f"{name} breaks off or is damaged: replace the file") from error
-    rgb.info = {}
-    return rgb
+    if isinstance(image, Image.Image):
+        return _upright_rgb(image, "the picture", max_pixels)
+    if isinstance(image, np.ndarray):
+        return _upright_rgb(_from_array(image), "the picture", max_pixels)
+    name = "the picture" if isinstance(image, bytes) else str(image)
+    with io.BytesIO(image) if isinstance(image, bytes) else _open_file(Path(image), name) as stream:
+        return _upright_rgb(_identify(stream, name), name, max_pixels)
 
 
 def thumbnail(image: Image.Image, *, longest_side: int, quality: int = 85) -> bytes:
@@ -58,20 +51,27 @@ def thumbnail(image: Image.Image, *, longest_side: int, quality: int = 85) -> by
     return encoded.getvalue()
 
 
-def _name(image: ImageLike) -> str:
-    return str(image) if isinstance(image, str | Path) else "the picture"
-
-
-def _open(image: ImageLike, name: str) -> Image.Image:
-    if isinstance(image, Image.Image):
-        return image
-    if isinstance(image, np.ndarray):
-        return _from_array(image)
-    encoded = image if isinstance(image, bytes) else _read(Path(image), name)
-    if not encoded:
-        raise EmptyImage(f"{name} is empty: replace the file")
+def _open_file(path: Path, name: str) -> BinaryIO:
     try:
-        return Image.open(io.BytesIO(encoded), formats=FORMATS)
+        if path.exists() and not path.is_file():  # a folder, or a pipe that would be waited for
+            raise NotAnImage(f"{name} is not a file: a picture expected")
+        return path.open("rb")
+    except FileNotFoundError as error:
+        raise NotAnImage(f"no such file: {name}") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        reason = getattr(error, "strerror", None) or error
+        raise NotAnImage(f"{name} cannot be read: {reason}") from error
+
+
+def _identify(stream: BinaryIO, name: str) -> Image.Image:
+    """Read no more than the head of the file: what is no picture may be large."""
+    try:
+        if not stream.read(1):
+            raise EmptyImage(f"{name} is empty: replace the file")
+        stream.seek(0)
+        return Image.open(stream, formats=FORMATS)
+    except EmptyImage:
+        raise
     except Image.DecompressionBombError as error:
         raise ImageTooLarge(f"{name} has more pixels than the limit: scale it down first ({error})") from error
     except UnidentifiedImageError as error:
@@ -80,14 +80,18 @@ def _open(image: ImageLike, name: str) -> Image.Image:
         raise DamagedImage(f"{name} breaks off or is damaged: replace the file") from error
 
 
-def _read(path: Path, name: str) -> bytes:
+def _upright_rgb(opened: Image.Image, name: str, max_pixels: int) -> Image.Image:
+    width, height = opened.size
+    if width * height > max_pixels:
+        raise ImageTooLarge(
+            f"{name} has {width} × {height} pixels, more than the limit of {max_pixels:,}: scale it down first"
+        )
     try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise NotAnImage(f"no such file: {name}") from error
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-        reason = getattr(error, "strerror", None) or error
-        raise NotAnImage(f"{name} cannot be read as a picture: {reason}") from error
+        rgb = _to_rgb(ImageOps.exif_transpose(opened))
+    except Exception as error:  # Pillow's decoders raise almost any type on hostile bytes
+        raise DamagedImage(f"{name} breaks off or is damaged: replace the file") from error
+    rgb.info = {}
+    return rgb
 
 
 def _from_array(pixels: np.ndarray) -> Image.Image:

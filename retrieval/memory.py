@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from retrieval.adding import AddReport, Item, add_items, add_vectors
 from retrieval.embedders import load_embedder
 from retrieval.embedders.base import Embedder, EmbedderIdentity, check_embedder
-from retrieval.errors import InvalidArgument
+from retrieval.errors import InvalidArgument, MissingWeights, UnknownEmbedder
 from retrieval.folder import list_labelled_files
 from retrieval.images import ImageLike
 from retrieval.indexes import choose_kind
@@ -130,7 +130,13 @@ class VisualMemory:
             raise InvalidArgument(
                 f"{self.path} holds vectors made elsewhere ({known.name}): search it by vectors, not by pictures"
             )
-        loaded = load_embedder(known.origin, device=self._device)
+        try:
+            loaded = load_embedder(known.origin, device=self._device)
+        except UnknownEmbedder as error:  # a folder that was moved or deleted
+            raise MissingWeights(
+                f"{self.path} was built by {known.fingerprint} from {known.origin}, where it is no longer:"
+                " say where it is now with --embedder FOLDER"
+            ) from error
         check_embedder(loaded.identity, known, self.path)
         return loaded
 
@@ -165,7 +171,7 @@ class VisualMemory:
             DuplicateId, StorageError: as for `add`.
         """
         files = list_labelled_files(folder)
-        items = (Item(id_prefix + file.id, file.label, file.path, str(file.path)) for file in files)
+        items = (Item(id_prefix + file.id, file.label, file.path, file.source) for file in files)
         report = self.add(track(items, "Embedding", total=len(files), shown=progress), on_duplicate=on_duplicate)
         self._list_unreadable(report)
         return report

@@ -44,7 +44,7 @@ class Settings:
             "built_from": self.built_from,
             "memory_id": self.memory_id,
         }
-        return json.dumps(fields, ensure_ascii=False)
+        return json.dumps(fields)
 
     @classmethod
     def from_json(cls, text: str) -> "Settings":

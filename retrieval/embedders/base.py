@@ -26,7 +26,7 @@ class EmbedderIdentity:
 
     def to_json(self) -> str:
         """Return the identity as one line of JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "EmbedderIdentity":

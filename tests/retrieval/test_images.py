@@ -1,6 +1,7 @@
 """The decoder takes every accepted format in every colour mode, and refuses the rest by type."""
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -114,8 +115,21 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         decode(tmp_path / "absent.png")
 
 
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(NotAnImage, match="is not a file"):
+        decode(tmp_path / "pipe")
+
+
+def test_of_a_large_file_that_is_no_picture_only_the_head_is_read(tmp_path: Path) -> None:
+    with (tmp_path / "film.mp4").open("wb") as film:
+        film.truncate(2**40)  # a terabyte of nothing: reading it would not end
+    with pytest.raises(NotAnImage, match="is not a picture"):
+        decode(tmp_path / "film.mp4")
+
+
 def test_a_folder_is_no_picture(tmp_path: Path) -> None:
-    with pytest.raises(NotAnImage, match="cannot be read as a picture"):
+    with pytest.raises(NotAnImage, match="is not a file: a picture expected"):
         decode(tmp_path)
 
 

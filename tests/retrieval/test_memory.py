@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from eval.datasets.folder import read_folder
+from eval.runner import run_evaluation
 from retrieval import VisualMemory
 from retrieval.adding import AddReport, Item
 from retrieval.building import build_memory
@@ -24,6 +26,7 @@ from retrieval.errors import (
     FolderError,
     InvalidArgument,
     MemoryExists,
+    MissingWeights,
     NotAMemory,
     NotAnImage,
     StorageError,
@@ -223,6 +226,8 @@ def test_a_moved_embedder_can_be_pointed_at(tmp_path: Path, pictures: Path) -> N
     weights = save_dinov2(tmp_path / "model", seed=1)
     build_memory(tmp_path / "memory", pictures, embedder=str(weights))
     moved = weights.rename(tmp_path / "moved")
+    with pytest.raises(MissingWeights, match="where it is no longer: say where it is now with --embedder FOLDER"):
+        VisualMemory.open(tmp_path / "memory").search(pictures / "red" / "1.png", k=1)
     found = VisualMemory.open(tmp_path / "memory", embedder=str(moved)).search(pictures / "red" / "1.png", k=1)
     assert found[0][0].id == "red/1.png"
 
@@ -273,6 +278,18 @@ def test_building_passes_over_bad_files_and_lists_them(tmp_path: Path, pictures:
     assert (report.added, len(report.unreadable)) == (18, 2)
     lines = (memory.path / "unreadable.tsv").read_text().splitlines()
     assert [json.loads(line.split("\t")[0]) for line in lines] == ["blue/torn\n.png", "red/notes.txt"]
+
+
+def test_file_names_of_any_bytes_can_be_built_from_and_measured(tmp_path: Path, checkpoint: Path) -> None:
+    label = os.fsdecode(os.fsencode(tmp_path) + b"/folder/caf\xe9")
+    os.makedirs(label)
+    for number in range(3):
+        draw((200, 0, 0), number).save(Path(label, f"{number}.png"))
+    Path(label, os.fsdecode(b"\xff.txt")).write_text("words")
+    memory, report = build_memory(tmp_path / "memory", tmp_path / "folder", embedder=str(checkpoint))
+    assert report.added == 3 and memory.stats().labels == {"caf\\xe9": 3}
+    metrics, _ = run_evaluation(memory, {"q": read_folder(tmp_path / "folder")}, tmp_path / "run", k=3)
+    assert (metrics["q"].count, metrics["q"].unreadable) == (3, 1)
 
 
 def test_building_again_adds_only_what_is_new(tmp_path: Path, pictures: Path, checkpoint: Path) -> None:
