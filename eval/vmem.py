@@ -1,5 +1,6 @@
 """The command ``vmem``: every room's commands under one roof, in the topmost room, so that imports point one way."""
 
+import logging
 import sys
 import warnings
 from typing import TextIO
@@ -29,6 +30,7 @@ app.add_typer(eval.cli.app, name="eval")
 def main() -> None:
     """Run the command line; an error that a user can mend is one sentence on standard error and exit code 2."""
     warnings.showwarning = _show_as_note
+    _show_steps()
     try:
         app()
     except Exception as error:
@@ -39,6 +41,14 @@ def main() -> None:
             raise
         typer.echo(f"Error: {printable(error, longest=2000)}", err=True)
         sys.exit(2)
+
+
+def _show_steps() -> None:
+    """Print what the rooms log about long steps on standard error, and nothing of other libraries."""
+    handler = logging.StreamHandler()
+    for room in ("retrieval", "prompts", "agent", "eval"):
+        logging.getLogger(room).addHandler(handler)
+        logging.getLogger(room).setLevel(logging.INFO)
 
 
 def _show_as_note(

@@ -1,6 +1,7 @@
 """A memory as it is read: ids, labels and index of one version of the table, each loaded when first needed."""
 
 import contextlib
+import logging
 import warnings
 from functools import cached_property
 from numbers import Integral
@@ -11,12 +12,13 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from retrieval.errors import InvalidArgument
-from retrieval.indexes import build_index, load_index, save_index
+from retrieval.indexes import build_index, choose_kind, load_index, save_index
 from retrieval.indexes.base import Index
 from retrieval.table import ItemTable
 from retrieval.types import Neighbors
 
 _INDEX: Final = "index"
+_logger = logging.getLogger(__name__)
 
 
 class Snapshot:
@@ -45,7 +47,10 @@ class Snapshot:
         saved = self.saved_index()
         if saved is not None:
             return saved
-        built = build_index(self._table.settings.index, self._table.vectors())
+        kind = choose_kind(self._table.settings.index, items=len(self._table))
+        if kind != "exact":  # which takes no time worth a word
+            _logger.info("Building a %s index over %s pictures …", kind, f"{len(self._table):,}")
+        built = build_index(kind, self._table.vectors())
         with contextlib.suppress(OSError):  # a memory on a read-only disk can be searched all the same
             save_index(built, self._index_folder, table_version=self.version)
         return built
