@@ -47,6 +47,9 @@ def run_evaluation(
         EmbedderError: the memory's embedder cannot be had.
     """
     check_neighbors(k)
+    for name, samples in datasets.items():
+        if not samples:
+            raise RunError(f"the data set {name} has no queries: give at least one")
     folder = Path(out)
     settings = {
         "memory": {"id": memory.settings.memory_id, "version": memory.version, "items": len(memory)},

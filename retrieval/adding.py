@@ -77,6 +77,8 @@ def add_vectors(
         raise InvalidArgument(
             f"got {len(ids)} ids, {len(labels)} labels and {len(vectors)} vectors: one of each per item expected"
         )
+    if not len(ids):
+        return AddReport()
     id_column, label_column = _text_column(ids, "ids"), _text_column(labels, "labels")
     unit = to_unit_vectors(vectors, dimension=table.settings.embedder.dimension)
     first = _first_occurrences(id_column)
@@ -146,9 +148,9 @@ def _text_column(values: Sequence[str], what: str) -> "pyarrow.Array":
     import pyarrow as pa
 
     column = pa.array(values)
-    if column.type != pa.string() or column.null_count:
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)) or column.null_count:
         raise InvalidArgument(f"got {what} of type {column.type}: text expected, such as str(label)")
-    return column
+    return column.cast(pa.string())
 
 
 def _first_occurrences(ids: "pyarrow.Array") -> np.ndarray:

@@ -264,9 +264,10 @@ class VisualMemory:
 
     def _current(self) -> Snapshot:
         """Return the snapshot of the table's version, a new one after every change."""
-        if self._snapshot.version != self._table.version:
-            self._snapshot = Snapshot(self._table, self.path)
-        return self._snapshot
+        snapshot = self._snapshot
+        if snapshot.version != self._table.version:
+            snapshot = self._snapshot = Snapshot(self._table, self.path)
+        return snapshot
 
     def _list_unreadable(self, report: AddReport) -> None:
         listing = self.path / UNREADABLE

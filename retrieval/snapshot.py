@@ -25,8 +25,8 @@ class Snapshot:
     """Answers searches from one version; made anew after every change."""
 
     def __init__(self, table: ItemTable, path: Path) -> None:
-        self.version = table.version
-        self._table = table
+        self._table = table.pinned()
+        self.version = self._table.version
         self._index_folder = path / _INDEX
 
     @cached_property

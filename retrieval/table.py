@@ -118,6 +118,10 @@ class ItemTable:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise NotAMemory(f"{path} holds a memory that cannot be read: {_first_line(error)}") from error
 
+    def pinned(self) -> "ItemTable":
+        """Return a table that stays at this version whatever is written through this one."""
+        return ItemTable(self._dataset, self._path)
+
     @property
     def version(self) -> int:
         """The version that is read."""
@@ -174,9 +178,14 @@ class ItemTable:
         Raises:
             StorageError: the disk refuses.
         """
-        merge = self._dataset.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+        import lance
+
         with _writing(self._path):
-            merge.execute(_to_arrow(batch, self._dataset.schema))
+            # Lance changes the object it merges into; a fresh one leaves other threads their version to read.
+            fresh = lance.dataset(str(self._path / _TABLE))
+            merge = fresh.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+            merge.execute(_to_arrow(batch, fresh.schema))
+            self._dataset = fresh
 
     def bytes_on_disk(self) -> int:
         """Return the size of all of the memory's files."""

@@ -88,6 +88,11 @@ def test_a_data_set_without_a_usable_picture_is_an_error(memory: VisualMemory, t
         run_evaluation(memory, {"q": [Sample("bad", b"words", frozenset(["x"]))]}, tmp_path / "run", k=5)
 
 
+def test_a_data_set_without_queries_is_an_error(memory: VisualMemory, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="the data set q has no queries"):
+        run_evaluation(memory, {"q": []}, tmp_path / "run")
+
+
 @pytest.mark.parametrize("content", ["words\n", "[1]\n", "\x00\n"])
 def test_a_folder_with_another_log_is_left_alone(tmp_path: Path, content: str) -> None:
     (tmp_path / "log.jsonl").write_text(content)

@@ -6,8 +6,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +126,29 @@ def test_items_stream_from_an_endless_source_without_being_gathered(memory: Visu
 
     with pytest.raises(KeyboardInterrupt):
         memory.add(endless())
+
+
+def test_threads_read_one_whole_version_while_items_are_replaced(vectors_only: VisualMemory) -> None:
+    vectors = np.random.default_rng(0).normal(size=(200, 3))
+    names = [str(number) for number in range(200)]
+    vectors_only.add_vectors(names, names, vectors)
+    finished = threading.Event()
+
+    def count_wrong() -> int:
+        wrong = 0
+        while not finished.is_set():
+            found = vectors_only.search_vectors(vectors[:20], k=1)
+            wrong += int((found.ids[:, 0] != names[:20]).sum() + (found.labels[:, 0] != names[:20]).sum())
+        return wrong
+
+    with ThreadPoolExecutor(2) as pool:
+        readers = [pool.submit(count_wrong) for _ in range(2)]
+        try:
+            for name in names[:15]:  # by the same vector and label: no answer may change
+                vectors_only.add_vectors([name], [name], vectors[int(name)][None], on_duplicate="replace")
+        finally:
+            finished.set()
+        assert [reader.result() for reader in readers] == [0, 0]
 
 
 def test_a_bad_picture_costs_one_line_and_not_its_batch(memory: VisualMemory) -> None:
