@@ -78,12 +78,15 @@ def _second_opinion(model: VisionModel, prompt: Prompt, votes: Votes, neighbors:
         reply = model.generate(prompt)
     except ModelError as error:
         return Prediction(votes.winner, "vote", f"model_failed: {error}", votes, neighbors)
+    except Exception as error:  # somebody's own model; its words may hold a key, so only the kind is told
+        return Prediction(votes.winner, "vote", f"model_failed: {type(error).__name__}", votes, neighbors)
     try:
         answer = parse_answer(reply.text, prompt)
     except UnusableReply as error:
         return Prediction(votes.winner, "vote", f"unusable_reply: {error}", votes, neighbors, reply)
     reason = f"reranked: {model.name} chose among {len(prompt.candidates)} candidates"
-    return Prediction(answer.label, "rerank", reason, votes, neighbors, reply, answer.confidence, answer.evidence)
+    evidence = tuple(number for number in answer.evidence if number <= len(neighbors))
+    return Prediction(answer.label, "rerank", reason, votes, neighbors, reply, answer.confidence, evidence)
 
 
 def _why_no_model(voting: str) -> str:

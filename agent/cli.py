@@ -76,7 +76,7 @@ def doctor(
     for finding in findings:
         typer.echo(f"{finding.mark} {finding.subject:24} {printable(finding.state, longest=2000)}")
         if finding.cure:
-            typer.echo(f"{'':27}→ {printable(finding.cure)}")
+            typer.echo(f"{'':27}→ {printable(finding.cure, longest=2000)}")
     if any(finding.broken for finding in findings):
         raise typer.Exit(1)
 
@@ -102,4 +102,4 @@ def _print_prediction(image: Path, prediction: "Prediction") -> None:
     typer.echo(f"{printable(image)}: {printable(prediction.label)}")
     typer.echo("  votes    " + ", ".join(f"{printable(label)} {share:.0%}" for label, share in shares))
     typer.echo("  nearest  " + ", ".join(f"{printable(n.id)} ({n.distance:.3f})" for n in nearest))
-    typer.echo(f"  {prediction.source:8} {printable(prediction.reason)}")
+    typer.echo(f"  {prediction.source:8} {printable(prediction.reason, longest=2000)}")

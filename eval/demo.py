@@ -24,7 +24,7 @@ from retrieval.folder import LabelledFile, as_text, list_labelled_files
 from retrieval.images import decode
 from retrieval.memory import VisualMemory
 from retrieval.progress import track
-from retrieval.table import is_memory
+from retrieval.table import is_memory, writing
 
 QUERIES: Final = 240
 LIMIT: Final = 3000
@@ -70,6 +70,8 @@ def run_demo(
         EmbedderError, StorageError: as their names say.
     """
     folder = Path(out)
+    if images and folder.resolve().is_relative_to(Path(images).resolve()):
+        raise RunError(f"{out} lies inside {images} and would be taken for a class: choose another --out")
     source = as_text(Path(images).resolve()) if images else "digits"
     _claim(folder, {"images": source, "embedder": embedder, "queries": queries, "limit": limit})
     if images is None:
@@ -129,15 +131,15 @@ def split(files: list[LabelledFile], *, queries: int) -> tuple[list[LabelledFile
 def _claim(folder: Path, choices: dict[str, object]) -> None:
     """Make the folder the demo's own, or see that it is that of a demo with the same choices."""
     marker = folder / "demo.json"
-    try:
+    with writing(folder):
         if folder.exists() and any(folder.iterdir()):
-            if not marker.exists() or json.loads(marker.read_text()) != choices:
+            if not marker.exists() or marker.read_text() != json.dumps(choices):
                 raise RunError(f"{folder} holds another demo or other files: delete it, or choose another --out")
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            marker.write_text(json.dumps(choices))
-    except OSError as error:
-        raise RunError(f"{folder} cannot be written: {error.strerror}; choose another --out") from error
+            aside = folder.with_name(f"{folder.name}.json.new")
+            aside.write_text(json.dumps(choices))
+            aside.replace(marker)
 
 
 def _memory(path: Path, files: list[LabelledFile], embedder: str) -> VisualMemory:
@@ -158,14 +160,15 @@ def _write_variants(files: list[LabelledFile], folder: Path) -> None:
             continue  # a held-out file that is no picture is no query
         picture.thumbnail((_QUERY_PIXELS, _QUERY_PIXELS))
         for name, shift in VARIANTS.items():
-            path = folder / name / (file.id if file.id.endswith(".png") else f"{file.id}.png")
+            path = folder / name / f"{file.id}.png"  # after the old ending: two files may differ in nothing else
             if not path.exists():
                 _save(shift(picture, number), path)
 
 
 def _save(picture: Image.Image, path: Path) -> None:
     """Write a picture wholly or not at all, so that a second run can trust what is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(path.name + ".new")
-    picture.save(fresh, "PNG")
-    fresh.replace(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(path.name + ".new")
+        picture.save(fresh, "PNG")
+        fresh.replace(path)

@@ -1,6 +1,7 @@
 """A run as one self-contained page: the table of accuracies, and queries with the pictures that decided them."""
 
 import base64
+import itertools
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -75,13 +76,11 @@ def _gallery(memory: VisualMemory, images: Mapping[str, ImageLike], results: Que
     predictions = predict_every_k(results.neighbor_labels, results.neighbor_distances)[:, -1].tolist()
     right = np.array([label in truth for label, truth in zip(predictions, results.truths, strict=True)])
     queries = [query for query in _mixed(right) if results.ids[query] in images]
-    near = results.neighbor_ids[queries, :_SHOWN_NEIGHBORS]
-    rows = memory.rows_of(near.ravel().tolist())
-    there = rows[rows >= 0]  # an item may have left the memory since
-    pictures = dict(zip(there.tolist(), memory.thumbnails(there), strict=True))
+    near = [results.neighbor_ids[query, :_SHOWN_NEIGHBORS].tolist() for query in queries]
+    pictures = iter(memory.thumbnails(list(itertools.chain.from_iterable(near))))
     return [
-        _shown(results, query, images[results.ids[query]], bool(right[query]), [pictures.get(row) for row in near_rows])
-        for query, near_rows in zip(queries, rows.reshape(near.shape).tolist(), strict=True)
+        _shown(results, query, images[results.ids[query]], bool(right[query]), [next(pictures) for _ in ids])
+        for query, ids in zip(queries, near, strict=True)
     ]
 
 

@@ -7,6 +7,7 @@ import json
 import mmap
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -36,17 +37,18 @@ class RunLog:
             RunError: the folder cannot be written, or holds something else.
         """
         self._path = folder / _LOG
-        try:
+        header = json.dumps({"format": _FORMAT} | settings) + "\n"
+        with _translated(folder):
             folder.mkdir(parents=True, exist_ok=True)
+            fresh = _is_fresh(self._path, header)
+        if not fresh:
+            self._expect_settings(folder, json.loads(header))
+        with _translated(folder):
             _cut_torn_line(self._path)
             self._file = self._path.open("a", encoding="utf-8")
-        except OSError as error:
-            raise RunError(f"{folder} cannot be written: {error.strerror}; choose another folder") from error
-        try:
-            self._begin(folder, {"format": _FORMAT} | settings)
-        except BaseException:
-            self._file.close()
-            raise
+            if fresh:
+                self._file.write(header)
+                self._file.flush()
 
     def __enter__(self) -> Self:
         return self
@@ -61,25 +63,28 @@ class RunLog:
         return {(line["dataset"], line["id"]) for line in self._lines()}
 
     def append(self, lines: Iterable[dict[str, Any]]) -> None:
-        """Write lines made by `answered_line` and `unreadable_line`; they survive the process from here on."""
-        # ASCII: a reason may repeat a file name whose bytes are no UTF-8.
-        self._file.writelines(json.dumps(line) + "\n" for line in lines)
-        self._file.flush()
+        """Write lines made by `answered_line` and `unreadable_line`; they survive the process from here on.
+
+        Raises:
+            RunError: the disk refuses, as when it is full.
+        """
+        with _translated(self._path):
+            # ASCII: a reason may repeat a file name whose bytes are no UTF-8.
+            self._file.writelines(json.dumps(line) + "\n" for line in lines)
+            self._file.flush()
 
     def results(self) -> dict[str, QueryResults]:
         """Return the queries of every data set that has any in the log."""
-        by_dataset: dict[str, list[dict[str, Any]]] = {}
-        for line in self._lines():
-            by_dataset.setdefault(line["dataset"], []).append(line)
-        return {name: _query_results(lines) for name, lines in by_dataset.items()}
+        by_dataset: dict[str, dict[str, dict[str, Any]]] = {}
+        for line in self._lines():  # by id: two processes at the same run log a query twice
+            by_dataset.setdefault(line["dataset"], {}).setdefault(line["id"], line)
+        return {name: _query_results(list(lines.values())) for name, lines in by_dataset.items()}
 
-    def _begin(self, folder: Path, settings: dict[str, Any]) -> None:
-        with self._path.open(encoding="utf-8") as log:
-            header = log.readline()
-        if not header:
-            self.append([settings])
-            return
-        begun_with = _parsed(header, self._path)
+    def _expect_settings(self, folder: Path, settings: dict[str, Any]) -> None:
+        with self._path.open("rb") as log:
+            begun_with = _parsed(log.readline(), self._path)
+        if "format" not in begun_with:
+            raise RunError(f"{self._path} is no log of a run: choose another --out")
         changed = [name for name in {**settings, **begun_with} if settings.get(name) != begun_with.get(name)]
         if changed:
             differences = "; ".join(
@@ -88,7 +93,7 @@ class RunLog:
             raise OtherSettings(f"{folder} was begun with other settings ({differences}): choose another --out")
 
     def _lines(self) -> Iterator[dict[str, Any]]:
-        with self._path.open(encoding="utf-8") as log:
+        with self._path.open("rb") as log:
             next(log)
             for line in log:
                 yield _parsed(line, self._path)
@@ -125,7 +130,7 @@ def _query_results(lines: list[dict[str, Any]]) -> QueryResults:
     )
 
 
-def _parsed(line: str, path: Path) -> dict[str, Any]:
+def _parsed(line: bytes, path: Path) -> dict[str, Any]:
     try:
         parsed = json.loads(line)
     except ValueError as error:
@@ -135,6 +140,15 @@ def _parsed(line: str, path: Path) -> dict[str, Any]:
     return parsed
 
 
+def _is_fresh(path: Path, header: str) -> bool:
+    """Tell whether a log is still to be begun: it is not there, empty, or its first line was torn by a kill."""
+    if not path.exists():
+        return True
+    with path.open("rb") as log:
+        first = log.readline()
+    return not first.endswith(b"\n") and header.encode().startswith(first)
+
+
 def _cut_torn_line(path: Path) -> None:
     """Drop what a killed run left of its last line."""
     if not path.exists() or not path.stat().st_size:
@@ -142,3 +156,11 @@ def _cut_torn_line(path: Path) -> None:
     with path.open("rb+") as log, mmap.mmap(log.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         whole = mapped.rfind(b"\n") + 1
     os.truncate(path, whole)
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror}; make room, or choose another --out") from error

@@ -8,14 +8,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from eval.errors import RunError
 from eval.metrics import compute_metrics
 from eval.runlog import RunLog, answered_line, unreadable_line
 from eval.types import Metrics, QueryResults, Sample
+from retrieval.images import ImageLike
 from retrieval.memory import DEFAULT_NEIGHBORS, VisualMemory
 from retrieval.pipeline import embed_images
 from retrieval.progress import track
 from retrieval.snapshot import check_neighbors
+from retrieval.table import writing
 
 METRICS: Final = "metrics.json"
 
@@ -54,6 +58,7 @@ def run_evaluation(
     settings = {
         "memory": {"id": memory.settings.memory_id, "version": memory.version, "items": len(memory)},
         "embedder": memory.settings.embedder.weights_digest,
+        "index": memory.build_index() if len(memory) else "none",
         "k": k,
         **{f"dataset {name}": _digest(samples) for name, samples in datasets.items()},
     }
@@ -84,8 +89,21 @@ def _answer(memory: VisualMemory, name: str, samples: list[Sample], log: RunLog,
 def _digest(samples: Sequence[Sample]) -> str:
     digest = hashlib.sha256()
     for sample in samples:
-        digest.update(json.dumps([sample.id, sorted(sample.labels)]).encode())
+        digest.update(json.dumps([sample.id, sorted(sample.labels), _content(sample.image)]).encode())
     return f"{len(samples)} queries, {digest.hexdigest()[:16]}"
+
+
+def _content(image: ImageLike) -> str:
+    """Tell one picture from another of the same name: files by size and time of change, which reads none of them."""
+    if isinstance(image, bytes):
+        return hashlib.sha256(image).hexdigest()
+    if isinstance(image, str | Path):
+        try:
+            status = os.stat(image)
+        except OSError:
+            return "missing"  # decoding says what is wrong
+        return f"{status.st_size} {status.st_mtime_ns}"
+    return hashlib.sha256(np.asarray(image).tobytes()).hexdigest()
 
 
 def _expect_answers(name: str, results: QueryResults) -> QueryResults:
@@ -98,5 +116,6 @@ def _expect_answers(name: str, results: QueryResults) -> QueryResults:
 def _write_metrics(path: Path, settings: dict[str, Any], metrics: dict[str, Metrics]) -> None:
     fresh = path.with_suffix(".new")
     content = {"settings": settings, "datasets": {name: asdict(figures) for name, figures in metrics.items()}}
-    fresh.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-    os.replace(fresh, path)
+    with writing(path):
+        fresh.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+        fresh.replace(path)

@@ -3,6 +3,7 @@
 import logging
 import sys
 import warnings
+from io import TextIOWrapper
 from typing import TextIO
 
 import typer
@@ -30,6 +31,9 @@ app.add_typer(eval.cli.app, name="eval")
 def main() -> None:
     """Run the command line; an error that a user can mend is one sentence on standard error and exit code 2."""
     warnings.showwarning = _show_as_note
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal of few characters shows a mark for the others
+            stream.reconfigure(errors="replace")
     _show_steps()
     try:
         app()
@@ -60,7 +64,9 @@ def _show_as_note(
     line: str | None = None,
 ) -> None:
     # What our own code warns of is meant for the user; other libraries' warnings are not.
-    if category is UserWarning and "site-packages" not in filename:
+    from retrieval.errors import VisualMemoryWarning
+
+    if issubclass(category, VisualMemoryWarning):
         typer.echo(f"Note: {message}", err=True)
 
 

@@ -1,7 +1,6 @@
 """A model's reply, read beside what was asked."""
 
 import json
-import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -9,7 +8,7 @@ from prompts.errors import UnusableReply
 from prompts.types import Prompt
 from retrieval.types import Label
 
-_FENCE: Final = re.compile(r"\s*```(?:json)?\s*(.*?)\s*```\s*", re.DOTALL)
+_FENCE: Final = "```"
 _SHOWN: Final = 80  # characters of a reply repeated in an error
 
 
@@ -30,8 +29,11 @@ def parse_answer(reply: str, prompt: Prompt) -> Answer:
     Raises:
         UnusableReply: no answer, or one outside the prompt's candidates.
     """
-    fenced = _FENCE.fullmatch(reply)
-    text = fenced[1] if fenced else reply.strip()
+    if not isinstance(reply, str):
+        raise UnusableReply("the reply holds no text")
+    text = reply.strip()
+    if text.startswith(_FENCE) and text.endswith(_FENCE):
+        text = text[len(_FENCE) : -len(_FENCE)].removeprefix("json").strip()
     fields = _json_object(text) or {"answer": text}
     if "answer" not in fields:
         raise UnusableReply(f"the reply holds no answer: {_shown(reply)}")
@@ -65,7 +67,7 @@ def _confidence(fields: dict[str, Any]) -> float | None:
 
 def _evidence(fields: dict[str, Any]) -> tuple[int, ...]:
     named = fields.get("evidence")
-    return tuple(n for n in named if type(n) is int) if isinstance(named, list) else ()
+    return tuple(n for n in named if type(n) is int and n >= 1) if isinstance(named, list) else ()
 
 
 def _shown(reply: str) -> str:

@@ -35,6 +35,10 @@ def preview(
     voting: Annotated[
         str, typer.Option(help="Order of the candidates: rank, plurality, distance or softmax voting.")
     ] = "rank",
+    embedder: Annotated[
+        str | None,
+        typer.Option(help="Where to load the memory's embedder from, if not from where it came."),
+    ] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with the pictures to this file.")] = None,
 ) -> None:
     """Render a real prompt for a picture, as a model would receive it. Nothing is sent.
@@ -52,7 +56,7 @@ def preview(
     check_method(voting)
     template = load_template(prompt)
     query = decode(image)
-    opened = VisualMemory.open(memory)
+    opened = VisualMemory.open(memory, embedder=embedder)
     found = opened.search(query, k=k)
     (votes,) = count_votes(found.labels, found.distances, method=voting)
     rendered = compose_prompt(template, query, opened, found[0], votes)

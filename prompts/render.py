@@ -7,13 +7,11 @@ anything that a label could spell.
 import json
 import re
 import secrets
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Final
 
-import numpy as np
 from PIL import Image
 
 from prompts.catalogue import Template
@@ -21,6 +19,7 @@ from prompts.errors import UnknownPrompt
 from prompts.types import ImagePart, Part, Prompt, TextPart
 from retrieval.images import thumbnail
 from retrieval.memory import VisualMemory
+from retrieval.terminal import breaks_a_line
 from retrieval.types import Label, Neighbor, Votes
 
 _LONGEST_LABEL: Final = 200  # characters; longer ones are cut in the prompt, not in the answer
@@ -46,7 +45,7 @@ def compose_prompt(
     Raises:
         UnknownPrompt: the template has an error.
     """
-    pictures = memory.thumbnails(np.array([neighbor.row for neighbor in neighbors], np.int64))
+    pictures = memory.thumbnails([n.id for n in neighbors], rows=[n.row for n in neighbors])
     exemplars = [Exemplar(n.label, small) for n, small in zip(neighbors, pictures, strict=True)]
     return render(template, thumbnail(query, longest_side=QUERY_PIXELS), exemplars, votes.labels)
 
@@ -78,16 +77,19 @@ def render(template: Template, query: bytes, exemplars: Sequence[Exemplar], cand
             candidates=coded,
             query=slot(query),
         )
-    except jinja2.TemplateError as error:
+    except Exception as error:  # a template can divide by zero as well as any program
         raise UnknownPrompt(f"the prompt {template.name} has an error: {error}") from error
-    return Prompt(template.name, tuple(_parts(text, nonce, pictures)), coded)
+    parts = tuple(_parts(text, nonce, pictures))
+    if pictures[-1] not in parts:
+        raise UnknownPrompt(f"the prompt {template.name} never shows the query: put {{{{ query }}}} into it")
+    return Prompt(template.name, parts, coded)
 
 
 def quoted(label: Label) -> str:
     """Return a label as one JSON string on one line, without control or bidirectional characters, cut to length."""
     text = str(label)
     cut = text[:_LONGEST_LABEL] + ("…" if len(text) > _LONGEST_LABEL else "")
-    return json.dumps("".join(" " if unicodedata.category(c)[0] == "C" else c for c in cut), ensure_ascii=False)
+    return json.dumps("".join(" " if breaks_a_line(c) else c for c in cut), ensure_ascii=False)
 
 
 def _codes() -> Iterator[str]:

@@ -81,11 +81,14 @@ def add_vectors(
         return AddReport()
     id_column, label_column = _text_column(ids, "ids"), _text_column(labels, "labels")
     unit = to_unit_vectors(vectors, dimension=table.settings.embedder.dimension)
+    table.refresh()
     first = _first_occurrences(id_column)
     known = pc.is_in(id_column, value_set=table.ids().combine_chunks()).to_numpy(zero_copy_only=False)
     if on_duplicate == "error" and not (first & ~known).all():
         raise _duplicate(id_column.filter(pa.array(~first | known)).slice(0, 3).to_pylist())
-    kept = first if on_duplicate == "replace" else first & ~known
+    # Of two to be replaced by one another the later stays, as in a stream.
+    last = _first_occurrences(id_column.take(pa.array(np.arange(len(ids))[::-1])))[::-1]
+    kept = last if on_duplicate == "replace" else first & ~known
     report = AddReport(skipped=int((~kept).sum()))
     if kept.any():
         no_value = pa.nulls(int(kept.sum()))
@@ -96,9 +99,10 @@ def add_vectors(
 
 def _wanted(items: Iterable[Item], table: ItemTable, on_duplicate: str, report: AddReport) -> Iterator[Item]:
     """Yield the items that are to be embedded, and deal with those whose ids are there already."""
+    table.refresh()
     known = set(table.ids().to_pylist())
     for item in items:
-        if not (isinstance(item.id, str) and isinstance(item.label, str)):
+        if not (_is_text(item.id) and _is_text(item.label)):
             raise InvalidArgument(f"got id {item.id!r} and label {item.label!r}: text expected, such as str(label)")
         if item.id not in known or on_duplicate == "replace":
             known.add(item.id)
@@ -129,14 +133,17 @@ def _commits(batches: Iterable[EmbeddedBatch[Item]], report: AddReport) -> Itera
 
 
 def _write(table: ItemTable, batch: ItemBatch, on_duplicate: str, report: AddReport) -> None:
-    before = len(table)
-    if on_duplicate == "replace":
-        table.upsert(batch)
-    else:
-        table.append(batch)
-    added = len(table) - before
+    added = table.upsert(batch) if on_duplicate == "replace" else table.append(batch)
     report.added += added
     report.replaced += len(batch.ids) - added
+
+
+def _is_text(value: object) -> bool:
+    """Tell whether a value is text that can be stored: surrogates, which stand for stray bytes, cannot."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def _check_choice(on_duplicate: str) -> None:
@@ -147,7 +154,10 @@ def _check_choice(on_duplicate: str) -> None:
 def _text_column(values: Sequence[str], what: str) -> "pyarrow.Array":
     import pyarrow as pa
 
-    column = pa.array(values)
+    try:
+        column = pa.array(values)
+    except (pa.ArrowException, ValueError) as error:
+        raise InvalidArgument(f"got {what} that are no text ({error}): text expected, such as str(label)") from error
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)) or column.null_count:
         raise InvalidArgument(f"got {what} of type {column.type}: text expected, such as str(label)")
     return column.cast(pa.string())

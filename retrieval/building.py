@@ -15,9 +15,9 @@ def build_memory(
     folder: str | Path,
     *,
     embedder: str,
-    index: str = "auto",
+    index: str | None = None,
     device: str = "auto",
-    thumbnail_pixels: int = THUMBNAIL_PIXELS,
+    thumbnail_pixels: int | None = None,
 ) -> tuple[VisualMemory, AddReport]:
     """Build a memory from ``folder/<label>/<image>``, or go on with one that was begun from the same folder.
 
@@ -25,16 +25,16 @@ def build_memory(
         path: where the memory lies or is to lie.
         folder: the pictures.
         embedder: a name in the catalogue, or a folder with a saved model.
-        index: ``exact``, ``scann``, or ``auto`` to choose by size.
+        index: ``exact``, ``scann``, or ``auto`` to choose by size, which is also what None does for a new memory.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        thumbnail_pixels: longest side of the thumbnails that are kept.
+        thumbnail_pixels: longest side of the thumbnails that are kept; None for 224 in a new memory.
 
     Returns:
         The memory, its index built, and what became of the files.
 
     Raises:
         FolderError: the folder is missing, empty, laid out otherwise, or holds no usable picture; nothing was made.
-        MemoryExists: the path holds something else.
+        MemoryExists: the path holds something else, or a memory begun with other settings.
         EmbedderMismatch: the memory that was begun has another embedder.
         EmbedderError, InvalidArgument, StorageError: as their names say.
     """
@@ -47,18 +47,28 @@ def build_memory(
                 f"{path} holds a memory built from {memory.settings.built_from or 'elsewhere'}:"
                 f" use `vmem memory add {path} {folder}` to add to it, or choose another path"
             )
+        _expect_settings(memory, index=index, thumbnail_pixels=thumbnail_pixels)
     else:
         memory = VisualMemory.create(
             path,
             embedder=embedder,
-            index=index,
+            index=index or "auto",
             device=device,
-            thumbnail_pixels=thumbnail_pixels,
+            thumbnail_pixels=THUMBNAIL_PIXELS if thumbnail_pixels is None else thumbnail_pixels,
             built_from=built_from,
         )
     report = memory.add_folder(folder)
     memory.build_index()
     return memory, report
+
+
+def _expect_settings(memory: VisualMemory, **wanted: str | int | None) -> None:
+    for name, value in wanted.items():
+        begun_with = getattr(memory.settings, name)
+        if value not in (None, begun_with):
+            raise MemoryExists(
+                f"{memory.path} was begun with {name} {begun_with}, not {value}: leave that out, or choose another path"
+            )
 
 
 def expect_a_picture(files: list[LabelledFile], folder: str | Path) -> None:

@@ -36,13 +36,14 @@ def build(
         typer.Option(help="A name that `vmem doctor` lists, or a folder with a model that transformers saved."),
     ] = "dinov2-vits14",
     index: Annotated[
-        str, typer.Option(help="exact, scann (Linux; for large memories), or auto to choose by size.")
-    ] = "auto",
+        str | None,
+        typer.Option(help="exact, scann (Linux; for large memories), or auto, the default, to choose by size."),
+    ] = None,
     device: Device = "auto",
     thumbnail_pixels: Annotated[
-        int,
-        typer.Option(min=16, help="Longest side of the thumbnails kept for reports and for the second stage."),
-    ] = 224,
+        int | None,
+        typer.Option(min=16, help="Longest side of the thumbnails kept for reports and the second stage; 224."),
+    ] = None,
 ) -> None:
     """Build a memory from a folder of labelled pictures.
 
@@ -110,7 +111,7 @@ def search(
     neighbors = VisualMemory.open(memory, embedder=embedder, device=device).search(image, k=k)[0]
     if as_json:
         found = [{"id": n.id, "label": n.label, "distance": n.distance} for n in neighbors]
-        typer.echo(json.dumps(found, ensure_ascii=False))
+        typer.echo(json.dumps(found))
         return
     rows = [(rank, f"{n.distance:.4f}", n.label, n.id) for rank, n in enumerate(neighbors, start=1)]
     print_table(["rank", "distance", "label", "id"], rows)
@@ -127,7 +128,7 @@ def stats(memory: MemoryPath, as_json: AsJson = False) -> None:
 
     numbers = VisualMemory.open(memory).stats()
     if as_json:
-        typer.echo(json.dumps(asdict(numbers), ensure_ascii=False))
+        typer.echo(json.dumps(asdict(numbers)))
         return
     typer.echo(f"{numbers.items:,} pictures of {len(numbers.labels):,} classes, version {numbers.version}")
     typer.echo(f"embedder {printable(numbers.embedder)}, index {numbers.index}")

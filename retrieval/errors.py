@@ -25,6 +25,10 @@ class VisualMemoryError(Exception):
     """Root of all errors of this project: one sentence that says what came, what was expected, what to do."""
 
 
+class VisualMemoryWarning(UserWarning):
+    """Something a user should know that stops nothing, such as a k that was clipped."""
+
+
 class InvalidArgument(VisualMemoryError):
     """A value outside what is allowed."""
 

@@ -29,23 +29,31 @@ def list_labelled_files(folder: str | Path) -> list[LabelledFile]:
         FolderError: no such folder, or none with labelled files in it.
     """
     root = Path(folder)
-    if not root.is_dir():
-        what = "not a folder" if root.exists() else "not there"
+    if not os.path.isdir(root):
+        what = "not a folder" if os.path.exists(root) else "not there"
         raise FolderError(f"{root} is {what}: a folder laid out as <label>/<image> expected")
-    files = [file for label in sorted(_visible(root)) if label.is_dir() for file in _files_below(root, label)]
-    if not files:
+    try:
+        files = [file for label in sorted(_visible(root)) if label.is_dir() for file in _files_below(root, label)]
         inside = "only files, no label folders" if any(_visible(root)) else "nothing"
+    except OSError as error:
+        raise FolderError(f"{error.filename} cannot be read: {error.strerror}; make it readable") from error
+    if not files:
         raise FolderError(f"{root} holds {inside}: <label>/<image> expected, one subfolder for each label")
     return files
 
 
 def _files_below(root: Path, label: Path) -> Iterator[LabelledFile]:
-    for folder, subfolders, names in os.walk(label):
+    for folder, subfolders, names in os.walk(label, onerror=_stop):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in sorted(names):
             if not name.startswith("."):
                 path = Path(folder, name)
                 yield LabelledFile(as_text(path.relative_to(root).as_posix()), as_text(label.name), path)
+
+
+def _stop(error: OSError) -> None:
+    """Raise what `os.walk` would pass over: a folder left out in silence is a class forgotten."""
+    raise error
 
 
 def _visible(folder: Path) -> Iterator[Path]:

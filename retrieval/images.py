@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from retrieval.errors import DamagedImage, EmptyImage, ImageError, ImageTooLarge, NotAnImage
 
@@ -17,6 +17,16 @@ MAX_PIXELS: Final = 89_478_485
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow's JPEG takes multi-picture files too
 _WHITE: Final = (255, 255, 255, 255)
+_ORIENTATION: Final = 0x0112  # the EXIF tag
+_TURNS: Final = {  # by its value; 1 is upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def decode(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -87,7 +97,7 @@ def _upright_rgb(opened: Image.Image, name: str, max_pixels: int) -> Image.Image
             f"{name} has {width} × {height} pixels, more than the limit of {max_pixels:,}: scale it down first"
         )
     try:
-        rgb = _to_rgb(ImageOps.exif_transpose(opened))
+        rgb = _upright(_to_rgb(opened), opened)
     except Exception as error:  # Pillow's decoders raise almost any type on hostile bytes
         raise DamagedImage(f"{name} breaks off or is damaged: replace the file") from error
     rgb.info = {}
@@ -102,6 +112,14 @@ def _from_array(pixels: np.ndarray) -> Image.Image:
             " uint8 of shape (height, width), (height, width, 3) or (height, width, 4) expected"
         )
     return Image.fromarray(pixels)
+
+
+def _upright(rgb: Image.Image, opened: Image.Image) -> Image.Image:
+    try:
+        turn = _TURNS.get(opened.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged metadata make no damaged picture
+        return rgb
+    return rgb if turn is None else rgb.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

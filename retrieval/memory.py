@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from retrieval.adding import AddReport, Item, add_items, add_vectors
 from retrieval.embedders import load_embedder
 from retrieval.embedders.base import Embedder, EmbedderIdentity, check_embedder
 from retrieval.errors import InvalidArgument, MissingWeights, UnknownEmbedder
-from retrieval.folder import list_labelled_files
+from retrieval.folder import as_text, list_labelled_files
 from retrieval.images import ImageLike
 from retrieval.indexes import choose_kind
 from retrieval.pipeline import embed_images
 from retrieval.progress import track
 from retrieval.snapshot import Snapshot, check_neighbors
-from retrieval.table import ItemTable, Settings, check_free
+from retrieval.table import ItemTable, Settings, check_free, writing
 from retrieval.types import MemoryStats, Neighbors
 from retrieval.vectors import to_unit_vectors
 
@@ -73,6 +73,8 @@ class VisualMemory:
             EmbedderError, InvalidArgument, StorageError: as their names say.
         """
         choose_kind(index, items=0)
+        if thumbnail_pixels < 1:
+            raise InvalidArgument(f"thumbnail_pixels={thumbnail_pixels}: 1 or more expected")
         check_free(Path(path))
         if isinstance(embedder, str):
             embedder = load_embedder(embedder, device=device)
@@ -128,7 +130,8 @@ class VisualMemory:
         known = self.settings.embedder
         if not known.origin:
             raise InvalidArgument(
-                f"{self.path} holds vectors made elsewhere ({known.name}): search it by vectors, not by pictures"
+                f"{self.path} holds vectors made elsewhere ({known.name}): search it by vectors, or give open() the"
+                " embedder that made them"
             )
         try:
             loaded = load_embedder(known.origin, device=self._device)
@@ -171,7 +174,8 @@ class VisualMemory:
             DuplicateId, StorageError: as for `add`.
         """
         files = list_labelled_files(folder)
-        items = (Item(id_prefix + file.id, file.label, file.path, file.source) for file in files)
+        prefix = as_text(id_prefix)
+        items = (Item(prefix + file.id, file.label, file.path, file.source) for file in files)
         report = self.add(track(items, "Embedding", total=len(files), shown=progress), on_duplicate=on_duplicate)
         self._list_unreadable(report)
         return report
@@ -231,17 +235,22 @@ class VisualMemory:
         """
         return self._current().search(to_unit_vectors(vectors, dimension=self.settings.embedder.dimension), k)
 
-    def rows_of(self, ids: Sequence[str]) -> Int[np.ndarray, " ids"]:
-        """Return the rows of some ids; -1 for an id that is not there. Reads every id once: not for every query."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
+    def thumbnails(self, ids: Sequence[str], *, rows: Sequence[int] | None = None) -> list[bytes | None]:
+        """Return the JPEG thumbnails of some items; None for those without one, and for ids that are not there.
 
-        rows = pc.index_in(pa.array(ids, pa.string()), value_set=self._table.ids().combine_chunks())
-        return np.asarray(rows.fill_null(-1), np.int64)
-
-    def thumbnails(self, rows: Int[np.ndarray, " rows"]) -> list[bytes | None]:
-        """Return the JPEG thumbnails of some rows of the table; None for items that were added as vectors."""
-        return self._table.thumbnails(rows)
+        Args:
+            ids: the items.
+            rows: where a search found them (`Neighbor.row`), which saves looking through every id. Rows that have
+                moved since are noticed.
+        """
+        if rows is not None and all(row < len(self) for row in rows):
+            found, pictures = self._table.thumbnails(np.array(rows, np.int64))
+            if found == list(ids):
+                return pictures
+        looked_up = self._current().rows_of(ids)
+        there = looked_up[looked_up >= 0]
+        by_row = dict(zip(there.tolist(), self._table.thumbnails(there)[1], strict=True))
+        return [by_row.get(row) for row in looked_up.tolist()]
 
     def build_index(self) -> str:
         """Build the index now, unless a saved one fits, and return its kind; otherwise the next search does."""
@@ -265,13 +274,15 @@ class VisualMemory:
     def _current(self) -> Snapshot:
         """Return the snapshot of the table's version, a new one after every change."""
         snapshot = self._snapshot
-        if snapshot.version != self._table.version:
+        if snapshot.version != self._table.version_id:
             snapshot = self._snapshot = Snapshot(self._table, self.path)
         return snapshot
 
     def _list_unreadable(self, report: AddReport) -> None:
         listing = self.path / UNREADABLE
-        listing.unlink(missing_ok=True)
-        if report.unreadable:
-            lines = (f"{json.dumps(id_)}\t{json.dumps(reason)}\n" for id_, reason in report.unreadable)
-            listing.write_text("".join(lines))
+        lines = (f"{json.dumps(id_)}\t{json.dumps(reason)}\n" for id_, reason in report.unreadable)
+        with writing(self.path):
+            if report.unreadable:
+                listing.write_text("".join(lines))
+            elif listing.exists():
+                listing.unlink()

@@ -3,15 +3,16 @@
 import contextlib
 import logging
 import warnings
+from collections.abc import Sequence
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 
-from retrieval.errors import InvalidArgument
+from retrieval.errors import InvalidArgument, VisualMemoryWarning
 from retrieval.indexes import build_index, choose_kind, load_index, save_index
 from retrieval.indexes.base import Index
 from retrieval.table import ItemTable
@@ -26,7 +27,7 @@ class Snapshot:
 
     def __init__(self, table: ItemTable, path: Path) -> None:
         self._table = table.pinned()
-        self.version = self._table.version
+        self.version = self._table.version_id
         self._index_folder = path / _INDEX
 
     @cached_property
@@ -34,6 +35,14 @@ class Snapshot:
         """Every id, in row order."""
         ids: np.ndarray = self._table.ids().to_numpy()
         return ids
+
+    def rows_of(self, ids: Sequence[str]) -> Int[np.ndarray, " ids"]:
+        """Return the rows of some ids, -1 for an id that is not there; looks through every id."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        rows = pc.index_in(pa.array(ids, pa.string()), value_set=self._table.ids().combine_chunks())
+        return np.asarray(rows.fill_null(-1), np.int64)
 
     @cached_property
     def labels(self) -> Shaped[np.ndarray, " items"]:
@@ -66,7 +75,11 @@ class Snapshot:
         if not items:
             raise InvalidArgument("the memory is empty: add pictures with `vmem memory add MEMORY FOLDER`")
         if k > items:
-            warnings.warn(f"k={k} is more than the {items} items in the memory: all {items} are used", stacklevel=3)
+            said = f"k={k} is more than the {items} items in the memory: all {items} are used"
+            warnings.warn(said, VisualMemoryWarning, stacklevel=3)
+        if not len(queries):
+            nothing = np.empty((0, min(k, items)))
+            return Neighbors(nothing, nothing, nothing, nothing.astype(np.int64))
         rows, distances = self.index.search(queries, min(k, items))
         return Neighbors(self.ids[rows], self.labels[rows], distances, rows)
 

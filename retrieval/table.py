@@ -1,8 +1,10 @@
 """The source of truth on disk: a Lance table of items, where every change is one atomic version."""
 
+import copy
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 FORMAT: Final = 1
 _TABLE: Final = "items.lance"
+_ASIDE: Final = ".new-"  # begins the name of a table that is being made; what a killed run leaves is swept up
 _SETTINGS_KEY: Final = b"visual-memory"
 
 
@@ -74,9 +77,22 @@ class ItemTable:
     """
 
     def __init__(self, dataset: Any, path: Path) -> None:  # noqa: ANN401 - Lance is untyped
-        self._dataset = dataset
         self._path = path
+        self._move_to(dataset)
         self.settings = Settings.from_json(dataset.schema.metadata[_SETTINGS_KEY].decode())
+
+    def _move_to(self, dataset: Any) -> None:  # noqa: ANN401 - Lance is untyped
+        # One assignment, so that a reading thread never sees one version's data under another's name.
+        self._at = (dataset, f"{dataset.version}-{dataset.read_transaction(dataset.version).uuid}")
+
+    @property
+    def _dataset(self) -> Any:  # noqa: ANN401 - Lance is untyped
+        return self._at[0]
+
+    @property
+    def version_id(self) -> str:
+        """A name of this version that no other has, not even one of the same number in a restored copy."""
+        return self._at[1]
 
     @classmethod
     def create(cls, path: Path, settings: Settings) -> "ItemTable":
@@ -89,16 +105,15 @@ class ItemTable:
         import lance
 
         check_free(path)
-        # Made aside and moved into place, so that a crash leaves a memory or nothing.
-        fresh = path.with_name(f".{path.name}.new-{os.getpid()}")
-        with _writing(path):
-            fresh.mkdir(parents=True)
-            try:
-                empty = _schema(settings).empty_table()
-                lance.write_dataset(empty, str(fresh / _TABLE), mode="create")
-                fresh.rename(path)
-            finally:
-                shutil.rmtree(fresh, ignore_errors=True)
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+            for left_over in path.glob(f"{_ASIDE}*"):
+                shutil.rmtree(left_over, ignore_errors=True)
+            # Made aside and moved into place, so that a crash leaves a memory or nothing.
+            aside = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=path))
+            lance.write_dataset(_schema(settings).empty_table(), str(aside / _TABLE), mode="create")
+            (aside / _TABLE).rename(path / _TABLE)
+            aside.rmdir()
         return cls.open(path)
 
     @classmethod
@@ -111,16 +126,21 @@ class ItemTable:
         import lance
 
         if not is_memory(path):
-            there = "there is nothing" if not path.exists() else "it holds no memory"
+            there = "it holds no memory" if os.path.exists(path) else "there is nothing"
             raise NotAMemory(f"{path} is no memory ({there}): make one with `vmem memory build {path} FOLDER`")
-        try:
+        with _reading(path):
             return cls(lance.dataset(str(path / _TABLE)), path)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise NotAMemory(f"{path} holds a memory that cannot be read: {_first_line(error)}") from error
+
+    def refresh(self) -> None:
+        """Move on to the latest version, which another process may have written."""
+        import lance
+
+        with _reading(self._path):
+            self._move_to(lance.dataset(str(self._path / _TABLE)))
 
     def pinned(self) -> "ItemTable":
         """Return a table that stays at this version whatever is written through this one."""
-        return ItemTable(self._dataset, self._path)
+        return copy.copy(self)
 
     @property
     def version(self) -> int:
@@ -128,15 +148,20 @@ class ItemTable:
         return int(self._dataset.version)
 
     def __len__(self) -> int:
-        return int(self._dataset.count_rows())
+        with _reading(self._path):
+            return int(self._dataset.count_rows())
 
     def ids(self) -> "pyarrow.ChunkedArray":
         """Return every id, in row order."""
-        return self._dataset.to_table(columns=["id"])["id"]
+        return self._column("id")
 
     def labels(self) -> "pyarrow.ChunkedArray":
         """Return every label, in row order."""
-        return self._dataset.to_table(columns=["label"])["label"]
+        return self._column("label")
+
+    def _column(self, name: str) -> "pyarrow.ChunkedArray":
+        with _reading(self._path):
+            return self._dataset.to_table(columns=[name])[name]
 
     def label_counts(self) -> dict[str, int]:
         """Return how many items each label has, most frequent first."""
@@ -147,54 +172,59 @@ class ItemTable:
         """Return every vector as float32 of length 1, in row order, block by block into one array."""
         vectors = np.empty((len(self), self.settings.embedder.dimension), np.float32)
         start = 0
-        for block in self._dataset.to_batches(columns=["vector"]):
-            some = vectors[start : start + len(block)]
-            some[:] = block["vector"].flatten().to_numpy().reshape(some.shape)
-            some /= np.linalg.norm(some, axis=1, keepdims=True)
-            start += len(block)
+        with _reading(self._path):
+            for block in self._dataset.to_batches(columns=["vector"]):
+                some = vectors[start : start + len(block)]
+                some[:] = block["vector"].flatten().to_numpy().reshape(some.shape)
+                some /= np.linalg.norm(some, axis=1, keepdims=True)
+                start += len(block)
         return vectors
 
-    def thumbnails(self, rows: Int[np.ndarray, " rows"]) -> list[bytes | None]:
-        """Return the JPEG thumbnails of some rows, in the order asked for."""
-        taken: list[bytes | None] = self._dataset.take(rows.tolist(), columns=["thumbnail"])["thumbnail"].to_pylist()
-        return taken
+    def thumbnails(self, rows: Int[np.ndarray, " rows"]) -> tuple[list[str], list[bytes | None]]:
+        """Return ids and JPEG thumbnails of some rows, in the order asked for."""
+        with _reading(self._path):
+            taken = self._dataset.take(rows.tolist(), columns=["id", "thumbnail"])
+        return taken["id"].to_pylist(), taken["thumbnail"].to_pylist()
 
-    def append(self, batch: ItemBatch) -> None:
-        """Add items as one version: after a crash all of them are there or none.
-
-        Raises:
-            StorageError: the disk refuses.
-        """
-        import lance
-
-        with _writing(self._path):
-            self._dataset = lance.write_dataset(
-                _to_arrow(batch, self._dataset.schema), str(self._path / _TABLE), mode="append"
-            )
-
-    def upsert(self, batch: ItemBatch) -> None:
-        """Add items as one version, in place of those with the same ids.
+    def append(self, batch: ItemBatch) -> int:
+        """Add items as one version: after a crash all of them are there or none. Return how many were new: all.
 
         Raises:
             StorageError: the disk refuses.
         """
         import lance
 
-        with _writing(self._path):
+        with writing(self._path):
+            rows = _to_arrow(batch, self._dataset.schema)
+            self._move_to(lance.write_dataset(rows, str(self._path / _TABLE), mode="append"))
+        return len(batch.ids)
+
+    def upsert(self, batch: ItemBatch) -> int:
+        """Add items as one version, in place of those with the same ids. Return how many were new.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        import lance
+
+        with writing(self._path):
             # Lance changes the object it merges into; a fresh one leaves other threads their version to read.
             fresh = lance.dataset(str(self._path / _TABLE))
             merge = fresh.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-            merge.execute(_to_arrow(batch, fresh.schema))
-            self._dataset = fresh
+            counts = merge.execute(_to_arrow(batch, fresh.schema))
+            self._move_to(fresh)
+        return int(counts["num_inserted_rows"])
 
     def bytes_on_disk(self) -> int:
         """Return the size of all of the memory's files."""
-        return sum(file.stat().st_size for file in self._path.rglob("*") if file.is_file())
+        return sum(
+            os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(self._path) for name in names
+        )
 
 
 def is_memory(path: str | Path) -> bool:
     """Tell whether there is a memory at the path."""
-    return (Path(path) / _TABLE).is_dir()
+    return os.path.isdir(Path(path) / _TABLE)  # of os.path: a name too long for the system is no memory either
 
 
 def check_free(path: Path) -> None:
@@ -204,8 +234,9 @@ def check_free(path: Path) -> None:
         MemoryExists: something is there already.
         StorageError: the place cannot be written.
     """
-    with _writing(path):
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    with writing(path):
+        inside = path.iterdir() if path.is_dir() else ()
+        if (path.exists() and not path.is_dir()) or any(not entry.name.startswith(_ASIDE) for entry in inside):
             raise MemoryExists(f"{path} is there already and not an empty folder: choose another path")
         nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK):
@@ -244,14 +275,25 @@ def _to_arrow(batch: ItemBatch, schema: "pyarrow.Schema") -> "pyarrow.Table":
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Translate what a disk that refuses raises, as StorageError."""
     try:
         yield
-    except OSError as error:
-        reason = error.strerror or _first_line(error)
+    except (OSError, TypeError, UnicodeError) as error:  # TypeError: Lance about a path that is no UTF-8
+        reason = getattr(error, "strerror", None) or _first_line(error)
         raise StorageError(f"{path} cannot be written: {reason}; choose a path you may write to") from error
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:  # ValueError: Arrow's errors too
+        raise NotAMemory(
+            f"{path} holds a memory that cannot be read: {_first_line(error)}; restore its files from a copy"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:
     # Lance ends its messages with the place in its own source.
-    return str(error).split(", /")[0].splitlines()[0]
+    return (str(error).split(", /")[0].splitlines() or [type(error).__name__])[0]

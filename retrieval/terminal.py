@@ -12,9 +12,15 @@ def printable(text: object, *, longest: int = 200) -> str:
 
     Labels and file names come from anywhere; one that carries an escape sequence must not drive the terminal.
     """
-    # Cut first: a name may be megabytes long. C* covers controls, formats, surrogates and private use.
-    clean = "".join("�" if unicodedata.category(c)[0] == "C" else c for c in str(text)[: longest + 1])
+    # Cut first: a name may be megabytes long.
+    clean = "".join("�" if breaks_a_line(c) else c for c in str(text)[: longest + 1])
     return clean if len(clean) <= longest else clean[:longest] + "…"
+
+
+def breaks_a_line(character: str) -> bool:
+    """Tell whether a character is more than a mark on the line: a control, format or private one, or a line end."""
+    category = unicodedata.category(character)
+    return category[0] == "C" or category in ("Zl", "Zp")
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:

@@ -6,14 +6,19 @@ from jaxtyping import Float, Shaped
 from retrieval.errors import InvalidArgument
 
 
-def to_unit_vectors(
-    vectors: Shaped[np.ndarray, "items any_dimension"], *, dimension: int
-) -> Float[np.ndarray, "items dimension"]:
+def to_unit_vectors(vectors: Shaped[np.ndarray, "..."], *, dimension: int) -> Float[np.ndarray, "items dimension"]:
     """Return the vectors as contiguous float32 of length 1.
 
     Raises:
-        InvalidArgument: another dimension than the memory's, or a vector that is zero or not finite.
+        InvalidArgument: no numbers in rows, another dimension than the memory's, or a vector that is zero or not
+            finite.
     """
+    vectors = np.asarray(vectors)
+    if vectors.ndim != 2 or vectors.dtype.kind not in "fiu":
+        shape = f"(items, {dimension})"
+        raise InvalidArgument(
+            f"got an array of {vectors.dtype} with shape {vectors.shape}: numbers of shape {shape} expected"
+        )
     if vectors.shape[1] != dimension:
         raise InvalidArgument(f"got vectors of {vectors.shape[1]} dimensions: the memory holds {dimension}")
     wide = np.ascontiguousarray(vectors, np.float32)

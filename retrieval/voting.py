@@ -17,6 +17,7 @@ from retrieval.types import Label, Votes
 RANK_OFFSET: Final = 2.0  # alpha, paper section 2.2
 SOFTMAX_TEMPERATURE: Final = 0.07  # tau, paper section 2.2
 DEFAULT_METHOD: Final = "rank"
+_LARGEST_CODE: Final = 2**40
 _QUERIES_AT_A_TIME: Final = 1024  # the arrays of so many stay in the processor's cache
 
 _WEIGHTS: Final[dict[str, Callable[[np.ndarray], np.ndarray]]] = {
@@ -147,7 +148,10 @@ def _previous_places(codes: Int[np.ndarray, "queries k"]) -> Int[np.ndarray, "k 
 
 
 def _as_codes(labels: Shaped[np.ndarray, "queries k"]) -> Int[np.ndarray, "queries k"]:
-    return labels if labels.dtype.kind in "iu" else encode_labels(labels)[0]
+    # Small numbers serve as they are; large ones would overflow where code and rank become one number.
+    if labels.dtype.kind in "iu" and labels.size and 0 <= labels.min() and labels.max() < _LARGEST_CODE:
+        return labels
+    return encode_labels(labels)[0]
 
 
 def encode_labels(labels: Shaped[np.ndarray, "queries k"]) -> tuple[Int[np.ndarray, "queries k"], list[Label]]:
@@ -157,11 +161,15 @@ def encode_labels(labels: Shaped[np.ndarray, "queries k"]) -> tuple[Int[np.ndarr
     """
     import pyarrow as pa
 
-    values = labels.ravel()
-    try:
-        encoded = pa.array(values).dictionary_encode(null_encoding="encode")
-    except pa.ArrowException:  # labels of mixed types: an Arrow column holds one type, a dictionary any
-        numbers: dict[Label, int] = {}
-        codes = np.array([numbers.setdefault(label, len(numbers)) for label in values.tolist()], np.int64)
-        return codes.reshape(labels.shape), list(numbers)
-    return encoded.indices.to_numpy().astype(np.int64).reshape(labels.shape), encoded.dictionary.to_pylist()
+    values = labels.ravel().tolist()
+    if set(map(type, values)) == {str}:
+        try:
+            encoded = pa.array(values).dictionary_encode()
+        except UnicodeEncodeError:  # stray bytes of a file name: no text for Arrow, but a label
+            pass
+        else:
+            codes = encoded.indices.to_numpy().astype(np.int64)
+            return codes.reshape(labels.shape), encoded.dictionary.to_pylist()
+    numbers: dict[Label, int] = {}
+    codes = np.array([numbers.setdefault(label, len(numbers)) for label in values], np.int64)
+    return codes.reshape(labels.shape), list(numbers)

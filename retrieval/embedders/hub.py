@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -54,13 +54,9 @@ def load_from_hub(name: str, repository: str, family: str, *, device: str = "aut
     Raises:
         MissingWeights: not in the cache, and the hub cannot be reached.
     """
-    model_class = _model_class(FAMILIES[family])
-    try:
-        module = model_class.from_pretrained(repository, local_files_only=True)
-    except OSError:
+    if not is_cached(repository):
         _expect_on_hub(name, repository)
-        module = model_class.from_pretrained(repository)
-    return _embedder(module, FAMILIES[family], name=name, origin=name, device=device)
+    return _load(repository, FAMILIES[family], name=name, origin=name, device=device)
 
 
 def load_from_folder(folder: Path, *, device: str = "auto") -> TorchEmbedder:
@@ -71,19 +67,15 @@ def load_from_folder(folder: Path, *, device: str = "auto") -> TorchEmbedder:
         MissingWeights: the weights are not there or damaged.
     """
     try:
-        model_type = json.loads((folder / "config.json").read_text())["model_type"]
-    except (OSError, ValueError, KeyError) as error:
+        model_type = str(json.loads((folder / "config.json").read_text())["model_type"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UnknownEmbedder(
             f"{folder} holds no saved model: a folder with config.json and model.safetensors expected"
         ) from error
     if model_type not in FAMILIES:
         raise UnknownEmbedder(f"{folder} holds a {model_type!r} model: one of {', '.join(FAMILIES)} expected")
-    try:
-        module = _model_class(FAMILIES[model_type]).from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # a damaged file fails in whichever library reads it first
-        raise MissingWeights(f"the weights in {folder} cannot be read, copy them again: {error}") from error
-    origin = str(folder.resolve())
-    return _embedder(module, FAMILIES[model_type], name=folder.resolve().name, origin=origin, device=device)
+    place = folder.resolve()
+    return _load(place, FAMILIES[model_type], name=place.name, origin=str(place), device=device)
 
 
 def is_cached(repository: str) -> bool:
@@ -118,7 +110,16 @@ def _expect_on_hub(name: str, repository: str) -> None:
         ) from error
 
 
-def _embedder(module: "torch.nn.Module", family: Family, *, name: str, origin: str, device: str) -> TorchEmbedder:
+def _load(place: str | Path, family: Family, *, name: str, origin: str, device: str) -> TorchEmbedder:
+    try:
+        module, report = _model_class(family).from_pretrained(place, output_loading_info=True)
+    except Exception as error:  # a damaged file fails in whichever library reads it first
+        raise MissingWeights(f"the weights in {place} cannot be read, fetch or copy them again: {error}") from error
+    if report["missing_keys"]:  # transformers would fill them with random numbers
+        missing = sorted(report["missing_keys"])
+        raise MissingWeights(
+            f"the weights in {place} are incomplete, {len(missing)} are missing ({missing[0]}, …): save the whole model"
+        )
     return TorchEmbedder(
         module,
         family.pool,
@@ -126,6 +127,13 @@ def _embedder(module: "torch.nn.Module", family: Family, *, name: str, origin: s
         origin=origin,
         pooling=family.pooling,
         dimension=int(getattr(module.config, family.dimension_field)),
-        preprocessing=family.preprocessing,
+        preprocessing=_preprocessing(family, module),
         device=device,
     )
+
+
+def _preprocessing(family: Family, module: "torch.nn.Module") -> Preprocessing:
+    if family.preprocessing is not CLIP:
+        return family.preprocessing
+    side = int(module.config.image_size)  # type: ignore[union-attr, arg-type]
+    return replace(CLIP, resize=side, crop=side)  # CLIP takes pictures of one size alone, 224 in most of its models

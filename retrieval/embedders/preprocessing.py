@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+_LONGEST_TO_SHORTEST = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
@@ -22,6 +24,7 @@ class Preprocessing:
         Rounding of the long side and of the crop's corner follows the Hugging Face image processors, down to the
         pixel.
         """
+        image = _without_far_ends(image)
         width, height = image.size
         short = min(width, height)
         scaled = image.resize(
@@ -33,6 +36,19 @@ class Preprocessing:
         shift = np.array(self.mean, np.float32) / np.array(self.std, np.float32)
         channels_last = np.asarray(cropped, np.float32) * scale - shift
         return np.ascontiguousarray(channels_last.transpose(2, 0, 1))
+
+
+def _without_far_ends(image: Image.Image) -> Image.Image:
+    """Cut a very long picture to its middle, which is all that the crop takes.
+
+    Scaled as a whole, a line of 65,535 × 1 pixels would fill gigabytes.
+    """
+    short = min(image.size)
+    width, height = (min(side, _LONGEST_TO_SHORTEST * short) for side in image.size)
+    if (width, height) == image.size:
+        return image
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 IMAGENET = Preprocessing(256, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import tempfile
+import time
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +23,9 @@ _CLASSES: Final = {
 _HEADER: Final = (
     "index.json"  # which kind, over which version of the table; written last, so that it vouches for the rest
 )
+
+_ASIDE: Final = "index.new-"  # begins the name of an index that is being saved
+_ABANDONED_SECONDS: Final = 3600.0  # after which one is what a killed process left
 
 SCANN_FROM: Final = 50_000
 """``auto`` takes ScaNN from this size on: exact search then costs several milliseconds a query, against a fraction of
@@ -49,31 +54,32 @@ def build_index(kind: str, vectors: Float[np.ndarray, "items dimension"]) -> Ind
     return index
 
 
-def save_index(index: Index, folder: Path, *, table_version: int) -> None:
+def save_index(index: Index, folder: Path, *, table_version: str) -> None:
     """Write an index as the one over a version of the table, wholly or not at all.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    fresh = folder.with_name(folder.name + ".new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
+    for left_over in folder.parent.glob(f"{_ASIDE}*"):
+        if time.time() - left_over.stat().st_mtime > _ABANDONED_SECONDS:
+            shutil.rmtree(left_over, ignore_errors=True)
+    fresh = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=folder.parent))
     index.save(fresh)
     (fresh / _HEADER).write_text(json.dumps({"kind": index.kind, "table_version": table_version, "items": len(index)}))
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
 
 
-def load_index(folder: Path, *, table_version: int) -> Index | None:
+def load_index(folder: Path, *, table_version: str) -> Index | None:
     """Return the index saved over this version of the table; None where there is none, or a stale or damaged one."""
     try:
         header = json.loads((folder / _HEADER).read_text())
         if header["table_version"] != table_version:
             return None
         index: Index = _class(header["kind"]).load(folder)
-    except (OSError, EOFError, ValueError, KeyError, ImportError):
+        return index if len(index) == header["items"] else None
+    except (OSError, EOFError, ValueError, KeyError, TypeError, ImportError):
         return None
-    return index if len(index) == header["items"] else None
 
 
 def _class(kind: str) -> Any:  # noqa: ANN401 - a class of the protocol Index, which has no run-time name for "subclass"

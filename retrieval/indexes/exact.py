@@ -38,7 +38,10 @@ class ExactIndex:
     def search(
         self, queries: Float[np.ndarray, "queries dimension"], k: int
     ) -> tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]:
-        """Return positions and cosine distances, nearest first; equal distances in order of position."""
+        """Return positions and cosine distances, nearest first; equal distances in order of position.
+
+        Copies of one vector can differ in the last bit of their distance, as the matrix product rounds.
+        """
         positions = np.empty((len(queries), k), np.int64)
         distances = np.empty((len(queries), k), np.float32)
         for start in range(0, len(queries), _QUERIES_AT_A_TIME):
@@ -65,8 +68,17 @@ class ExactIndex:
 
 
 def _top(similarities: np.ndarray, k: int) -> np.ndarray:
-    """Return the columns of the k greatest values of each row, in any order; all columns where there are fewer."""
+    """Return the columns of the k greatest values of each row, in any order; of equal values the first columns count.
+
+    All columns where there are fewer.
+    """
     columns = similarities.shape[1]
     if columns <= k:
         return np.broadcast_to(np.arange(columns), similarities.shape)
-    return np.argpartition(similarities, columns - k, axis=1)[:, columns - k :]
+    best = np.argpartition(similarities, columns - k, axis=1)[:, columns - k :]
+    least = np.take_along_axis(similarities, best, axis=1).min(axis=1, keepdims=True)
+    # The partition leaves open which of several equal values it takes: decide where more than k reach the least one.
+    for row in np.flatnonzero(np.count_nonzero(similarities >= least, axis=1) > k):
+        above = np.flatnonzero(similarities[row] > least[row])
+        best[row] = np.concatenate([above, np.flatnonzero(similarities[row] == least[row])[: k - len(above)]])
+    return best

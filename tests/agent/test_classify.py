@@ -50,7 +50,7 @@ def test_the_model_sees_every_neighbour_with_its_label_and_then_the_query(memory
     assert prompt.template == "rerank_v1"
     assert tuple(prompt.candidates.values()) == prediction.votes.labels
     pictures = [part.encoded for part in prompt.parts if isinstance(part, ImagePart)]
-    assert pictures[:4] == memory.thumbnails(np.array([n.row for n in prediction.neighbors]))
+    assert pictures[:4] == memory.thumbnails([n.id for n in prediction.neighbors])
     assert len(pictures) == 5 and prompt.text.count("labelled") >= 4
 
 

@@ -12,8 +12,9 @@ from eval.runlog import RunLog
 from eval.runner import run_evaluation
 from eval.types import Sample
 from retrieval import VisualMemory
+from retrieval.building import build_memory
 from retrieval.voting import METHODS
-from tests.conftest import draw
+from tests.conftest import draw, save_dinov2
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +62,22 @@ def test_a_run_that_was_cut_off_ends_with_the_same_figures(
     assert figures[0] == figures[1] and queries_logged[0] == queries_logged[1]
 
 
-def test_a_finished_run_is_not_embedded_again(memory: VisualMemory, queries: list[Sample], tmp_path: Path) -> None:
+def test_a_finished_run_is_not_embedded_again(queries: list[Sample], pictures: Path, tmp_path: Path) -> None:
+    model = save_dinov2(tmp_path / "model", seed=3)
+    memory, _ = build_memory(tmp_path / "memory", pictures, embedder=str(model))
+    first, _ = run_evaluation(memory, {"q": queries}, tmp_path / "run", k=5)
+    shutil.rmtree(model)  # nothing can be embedded any more
+    again, _ = run_evaluation(VisualMemory.open(memory.path), {"q": queries}, tmp_path / "run", k=5)
+    assert again == first
+
+
+def test_other_pictures_of_the_same_names_are_another_data_set(
+    memory: VisualMemory, queries: list[Sample], tmp_path: Path
+) -> None:
     run_evaluation(memory, {"q": queries}, tmp_path / "run", k=5)
-    blank = [Sample(sample.id, b"no picture any more", sample.labels) for sample in queries]
-    metrics, _ = run_evaluation(memory, {"q": blank}, tmp_path / "run", k=5)
-    assert metrics["q"].count == 24 and metrics["q"].unreadable == 0
+    others = [Sample(sample.id, draw((0, 0, 0), 1), sample.labels) for sample in queries]
+    with pytest.raises(OtherSettings, match="dataset q: 24 queries, .*, now 24 queries"):
+        run_evaluation(memory, {"q": others}, tmp_path / "run", k=5)
 
 
 def test_other_settings_are_refused_by_name(memory: VisualMemory, queries: list[Sample], tmp_path: Path) -> None:
@@ -93,7 +105,7 @@ def test_a_data_set_without_queries_is_an_error(memory: VisualMemory, tmp_path: 
         run_evaluation(memory, {"q": []}, tmp_path / "run")
 
 
-@pytest.mark.parametrize("content", ["words\n", "[1]\n", "\x00\n"])
+@pytest.mark.parametrize("content", ["words\n", "[1]\n", "\x00\n", '{"mine": 1}', '{"mine": 1}\nand no end', "\n"])
 def test_a_folder_with_another_log_is_left_alone(tmp_path: Path, content: str) -> None:
     (tmp_path / "log.jsonl").write_text(content)
     with pytest.raises(RunError, match="is no log of a run"):

@@ -130,7 +130,7 @@ def test_a_model_of_another_family_is_refused(tmp_path: Path) -> None:
 def test_damaged_weights_are_refused(tmp_path: Path) -> None:
     weights = save_dinov2(tmp_path / "m", seed=1) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(MissingWeights, match="cannot be read, copy them again"):
+    with pytest.raises(MissingWeights, match="cannot be read, fetch or copy them again"):
         load_embedder(str(tmp_path / "m"))
 
 

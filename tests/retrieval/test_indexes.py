@@ -61,8 +61,8 @@ def test_a_vector_is_its_own_nearest_at_distance_zero(kind: str, random_vectors:
 def test_a_saved_index_answers_as_before(kind: str, items: int, random_vectors: Vectors, tmp_path: Path) -> None:
     vectors = random_vectors(items, 24)
     index = build_index(kind, vectors)
-    save_index(index, tmp_path / "index", table_version=3)
-    loaded = load_index(tmp_path / "index", table_version=3)
+    save_index(index, tmp_path / "index", table_version="3")
+    loaded = load_index(tmp_path / "index", table_version="3")
     assert loaded is not None and loaded.kind == kind and len(loaded) == items
     k = min(10, items)
     for before, after in zip(index.search(vectors[:5], k), loaded.search(vectors[:5], k), strict=True):
@@ -70,22 +70,22 @@ def test_a_saved_index_answers_as_before(kind: str, items: int, random_vectors: 
 
 
 def test_an_index_of_another_version_is_not_loaded(kind: str, random_vectors: Vectors, tmp_path: Path) -> None:
-    save_index(build_index(kind, random_vectors(20, 8)), tmp_path / "index", table_version=3)
-    assert load_index(tmp_path / "index", table_version=4) is None
+    save_index(build_index(kind, random_vectors(20, 8)), tmp_path / "index", table_version="3")
+    assert load_index(tmp_path / "index", table_version="4") is None
 
 
 def test_a_damaged_index_is_not_loaded(kind: str, random_vectors: Vectors, tmp_path: Path) -> None:
-    save_index(build_index(kind, random_vectors(20, 8)), tmp_path / "index", table_version=3)
+    save_index(build_index(kind, random_vectors(20, 8)), tmp_path / "index", table_version="3")
     for file in (tmp_path / "index").iterdir():
         if file.name != "index.json":
             file.write_bytes(b"")
-    assert load_index(tmp_path / "index", table_version=3) is None
+    assert load_index(tmp_path / "index", table_version="3") is None
 
 
 def test_saving_takes_the_place_of_what_was_there(kind: str, random_vectors: Vectors, tmp_path: Path) -> None:
     for items in (20, 30):
-        save_index(build_index(kind, random_vectors(items, 8)), tmp_path / "index", table_version=items)
-    loaded: Index | None = load_index(tmp_path / "index", table_version=30)
+        save_index(build_index(kind, random_vectors(items, 8)), tmp_path / "index", table_version=str(items))
+    loaded: Index | None = load_index(tmp_path / "index", table_version="30")
     assert loaded is not None and len(loaded) == 30
     assert [entry.name for entry in tmp_path.iterdir()] == ["index"]
 
@@ -109,9 +109,9 @@ def test_exact_search_is_the_same_in_one_block_as_in_many(random_vectors: Vector
 
 def test_a_pickle_in_a_scann_index_is_never_loaded(random_vectors: Vectors, tmp_path: Path) -> None:
     pytest.importorskip("scann", reason="ScaNN is for Linux")
-    save_index(build_index("scann", random_vectors(20, 8)), tmp_path / "index", table_version=1)
+    save_index(build_index("scann", random_vectors(20, 8)), tmp_path / "index", table_version="1")
     (tmp_path / "index" / "scann_docids.pkl").write_bytes(b"cposix\nsystem\n(S'false'\ntR.")
-    assert load_index(tmp_path / "index", table_version=1) is None
+    assert load_index(tmp_path / "index", table_version="1") is None
 
 
 def test_auto_takes_exact_for_small_memories_and_scann_for_large_ones() -> None:

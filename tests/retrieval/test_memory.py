@@ -113,19 +113,20 @@ def test_labels_are_text_and_the_empty_text_is_one(memory: VisualMemory) -> None
         memory.add([("b", 0, draw((200, 0, 0), 1))])  # type: ignore[list-item]
 
 
-def test_items_stream_from_an_endless_source_without_being_gathered(memory: VisualMemory) -> None:
+def test_items_of_an_endless_source_are_committed_while_it_runs(memory: VisualMemory) -> None:
     drawn = 0
 
     def endless() -> Iterator[Item]:
         nonlocal drawn
         while True:
-            if drawn == 200:
+            if drawn == 1200:
                 raise KeyboardInterrupt
             drawn += 1
             yield Item(str(drawn), "red", draw((200, 0, 0), drawn % 6))
 
     with pytest.raises(KeyboardInterrupt):
         memory.add(endless())
+    assert len(VisualMemory.open(memory.path)) >= 1024  # a commit
 
 
 def test_threads_read_one_whole_version_while_items_are_replaced(vectors_only: VisualMemory) -> None:
@@ -160,7 +161,7 @@ def test_a_bad_picture_costs_one_line_and_not_its_batch(memory: VisualMemory) ->
 def test_thumbnails_are_small_pictures_without_metadata(tmp_path: Path, checkpoint: Path) -> None:
     memory = VisualMemory.create(tmp_path / "m", embedder=str(checkpoint), thumbnail_pixels=40)
     memory.add([("a", "red", draw((200, 0, 0), 1, (300, 150)))])
-    (small,) = memory.thumbnails(np.array([0]))
+    (small,) = memory.thumbnails(["a"])
     assert small is not None and decode(small).size == (40, 20)
 
 
@@ -170,7 +171,7 @@ def test_ready_features_are_scaled_and_found(vectors_only: VisualMemory) -> None
     found = vectors_only.search_vectors(np.array([[0, 9.0, 1]]), k=2)
     assert found.ids.tolist() == [["y", "z"]]
     assert found.distances[0, 0] == pytest.approx(1 - 9 / np.hypot(9, 1), abs=1e-6)
-    assert vectors_only.thumbnails(found.rows[0]) == [None, None]
+    assert vectors_only.thumbnails(["y", "absent"]) == [None, None]
 
 
 def test_ready_features_keep_the_rules_for_duplicates(vectors_only: VisualMemory) -> None:
