@@ -9,7 +9,7 @@ import pytest
 from agent import Prediction, ScriptedModel, classify_with_rerank
 from agent.models.base import VisionModel
 from prompts.errors import UnknownPrompt
-from prompts.types import ImagePart
+from prompts.types import ImagePart, Prompt
 from retrieval import VisualMemory
 from retrieval.embedders import load_embedder
 from retrieval.errors import InvalidArgument, NotAnImage
@@ -66,6 +66,21 @@ def test_a_model_that_fails_falls_back_to_the_vote(memory: VisualMemory, query: 
     prediction = classify_with_rerank(query, memory, model=ScriptedModel([]), neighbors=6)
     assert (prediction.label, prediction.source) == ("red", "vote")
     assert prediction.reason.startswith("model_failed: the scripted model has no replies left")
+
+
+def test_a_model_of_ones_own_that_breaks_falls_back_without_its_words(memory: VisualMemory, query: Path) -> None:
+    def broken(prompt: Prompt) -> str:
+        raise TimeoutError("with a secret key in it")
+
+    prediction = classify_with_rerank(query, memory, model=ScriptedModel(broken), neighbors=6)
+    assert (prediction.label, prediction.reason) == ("red", "model_failed: TimeoutError")
+    silent = classify_with_rerank(query, memory, model=ScriptedModel(lambda _: None), neighbors=6)  # type: ignore[arg-type,return-value]
+    assert silent.reason == "unusable_reply: the reply holds no text"
+
+
+def test_evidence_names_neighbours_that_were_shown(memory: VisualMemory, query: Path) -> None:
+    model = ScriptedModel('{"answer": "A", "evidence": [0, 2, 7, 999]}')
+    assert classify_with_rerank(query, memory, model=model, neighbors=6).evidence == (2,)
 
 
 def test_the_voting_method_is_the_callers(memory: VisualMemory, query: Path) -> None:

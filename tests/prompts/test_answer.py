@@ -20,7 +20,7 @@ PROMPT = Prompt("test", (), {"A": "cat", "B": "sea lion", "C": "A", "D": "0"})
         ("B\n", Answer("sea lion", None, ())),
         ("0", Answer("0", None, ())),
         ('{"answer": 0}', Answer("0", None, ())),
-        ('{"answer": "A", "confidence": true, "evidence": [1, "2", 2.5, true]}', Answer("cat", None, (1,))),
+        ('{"answer": "A", "confidence": true, "evidence": [1, "2", 2.5, true, 0, -3]}', Answer("cat", None, (1,))),
     ],
 )
 def test_an_answer_is_read(reply: str, expected: Answer) -> None:
@@ -29,7 +29,16 @@ def test_an_answer_is_read(reply: str, expected: Answer) -> None:
 
 @pytest.mark.parametrize(
     "reply",
-    ["", "I think it is a sea lion", '{"answer": "dog"}', '{"answer": null}', '{"label": "A"}', "[1]", "[" * 100_000],
+    [
+        "",
+        "I think it is a sea lion",
+        '{"answer": "dog"}',
+        '{"answer": null}',
+        '{"label": "A"}',
+        "[1]",
+        "[" * 100_000,
+        "```" + " " * 100_000,
+    ],
 )
 def test_anything_else_is_unusable(reply: str) -> None:
     with pytest.raises(UnusableReply, match="the reply (is none of the 4 candidates|holds no answer)"):

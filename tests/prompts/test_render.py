@@ -15,6 +15,7 @@ HOSTILE = [
     "{{ 7 * 7 }}",
     "{% for x in y %}",
     "</pre><script>alert(1)</script>",
+    "line\u2028Neighbour 2, labelled\u2029",
     "line\nbreak\r\n\nNeighbour 2, labelled",
     'quote" and \\ backslash',
     "\u202eright to left\u202c",
@@ -71,11 +72,22 @@ def test_a_template_of_ones_own_loads_by_path(tmp_path: Path) -> None:
     assert prompt.template == "mine" and prompt.parts == (TextPart('Is it "cat"?'), ImagePart(b"query"))
 
 
-@pytest.mark.parametrize("body", ["{{ nothing }}", "{% for %}", "{{ ''.__class__.__mro__ }}"])
+@pytest.mark.parametrize(
+    "body",
+    ["{{ nothing }}", "{% for %}", "{{ ''.__class__.__mro__ }}", "{{ 1 / 0 }}", "{{ 'a' + 1 }}", "{% include 'x' %}"],
+)
 def test_a_template_with_an_error_is_refused_by_name(tmp_path: Path, body: str) -> None:
     mine = tmp_path / "mine.md"
     mine.write_text(f"---\nabout: Broken.\n---\n{body}")
     with pytest.raises(UnknownPrompt, match="the prompt mine has an error"):
+        render(load_template(str(mine)), b"query", [], ["cat"])
+
+
+@pytest.mark.parametrize("body", ["No query.", "{{ query | upper }}"])
+def test_a_template_that_never_shows_the_query_is_refused(tmp_path: Path, body: str) -> None:
+    mine = tmp_path / "mine.md"
+    mine.write_text(f"---\nabout: Blind.\n---\n{body}")
+    with pytest.raises(UnknownPrompt, match="never shows the query"):
         render(load_template(str(mine)), b"query", [], ["cat"])
 
 

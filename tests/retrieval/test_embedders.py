@@ -11,6 +11,7 @@ from PIL import Image
 
 from retrieval.embedders import CATALOGUE, load_embedder
 from retrieval.embedders.base import EmbedderIdentity
+from retrieval.embedders.preprocessing import IMAGENET
 from retrieval.errors import InvalidArgument, MissingWeights, UnknownEmbedder
 from retrieval.images import decode
 from tests.conftest import draw, save_dinov2
@@ -132,6 +133,28 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(MissingWeights, match="cannot be read, fetch or copy them again"):
         load_embedder(str(tmp_path / "m"))
+
+
+def test_weights_that_lack_a_layer_are_refused_and_not_filled_with_random_ones(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = save_dinov2(tmp_path / "m", seed=1) / "model.safetensors"
+    kept = {name: tensor for name, tensor in load_file(weights).items() if "layer.1" not in name}
+    save_file(kept, weights, metadata={"format": "pt"})
+    with pytest.raises(MissingWeights, match="are incomplete, .* are missing"):
+        load_embedder(str(tmp_path / "m"))
+
+
+@pytest.mark.parametrize("config", ["[]", "{}", '{"model_type": []}', "words"])
+def test_a_folder_with_a_strange_configuration_is_refused(tmp_path: Path, config: str) -> None:
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(UnknownEmbedder, match="holds"):
+        load_embedder(str(tmp_path))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (65_535, 1), (1, 65_535), (5000, 3)])
+def test_a_picture_of_any_shape_becomes_a_square_without_filling_memory(size: tuple[int, int]) -> None:
+    assert IMAGENET(Image.new("RGB", size, (9, 9, 9))).shape == (3, 224, 224)
 
 
 def test_an_unknown_device_is_refused(checkpoint: Path) -> None:

@@ -28,6 +28,8 @@ def test_names_that_are_no_utf_8_become_text(tmp_path: Path) -> None:
 def test_a_missing_folder_and_a_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FolderError, match="is not there: a folder laid out as <label>/<image> expected"):
         list_labelled_files(tmp_path / "absent")
+    with pytest.raises(FolderError, match="is not there"):
+        list_labelled_files("x" * 300)
     (tmp_path / "file").touch()
     with pytest.raises(FolderError, match="is not a folder"):
         list_labelled_files(tmp_path / "file")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from retrieval.errors import DamagedImage, EmptyImage, ImageError, ImageTooLarge, NotAnImage
 from retrieval.images import decode, thumbnail
@@ -67,6 +67,15 @@ def test_exif_orientation_is_applied() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
     assert decode(encode(Image.new("RGB", (20, 10)), "JPEG", exif=exif)).size == (10, 20)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_turned_as_pillow_turns_it(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.random.default_rng(0).integers(0, 255, (6, 9, 3), np.uint8)
+    encoded = encode(Image.fromarray(pixels), "PNG", exif=exif)
+    assert np.array_equal(decode(encoded), ImageOps.exif_transpose(Image.open(io.BytesIO(encoded))))
 
 
 def test_the_first_frame_of_an_animation_is_taken() -> None:

@@ -96,6 +96,20 @@ def test_equal_distances_come_in_order_of_position() -> None:
     assert positions.tolist() == [[0, 1, 2, 3, 4, 5]]
 
 
+def test_of_more_copies_than_fit_the_first_are_taken() -> None:
+    vectors = np.tile(np.array([[0, 1]], np.float32), (100, 1))
+    vectors[70] = [1, 0]
+    positions, _ = build_index("exact", vectors).search(np.array([[1, 0], [0, 1]], np.float32), 4)
+    assert positions.tolist() == [[70, 0, 1, 2], [0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("header", ["", "[]", '{"kind": []}', '{"kind": "exact", "table_version": "3"}'])
+def test_an_index_with_a_damaged_header_is_not_loaded(random_vectors: Vectors, tmp_path: Path, header: str) -> None:
+    save_index(build_index("exact", random_vectors(20, 8)), tmp_path / "index", table_version="3")
+    (tmp_path / "index" / "index.json").write_text(header)
+    assert load_index(tmp_path / "index", table_version="3") is None
+
+
 def test_exact_search_is_the_same_in_one_block_as_in_many(random_vectors: Vectors) -> None:
     from retrieval.indexes import exact
 

@@ -34,7 +34,7 @@ from retrieval.errors import (
     StorageError,
 )
 from retrieval.images import decode
-from tests.conftest import draw, save_dinov2
+from tests.conftest import COLOURS, draw, save_dinov2
 
 
 @pytest.fixture
@@ -271,6 +271,69 @@ def test_a_broken_table_is_reported_as_such(tmp_path: Path) -> None:
         VisualMemory.open(tmp_path / "m")
 
 
+def test_damaged_data_files_are_reported_and_not_thrown(built: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(built, tmp_path / "memory")
+    shutil.rmtree(copied / "index")
+    for file in (copied / "items.lance" / "data").iterdir():
+        file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(NotAMemory, match="holds a memory that cannot be read: .*; restore its files from a copy"):
+        VisualMemory.open(copied).search_vectors(np.ones((1, 32)), k=1)
+
+
+def test_an_index_left_by_a_restored_table_is_not_trusted(vectors_only: VisualMemory, tmp_path: Path) -> None:
+    table = vectors_only.path / "items.lance"
+    vectors_only.add_vectors(["a"], ["a"], np.eye(3)[:1])
+    shutil.copytree(table, tmp_path / "backup")
+    vectors_only.add_vectors(["b"], ["b"], np.eye(3)[1:2])
+    vectors_only.build_index()
+    shutil.rmtree(table)
+    shutil.copytree(tmp_path / "backup", table)
+    restored = VisualMemory.open(vectors_only.path)
+    restored.add_vectors(["c"], ["c"], np.eye(3)[2:])
+    assert restored.search_vectors(np.eye(3)[2:], k=1)[0][0].id == "c"
+
+
+def test_a_memory_opened_before_another_wrote_to_it_adds_nothing_twice(vectors_only: VisualMemory) -> None:
+    earlier = VisualMemory.open(vectors_only.path)
+    vectors_only.add_vectors(["x", "y"], ["a", "a"], np.eye(3)[:2])
+    assert earlier.add_vectors(["x", "z"], ["b", "b"], np.eye(3)[:2]) == AddReport(added=1, skipped=1)
+    assert earlier.stats().labels == {"a": 2, "b": 1}
+
+
+def test_thumbnails_go_by_id_when_rows_have_moved(memory: VisualMemory) -> None:
+    memory.add([(label, label, draw(colour, 1)) for label, colour in COLOURS.items()])
+    (before,) = memory.search(draw(COLOURS["red"], 1), k=3)
+    memory.add([("red", "red", draw((0, 0, 0), 1))], on_duplicate="replace")
+    rows = [neighbor.row for neighbor in before]
+    ids = [neighbor.id for neighbor in before]
+    pictures = [decode(small).getpixel((2, 40)) for small in memory.thumbnails(ids, rows=rows) if small]
+    wanted = [(0, 0, 0) if id_ == "red" else COLOURS[id_] for id_ in ids]
+    assert np.abs(np.array(pictures) - wanted).max() < 12
+
+
+def test_a_memory_can_be_made_in_the_folder_one_stands_in(tmp_path: Path, checkpoint: Path) -> None:
+    (tmp_path / ".new-left-over").mkdir()  # as a killed run leaves it
+    program = f"from retrieval import VisualMemory; print(len(VisualMemory.create('.', embedder={str(checkpoint)!r})))"
+    made = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert made.stdout == "0\n" and [entry.name for entry in tmp_path.iterdir()] == ["items.lance"]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, os.fsdecode(b"caf\xe9")])
+def test_a_path_that_no_memory_can_have_is_refused(tmp_path: Path, checkpoint: Path, name: str) -> None:
+    with pytest.raises(NotAMemory, match="is no memory"):
+        VisualMemory.open(tmp_path / name)
+    with pytest.raises(StorageError, match="cannot be written"):
+        VisualMemory.create(tmp_path / name, embedder=str(checkpoint))
+
+
+@pytest.mark.parametrize(("option", "value"), [("index", "scann"), ("thumbnail_pixels", 99)])
+def test_a_memory_that_was_begun_otherwise_is_not_gone_on_with(
+    built: Path, pictures: Path, checkpoint: Path, option: str, value: object
+) -> None:
+    with pytest.raises(MemoryExists, match=f"was begun with {option} .*, not {value}: leave that out"):
+        build_memory(built, pictures, embedder=str(checkpoint), **{option: value})  # type: ignore[arg-type]
+
+
 def test_a_memory_is_never_made_over_something_else(built: Path, checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("dear diary")
@@ -355,29 +418,36 @@ def test_a_folder_without_labelled_pictures_makes_no_memory(
     assert not (tmp_path / "memory").exists()
 
 
+def _size(path: Path) -> int:
+    try:
+        return len(VisualMemory.open(path))
+    except NotAMemory:
+        return 0
+
+
 def test_a_killed_build_goes_on_where_it_stopped(tmp_path: Path, checkpoint: Path) -> None:
     folder = tmp_path / "folder"
     (folder / "noise").mkdir(parents=True)
     draw_from = np.random.default_rng(0)
-    for number in range(1500):  # more than one commit
+    for number in range(2100):  # more than two commits
         Image.fromarray(draw_from.integers(0, 255, (16, 16, 3), np.uint8)).save(folder / "noise" / f"{number:04d}.png")
     program = (
         "import sys; from retrieval.building import build_memory; build_memory(*sys.argv[1:3], embedder=sys.argv[3])"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "memory"), str(folder), str(checkpoint)]
     committed = 0
-    for delay in (0.2, 0.6, None):  # seconds after the memory appears; None: to the end
+    for wanted in (1, 2, None):  # commits to wait for before the kill; None: to the end
         process = subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
-        if delay is not None:
-            while not (tmp_path / "memory").exists() and process.poll() is None:
-                time.sleep(0.01)
-            time.sleep(delay)
+        while wanted and process.poll() is None and _size(tmp_path / "memory") < wanted * 1024:
+            time.sleep(0.02)
+        if wanted:
             process.send_signal(signal.SIGKILL)
         process.communicate()
         memory = VisualMemory.open(tmp_path / "memory")
         assert len(memory) >= committed
+        assert committed > 0 or 0 < len(memory) < 2100  # the first kill leaves a part
         committed = len(memory)
     ids = memory._table.ids().to_pylist()
-    assert len(ids) == len(set(ids)) == 1500
+    assert len(ids) == len(set(ids)) == 2100
     assert memory.has_saved_index()
     assert [entry.name for entry in tmp_path.iterdir() if ".new" in entry.name] == []

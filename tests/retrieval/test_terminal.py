@@ -4,7 +4,7 @@ from retrieval.terminal import print_table, printable
 
 
 def test_escape_sequences_and_direction_marks_do_not_reach_the_terminal() -> None:
-    assert printable("a\x1b[2Jb\nc\u202ed") == "a�[2Jb�c�d"
+    assert printable("a\x1b[2Jb\nc\u202ed\u2028e") == "a�[2Jb�c�d�e"
 
 
 def test_endless_names_are_cut() -> None:

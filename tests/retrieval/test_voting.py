@@ -70,6 +70,16 @@ def test_labels_of_mixed_types_keep_apart() -> None:
     assert predict_every_k(labels, np.zeros((1, 5)), method="plurality").tolist() == [["1", "1", "1", "1", "1"]]
 
 
+@pytest.mark.parametrize("labels", [[0, 2**60, 2**60], ["a", b"a", b"a"], [2**70, "\udce9", "\udce9"], [-1, 3, 3]])
+def test_labels_that_are_not_equal_never_share_their_votes(labels: list) -> None:
+    row = np.empty((1, 3), object)
+    row[0] = labels
+    winners = predict_every_k(
+        np.array([labels]) if type(labels[1]) is int else row, np.zeros((1, 3)), method="plurality"
+    )
+    assert winners.tolist() == [[labels[0], labels[0], labels[1]]]
+
+
 def test_votes_are_heaviest_first_and_their_shares_add_up() -> None:
     (votes,) = count_votes(np.array([["x", "y", "y"]], object), np.zeros((1, 3)), method="rank")
     assert votes == Votes(("y", "x"), (1 / 3 + 1 / 4, 1 / 2))
