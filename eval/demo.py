@@ -18,13 +18,14 @@ from eval.types import Metrics
 from eval.variants import VARIANTS
 from retrieval.adding import Item
 from retrieval.building import expect_a_picture
+from retrieval.disk import writing
 from retrieval.embedders import PACKAGED
 from retrieval.errors import FolderError, ImageError
 from retrieval.folder import LabelledFile, as_text, list_labelled_files
 from retrieval.images import decode
 from retrieval.memory import VisualMemory
 from retrieval.progress import track
-from retrieval.table import is_memory, writing
+from retrieval.table import is_memory
 
 QUERIES: Final = 240
 LIMIT: Final = 3000

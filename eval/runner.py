@@ -14,12 +14,12 @@ from eval.errors import RunError
 from eval.metrics import compute_metrics
 from eval.runlog import RunLog, answered_line, unreadable_line
 from eval.types import Metrics, QueryResults, Sample
+from retrieval.disk import writing
 from retrieval.images import ImageLike
 from retrieval.memory import DEFAULT_NEIGHBORS, VisualMemory
 from retrieval.pipeline import embed_images
 from retrieval.progress import track
 from retrieval.snapshot import check_neighbors
-from retrieval.table import writing
 
 METRICS: Final = "metrics.json"
 

@@ -1,13 +1,16 @@
 """Adding items to a memory: streamed, committed a batch at a time, so that a run that was cut off can be run again."""
 
+import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from jaxtyping import Float
 
+from retrieval.disk import writing
 from retrieval.embedders.base import Embedder
 from retrieval.errors import DuplicateId, InvalidArgument
 from retrieval.images import ImageLike
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 ON_DUPLICATE: Final = ("skip", "replace", "error")
+UNREADABLE: Final = "unreadable.tsv"  # in the memory's folder: id and reason of each file passed over, as JSON strings
 
 _COMMIT_ITEMS: Final = 1024  # a commit is a file of the table: many small ones make it slow to open
 _COMMIT_SECONDS: Final = 20.0  # but no more than this much embedding is lost to a crash
@@ -95,6 +99,21 @@ def add_vectors(
         kept_ids, kept_labels = id_column.filter(pa.array(kept)), label_column.filter(pa.array(kept))
         _write(table, ItemBatch(kept_ids, kept_labels, unit[kept], no_value, no_value), on_duplicate, report)
     return report
+
+
+def list_unreadable(path: Path, report: AddReport) -> None:
+    """Write the memory's list of files that the last add passed over; none, no list.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    listing = path / UNREADABLE
+    lines = (f"{json.dumps(id_)}\t{json.dumps(reason)}\n" for id_, reason in report.unreadable)
+    with writing(path):
+        if report.unreadable:
+            listing.write_text("".join(lines))
+        elif listing.exists():
+            listing.unlink()
 
 
 def _wanted(items: Iterable[Item], table: ItemTable, on_duplicate: str, report: AddReport) -> Iterator[Item]:

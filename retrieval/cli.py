@@ -139,7 +139,7 @@ def stats(memory: MemoryPath, as_json: AsJson = False) -> None:
 
 
 def _print_report(memory: "VisualMemory", report: "AddReport") -> None:
-    from retrieval.memory import UNREADABLE
+    from retrieval.adding import UNREADABLE
     from retrieval.terminal import printable
 
     parts = [f"added {report.added:,}"]

@@ -1,6 +1,5 @@
 """VisualMemory: labelled pictures that can be searched and edited."""
 
-import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float
 
-from retrieval.adding import AddReport, Item, add_items, add_vectors
+from retrieval.adding import AddReport, Item, add_items, add_vectors, list_unreadable
 from retrieval.embedders import load_embedder
 from retrieval.embedders.base import Embedder, EmbedderIdentity, check_embedder
 from retrieval.errors import InvalidArgument, MissingWeights, UnknownEmbedder
@@ -18,14 +17,14 @@ from retrieval.images import ImageLike
 from retrieval.indexes import choose_kind
 from retrieval.pipeline import embed_images
 from retrieval.progress import track
+from retrieval.settings import Settings
 from retrieval.snapshot import Snapshot, check_neighbors
-from retrieval.table import ItemTable, Settings, check_free, writing
+from retrieval.table import ItemTable, check_free
 from retrieval.types import MemoryStats, Neighbors
 from retrieval.vectors import to_unit_vectors
 
 THUMBNAIL_PIXELS: Final = 224
 DEFAULT_NEIGHBORS: Final = 50  # the paper's k
-UNREADABLE: Final = "unreadable.tsv"  # in the memory's folder: id and reason of each file passed over, as JSON strings
 
 
 class VisualMemory:
@@ -177,7 +176,7 @@ class VisualMemory:
         prefix = as_text(id_prefix)
         items = (Item(prefix + file.id, file.label, file.path, file.source) for file in files)
         report = self.add(track(items, "Embedding", total=len(files), shown=progress), on_duplicate=on_duplicate)
-        self._list_unreadable(report)
+        list_unreadable(self.path, report)
         return report
 
     def add_vectors(
@@ -277,12 +276,3 @@ class VisualMemory:
         if snapshot.version != self._table.version_id:
             snapshot = self._snapshot = Snapshot(self._table, self.path)
         return snapshot
-
-    def _list_unreadable(self, report: AddReport) -> None:
-        listing = self.path / UNREADABLE
-        lines = (f"{json.dumps(id_)}\t{json.dumps(reason)}\n" for id_, reason in report.unreadable)
-        with writing(self.path):
-            if report.unreadable:
-                listing.write_text("".join(lines))
-            elif listing.exists():
-                listing.unlink()

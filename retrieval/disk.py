@@ -1,0 +1,33 @@
+"""Where the disk says no: what Lance, Arrow and the system raise becomes one sentence."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from retrieval.errors import NotAMemory, StorageError
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Translate what a disk that refuses raises, as StorageError."""
+    try:
+        yield
+    except (OSError, TypeError, UnicodeError) as error:  # TypeError: Lance about a path that is no UTF-8
+        reason = getattr(error, "strerror", None) or _first_line(error)
+        raise StorageError(f"{path} cannot be written: {reason}; choose a path you may write to") from error
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Translate what damaged or missing files of a memory raise, as NotAMemory."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:  # ValueError: Arrow's errors too
+        raise NotAMemory(
+            f"{path} holds a memory that cannot be read: {_first_line(error)}; restore its files from a copy"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    # Lance ends its messages with the place in its own source.
+    return (str(error).split(", /")[0].splitlines() or [type(error).__name__])[0]
