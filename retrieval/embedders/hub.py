@@ -54,9 +54,10 @@ def load_from_hub(name: str, repository: str, family: str, *, device: str = "aut
     Raises:
         MissingWeights: not in the cache, and the hub cannot be reached.
     """
-    if not is_cached(repository):
+    cached = is_cached(repository)
+    if not cached:
         _expect_on_hub(name, repository)
-    return _load(repository, FAMILIES[family], name=name, origin=name, device=device)
+    return _load(repository, FAMILIES[family], name=name, origin=name, device=device, local=cached)
 
 
 def load_from_folder(folder: Path, *, device: str = "auto") -> TorchEmbedder:
@@ -75,7 +76,7 @@ def load_from_folder(folder: Path, *, device: str = "auto") -> TorchEmbedder:
     if model_type not in FAMILIES:
         raise UnknownEmbedder(f"{folder} holds a {model_type!r} model: one of {', '.join(FAMILIES)} expected")
     place = folder.resolve()
-    return _load(place, FAMILIES[model_type], name=place.name, origin=str(place), device=device)
+    return _load(place, FAMILIES[model_type], name=place.name, origin=str(place), device=device, local=True)
 
 
 def is_cached(repository: str) -> bool:
@@ -110,9 +111,10 @@ def _expect_on_hub(name: str, repository: str) -> None:
         ) from error
 
 
-def _load(place: str | Path, family: Family, *, name: str, origin: str, device: str) -> TorchEmbedder:
+def _load(place: str | Path, family: Family, *, name: str, origin: str, device: str, local: bool) -> TorchEmbedder:
     try:
-        module, report = _model_class(family).from_pretrained(place, output_loading_info=True)
+        # What is here is loaded without asking the hub, which may be out of reach.
+        module, report = _model_class(family).from_pretrained(place, output_loading_info=True, local_files_only=local)
     except Exception as error:  # a damaged file fails in whichever library reads it first
         raise MissingWeights(f"the weights in {place} cannot be read, fetch or copy them again: {error}") from error
     if report["missing_keys"]:  # transformers would fill them with random numbers

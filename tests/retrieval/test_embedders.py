@@ -19,6 +19,9 @@ from tests.conftest import draw, save_dinov2
 PICTURES = [draw((200, 30, 30), 1, (300, 200)), draw((10, 90, 90), 2, (223, 301)), draw((0, 0, 0), 3, (40, 31))]
 
 
+NO_HUB = "http://127.0.0.1:9"  # where nobody answers
+
+
 def embed(embedder, pictures: list[Image.Image]) -> np.ndarray:
     return embedder.embed(np.stack([embedder.prepare(decode(picture)) for picture in pictures]))
 
@@ -99,14 +102,14 @@ def test_a_name_loads_from_the_hubs_cache_without_a_network(tmp_path: Path) -> N
         "from retrieval.embedders import load_embedder; from retrieval.embedders.hub import is_cached;"
         "print(load_embedder('dinov2-vits14').identity.fingerprint, is_cached('facebook/dinov2-small'))"
     )
-    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path), "HF_ENDPOINT": NO_HUB}
     run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert run.stdout.startswith("dinov2-vits14 (32-d, weights ") and run.stdout.endswith("True\n")
 
 
 def test_missing_weights_name_the_two_ways_to_get_them(tmp_path: Path) -> None:
     program = "from retrieval.embedders import load_embedder; load_embedder('dinov2-vitb14')"
-    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path), "HF_ENDPOINT": NO_HUB}
     run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert "MissingWeights: the weights of dinov2-vitb14 are not in the hub cache" in run.stderr
     assert "`hf download facebook/dinov2-base`" in run.stderr and "--embedder FOLDER" in run.stderr
