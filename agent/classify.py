@@ -13,7 +13,7 @@ from typing import Final
 
 from agent.errors import ModelError
 from agent.models.base import VisionModel
-from agent.types import Prediction
+from agent.types import Prediction, Reply
 from prompts.answer import parse_answer
 from prompts.catalogue import DEFAULT as DEFAULT_PROMPT
 from prompts.catalogue import load_template
@@ -80,6 +80,9 @@ def _second_opinion(model: VisionModel, prompt: Prompt, votes: Votes, neighbors:
         return Prediction(votes.winner, "vote", f"model_failed: {error}", votes, neighbors)
     except Exception as error:  # somebody's own model; its words may hold a key, so only the kind is told
         return Prediction(votes.winner, "vote", f"model_failed: {type(error).__name__}", votes, neighbors)
+    if not isinstance(reply, Reply):
+        said = f"model_failed: it gave {type(reply).__name__} where a Reply is expected"
+        return Prediction(votes.winner, "vote", said, votes, neighbors)
     try:
         answer = parse_answer(reply.text, prompt)
     except UnusableReply as error:

@@ -34,7 +34,10 @@ class Finding:
 def examine(memory: Path | None) -> list[Finding]:
     """Return the findings about this installation and, where one is given, a memory. Nothing is downloaded."""
     findings = [Finding("python", platform.python_version()), *_packages(), _devices(), *_weights(), _key()]
-    return findings + (list(_memory(memory)) if memory else [])
+    try:
+        return findings + (list(_memory(memory)) if memory else [])
+    except VisualMemoryError as error:
+        return [*findings, Finding("memory", str(error), "give the folder that `vmem memory build` made", broken=True)]
 
 
 def _packages() -> Iterator[Finding]:
@@ -83,12 +86,8 @@ def _key() -> Finding:
 
 
 def _memory(path: Path) -> Iterator[Finding]:
-    try:
-        memory = VisualMemory.open(path)
-        items = len(memory)
-    except VisualMemoryError as error:
-        yield Finding("memory", str(error), "give the folder that `vmem memory build` made", broken=True)
-        return
+    memory = VisualMemory.open(path)
+    items = memory.stats().items
     cure = "" if items else f"vmem memory add {path} FOLDER"
     yield Finding("memory", f"{items:,} pictures, version {memory.version}", cure, broken=not items)
     embedder = memory.settings.embedder

@@ -47,10 +47,14 @@ def run(
     from eval.datasets.folder import read_folder
     from eval.report import write_report
     from eval.runner import run_evaluation
+    from retrieval.folder import expect_outside
     from retrieval.memory import VisualMemory
     from retrieval.terminal import printable
 
-    datasets = {name: read_folder(folder) for name, folder in _named_folders(dataset).items()}
+    folders = _named_folders(dataset)
+    for folder in folders.values():
+        expect_outside(out, folder)
+    datasets = {name: read_folder(folder) for name, folder in folders.items()}
     opened = VisualMemory.open(memory, embedder=embedder, device=device)
     metrics, results = run_evaluation(opened, datasets, out, k=k)
     write_report(out / "report.html", opened, datasets, metrics, results)
@@ -100,7 +104,7 @@ def _named_folders(arguments: list[str]) -> Mapping[str, Path]:
 
     folders: dict[str, Path] = {}
     for argument in arguments:
-        parts = re.fullmatch(r"([\w.-]+)=(.+)", argument)
+        parts = re.fullmatch(r"([\w.-]+)=(.+)", argument, re.DOTALL)
         if parts is None:
             raise InvalidArgument(f"--dataset {argument!r}: NAME=FOLDER expected, such as sketch=data/sketch")
         if parts[1] in folders:

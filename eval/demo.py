@@ -1,5 +1,6 @@
 """The main job on real pictures, from nothing: a memory, held-out queries and five shifted variants of them."""
 
+import hashlib
 import json
 import random
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from retrieval.building import expect_a_picture
 from retrieval.disk import writing
 from retrieval.embedders import PACKAGED
 from retrieval.errors import FolderError, ImageError
-from retrieval.folder import LabelledFile, as_text, list_labelled_files
+from retrieval.folder import LabelledFile, as_text, expect_outside, list_labelled_files
 from retrieval.images import decode
 from retrieval.memory import VisualMemory
 from retrieval.progress import track
@@ -71,18 +72,22 @@ def run_demo(
         EmbedderError, StorageError: as their names say.
     """
     folder = Path(out)
-    if images and folder.resolve().is_relative_to(Path(images).resolve()):
-        raise RunError(f"{out} lies inside {images} and would be taken for a class: choose another --out")
-    source = as_text(Path(images).resolve()) if images else "digits"
-    _claim(folder, {"images": source, "embedder": embedder, "queries": queries, "limit": limit})
+    if images is not None:
+        expect_outside(folder, images)
+    choices: dict[str, object] = {"embedder": embedder, "queries": queries, "limit": limit}
     if images is None:
         images = folder / "images"
+        _claim(folder, {"images": "digits", **choices})
         say(f"1/4  Writing scikit-learn's scanned digits to {images}")
         write_digits(images)
+        files = list_labelled_files(images)
     else:
         say(f"1/4  Reading {images}")
-    files = list_labelled_files(images)
-    expect_a_picture(files, images)
+        files = list_labelled_files(images)
+        expect_a_picture(files, images)
+        # What was held out must stay out of the memory, so other pictures are another demo.
+        names = hashlib.sha256("\n".join(file.id for file in files).encode()).hexdigest()
+        _claim(folder, {"images": as_text(Path(images).resolve()), "names": names, **choices})
     drawn = random.Random(_SEED).sample(files, min(limit, len(files)))
     remembered, held_out = split(drawn, queries=queries)
 
@@ -131,16 +136,15 @@ def split(files: list[LabelledFile], *, queries: int) -> tuple[list[LabelledFile
 
 def _claim(folder: Path, choices: dict[str, object]) -> None:
     """Make the folder the demo's own, or see that it is that of a demo with the same choices."""
-    marker = folder / "demo.json"
+    marker, aside = folder / "demo.json", folder / "demo.json.new"
+    wanted = json.dumps(choices)
     with writing(folder):
-        if folder.exists() and any(folder.iterdir()):
-            if not marker.exists() or marker.read_text() != json.dumps(choices):
-                raise RunError(f"{folder} holds another demo or other files: delete it, or choose another --out")
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            aside = folder.with_name(f"{folder.name}.json.new")
-            aside.write_text(json.dumps(choices))
-            aside.replace(marker)
+        folder.mkdir(parents=True, exist_ok=True)
+        others = {entry.name for entry in folder.iterdir()} - {marker.name, aside.name}
+        if others and not (marker.exists() and marker.read_bytes() == wanted.encode()):
+            raise RunError(f"{folder} holds other files, or a demo of other pictures or settings: choose another --out")
+        aside.write_text(wanted)
+        aside.replace(marker)
 
 
 def _memory(path: Path, files: list[LabelledFile], embedder: str) -> VisualMemory:

@@ -20,6 +20,8 @@ from retrieval.types import Neighbor
 
 _LOG: Final = "log.jsonl"
 _FORMAT: Final = 1
+_KEYS: Final = {"dataset", "id"}
+_ANSWER_KEYS: Final = {"truth", "ids", "labels", "distances"}
 
 
 class RunLog:
@@ -40,15 +42,17 @@ class RunLog:
         header = json.dumps({"format": _FORMAT} | settings) + "\n"
         with _translated(folder):
             folder.mkdir(parents=True, exist_ok=True)
+            if not self._path.exists() and any(folder.iterdir()):
+                raise RunError(f"{folder} holds other files and no run: choose another --out")
             fresh = _is_fresh(self._path, header)
         if not fresh:
             self._expect_settings(folder, json.loads(header))
         with _translated(folder):
             _cut_torn_line(self._path)
-            self._file = self._path.open("a", encoding="utf-8")
+            # Unbuffered: a disk that is full says so here, not again when the file is closed.
+            self._file = self._path.open("ab", buffering=0)
             if fresh:
-                self._file.write(header)
-                self._file.flush()
+                self._write(header)
 
     def __enter__(self) -> Self:
         return self
@@ -70,8 +74,12 @@ class RunLog:
         """
         with _translated(self._path):
             # ASCII: a reason may repeat a file name whose bytes are no UTF-8.
-            self._file.writelines(json.dumps(line) + "\n" for line in lines)
-            self._file.flush()
+            self._write("".join(json.dumps(line) + "\n" for line in lines))
+
+    def _write(self, text: str) -> None:
+        remaining = memoryview(text.encode())
+        while remaining:
+            remaining = remaining[self._file.write(remaining) :]
 
     def results(self) -> dict[str, QueryResults]:
         """Return the queries of every data set that has any in the log."""
@@ -96,7 +104,10 @@ class RunLog:
         with self._path.open("rb") as log:
             next(log)
             for line in log:
-                yield _parsed(line, self._path)
+                parsed = _parsed(line, self._path)
+                if not _KEYS.issubset(parsed) or ("unreadable" not in parsed and not _ANSWER_KEYS.issubset(parsed)):
+                    raise RunError(f"{self._path} has a damaged line: choose another --out, or delete that line")
+                yield parsed
 
 
 def answered_line(dataset: str, sample: Sample, neighbors: tuple[Neighbor, ...]) -> dict[str, Any]:
@@ -120,6 +131,8 @@ def _query_results(lines: list[dict[str, Any]]) -> QueryResults:
     answered = [line for line in lines if "unreadable" not in line]
     k = len(answered[0]["ids"]) if answered else 0
     shape = (len(answered), k)
+    if any(len(line[name]) != k for line in answered for name in ("ids", "labels", "distances")):
+        raise RunError("the log has lines of different lengths: choose another --out")
     return QueryResults(
         ids=[line["id"] for line in answered],
         truths=[frozenset(line["truth"]) for line in answered],

@@ -41,7 +41,7 @@ def main() -> None:
         from retrieval.errors import VisualMemoryError
         from retrieval.terminal import printable
 
-        if not isinstance(error, VisualMemoryError):
+        if not isinstance(error, VisualMemoryError | OSError):
             raise
         typer.echo(f"Error: {printable(error, longest=2000)}", err=True)
         sys.exit(2)

@@ -38,6 +38,17 @@ class Item:
     source: str | None = None  # where it came from, kept for people
 
 
+def as_item(parts: tuple[str, str, ImageLike]) -> Item:
+    """Return (id, label, picture) as an item.
+
+    Raises:
+        InvalidArgument: something else.
+    """
+    if not isinstance(parts, tuple | list) or len(parts) != 3:
+        raise InvalidArgument(f"got {type(parts).__name__} as an item: Item or (id, label, picture) expected")
+    return Item(*parts)
+
+
 @dataclass(slots=True)
 class AddReport:
     """What became of the items that were offered."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from retrieval.adding import AddReport
 from retrieval.errors import FolderError, ImageError, MemoryExists
-from retrieval.folder import LabelledFile, as_text, list_labelled_files
+from retrieval.folder import LabelledFile, as_text, expect_outside, list_labelled_files
 from retrieval.images import decode
 from retrieval.memory import THUMBNAIL_PIXELS, VisualMemory
 from retrieval.table import is_memory
@@ -38,6 +38,7 @@ def build_memory(
         EmbedderMismatch: the memory that was begun has another embedder.
         EmbedderError, InvalidArgument, StorageError: as their names say.
     """
+    expect_outside(path, folder)
     expect_a_picture(list_labelled_files(folder), folder)
     built_from = as_text(Path(folder).resolve())
     if is_memory(path):

@@ -14,7 +14,9 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, TypeError, UnicodeError) as error:  # TypeError: Lance about a path that is no UTF-8
         reason = getattr(error, "strerror", None) or _first_line(error)
-        raise StorageError(f"{path} cannot be written: {reason}; choose a path you may write to") from error
+        full = "No space left" in reason
+        cure = "free some space and run the same command again" if full else "choose a path you may write to"
+        raise StorageError(f"{path} cannot be written: {reason}; {cure}") from error
 
 
 @contextmanager
@@ -23,9 +25,9 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:  # ValueError: Arrow's errors too
-        raise NotAMemory(
-            f"{path} holds a memory that cannot be read: {_first_line(error)}; restore its files from a copy"
-        ) from error
+        reason = _first_line(error)
+        cure = "make it readable" if "Permission denied" in reason else "restore its files from a copy"
+        raise NotAMemory(f"{path} holds a memory that cannot be read: {reason}; {cure}") from error
 
 
 def _first_line(error: Exception) -> str:

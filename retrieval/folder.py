@@ -35,6 +35,8 @@ def list_labelled_files(folder: str | Path) -> list[LabelledFile]:
     try:
         files = [file for label in sorted(_visible(root)) if label.is_dir() for file in _files_below(root, label)]
         inside = "only files, no label folders" if any(_visible(root)) else "nothing"
+        if any(entry.is_dir() for entry in _visible(root)):
+            inside = "only empty label folders"
     except OSError as error:
         raise FolderError(f"{error.filename} cannot be read: {error.strerror}; make it readable") from error
     if not files:
@@ -43,7 +45,12 @@ def list_labelled_files(folder: str | Path) -> list[LabelledFile]:
 
 
 def _files_below(root: Path, label: Path) -> Iterator[LabelledFile]:
-    for folder, subfolders, names in os.walk(label, onerror=_stop):
+    entered = {os.path.realpath(root)}  # links are followed, but never in a circle
+    for folder, subfolders, names in os.walk(label, onerror=_stop, followlinks=True):
+        if os.path.realpath(folder) in entered:
+            subfolders.clear()
+            continue
+        entered.add(os.path.realpath(folder))
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in sorted(names):
             if not name.startswith("."):
@@ -58,6 +65,12 @@ def _stop(error: OSError) -> None:
 
 def _visible(folder: Path) -> Iterator[Path]:
     return (entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def expect_outside(path: str | Path, folder: str | Path) -> None:
+    """Raise FolderError where something is to be written inside the pictures, which would count it as pictures."""
+    if Path(path).resolve().is_relative_to(Path(folder).resolve()):
+        raise FolderError(f"{path} lies inside {folder}, and its files would be taken for pictures: put it elsewhere")
 
 
 def as_text(name: str | Path) -> str:

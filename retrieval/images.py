@@ -46,6 +46,10 @@ def decode(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         return _upright_rgb(image, "the picture", max_pixels)
     if isinstance(image, np.ndarray):
         return _upright_rgb(_from_array(image), "the picture", max_pixels)
+    if not isinstance(image, str | Path | bytes):
+        raise ImageError(
+            f"got {type(image).__name__} as a picture: a path, encoded bytes, a Pillow image or a uint8 array expected"
+        )
     name = "the picture" if isinstance(image, bytes) else str(image)
     with io.BytesIO(image) if isinstance(image, bytes) else _open_file(Path(image), name) as stream:
         return _upright_rgb(_identify(stream, name), name, max_pixels)

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float
 
-from retrieval.adding import AddReport, Item, add_items, add_vectors, list_unreadable
+from retrieval.adding import AddReport, Item, add_items, add_vectors, as_item, list_unreadable
 from retrieval.embedders import load_embedder
 from retrieval.embedders.base import Embedder, EmbedderIdentity, check_embedder
 from retrieval.errors import InvalidArgument, MissingWeights, UnknownEmbedder
@@ -158,7 +158,7 @@ class VisualMemory:
             InvalidArgument: an id or a label that is no text.
             StorageError: the disk refuses.
         """
-        as_items = (item if isinstance(item, Item) else Item(*item) for item in items)
+        as_items = (item if isinstance(item, Item) else as_item(item) for item in items)
         return add_items(self._table, self.embedder, as_items, on_duplicate=on_duplicate)
 
     def add_folder(

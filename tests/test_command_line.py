@@ -117,7 +117,7 @@ def test_a_demo_on_ones_own_folder_goes_from_pictures_to_a_report(
     figures = json.loads((tmp_path / "demo" / "run" / "metrics.json").read_text())["datasets"]
     assert len(figures) == 6 and figures["original"]["count"] == 6
     other = vmem(*command[:-1], 3)
-    assert other.returncode == 2 and "holds another demo or other files" in other.stderr
+    assert other.returncode == 2 and "holds other files, or a demo of other pictures or settings" in other.stderr
 
 
 @pytest.mark.parametrize("command", [(), ("memory",), ("prompt",), ("eval",), ("classify",), ("demo",), ("doctor",)])

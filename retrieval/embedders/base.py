@@ -10,7 +10,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from retrieval.embedders.preprocessing import Preprocessing
-from retrieval.errors import EmbedderMismatch
+from retrieval.errors import EmbedderMismatch, InvalidArgument
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,8 @@ class EmbedderIdentity:
 
 def foreign_vectors(name: str, dimension: int) -> EmbedderIdentity:
     """Return an identity for vectors made elsewhere; a memory created with it is searched by vectors."""
+    if not isinstance(dimension, int) or dimension < 1:
+        raise InvalidArgument(f"dimension={dimension!r}: a whole number, 1 or more, expected")
     return EmbedderIdentity(name, "", None, "", dimension, "")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from retrieval.embedders.allocator import keep_freed_memory
 from retrieval.embedders.base import EmbedderIdentity
 from retrieval.embedders.preprocessing import Preprocessing
 from retrieval.errors import InvalidArgument
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 DEVICES: Final = ("auto", "cpu", "cuda", "mps")
-# On CPUs a batch of 8 is as fast as any for transformers, and for convolutions several times as fast as 32 or 64,
-# whose activations leave the cache; GPUs want many more.
+# On CPUs a batch of 8 is as fast as any, and a small one keeps memory small; GPUs want many more.
 _BATCH_SIZES: Final = {"cpu": 8, "cuda": 128, "mps": 64}
 
 
@@ -47,6 +47,8 @@ class TorchEmbedder:
         self._dtype = torch.float32 if self.device == "cpu" else torch.float16
         module = module.eval().requires_grad_(False).to(self.device, self._dtype)
         # Convolutions run two to three times as fast on this layout; transformers do not notice it.
+        if self.device == "cpu":
+            keep_freed_memory()
         self._module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property

@@ -65,7 +65,9 @@ def save_index(index: Index, folder: Path, *, table_version: str) -> None:
             shutil.rmtree(left_over, ignore_errors=True)
     fresh = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=folder.parent))
     index.save(fresh)
-    (fresh / _HEADER).write_text(json.dumps({"kind": index.kind, "table_version": table_version, "items": len(index)}))
+    (fresh / _HEADER).write_text(
+        json.dumps({"kind": index.kind, "table_version": table_version, "items": len(index), "bytes": _bytes(fresh)})
+    )
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
 
@@ -76,6 +78,8 @@ def load_index(folder: Path, *, table_version: str) -> Index | None:
         header = json.loads((folder / _HEADER).read_text())
         if header["table_version"] != table_version:
             return None
+        if header["bytes"] != _bytes(folder):
+            return None
         index: Index = _class(header["kind"]).load(folder)
         return index if len(index) == header["items"] else None
     except (OSError, EOFError, ValueError, KeyError, TypeError, ImportError):
@@ -85,3 +89,8 @@ def load_index(folder: Path, *, table_version: str) -> Index | None:
 def _class(kind: str) -> Any:  # noqa: ANN401 - a class of the protocol Index, which has no run-time name for "subclass"
     module, name = _CLASSES[kind]
     return getattr(import_module(module), name)
+
+
+def _bytes(folder: Path) -> dict[str, int]:
+    """Return the size of each of an index's files, by which a torn copy shows."""
+    return {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.name != _HEADER}

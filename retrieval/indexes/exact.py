@@ -26,7 +26,10 @@ class ExactIndex:
     @classmethod
     def load(cls, folder: Path) -> "ExactIndex":
         """Return the index that `save` wrote; its vectors are mapped, so that opening reads nothing."""
-        return cls(np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False))
+        vectors = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
+        if vectors.ndim != 2 or vectors.dtype != np.float32:
+            raise ValueError(f"{folder} holds {vectors.dtype} of shape {vectors.shape}: float32 vectors expected")
+        return cls(vectors)
 
     def save(self, folder: Path) -> None:
         """Write the vectors as one NumPy file."""
