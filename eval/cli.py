@@ -39,8 +39,9 @@ def run(
 ) -> None:
     """Classify folders of labelled pictures and score every voting method.
 
-    Files that are no usable pictures are left out and counted apart. A run that was cut off goes on where it stopped
-    when the same command is run again.
+    Files that are no usable pictures are left out and counted apart.
+
+    A run that was cut off goes on where it stopped when the same command is run again.
 
     Example: vmem eval run --memory pets/ --dataset indoors=test/indoors --dataset outdoors=test/outdoors --out runs/1
     """
@@ -83,8 +84,9 @@ def demo(
 ) -> None:
     """Run the main job on real pictures, offline: remember most, classify the rest and five shifted variants of them.
 
-    Without --images it takes scikit-learn's 1,797 scanned digits. Prints a table of top-1 accuracy by voting method
-    and writes report.html, which shows queries with the pictures that decided them.
+    Without --images it takes scikit-learn's 1,797 scanned digits.
+
+    Prints a table of top-1 accuracy by voting method, and writes a page with the pictures that decided.
 
     Example: vmem demo --images photos/ --out my-demo
     """

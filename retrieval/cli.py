@@ -47,8 +47,9 @@ def build(
 ) -> None:
     """Build a memory from a folder of labelled pictures.
 
-    Files that are no usable pictures are passed over, counted, and listed in MEMORY/unreadable.tsv. A build that
-    was cut off goes on where it stopped when the same command is run again.
+    Files that are no usable pictures are passed over, counted, and listed in MEMORY/unreadable.tsv.
+
+    A build that was cut off goes on where it stopped when the same command is run again.
 
     Example: vmem memory build pets/ photos/ --embedder dinov2-vits14
     """

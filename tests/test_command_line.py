@@ -126,7 +126,22 @@ def test_every_command_has_help(vmem: Vmem, command: tuple[str, ...]) -> None:
     assert shown.returncode == 0 and "Usage:" in shown.stdout
 
 
+def test_a_demo_of_pictures_that_changed_is_not_gone_on_with(
+    vmem: Vmem, pictures: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    mine = shutil.copytree(pictures, tmp_path / "mine")
+    command = ("demo", "--images", mine, "--out", tmp_path / "demo", "--embedder", checkpoint, "--queries", 6)
+    assert vmem(*command).returncode == 0
+    draw((9, 9, 9), 1).save(mine / "red" / "one-more.png")
+    before = (tmp_path / "demo" / "run" / "metrics.json").read_bytes()
+    changed = vmem(*command)
+    assert changed.returncode == 2 and "a demo of other pictures or settings" in changed.stderr
+    assert (tmp_path / "demo" / "run" / "metrics.json").read_bytes() == before
+
+
 BAD_INPUT = {
+    "memory inside the pictures": ("memory build {pictures}/m {pictures}", "lies inside"),
+    "run inside the pictures": ("eval run --memory {built} --dataset a={pictures} --out {pictures}/r", "lies inside"),
     "no such folder": ("memory build m {tmp}/absent", "is not there"),
     "empty folder": ("memory build m {tmp}/empty", "holds nothing: <label>/<image> expected"),
     "folder of text files": ("memory build m {tmp}/texts", "holds no usable picture among 1 files"),

@@ -113,6 +113,24 @@ def test_a_folder_with_another_log_is_left_alone(tmp_path: Path, content: str) -
     assert (tmp_path / "log.jsonl").read_text() == content
 
 
+@pytest.mark.parametrize("line", ["{}", '{"dataset": "q", "id": "1"}'])
+def test_a_log_with_a_damaged_line_is_reported(
+    memory: VisualMemory, queries: list[Sample], tmp_path: Path, line: str
+) -> None:
+    run_evaluation(memory, {"q": queries}, tmp_path / "run", k=5)
+    with (tmp_path / "run" / "log.jsonl").open("a") as log:
+        log.write(line + "\n")
+    with pytest.raises(RunError, match="has a damaged line"):
+        run_evaluation(memory, {"q": queries}, tmp_path / "run", k=5)
+
+
+def test_a_folder_of_other_files_becomes_no_run(memory: VisualMemory, queries: list[Sample], tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text("mine")
+    with pytest.raises(RunError, match="holds other files and no run"):
+        run_evaluation(memory, {"q": queries}, tmp_path, k=5)
+    assert (tmp_path / "metrics.json").read_text() == "mine"
+
+
 def test_a_folder_reads_as_samples_with_one_label_each(pictures: Path) -> None:
     samples = read_folder(pictures)
     assert len(samples) == 18 and samples[0].id == "blue/0.png" and samples[0].labels == frozenset(["blue"])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from retrieval.errors import FolderError
-from retrieval.folder import list_labelled_files
+from retrieval.folder import expect_outside, list_labelled_files
 
 
 def test_files_come_sorted_with_their_label_and_path_below_the_folder(tmp_path: Path) -> None:
@@ -23,6 +23,24 @@ def test_names_that_are_no_utf_8_become_text(tmp_path: Path) -> None:
     Path(os.fsdecode(folder), "1.png").touch()
     (file,) = list_labelled_files(tmp_path)
     assert (file.label, file.id) == ("caf\\xe9", "caf\\xe9/1.png") and file.path.exists()
+
+
+def test_links_are_followed_but_never_in_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "pictures" / "a").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "1").touch()
+    (tmp_path / "pictures" / "a" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "pictures" / "b").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "circle").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "pictures" / "self").symlink_to(tmp_path / "pictures")
+    found = [file.id for file in list_labelled_files(tmp_path / "pictures")]
+    assert found == ["a/linked/1", "b/1"]
+
+
+def test_nothing_is_written_inside_the_pictures(tmp_path: Path) -> None:
+    expect_outside(tmp_path / "pictures-too", tmp_path / "pictures")
+    with pytest.raises(FolderError, match="lies inside .*: put it elsewhere"):
+        expect_outside(tmp_path / "pictures" / "x", tmp_path / "pictures")
 
 
 def test_a_missing_folder_and_a_file_are_refused(tmp_path: Path) -> None:

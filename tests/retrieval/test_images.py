@@ -180,6 +180,12 @@ def test_the_pixel_limit_is_the_callers() -> None:
         decode(Image.new("RGB", (100, 100)), max_pixels=9_999)
 
 
+@pytest.mark.parametrize("image", [None, 3, ["a.png"]])
+def test_what_can_be_no_picture_is_refused_by_type(image: object) -> None:
+    with pytest.raises(ImageError, match="as a picture: a path, encoded bytes, a Pillow image or a uint8 array"):
+        decode(image)  # type: ignore[arg-type]
+
+
 def test_an_array_that_is_no_picture_is_refused() -> None:
     with pytest.raises(ImageError, match="got an array of float64 with shape"):
         decode(np.zeros((4, 4, 3)))

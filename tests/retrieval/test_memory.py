@@ -152,6 +152,12 @@ def test_threads_read_one_whole_version_while_items_are_replaced(vectors_only: V
         assert [reader.result() for reader in readers] == [0, 0]
 
 
+@pytest.mark.parametrize("item", [("id", "label"), {"id": "a"}, "abc", None])
+def test_what_is_no_item_is_refused(memory: VisualMemory, item: object) -> None:
+    with pytest.raises(InvalidArgument, match=r"as an item: Item or \(id, label, picture\) expected"):
+        memory.add([item])  # type: ignore[list-item]
+
+
 def test_a_bad_picture_costs_one_line_and_not_its_batch(memory: VisualMemory) -> None:
     report = memory.add([("good", "red", draw((200, 0, 0), 1)), ("bad", "red", b"no picture"), ("empty", "red", b"")])
     assert report.added == 1
