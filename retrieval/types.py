@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -38,13 +38,7 @@ class Neighbors:
     def __iter__(self) -> Iterator[tuple[Neighbor, ...]]:
         return (self[query] for query in range(len(self)))
 
-    @overload
-    def __getitem__(self, query: int) -> tuple[Neighbor, ...]: ...
-    @overload
-    def __getitem__(self, query: slice) -> "Neighbors": ...
-    def __getitem__(self, query: int | slice) -> "tuple[Neighbor, ...] | Neighbors":
-        if isinstance(query, slice):
-            return Neighbors(self.ids[query], self.labels[query], self.distances[query], self.rows[query])
+    def __getitem__(self, query: int) -> tuple[Neighbor, ...]:
         columns = (self.ids, self.labels, self.distances, self.rows)
         return tuple(Neighbor(*values) for values in zip(*(c[query].tolist() for c in columns), strict=True))
 
@@ -83,6 +77,6 @@ class MemoryStats:
     items: int
     labels: dict[str, int]  # items of each label, most frequent first
     embedder: str
-    index: str  # the kind in use
+    index: str  # the kind that serves a memory of this size
     version: int
     bytes_on_disk: int
