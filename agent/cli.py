@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from retrieval.options import Backend, Cache, Device, EmbedderOverride, Precision
+
 if TYPE_CHECKING:
     from agent.types import Prediction
 
@@ -24,11 +26,11 @@ def classify(
             help="Weight of a neighbour: rank 1/(2 + rank), plurality 1, distance exp(-d), softmax exp((1 - d)/0.07)."
         ),
     ] = "rank",
-    embedder: Annotated[
-        str | None,
-        typer.Option(help="Where to load the memory's embedder from, if not from where it came."),
-    ] = None,
-    device: Annotated[str, typer.Option(help="Where the embedder runs: auto, cpu, cuda or mps.")] = "auto",
+    embedder: EmbedderOverride = None,
+    device: Device = "auto",
+    backend: Backend = "auto",
+    precision: Precision = "auto",
+    cache: Cache = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
     """Say what pictures show, by the vote of their nearest neighbours in a memory.
@@ -43,7 +45,9 @@ def classify(
     from retrieval.progress import track
     from retrieval.terminal import printable
 
-    opened = VisualMemory.open(memory, embedder=embedder, device=device)
+    opened = VisualMemory.open(
+        memory, embedder=embedder, device=device, backend=backend, precision=precision, cache=cache
+    )
     failed = False
     # Answers that appear on the terminal one by one are progress enough, and a bar would tear them apart.
     for image in track(images, "Classifying", total=len(images), shown=not sys.stdout.isatty()):

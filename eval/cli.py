@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from retrieval.options import Backend, Cache, Device, EmbedderOverride, Precision
+
 if TYPE_CHECKING:
     from eval.types import Metrics
 
@@ -31,11 +33,11 @@ def run(
     ],
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder: log.jsonl, metrics.json, report.html.")],
     k: Annotated[int, typer.Option("--k", help="How many neighbours vote; smaller numbers are scored too.")] = 50,
-    embedder: Annotated[
-        str | None,
-        typer.Option(help="Where to load the memory's embedder from, if not from where it came."),
-    ] = None,
-    device: Annotated[str, typer.Option(help="Where the embedder runs: auto, cpu, cuda or mps.")] = "auto",
+    embedder: EmbedderOverride = None,
+    device: Device = "auto",
+    backend: Backend = "auto",
+    precision: Precision = "auto",
+    cache: Cache = True,
 ) -> None:
     """Classify folders of labelled pictures and score every voting method.
 
@@ -56,7 +58,9 @@ def run(
     for folder in folders.values():
         expect_outside(out, folder)
     datasets = {name: read_folder(folder) for name, folder in folders.items()}
-    opened = VisualMemory.open(memory, embedder=embedder, device=device)
+    opened = VisualMemory.open(
+        memory, embedder=embedder, device=device, backend=backend, precision=precision, cache=cache
+    )
     metrics, results = run_evaluation(opened, datasets, out, k=k)
     write_report(out / "report.html", opened, datasets, metrics, results)
     _print_metrics(metrics)

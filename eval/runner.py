@@ -17,7 +17,6 @@ from eval.types import Metrics, QueryResults, Sample
 from retrieval.disk import writing
 from retrieval.images import ImageLike
 from retrieval.memory import DEFAULT_NEIGHBORS, VisualMemory
-from retrieval.pipeline import embed_images
 from retrieval.progress import track
 from retrieval.snapshot import check_neighbors
 
@@ -58,6 +57,7 @@ def run_evaluation(
     settings = {
         "memory": {"id": memory.settings.memory_id, "version": memory.version, "items": len(memory)},
         "embedder": memory.settings.embedder.weights_digest,
+        "precision": memory.requested.precision,
         "index": memory.build_index() if len(memory) else "none",
         "k": k,
         **{f"dataset {name}": _digest(samples) for name, samples in datasets.items()},
@@ -78,7 +78,7 @@ def _answer(memory: VisualMemory, name: str, samples: list[Sample], log: RunLog,
     if not samples:
         return
     queue = track(samples, f"Classifying {name}", total=len(samples), shown=progress)
-    for batch in embed_images(queue, memory.embedder, image_of=lambda sample: sample.image):
+    for batch in memory.embed_stream(queue, image_of=lambda sample: sample.image):
         lines = [unreadable_line(name, failure.item, str(failure.error)) for failure in batch.failures]
         if batch.items:
             found = memory.search_vectors(batch.vectors, k=k)

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from retrieval.options import EmbedderOverride
+
 app = typer.Typer(no_args_is_help=True, help="Read prompt templates and preview what a model would be asked.")
 
 PromptName = Annotated[
@@ -35,10 +37,7 @@ def preview(
     voting: Annotated[
         str, typer.Option(help="Order of the candidates: rank, plurality, distance or softmax voting.")
     ] = "rank",
-    embedder: Annotated[
-        str | None,
-        typer.Option(help="Where to load the memory's embedder from, if not from where it came."),
-    ] = None,
+    embedder: EmbedderOverride = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with the pictures to this file.")] = None,
 ) -> None:
     """Render a real prompt for a picture, as a model would receive it. Nothing is sent.

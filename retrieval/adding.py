@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Float
 
 from retrieval.disk import writing
-from retrieval.embedders.base import Embedder
+from retrieval.embedding import Embedding
 from retrieval.errors import DuplicateId, InvalidArgument
 from retrieval.images import ImageLike
-from retrieval.pipeline import EmbeddedBatch, embed_images
+from retrieval.pipeline import EmbeddedBatch
 from retrieval.table import ItemBatch, ItemTable
 from retrieval.vectors import to_unit_vectors
 
@@ -59,17 +59,17 @@ class AddReport:
     unreadable: list[tuple[str, str]] = field(default_factory=list)  # (id, reason)
 
 
-def add_items(table: ItemTable, embedder: Embedder, items: Iterable[Item], *, on_duplicate: str) -> AddReport:
+def add_items(table: ItemTable, embedding: Embedding, items: Iterable[Item], *, on_duplicate: str) -> AddReport:
     """Embed items and write them to the table; see `VisualMemory.add`."""
     _check_choice(on_duplicate)
     report = AddReport()
-    batches = embed_images(
+    batches = embedding.stream(
         _wanted(items, table, on_duplicate, report),
-        embedder,
         image_of=lambda item: item.image,
         thumbnail_pixels=table.settings.thumbnail_pixels,
     )
     for rows in _commits(batches, report):
+        table.record(embedding.embedder.execution)
         ids, labels, vectors, thumbnails, sources = zip(*rows, strict=True)
         _write(table, ItemBatch(ids, labels, np.stack(vectors), thumbnails, sources), on_duplicate, report)
     return report

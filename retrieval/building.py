@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from retrieval.adding import AddReport
+from retrieval.embedders.int8 import CALIBRATION_PICTURES
 from retrieval.errors import FolderError, ImageError, MemoryExists
 from retrieval.folder import LabelledFile, as_text, expect_outside, list_labelled_files
 from retrieval.images import decode
@@ -17,6 +18,9 @@ def build_memory(
     embedder: str,
     index: str | None = None,
     device: str = "auto",
+    backend: str = "auto",
+    precision: str = "auto",
+    cache: bool = True,
     thumbnail_pixels: int | None = None,
 ) -> tuple[VisualMemory, AddReport]:
     """Build a memory from ``folder/<label>/<image>``, or go on with one that was begun from the same folder.
@@ -27,6 +31,9 @@ def build_memory(
         embedder: a name in the catalogue, or a folder with a saved model.
         index: ``exact``, ``scann``, or ``auto`` to choose by size, which is also what None does for a new memory.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        backend: ``auto``, ``torch`` or ``openvino``.
+        precision: ``auto``, ``float32``, ``bfloat16``, ``float16``, or ``int8``, calibrated on the folder's pictures.
+        cache: whether to look up and keep features by picture.
         thumbnail_pixels: longest side of the thumbnails that are kept; None for 224 in a new memory.
 
     Returns:
@@ -39,10 +46,21 @@ def build_memory(
         EmbedderError, InvalidArgument, StorageError: as their names say.
     """
     expect_outside(path, folder)
-    expect_a_picture(list_labelled_files(folder), folder)
+    files = list_labelled_files(folder)
+    expect_a_picture(files, folder)
+    some = min(len(files), CALIBRATION_PICTURES)
+    calibration = [files[len(files) * number // some].path for number in range(some)]  # from all over; for int8 alone
     built_from = as_text(Path(folder).resolve())
     if is_memory(path):
-        memory = VisualMemory.open(path, embedder=embedder, device=device)
+        memory = VisualMemory.open(
+            path,
+            embedder=embedder,
+            device=device,
+            backend=backend,
+            precision=precision,
+            calibration=calibration,
+            cache=cache,
+        )
         if memory.settings.built_from != built_from:
             raise MemoryExists(
                 f"{path} holds a memory built from {memory.settings.built_from or 'elsewhere'}:"
@@ -55,6 +73,10 @@ def build_memory(
             embedder=embedder,
             index=index or "auto",
             device=device,
+            backend=backend,
+            precision=precision,
+            calibration=calibration,
+            cache=cache,
             thumbnail_pixels=THUMBNAIL_PIXELS if thumbnail_pixels is None else thumbnail_pixels,
             built_from=built_from,
         )

@@ -7,39 +7,38 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from retrieval.options import (
+    AsJson,
+    Backend,
+    Cache,
+    Device,
+    EmbedderName,
+    EmbedderOverride,
+    FolderPath,
+    MemoryPath,
+    Precision,
+)
+
 if TYPE_CHECKING:
     from retrieval.adding import AddReport
     from retrieval.memory import VisualMemory
 
 app = typer.Typer(no_args_is_help=True, help="Build, extend, search and inspect a memory of labelled pictures.")
 
-MemoryPath = Annotated[Path, typer.Argument(metavar="MEMORY", help="The folder that holds the memory.")]
-FolderPath = Annotated[Path, typer.Argument(metavar="FOLDER", help="Pictures laid out as FOLDER/<label>/<image>.")]
-Device = Annotated[str, typer.Option(help="Where the embedder runs: auto, cpu, cuda or mps.")]
-EmbedderOverride = Annotated[
-    str | None,
-    typer.Option(
-        "--embedder",
-        help="Where to load the memory's embedder from, if not from where it came: a name, or a folder with the"
-        " saved model. It must be the same model.",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-
 
 @app.command()
 def build(
     memory: MemoryPath,
     folder: FolderPath,
-    embedder: Annotated[
-        str,
-        typer.Option(help="A name that `vmem doctor` lists, or a folder with a model that transformers saved."),
-    ] = "dinov2-vits14",
+    embedder: EmbedderName = "dinov2-vits14",
     index: Annotated[
         str | None,
         typer.Option(help="exact, scann (Linux; for large memories), or auto, the default, to choose by size."),
     ] = None,
     device: Device = "auto",
+    backend: Backend = "auto",
+    precision: Precision = "auto",
+    cache: Cache = True,
     thumbnail_pixels: Annotated[
         int | None,
         typer.Option(min=16, help="Longest side of the thumbnails kept for reports and the second stage; 224."),
@@ -56,7 +55,15 @@ def build(
     from retrieval.building import build_memory
 
     built, report = build_memory(
-        memory, folder, embedder=embedder, index=index, device=device, thumbnail_pixels=thumbnail_pixels
+        memory,
+        folder,
+        embedder=embedder,
+        index=index,
+        device=device,
+        backend=backend,
+        precision=precision,
+        cache=cache,
+        thumbnail_pixels=thumbnail_pixels,
     )
     _print_report(built, report)
 
@@ -75,6 +82,9 @@ def add(
     ] = "",
     embedder: EmbedderOverride = None,
     device: Device = "auto",
+    backend: Backend = "auto",
+    precision: Precision = "auto",
+    cache: Cache = True,
 ) -> None:
     """Add labelled pictures, of known or new classes, to a memory.
 
@@ -86,7 +96,9 @@ def add(
     from retrieval.folder import list_labelled_files
     from retrieval.memory import VisualMemory
 
-    opened = VisualMemory.open(memory, embedder=embedder, device=device)
+    opened = VisualMemory.open(
+        memory, embedder=embedder, device=device, backend=backend, precision=precision, cache=cache
+    )
     expect_a_picture(list_labelled_files(folder), folder)
     report = opened.add_folder(folder, on_duplicate=on_duplicate, id_prefix=id_prefix)
     opened.build_index()
@@ -100,6 +112,9 @@ def search(
     k: Annotated[int, typer.Option("--k", help="How many neighbours.")] = 10,
     embedder: EmbedderOverride = None,
     device: Device = "auto",
+    backend: Backend = "auto",
+    precision: Precision = "auto",
+    cache: Cache = True,
     as_json: AsJson = False,
 ) -> None:
     """Show the remembered pictures nearest to one picture.
@@ -109,7 +124,9 @@ def search(
     from retrieval.memory import VisualMemory
     from retrieval.terminal import print_table
 
-    neighbors = VisualMemory.open(memory, embedder=embedder, device=device).search(image, k=k)[0]
+    neighbors = VisualMemory.open(
+        memory, embedder=embedder, device=device, backend=backend, precision=precision, cache=cache
+    ).search(image, k=k)[0]
     if as_json:
         found = [{"id": n.id, "label": n.label, "distance": n.distance} for n in neighbors]
         typer.echo(json.dumps(found))

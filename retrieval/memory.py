@@ -1,21 +1,23 @@
 """VisualMemory: labelled pictures that can be searched and edited."""
 
-from collections.abc import Iterable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
 from retrieval.adding import AddReport, Item, add_items, add_vectors, as_item, list_unreadable
 from retrieval.embedders import load_embedder
-from retrieval.embedders.base import Embedder, EmbedderIdentity, check_embedder
-from retrieval.errors import InvalidArgument, MissingWeights, UnknownEmbedder
+from retrieval.embedders.base import Embedder, EmbedderIdentity
+from retrieval.embedders.execution import Requested
+from retrieval.embedders.int8 import Calibration
+from retrieval.embedding import Embedding
+from retrieval.errors import InvalidArgument
 from retrieval.folder import as_text, list_labelled_files
 from retrieval.images import ImageLike
 from retrieval.indexes import choose_kind
-from retrieval.pipeline import embed_images
+from retrieval.pipeline import EmbeddedBatch
 from retrieval.progress import track
 from retrieval.settings import Settings
 from retrieval.snapshot import Snapshot, check_neighbors
@@ -23,6 +25,7 @@ from retrieval.table import ItemTable, check_free
 from retrieval.types import MemoryStats, Neighbors
 from retrieval.vectors import to_unit_vectors
 
+Query = TypeVar("Query")
 THUMBNAIL_PIXELS: Final = 224
 DEFAULT_NEIGHBORS: Final = 50  # the paper's k
 
@@ -37,13 +40,11 @@ class VisualMemory:
     An object reads the version it opened or wrote last; every change on disk is atomic.
     """
 
-    def __init__(self, path: Path, table: ItemTable, embedder: Embedder | None, *, device: str = "auto") -> None:
+    def __init__(self, path: Path, table: ItemTable, embedding: Embedding) -> None:
         self.path = path
-        self._device = device
         self._table = table
+        self._embedding = embedding
         self._snapshot = Snapshot(table, path)
-        if embedder is not None:
-            self.embedder = embedder
 
     @classmethod
     def create(
@@ -53,6 +54,10 @@ class VisualMemory:
         embedder: str | Embedder | EmbedderIdentity,
         index: str = "auto",
         device: str = "auto",
+        backend: str = "auto",
+        precision: str = "auto",
+        calibration: Iterable[ImageLike] = (),
+        cache: bool = True,
         thumbnail_pixels: int = THUMBNAIL_PIXELS,
         built_from: str = "",
     ) -> "VisualMemory":
@@ -64,6 +69,10 @@ class VisualMemory:
                 `foreign_vectors(name, dimension)`.
             index: ``exact``, ``scann``, or ``auto`` to choose by size.
             device: where a named embedder runs: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+            backend: what runs it: ``auto``, ``torch`` or ``openvino``.
+            precision: ``auto``, ``float32``, ``bfloat16``, ``float16`` or ``int8``; see `load_embedder`.
+            calibration: pictures like those to come, for int8 to take its ranges from.
+            cache: whether to look up and keep features by picture, in a cache that all memories share.
             thumbnail_pixels: longest side of the thumbnails that are kept for people and for the second stage.
             built_from: the folder it is built from, for a later run to go on with.
 
@@ -74,15 +83,33 @@ class VisualMemory:
         choose_kind(index, items=0)
         if thumbnail_pixels < 1:
             raise InvalidArgument(f"thumbnail_pixels={thumbnail_pixels}: 1 or more expected")
+        requested = Requested(device, backend, precision)
         check_free(Path(path))
         if isinstance(embedder, str):
-            embedder = load_embedder(embedder, device=device)
-        known = embedder if isinstance(embedder, EmbedderIdentity) else embedder.identity
-        table = ItemTable.create(Path(path), Settings(known, index, thumbnail_pixels, built_from))
-        return cls(Path(path), table, None if isinstance(embedder, EmbedderIdentity) else embedder)
+            embedder = load_embedder(embedder, **requested.to_dict(), calibration=Calibration(calibration))
+        settings = Settings(
+            embedder if isinstance(embedder, EmbedderIdentity) else embedder.identity,
+            index,
+            thumbnail_pixels,
+            built_from,
+            executions=() if isinstance(embedder, EmbedderIdentity) else (embedder.execution,),
+        )
+        table = ItemTable.create(Path(path), settings)
+        offered = None if isinstance(embedder, EmbedderIdentity) else embedder
+        return cls(Path(path), table, Embedding(table, Path(path), offered, requested, cache=cache))
 
     @classmethod
-    def open(cls, path: str | Path, *, embedder: str | Embedder | None = None, device: str = "auto") -> "VisualMemory":
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        embedder: str | Embedder | None = None,
+        device: str = "auto",
+        backend: str = "auto",
+        precision: str = "auto",
+        calibration: Iterable[ImageLike] = (),
+        cache: bool = True,
+    ) -> "VisualMemory":
         """Open a memory; its embedder is loaded when a picture first needs it.
 
         Args:
@@ -90,17 +117,21 @@ class VisualMemory:
             embedder: an embedder to use, or where to load it, when the place recorded in the memory is no longer
                 right. It must be the same model.
             device: where the embedder runs: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+            backend: what runs it: ``auto``, ``torch`` or ``openvino``.
+            precision: ``auto``, ``float32``, ``bfloat16``, ``float16`` or ``int8``. It need not be the one that the
+                memory was made with; where int8 meets another one, a warning says how far they differ.
+            calibration: pictures for int8, where they are not to be the memory's own thumbnails.
+            cache: whether to look up and keep features by picture, in a cache that all memories share.
 
         Raises:
             NotAMemory: there is no memory at the path.
             EmbedderMismatch: the memory was built by another embedder.
+            InvalidArgument: an unknown device, backend or precision.
         """
+        requested = Requested(device, backend, precision)
         table = ItemTable.open(Path(path))
-        if isinstance(embedder, str):
-            embedder = load_embedder(embedder, device=device)
-        if embedder is not None:
-            check_embedder(embedder.identity, table.settings.embedder, path)
-        return cls(Path(path), table, embedder, device=device)
+        embedding = Embedding(table, Path(path), embedder, requested, calibration=calibration, cache=cache)
+        return cls(Path(path), table, embedding)
 
     def __len__(self) -> int:
         return len(self._table)
@@ -118,7 +149,7 @@ class VisualMemory:
         """The version of the table that is read."""
         return self._table.version
 
-    @cached_property
+    @property
     def embedder(self) -> Embedder:
         """The embedder that the memory was built by, loaded when first needed.
 
@@ -126,21 +157,12 @@ class VisualMemory:
             EmbedderError: it cannot be had any more.
             EmbedderMismatch: what lies in its place has other weights.
         """
-        known = self.settings.embedder
-        if not known.origin:
-            raise InvalidArgument(
-                f"{self.path} holds vectors made elsewhere ({known.name}): search it by vectors, or give open() the"
-                " embedder that made them"
-            )
-        try:
-            loaded = load_embedder(known.origin, device=self._device)
-        except UnknownEmbedder as error:  # a folder that was moved or deleted
-            raise MissingWeights(
-                f"{self.path} was built by {known.fingerprint} from {known.origin}, where it is no longer:"
-                " say where it is now with --embedder FOLDER"
-            ) from error
-        check_embedder(loaded.identity, known, self.path)
-        return loaded
+        return self._embedding.embedder
+
+    @property
+    def requested(self) -> Requested:
+        """How its embedder was asked to run, loaded or not."""
+        return self._embedding.requested
 
     def add(self, items: Iterable[Item | tuple[str, str, ImageLike]], *, on_duplicate: str = "skip") -> AddReport:
         """Remember pictures; they take part in the next search.
@@ -159,7 +181,7 @@ class VisualMemory:
             StorageError: the disk refuses.
         """
         as_items = (item if isinstance(item, Item) else as_item(item) for item in items)
-        return add_items(self._table, self.embedder, as_items, on_duplicate=on_duplicate)
+        return add_items(self._table, self._embedding, as_items, on_duplicate=on_duplicate)
 
     def add_folder(
         self, folder: str | Path, *, on_duplicate: str = "skip", id_prefix: str = "", progress: bool = True
@@ -216,11 +238,23 @@ class VisualMemory:
             EmbedderError: the embedder cannot be had.
         """
         vectors = [np.empty((0, self.settings.embedder.dimension), np.float32)]
-        for batch in embed_images(images, self.embedder, image_of=lambda image: image):
+        for batch in self.embed_stream(images, image_of=lambda image: image):
             if batch.failures:
                 raise batch.failures[0].error
             vectors.append(batch.vectors)
         return np.concatenate(vectors)
+
+    def embed_stream(
+        self, items: Iterable[Query], *, image_of: Callable[[Query], ImageLike]
+    ) -> Iterator[EmbeddedBatch[Query]]:
+        """Yield any number of things in batches, with the vectors of their pictures, in order.
+
+        A picture that cannot be used is among the batch's ``failures``.
+
+        Raises:
+            EmbedderError: the embedder cannot be had.
+        """
+        return self._embedding.stream(items, image_of=image_of)
 
     def search_vectors(
         self, vectors: Float[np.ndarray, "queries dimension"], *, k: int = DEFAULT_NEIGHBORS

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from retrieval.embedders.base import EmbedderIdentity
+from retrieval.embedders.execution import Execution
 from retrieval.errors import StorageError
 
 FORMAT: Final = 1
@@ -20,6 +21,7 @@ class Settings:
     thumbnail_pixels: int  # longest side
     built_from: str  # the folder of `vmem memory build`, so that a second run goes on; empty otherwise
     memory_id: str = field(default_factory=lambda: uuid.uuid4().hex)  # tells this memory from every other
+    executions: tuple[Execution, ...] = ()  # how its vectors were made, each way once
 
     def to_json(self) -> str:
         """Return the settings as JSON."""
@@ -30,6 +32,7 @@ class Settings:
             "thumbnail_pixels": self.thumbnail_pixels,
             "built_from": self.built_from,
             "memory_id": self.memory_id,
+            "executions": [execution.to_dict() for execution in self.executions],
         }
         return json.dumps(fields)
 
@@ -39,4 +42,6 @@ class Settings:
         fields = json.loads(text)
         if fields.pop("format") != FORMAT:
             raise StorageError("the memory was written by a newer version of this program: update it")
-        return cls(**fields | {"embedder": EmbedderIdentity.from_json(json.dumps(fields["embedder"]))})
+        fields["embedder"] = EmbedderIdentity.from_json(json.dumps(fields["embedder"]))
+        fields["executions"] = tuple(Execution(**execution) for execution in fields.get("executions", ()))
+        return cls(**fields)

@@ -4,7 +4,7 @@ import copy
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from retrieval.disk import reading, writing
+from retrieval.embedders.execution import Execution
 from retrieval.errors import MemoryExists, NotAMemory, StorageError
 from retrieval.settings import Settings
 
@@ -179,6 +180,23 @@ class ItemTable:
             counts = merge.execute(_to_arrow(batch, fresh.schema))
             self._move_to(fresh)
         return int(counts["num_inserted_rows"])
+
+    def record(self, execution: Execution) -> None:
+        """Write down, as one version, that vectors made in this way are among the items; once is enough.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        import lance
+
+        if execution in self.settings.executions:
+            return
+        settings = replace(self.settings, executions=(*self.settings.executions, execution))
+        with writing(self._path):
+            fresh = lance.dataset(str(self._path / _TABLE))
+            fresh.update_schema_metadata({_SETTINGS_KEY.decode(): settings.to_json()})
+            self._move_to(fresh)
+        self.settings = settings
 
     def bytes_on_disk(self) -> int:
         """Return the size of all of the memory's files."""

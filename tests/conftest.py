@@ -26,6 +26,12 @@ def draw(colour: tuple[int, int, int], number: int, size: tuple[int, int] = (64,
     return picture
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep features and converted models of the tests out of the user's cache."""
+    os.environ["VMEM_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of three labels with six pictures each."""

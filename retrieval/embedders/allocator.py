@@ -6,6 +6,7 @@ from typing import Final
 
 _TRIM_THRESHOLD: Final = -1  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
 _MMAP_THRESHOLD: Final = -3
+_ARENA_MAX: Final = -8
 _KEPT_BYTES: Final = 2**30
 
 
@@ -22,3 +23,4 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, _KEPT_BYTES)
         mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
+        mallopt(_ARENA_MAX, 1)  # other threads' arenas would map every large block anew, whatever the threshold

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 
+from retrieval.embedders.execution import Execution
 from retrieval.embedders.preprocessing import Preprocessing
 from retrieval.errors import EmbedderMismatch, InvalidArgument
 
@@ -61,6 +62,13 @@ def check_embedder(offered: EmbedderIdentity, known: EmbedderIdentity, path: str
         )
 
 
+def to_length_1(features: Float[np.ndarray, "batch dimension"]) -> Float[np.ndarray, "batch dimension"]:
+    """Return a model's features as unit vectors; features that are all zero stay so."""
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    unit: np.ndarray = features / np.maximum(lengths, np.float32(1e-12))
+    return unit
+
+
 @runtime_checkable
 class Embedder(Protocol):
     """Turns decoded pictures into unit vectors, in two steps so that the first can run in threads ahead."""
@@ -71,14 +79,19 @@ class Embedder(Protocol):
         ...
 
     @property
+    def execution(self) -> Execution:
+        """How it runs, which a memory only records."""
+        ...
+
+    @property
     def batch_size(self) -> int:
         """How many pictures at a time keep the device busy."""
         ...
 
-    def prepare(self, image: Image.Image) -> Float[np.ndarray, "3 height width"]:
-        """Return a decoded RGB picture as the model's input; safe to call from many threads."""
+    def prepare(self, image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
+        """Return a decoded RGB picture scaled and cropped for the model; safe to call from many threads."""
         ...
 
-    def embed(self, pixels: Float[np.ndarray, "batch 3 height width"]) -> Float[np.ndarray, "batch dimension"]:
-        """Return one float32 vector of length 1 per picture."""
+    def embed(self, pixels: UInt8[np.ndarray, "batch height width 3"]) -> Float[np.ndarray, "batch dimension"]:
+        """Return one float32 vector of length 1 per picture; safe to call from several threads."""
         ...

@@ -3,11 +3,12 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from retrieval.embedders.checkpoint import Checkpoint, LoadedModel
 from retrieval.embedders.preprocessing import CLIP, IMAGENET, Preprocessing
-from retrieval.embedders.torch_embedder import TorchEmbedder
 from retrieval.errors import MissingWeights, UnknownEmbedder
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ class Family:
     dimension_field: str  # in the checkpoint's configuration
 
 
+_CONFIG: Final = "config.json"
+_WEIGHTS: Final = ("model.safetensors", "pytorch_model.bin")  # the first that is there is taken, as transformers does
 _CLASS_TOKEN = "normalised class token"
 FAMILIES: Final[dict[str, Family]] = {  # by `model_type` in a checkpoint's config.json
     "dinov2": Family(
@@ -48,27 +51,27 @@ FAMILIES: Final[dict[str, Family]] = {  # by `model_type` in a checkpoint's conf
 FAMILIES["clip_vision_model"] = FAMILIES["clip"]  # the picture half of a CLIP checkpoint, saved alone
 
 
-def load_from_hub(name: str, repository: str, family: str, *, device: str = "auto") -> TorchEmbedder:
+def find_on_hub(name: str, repository: str, family: str) -> Checkpoint:
     """Return a model by its hub repository: from the hub's cache where it is there, else downloaded.
 
     Raises:
         MissingWeights: not in the cache, and the hub cannot be reached.
     """
-    cached = is_cached(repository)
-    if not cached:
-        _expect_on_hub(name, repository)
-    return _load(repository, FAMILIES[family], name=name, origin=name, device=device, local=cached)
+    if not is_cached(repository):
+        _download(name, repository)
+    files = tuple(map(Path, filter(None, (_in_cache(repository, file) for file in (_CONFIG, *_WEIGHTS)))))
+    load = partial(_load, repository, FAMILIES[family], name=name, origin=name)
+    return Checkpoint(name, name, files, load)
 
 
-def load_from_folder(folder: Path, *, device: str = "auto") -> TorchEmbedder:
+def find_in_folder(folder: Path) -> Checkpoint:
     """Return a model from a folder that transformers saved.
 
     Raises:
         UnknownEmbedder: the folder holds no checkpoint of a known family.
-        MissingWeights: the weights are not there or damaged.
     """
     try:
-        model_type = str(json.loads((folder / "config.json").read_text())["model_type"])
+        model_type = str(json.loads((folder / _CONFIG).read_text())["model_type"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UnknownEmbedder(
             f"{folder} holds no saved model: a folder with config.json and model.safetensors expected"
@@ -76,17 +79,22 @@ def load_from_folder(folder: Path, *, device: str = "auto") -> TorchEmbedder:
     if model_type not in FAMILIES:
         raise UnknownEmbedder(f"{folder} holds a {model_type!r} model: one of {', '.join(FAMILIES)} expected")
     place = folder.resolve()
-    return _load(place, FAMILIES[model_type], name=place.name, origin=str(place), device=device, local=True)
+    weights = (file for ending in ("safetensors", "bin") for file in place.glob(f"*.{ending}"))
+    files = (place / _CONFIG, *sorted(weights))
+    load = partial(_load, place, FAMILIES[model_type], name=place.name, origin=str(place))
+    return Checkpoint(place.name, str(place), files, load)
 
 
 def is_cached(repository: str) -> bool:
     """Tell whether a repository's configuration and weights lie in the hub's cache on this machine."""
+    return bool(_in_cache(repository, _CONFIG)) and any(_in_cache(repository, file) for file in _WEIGHTS)
+
+
+def _in_cache(repository: str, file: str) -> str | None:
     from huggingface_hub import try_to_load_from_cache
 
-    def cached(file: str) -> bool:
-        return isinstance(try_to_load_from_cache(repository, file), str)
-
-    return cached("config.json") and (cached("model.safetensors") or cached("pytorch_model.bin"))
+    found = try_to_load_from_cache(repository, file)
+    return found if isinstance(found, str) else None
 
 
 def _model_class(family: Family) -> Any:  # noqa: ANN401 - transformers is untyped here
@@ -97,12 +105,14 @@ def _model_class(family: Family) -> Any:  # noqa: ANN401 - transformers is untyp
     return getattr(transformers, family.model_class)
 
 
-def _expect_on_hub(name: str, repository: str) -> None:
-    """Ask the hub once, before transformers asks six times over half a minute."""
-    from huggingface_hub import HfApi
+def _download(name: str, repository: str) -> None:
+    from huggingface_hub import HfApi, hf_hub_download
 
     try:
-        HfApi().model_info(repository, timeout=10)
+        # Asked once, before the libraries below ask six times over half a minute.
+        there = {file.rfilename for file in HfApi().model_info(repository, timeout=10).siblings or ()}
+        for file in (_CONFIG, next(file for file in _WEIGHTS if file in there)):
+            hf_hub_download(repository, file)
     except Exception as error:  # offline, refused, renamed: all have the same two cures
         raise MissingWeights(
             f"the weights of {name} are not in the hub cache and the hub cannot be reached: run"
@@ -111,10 +121,12 @@ def _expect_on_hub(name: str, repository: str) -> None:
         ) from error
 
 
-def _load(place: str | Path, family: Family, *, name: str, origin: str, device: str, local: bool) -> TorchEmbedder:
+def _load(place: str | Path, family: Family, *, name: str, origin: str) -> LoadedModel:
+    from retrieval.embedders.torch_module import loaded_model
+
     try:
         # What is here is loaded without asking the hub, which may be out of reach.
-        module, report = _model_class(family).from_pretrained(place, output_loading_info=True, local_files_only=local)
+        module, report = _model_class(family).from_pretrained(place, output_loading_info=True, local_files_only=True)
     except Exception as error:  # a damaged file fails in whichever library reads it first
         raise MissingWeights(f"the weights in {place} cannot be read, fetch or copy them again: {error}") from error
     if report["missing_keys"]:  # transformers would fill them with random numbers
@@ -122,7 +134,7 @@ def _load(place: str | Path, family: Family, *, name: str, origin: str, device: 
         raise MissingWeights(
             f"the weights in {place} are incomplete, {len(missing)} are missing ({missing[0]}, …): save the whole model"
         )
-    return TorchEmbedder(
+    return loaded_model(
         module,
         family.pool,
         name=name,
@@ -130,7 +142,6 @@ def _load(place: str | Path, family: Family, *, name: str, origin: str, device: 
         pooling=family.pooling,
         dimension=int(getattr(module.config, family.dimension_field)),
         preprocessing=_preprocessing(family, module),
-        device=device,
     )
 
 

@@ -1,9 +1,10 @@
 """How a picture becomes a model's input."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import UInt8
 from PIL import Image
 
 _LONGEST_TO_SHORTEST = 16
@@ -18,24 +19,43 @@ class Preprocessing:
     mean: tuple[float, float, float]  # per channel, of values in 0..1
     std: tuple[float, float, float]
 
-    def __call__(self, image: Image.Image) -> Float[np.ndarray, "3 crop crop"]:
-        """Return an RGB picture as float32, channels first.
+    def scale_and_crop(self, image: Image.Image) -> UInt8[np.ndarray, "crop crop 3"]:
+        """Return the part of an RGB picture that the model sees; mean and deviation are the model's first step.
 
         Rounding of the long side and of the crop's corner follows the Hugging Face image processors, down to the
         pixel.
         """
         image = _without_far_ends(image)
-        width, height = image.size
-        short = min(width, height)
-        scaled = image.resize(
-            (int(width * self.resize / short), int(height * self.resize / short)), Image.Resampling.BICUBIC
-        )
-        left, top = (scaled.width - self.crop) // 2, (scaled.height - self.crop) // 2
-        cropped = scaled.crop((left, top, left + self.crop, top + self.crop))
-        scale = np.float32(1 / 255) / np.array(self.std, np.float32)
-        shift = np.array(self.mean, np.float32) / np.array(self.std, np.float32)
-        channels_last = np.asarray(cropped, np.float32) * scale - shift
-        return np.ascontiguousarray(channels_last.transpose(2, 0, 1))
+        short = min(image.size)
+        across, down = (_part(side, int(side * self.resize / short), self.crop) for side in image.size)
+        box = (across.start, down.start, across.end, down.end)
+        scaled = image.resize((across.size, down.size), Image.Resampling.BICUBIC, box=box)
+        corner = (across.cut, down.cut, across.cut + self.crop, down.cut + self.crop)
+        return np.asarray(scaled.crop(corner))
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What of one side of a picture is scaled, to how many pixels, and how many are then cut off before the crop."""
+
+    start: float
+    end: float
+    size: int
+    cut: int
+
+
+def _part(side: int, scaled: int, crop: int) -> _Part:
+    """Scale the crop alone where that gives the very pixels of scaling the whole side, else the whole side.
+
+    Pillow places its filter by the double ``start + (x + 0.5) * side / scaled``. Where the ratio has few binary
+    digits all of that is exact, and the same wherever the part begins. The short side, scaled to 256, is always so;
+    elsewhere 1 or 2 in 100,000 values would differ by 1, measured on 711 pictures.
+    """
+    cut = (scaled - crop) // 2
+    denominator = scaled // math.gcd(side, scaled)
+    if denominator & (denominator - 1):  # no power of two
+        return _Part(0.0, float(side), scaled, cut)
+    return _Part(cut * side / scaled, (cut + crop) * side / scaled, crop, 0)
 
 
 def _without_far_ends(image: Image.Image) -> Image.Image:

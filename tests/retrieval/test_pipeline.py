@@ -38,7 +38,7 @@ def test_an_endless_source_is_read_only_a_few_batches_ahead(checkpoint: Path) ->
     batches = embed_images(endless(), embedder, image_of=lambda number: draw((0, 0, 0), number % 6))
     next(batches)
     batches.close()
-    assert taken <= 3 * embedder.batch_size
+    assert taken <= 5 * embedder.batch_size  # three decoded, two in the model's hands
 
 
 def test_a_batch_of_bad_pictures_alone_has_no_vectors(checkpoint: Path) -> None:

@@ -1,0 +1,37 @@
+"""Arguments and options that commands of several rooms share, so that they mean and say the same everywhere."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+MemoryPath = Annotated[Path, typer.Argument(metavar="MEMORY", help="The folder that holds the memory.")]
+FolderPath = Annotated[Path, typer.Argument(metavar="FOLDER", help="Pictures laid out as FOLDER/<label>/<image>.")]
+EmbedderOverride = Annotated[
+    str | None,
+    typer.Option(
+        "--embedder",
+        help="Where to load the memory's embedder from, if not from where it came: a name, or a folder with the"
+        " saved model. It must be the same model.",
+    ),
+]
+EmbedderName = Annotated[
+    str,
+    typer.Option(
+        "--embedder", help="A name that `vmem doctor` lists, or a folder with a model that transformers saved."
+    ),
+]
+Device = Annotated[str, typer.Option(help="Where the embedder runs: auto, cpu, cuda or mps.")]
+Backend = Annotated[str, typer.Option(help="What runs it: auto, torch, or openvino (CPUs).")]
+Precision = Annotated[
+    str,
+    typer.Option(
+        help="auto (the fastest that agrees with float32 on this machine), float32, bfloat16, float16 (GPUs), or int8"
+        " (fastest, some votes change)."
+    ),
+]
+Cache = Annotated[
+    bool,
+    typer.Option("--cache/--no-cache", help="Look up features by picture before embedding, and keep new ones."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
