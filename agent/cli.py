@@ -68,11 +68,17 @@ def classify(
 @app.command()
 def doctor(
     memory: Annotated[Path | None, typer.Option(help="A memory to examine as well.")] = None,
+    timed: Annotated[
+        bool, typer.Option("--time", help="Say instead where the time to a first answer from --memory goes.")
+    ] = False,
 ) -> None:
     """Examine this installation: versions, devices, weights, key, and a memory's health, each with its cure.
 
     Example: vmem doctor --memory pets/
     """
+    if timed:
+        _print_times(memory)
+        return
     from agent.doctor import examine
     from retrieval.terminal import printable
 
@@ -83,6 +89,23 @@ def doctor(
             typer.echo(f"{'':27}→ {printable(finding.cure, longest=2000)}")
     if any(finding.broken for finding in findings):
         raise typer.Exit(1)
+
+
+def _print_times(memory: Path | None) -> None:
+    from retrieval.errors import InvalidArgument
+    from retrieval.terminal import print_table
+
+    if memory is None:
+        raise InvalidArgument("--time needs a memory to ask: add --memory MEMORY")
+    from agent.timing import time_first_answer
+
+    steps = time_first_answer(memory)
+    print_table(["step", "ms"], [(name, f"{1000 * seconds:,.1f}") for name, seconds in steps])
+    before, after = steps[:-2], steps[-2:]
+    first, then = (1000 * sum(seconds for _, seconds in part) for part in (before, after))
+    typer.echo(
+        f"First answer after {first:,.0f} ms, beside the start of Python itself; a further one after {then:,.0f} ms"
+    )
 
 
 def _as_json(image: Path, prediction: "Prediction") -> str:

@@ -12,6 +12,7 @@ import agent.cli
 import eval.cli
 import prompts.cli
 import retrieval.cli
+import retrieval.features_cli
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,6 +25,8 @@ app = typer.Typer(
 app.add_typer(agent.cli.app)
 app.add_typer(eval.cli.demo_app)
 app.add_typer(retrieval.cli.app, name="memory")
+app.add_typer(retrieval.features_cli.embed_app)
+app.add_typer(retrieval.features_cli.cache_app, name="cache")
 app.add_typer(prompts.cli.app, name="prompt")
 app.add_typer(eval.cli.app, name="eval")
 

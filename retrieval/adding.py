@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from retrieval.disk import writing
+from retrieval.embedders.execution import Execution
 from retrieval.embedding import Embedding
 from retrieval.errors import DuplicateId, InvalidArgument
 from retrieval.images import ImageLike
@@ -82,6 +83,7 @@ def add_vectors(
     vectors: Float[np.ndarray, "items any_dimension"],
     *,
     on_duplicate: str,
+    made_by: Execution | None = None,
 ) -> AddReport:
     """Write ready features to the table as one version; see `VisualMemory.add_vectors`."""
     import pyarrow as pa
@@ -106,25 +108,26 @@ def add_vectors(
     kept = last if on_duplicate == "replace" else first & ~known
     report = AddReport(skipped=int((~kept).sum()))
     if kept.any():
+        if made_by:
+            table.record(made_by)
         no_value = pa.nulls(int(kept.sum()))
         kept_ids, kept_labels = id_column.filter(pa.array(kept)), label_column.filter(pa.array(kept))
         _write(table, ItemBatch(kept_ids, kept_labels, unit[kept], no_value, no_value), on_duplicate, report)
     return report
 
 
-def list_unreadable(path: Path, report: AddReport) -> None:
-    """Write the memory's list of files that the last add passed over; none, no list.
+def list_unreadable(listing: Path, unreadable: Sequence[tuple[str, str]]) -> None:
+    """Write the list of files that were passed over, id and reason of each; none, no list.
 
     Raises:
         StorageError: the disk refuses.
     """
-    listing = path / UNREADABLE
-    lines = (f"{json.dumps(id_)}\t{json.dumps(reason)}\n" for id_, reason in report.unreadable)
-    with writing(path):
-        if report.unreadable:
+    lines = (f"{json.dumps(id_)}\t{json.dumps(reason)}\n" for id_, reason in unreadable)
+    with writing(listing.parent):
+        if unreadable:
             listing.write_text("".join(lines))
-        elif listing.exists():
-            listing.unlink()
+        else:
+            listing.unlink(missing_ok=True)
 
 
 def _wanted(items: Iterable[Item], table: ItemTable, on_duplicate: str, report: AddReport) -> Iterator[Item]:

@@ -3,11 +3,14 @@
 from pathlib import Path
 
 from retrieval.adding import AddReport
-from retrieval.embedders.int8 import CALIBRATION_PICTURES
+from retrieval.embedders.base import check_embedder
+from retrieval.embedders.int8 import pick
 from retrieval.errors import FolderError, ImageError, MemoryExists
+from retrieval.feature_file import ROWS, FeatureFile
 from retrieval.folder import LabelledFile, as_text, expect_outside, list_labelled_files
 from retrieval.images import decode
 from retrieval.memory import THUMBNAIL_PIXELS, VisualMemory
+from retrieval.progress import track
 from retrieval.table import is_memory
 
 
@@ -48,8 +51,7 @@ def build_memory(
     expect_outside(path, folder)
     files = list_labelled_files(folder)
     expect_a_picture(files, folder)
-    some = min(len(files), CALIBRATION_PICTURES)
-    calibration = [files[len(files) * number // some].path for number in range(some)]  # from all over; for int8 alone
+    calibration = [file.path for file in pick(files)]  # for int8 alone
     built_from = as_text(Path(folder).resolve())
     if is_memory(path):
         memory = VisualMemory.open(
@@ -61,11 +63,7 @@ def build_memory(
             calibration=calibration,
             cache=cache,
         )
-        if memory.settings.built_from != built_from:
-            raise MemoryExists(
-                f"{path} holds a memory built from {memory.settings.built_from or 'elsewhere'}:"
-                f" use `vmem memory add {path} {folder}` to add to it, or choose another path"
-            )
+        _expect_origin(memory, built_from, folder)
         _expect_settings(memory, index=index, thumbnail_pixels=thumbnail_pixels)
     else:
         memory = VisualMemory.create(
@@ -83,6 +81,68 @@ def build_memory(
     report = memory.add_folder(folder)
     memory.build_index()
     return memory, report
+
+
+def build_from_features(
+    path: str | Path, file: str | Path, *, index: str | None = None, progress: bool = True
+) -> tuple[VisualMemory, AddReport]:
+    """Build a memory from a Parquet file of id, label and vector, or go on with one that was begun from it.
+
+    A file of `vmem embed` says which embedder made it, and the memory is asked with pictures like any other; a file
+    of another tool makes a memory that is asked with vectors. There are no thumbnails.
+
+    Raises:
+        FolderError: no such file, or another form.
+        MemoryExists: the path holds something else.
+        InvalidArgument, StorageError: as their names say.
+    """
+    features = FeatureFile.open(file)
+    built_from = as_text(Path(file).resolve())
+    if is_memory(path):
+        memory = VisualMemory.open(path)
+        _expect_origin(memory, built_from, file)
+        _expect_settings(memory, index=index)
+    else:
+        memory = VisualMemory.create(path, embedder=features.identity, index=index or "auto", built_from=built_from)
+    report = add_features(memory, features, progress=progress)
+    memory.build_index()
+    return memory, report
+
+
+def add_features(
+    memory: VisualMemory,
+    features: FeatureFile,
+    *,
+    on_duplicate: str = "skip",
+    id_prefix: str = "",
+    progress: bool = True,
+) -> AddReport:
+    """Add a file's features to a memory, some thousands as one version.
+
+    Raises:
+        EmbedderMismatch: the file's vectors are of another embedder.
+        FolderError, DuplicateId, StorageError: as their names say.
+    """
+    check_embedder(features.identity, memory.settings.embedder, memory.path)
+    total, prefix = AddReport(), as_text(id_prefix)
+    blocks = -(-len(features) // ROWS)
+    for ids, labels, vectors in track(
+        features.batches(), "Reading features", total=blocks, unit=" blocks", shown=progress
+    ):
+        prefixed = [prefix + id_ for id_ in ids]
+        report = memory.add_vectors(prefixed, labels, vectors, on_duplicate=on_duplicate, made_by=features.execution)
+        total.added += report.added
+        total.replaced += report.replaced
+        total.skipped += report.skipped
+    return total
+
+
+def _expect_origin(memory: VisualMemory, built_from: str, offered: str | Path) -> None:
+    if memory.settings.built_from != built_from:
+        raise MemoryExists(
+            f"{memory.path} holds a memory built from {memory.settings.built_from or 'elsewhere'}:"
+            f" use `vmem memory add {memory.path} {offered}` to add to it, or choose another path"
+        )
 
 
 def _expect_settings(memory: VisualMemory, **wanted: str | int | None) -> None:

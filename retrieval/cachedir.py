@@ -44,3 +44,13 @@ def make_whole(folder: Path, fill: Callable[[Path], None], *, is_whole: Callable
             raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the size of all files below a folder; 0 where there is none."""
+    return sum(
+        os.path.getsize(path)
+        for root, _, names in os.walk(folder)
+        for path in (os.path.join(root, name) for name in names)
+        if os.path.exists(path)  # another process may delete what it no longer needs
+    )

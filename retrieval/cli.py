@@ -12,9 +12,8 @@ from retrieval.options import (
     Backend,
     Cache,
     Device,
-    EmbedderName,
     EmbedderOverride,
-    FolderPath,
+    FolderOrFeatures,
     MemoryPath,
     Precision,
 )
@@ -29,8 +28,14 @@ app = typer.Typer(no_args_is_help=True, help="Build, extend, search and inspect 
 @app.command()
 def build(
     memory: MemoryPath,
-    folder: FolderPath,
-    embedder: EmbedderName = "dinov2-vits14",
+    folder: FolderOrFeatures,
+    embedder: Annotated[
+        str | None,
+        typer.Option(
+            help="A name that `vmem doctor` lists, or a folder with a model that transformers saved; dinov2-vits14"
+            " where a folder of pictures is given, while a file of features says it itself."
+        ),
+    ] = None,
     index: Annotated[
         str | None,
         typer.Option(help="exact, scann (Linux; for large memories), or auto, the default, to choose by size."),
@@ -44,7 +49,7 @@ def build(
         typer.Option(min=16, help="Longest side of the thumbnails kept for reports and the second stage; 224."),
     ] = None,
 ) -> None:
-    """Build a memory from a folder of labelled pictures.
+    """Build a memory from a folder of labelled pictures, or from features that `vmem embed` wrote.
 
     Files that are no usable pictures are passed over, counted, and listed in MEMORY/unreadable.tsv.
 
@@ -52,12 +57,15 @@ def build(
 
     Example: vmem memory build pets/ photos/ --embedder dinov2-vits14
     """
-    from retrieval.building import build_memory
+    from retrieval.building import build_from_features, build_memory
 
+    if folder.is_file():
+        _print_report(*build_from_features(memory, folder, index=index))
+        return
     built, report = build_memory(
         memory,
         folder,
-        embedder=embedder,
+        embedder=embedder or "dinov2-vits14",
         index=index,
         device=device,
         backend=backend,
@@ -71,7 +79,7 @@ def build(
 @app.command()
 def add(
     memory: MemoryPath,
-    folder: FolderPath,
+    folder: FolderOrFeatures,
     on_duplicate: Annotated[
         str,
         typer.Option(help="For an id that is there already: skip it, replace the item, or stop with an error."),
@@ -86,21 +94,25 @@ def add(
     precision: Precision = "auto",
     cache: Cache = True,
 ) -> None:
-    """Add labelled pictures, of known or new classes, to a memory.
+    """Add labelled pictures, of known or new classes, or features that `vmem embed` wrote, to a memory.
 
     An add that was cut off goes on where it stopped when the same command is run again.
 
     Example: vmem memory add pets/ more-photos/ --id-prefix march/
     """
-    from retrieval.building import expect_a_picture
+    from retrieval.building import add_features, expect_a_picture
+    from retrieval.feature_file import FeatureFile
     from retrieval.folder import list_labelled_files
     from retrieval.memory import VisualMemory
 
     opened = VisualMemory.open(
         memory, embedder=embedder, device=device, backend=backend, precision=precision, cache=cache
     )
-    expect_a_picture(list_labelled_files(folder), folder)
-    report = opened.add_folder(folder, on_duplicate=on_duplicate, id_prefix=id_prefix)
+    if folder.is_file():
+        report = add_features(opened, FeatureFile.open(folder), on_duplicate=on_duplicate, id_prefix=id_prefix)
+    else:
+        expect_a_picture(list_labelled_files(folder), folder)
+        report = opened.add_folder(folder, on_duplicate=on_duplicate, id_prefix=id_prefix)
     opened.build_index()
     _print_report(opened, report)
 

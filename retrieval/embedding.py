@@ -13,7 +13,7 @@ import numpy as np
 from retrieval.embedders import load_embedder
 from retrieval.embedders.base import Embedder, check_embedder
 from retrieval.embedders.execution import Execution, Requested
-from retrieval.embedders.int8 import CALIBRATION_PICTURES, Calibration
+from retrieval.embedders.int8 import Calibration, pick
 from retrieval.errors import InvalidArgument, MissingWeights, UnknownEmbedder, VisualMemoryWarning
 from retrieval.features import FeatureCache
 from retrieval.images import ImageLike
@@ -92,8 +92,7 @@ class Embedding:
 
     def _some_thumbnails(self) -> Iterator[bytes]:
         """Yield thumbnails from all over the memory, for int8 to take its ranges from."""
-        rows = np.unique(np.linspace(0, len(self._table) - 1, CALIBRATION_PICTURES).astype(np.int64))
-        pictures = self._table.thumbnails(rows)[1] if len(self._table) else []
+        pictures = self._table.thumbnails(np.array(pick(range(len(self._table))), np.int64))[1]
         yield from (picture for picture in pictures if picture is not None)
 
     def _compare(self, execution: Execution) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from retrieval.bytestore import TROUBLE, open_store
-from retrieval.cachedir import cache_folder
+from retrieval.cachedir import cache_folder, folder_bytes
 from retrieval.embedders.base import EmbedderIdentity
 from retrieval.embedders.execution import Execution
 from retrieval.errors import VisualMemoryWarning
@@ -99,3 +99,15 @@ def content_digest(image: ImageLike) -> str | None:
     digest = hashlib.sha256(f"pixels {picture.size}".encode())
     digest.update(picture.tobytes())
     return digest.hexdigest()
+
+
+def cached_features() -> list[tuple[str, int, int]]:
+    """Return of each embedder and precision: what it is, the number of pictures, the bytes their features take."""
+    found = []
+    for about in sorted(cache_folder("features").glob(f"*/{ABOUT}")):
+        try:
+            with open_store(about.parent, size_limit=SIZE_LIMIT) as store:
+                found.append((about.read_text(encoding="utf-8"), len(store), folder_bytes(about.parent)))
+        except TROUBLE:
+            continue
+    return found

@@ -7,10 +7,10 @@ from typing import Final, TypeVar
 import numpy as np
 from jaxtyping import Float
 
-from retrieval.adding import AddReport, Item, add_items, add_vectors, as_item, list_unreadable
+from retrieval.adding import UNREADABLE, AddReport, Item, add_items, add_vectors, as_item, list_unreadable
 from retrieval.embedders import load_embedder
 from retrieval.embedders.base import Embedder, EmbedderIdentity
-from retrieval.embedders.execution import Requested
+from retrieval.embedders.execution import Execution, Requested
 from retrieval.embedders.int8 import Calibration
 from retrieval.embedding import Embedding
 from retrieval.errors import InvalidArgument
@@ -74,7 +74,7 @@ class VisualMemory:
             calibration: pictures like those to come, for int8 to take its ranges from.
             cache: whether to look up and keep features by picture, in a cache that all memories share.
             thumbnail_pixels: longest side of the thumbnails that are kept for people and for the second stage.
-            built_from: the folder it is built from, for a later run to go on with.
+            built_from: the folder or file it is built from, for a later run to go on with.
 
         Raises:
             MemoryExists: there is one already.
@@ -87,15 +87,15 @@ class VisualMemory:
         check_free(Path(path))
         if isinstance(embedder, str):
             embedder = load_embedder(embedder, **requested.to_dict(), calibration=Calibration(calibration))
+        offered = None if isinstance(embedder, EmbedderIdentity) else embedder
         settings = Settings(
-            embedder if isinstance(embedder, EmbedderIdentity) else embedder.identity,
+            embedder.identity if not isinstance(embedder, EmbedderIdentity) else embedder,
             index,
             thumbnail_pixels,
             built_from,
-            executions=() if isinstance(embedder, EmbedderIdentity) else (embedder.execution,),
+            executions=(offered.execution,) if offered else (),
         )
         table = ItemTable.create(Path(path), settings)
-        offered = None if isinstance(embedder, EmbedderIdentity) else embedder
         return cls(Path(path), table, Embedding(table, Path(path), offered, requested, cache=cache))
 
     @classmethod
@@ -198,7 +198,7 @@ class VisualMemory:
         prefix = as_text(id_prefix)
         items = (Item(prefix + file.id, file.label, file.path, file.source) for file in files)
         report = self.add(track(items, "Embedding", total=len(files), shown=progress), on_duplicate=on_duplicate)
-        list_unreadable(self.path, report)
+        list_unreadable(self.path / UNREADABLE, report.unreadable)
         return report
 
     def add_vectors(
@@ -208,8 +208,11 @@ class VisualMemory:
         vectors: Float[np.ndarray, "items dimension"],
         *,
         on_duplicate: str = "skip",
+        made_by: Execution | None = None,
     ) -> AddReport:
         """Remember ready features, as one version of the table; they are scaled to length 1.
+
+        ``made_by`` is recorded where it is known how the memory's own embedder ran to make them.
 
         Raises:
             InvalidArgument: lengths that differ, another dimension, ids or labels that are no text, or a vector that
@@ -217,7 +220,7 @@ class VisualMemory:
             DuplicateId: with ``error``; nothing was added.
             StorageError: the disk refuses.
         """
-        return add_vectors(self._table, ids, labels, vectors, on_duplicate=on_duplicate)
+        return add_vectors(self._table, ids, labels, vectors, on_duplicate=on_duplicate, made_by=made_by)
 
     def search(self, *images: ImageLike, k: int = DEFAULT_NEIGHBORS) -> Neighbors:
         """Return the neighbours of some pictures, nearest first; ``[i]`` of the result are those of picture ``i``.
@@ -284,6 +287,17 @@ class VisualMemory:
         there = looked_up[looked_up >= 0]
         by_row = dict(zip(there.tolist(), self._table.thumbnails(there)[1], strict=True))
         return [by_row.get(row) for row in looked_up.tolist()]
+
+    def any_picture(self) -> bytes:
+        """Return one item's thumbnail, for trying the memory out.
+
+        Raises:
+            InvalidArgument: no item has one.
+        """
+        pictures = self._table.thumbnails(np.arange(min(1, len(self))))[1]
+        if not pictures or pictures[0] is None:
+            raise InvalidArgument(f"{self.path} keeps no pictures of its items: give a memory built from pictures")
+        return pictures[0]
 
     def build_index(self) -> str:
         """Build the index now, unless a saved one fits, and return its kind; otherwise the next search does."""

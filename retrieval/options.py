@@ -7,6 +7,12 @@ import typer
 
 MemoryPath = Annotated[Path, typer.Argument(metavar="MEMORY", help="The folder that holds the memory.")]
 FolderPath = Annotated[Path, typer.Argument(metavar="FOLDER", help="Pictures laid out as FOLDER/<label>/<image>.")]
+FolderOrFeatures = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FOLDER", help="Pictures laid out as FOLDER/<label>/<image>, or a Parquet file of id, label, vector."
+    ),
+]
 EmbedderOverride = Annotated[
     str | None,
     typer.Option(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from jaxtyping import Float, Int
 
+from retrieval.cachedir import folder_bytes
 from retrieval.disk import reading, writing
 from retrieval.embedders.execution import Execution
 from retrieval.errors import MemoryExists, NotAMemory, StorageError
@@ -200,9 +201,7 @@ class ItemTable:
 
     def bytes_on_disk(self) -> int:
         """Return the size of all of the memory's files."""
-        return sum(
-            os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(self._path) for name in names
-        )
+        return folder_bytes(self._path)
 
 
 def is_memory(path: str | Path) -> bool:

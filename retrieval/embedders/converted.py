@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from retrieval.cachedir import cache_folder, make_whole
+from retrieval.cachedir import cache_folder, folder_bytes, make_whole
 from retrieval.embedders.base import EmbedderIdentity
 from retrieval.embedders.checkpoint import Checkpoint, LoadedModel
 from retrieval.embedders.openvino_embedder import openvino_runtime
@@ -52,6 +52,13 @@ def converted(checkpoint: Checkpoint) -> ConvertedModel:
     _log.info("Converting %s for OpenVINO, once", checkpoint.name)
     make_whole(folder, lambda aside: _convert(loaded, aside), is_whole=lambda made: _read(made) is not None)
     return ConvertedModel(folder, loaded.identity)
+
+
+def converted_models() -> list[tuple[str, int]]:
+    """Return each converted model's fingerprint and the bytes it takes, with its int8 copies."""
+    folders = sorted(cache_folder("models").glob("*"))
+    known = ((folder, _read(folder)) for folder in folders)
+    return [(model.identity.fingerprint, folder_bytes(folder)) for folder, model in known if model is not None]
 
 
 def save_model(model: Any, path: Path) -> None:  # noqa: ANN401 - OpenVINO is untyped

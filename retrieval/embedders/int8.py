@@ -5,11 +5,11 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -22,6 +22,7 @@ from retrieval.embedders.openvino_embedder import OpenVinoEmbedder, openvino_run
 from retrieval.errors import ImageError, InvalidArgument
 from retrieval.images import ImageLike, decode
 
+T = TypeVar("T")
 CALIBRATION_PICTURES: Final = 128
 _MEASURED_PICTURES: Final = 32
 _MODEL: Final = "model.xml"
@@ -35,6 +36,12 @@ class Calibration:
 
     pictures: Iterable[ImageLike]  # read only where no copy with these ranges is at hand
     digest: str = ""  # of the pictures that a memory's vectors were made with, where that is known
+
+
+def pick(pictures: Sequence[T]) -> list[T]:
+    """Return as many as int8 needs, from all over a sequence."""
+    number = min(len(pictures), CALIBRATION_PICTURES)
+    return [pictures[len(pictures) * place // number] for place in range(number)]
 
 
 def int8_copy(model: ConvertedModel, calibration: Calibration) -> tuple[Path, str, Agreement]:

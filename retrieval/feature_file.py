@@ -1,0 +1,160 @@
+"""Features in a Parquet file of id, label and vector: for other tools, and for memories to be built from."""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from jaxtyping import Float
+
+from retrieval.disk import writing
+from retrieval.embedders.base import Embedder, EmbedderIdentity, foreign_vectors
+from retrieval.embedders.execution import Execution
+from retrieval.errors import FolderError
+from retrieval.folder import LabelledFile
+from retrieval.pipeline import EmbeddedBatch
+
+if TYPE_CHECKING:
+    import pyarrow
+
+_KEY: Final = b"visual-memory"  # of the file's metadata: what made the vectors, and how
+_COLUMNS: Final = ("id", "label", "vector")
+ROWS: Final = 8192  # in a row group, which is what is held in memory at a time
+
+
+def write_features(
+    out: Path, batches: Iterable[EmbeddedBatch[LabelledFile]], embedder: Embedder
+) -> tuple[int, list[tuple[str, str]]]:
+    """Write embedded files to a Parquet file: id and label as text, vector as a fixed-size list of float32.
+
+    Returns:
+        How many were written, and id and reason of each file that is no usable picture.
+
+    Raises:
+        StorageError: the disk refuses; what lay there before still does.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = _schema(embedder)
+    fresh = out.with_name(out.name + ".new")
+    written, unreadable = 0, []
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with pq.ParquetWriter(fresh, schema) as writer:
+            for group in _gathered(batches):
+                ids = [file.id for batch in group for file in batch.items]
+                labels = [file.label for batch in group for file in batch.items]
+                flat = np.concatenate([batch.vectors for batch in group]).ravel()
+                vectors = pa.FixedSizeListArray.from_arrays(pa.array(flat), embedder.identity.dimension)
+                writer.write_table(
+                    pa.table([pa.array(ids, pa.string()), pa.array(labels, pa.string()), vectors], schema=schema)
+                )
+                written += len(ids)
+                unreadable += [(bad.item.id, str(bad.error)) for batch in group for bad in batch.failures]
+        fresh.replace(out)
+    return written, unreadable
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureFile:
+    """A Parquet file of features, by `write_features` or by another tool."""
+
+    path: Path
+    identity: EmbedderIdentity  # without weights where another tool wrote the file
+    execution: Execution | None
+
+    @classmethod
+    def open(cls, path: str | Path) -> "FeatureFile":
+        """Read what a file says of itself.
+
+        Raises:
+            FolderError: no Parquet file, or one without the columns id, label and vector.
+        """
+        import pyarrow.parquet as pq
+
+        place = Path(path)
+        with _reading(place):
+            schema = pq.read_schema(place)
+            absent = [name for name in _COLUMNS if name not in schema.names]
+            if absent:
+                raise FolderError(
+                    f"{place} has the columns {', '.join(schema.names)}, but no {', '.join(absent)}: features are kept"
+                    " in id, label and vector"
+                )
+            said = (schema.metadata or {}).get(_KEY)
+            if said is not None:
+                fields = json.loads(said)
+                identity = EmbedderIdentity.from_json(json.dumps(fields["embedder"]))
+                return cls(place, identity, Execution(**fields["execution"]))
+            first = next(pq.ParquetFile(place).iter_batches(1, columns=["vector"]), None)
+            if first is None or not len(first):
+                raise FolderError(f"{place} holds no features: a row for each picture expected")
+            return cls(place, foreign_vectors(place.stem, len(first["vector"][0])), None)
+
+    def __len__(self) -> int:
+        import pyarrow.parquet as pq
+
+        with _reading(self.path):
+            return int(pq.read_metadata(self.path).num_rows)
+
+    def batches(self) -> Iterator[tuple[list[str], list[str], Float[np.ndarray, "items dimension"]]]:
+        """Yield ids, labels and vectors, some thousands at a time.
+
+        Raises:
+            FolderError: the file breaks off, or a row lacks its id, label or vector.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        with _reading(self.path):
+            for batch in pq.ParquetFile(self.path).iter_batches(ROWS, columns=list(_COLUMNS)):
+                if any(batch[name].null_count for name in _COLUMNS):
+                    raise FolderError(f"{self.path} has rows without an id, a label or a vector: fill or drop them")
+                ids, labels = (batch[name].cast(pa.string()).to_pylist() for name in ("id", "label"))
+                flat = batch["vector"].flatten().to_numpy(zero_copy_only=False)
+                if len(flat) != len(ids) * self.identity.dimension:
+                    raise FolderError(f"{self.path} has vectors of other lengths than {self.identity.dimension}")
+                yield ids, labels, flat.reshape(len(ids), -1).astype(np.float32, copy=False)
+
+
+def _schema(embedder: Embedder) -> "pyarrow.Schema":
+    import pyarrow as pa
+
+    about = {"embedder": json.loads(embedder.identity.to_json()), "execution": embedder.execution.to_dict()}
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("label", pa.string(), nullable=False),
+            pa.field("vector", pa.list_(pa.float32(), embedder.identity.dimension), nullable=False),
+        ],
+        metadata={_KEY: json.dumps(about).encode()},
+    )
+
+
+def _gathered(batches: Iterable[EmbeddedBatch[Any]]) -> Iterator[list[EmbeddedBatch[Any]]]:
+    """Gather batches into groups worth a row group."""
+    group: list[EmbeddedBatch[Any]] = []
+    rows = 0
+    for batch in batches:
+        group.append(batch)
+        rows += len(batch.items)
+        if rows >= ROWS:
+            yield group
+            group, rows = [], 0
+    if group:
+        yield group
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FolderError(f"{path} cannot be read as a Parquet file of features: {reason}") from error
