@@ -121,7 +121,45 @@ def test_a_demo_on_ones_own_folder_goes_from_pictures_to_a_report(
     assert other.returncode == 2 and "holds other files, or a demo of other pictures or settings" in other.stderr
 
 
-@pytest.mark.parametrize("command", [(), ("memory",), ("prompt",), ("eval",), ("classify",), ("demo",), ("doctor",)])
+def test_features_are_written_and_a_memory_built_from_them(
+    vmem: Vmem, pictures: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    out, memory = tmp_path / "features.parquet", tmp_path / "memory"
+    (tmp_path / "more" / "pink").mkdir(parents=True)
+    draw((250, 150, 150), 1).save(tmp_path / "more" / "pink" / "1.png")
+    (tmp_path / "more" / "pink" / "2.png").write_text("words")
+    embedded = vmem("embed", tmp_path / "more", "--out", out, "--embedder", checkpoint, "--precision", "float32")
+    assert "1 features of 32 dimensions" in embedded.stdout and "1 files could not be used" in embedded.stdout
+    assert "float32 by openvino on cpu (as asked for)" in embedded.stderr
+    assert "pink/2.png" in (tmp_path / "features.parquet.unreadable.tsv").read_text()
+    assert "18 features" in vmem("embed", pictures, "--out", out, "--embedder", checkpoint).stdout
+    assert not (tmp_path / "features.parquet.unreadable.tsv").exists()
+    assert "added 18; 18 pictures" in vmem("memory", "build", memory, out).stdout
+    answer = json.loads(vmem("classify", "--memory", memory, pictures / "red" / "0.png", "--k", 5, "--json").stdout)
+    assert answer["label"] == "red"
+
+
+def test_what_is_kept_is_shown_and_cleared(vmem: Vmem, pictures: Path, checkpoint: Path, tmp_path: Path) -> None:
+    own = {"VMEM_CACHE": str(tmp_path / "cache")}
+    vmem("embed", pictures, "--out", tmp_path / "f.parquet", "--embedder", checkpoint, **own)
+    shown = vmem("cache", "stats", **own).stdout
+    assert "features" in shown and "small-dinov2 (32-d" in shown and " 18 " in shown
+    assert "Freed" in vmem("cache", "clear", "features", **own).stdout
+    assert " 18 " not in (left := vmem("cache", "stats", **own).stdout) and "model" in left
+    vmem("cache", "clear", **own)
+    assert ": 0.0 MB" in vmem("cache", "stats", **own).stdout
+
+
+def test_the_doctor_times_a_first_answer(vmem: Vmem, built: Path) -> None:
+    timed = vmem("doctor", "--memory", built, "--time")
+    assert timed.returncode == 0 and "First answer after" in timed.stdout
+    assert all(step in timed.stdout for step in ("open the memory", "load the embedder", "search, the first time"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [(), ("memory",), ("prompt",), ("eval",), ("cache",), ("embed",), ("classify",), ("demo",), ("doctor",)],
+)
 def test_every_command_has_help(vmem: Vmem, command: tuple[str, ...]) -> None:
     shown = vmem(*command, "--help")
     assert shown.returncode == 0 and "Usage:" in shown.stdout
@@ -149,6 +187,23 @@ BAD_INPUT = {
     "unknown embedder": ("memory build m {pictures} --embedder resnet", "no embedder 'resnet': one of dinov2-vits14"),
     "missing weights": ("memory build m {pictures} --embedder dinov2-vitb14", "run `hf download facebook/dinov2-base`"),
     "unknown index": ("memory build m {pictures} --index tree", "no index 'tree': choose one of auto, exact, scann"),
+    "unknown backend": (
+        "classify --memory {built} {query} --backend onnx",
+        "no backend 'onnx': choose one of auto, torch",
+    ),
+    "unknown precision": ("memory build m {pictures} --precision double", "no precision 'double': choose one of auto"),
+    "int8 by torch": (
+        "memory build m {pictures} --backend torch --precision int8",
+        "int8 runs on cpu by openvino alone",
+    ),
+    "timing nothing": ("doctor --time", "--time needs a memory to ask: add --memory MEMORY"),
+    "unknown kind to clear": ("cache clear everything", "nothing kept is called 'everything'"),
+    "file of no features": ("memory build m {tmp}/file", "cannot be read as a Parquet file of features"),
+    "features inside the pictures": ("embed {pictures} --out {pictures}/f.parquet", "lies inside"),
+    "features that cannot be written": (
+        "embed {pictures} --out /proc/f.parquet --embedder {model}",
+        "/proc/f.parquet cannot be written",
+    ),
     "read-only target": ("memory build /proc/m {pictures} --embedder {model}", "/proc/m cannot be written"),
     "target is a file": ("memory build {tmp}/file/m {pictures} --embedder {model}", "is not a folder"),
     "another embedder to build with": ("memory build {built} {pictures} --embedder {other}", "was built by"),
