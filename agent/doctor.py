@@ -70,7 +70,7 @@ def _processor() -> str:
     """Tell the processor and whether it computes in bfloat16 by itself, which decides how fast embedding is."""
     from retrieval.embedders.torch_embedder import device_name, has_native
 
-    return f"{device_name('cpu')}, {'with' if has_native('cpu') else 'without'} bfloat16"
+    return f"{device_name('cpu')}, {'with' if has_native('cpu', 'bfloat16') else 'without'} bfloat16"
 
 
 def _weights() -> Iterator[Finding]:

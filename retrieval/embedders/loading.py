@@ -71,9 +71,9 @@ def _may_have_gpu() -> bool:
 def _load_openvino(checkpoint: Checkpoint, precision: str, calibration: "Calibration | None") -> Embedder:
     from retrieval.embedders.converted import converted
     from retrieval.embedders.int8 import has_copy
-    from retrieval.embedders.openvino_embedder import OpenVinoEmbedder, has_native
+    from retrieval.embedders.openvino_embedder import OpenVinoEmbedder, has_bfloat16
 
-    if precision == "bfloat16" and not has_native("bfloat16"):
+    if precision == "bfloat16" and not has_bfloat16():
         raise InvalidArgument(f"{_EMULATED}: use --precision float32")
     model = converted(checkpoint)
     # A memory that was asked to be int8 is asked in int8, where its copy of the model is at hand.
@@ -101,9 +101,9 @@ def _load_int8(model: "ConvertedModel", calibration: "Calibration | None") -> Em
 
 
 def _safe_openvino(checkpoint: Checkpoint, model: "ConvertedModel") -> Execution:
-    from retrieval.embedders.openvino_embedder import OpenVinoEmbedder, has_native, openvino_runtime, processor_name
+    from retrieval.embedders.openvino_embedder import OpenVinoEmbedder, has_bfloat16, openvino_runtime, processor_name
 
-    if not has_native("bfloat16"):
+    if not has_bfloat16():
         return Execution("openvino", "float32", "cpu", reason=_EMULATED)
 
     def way(precision: str) -> Embedder:
@@ -120,7 +120,7 @@ def _load_torch(checkpoint: Checkpoint, device: str, precision: str) -> Embedder
     from retrieval.embedders.torch_embedder import TorchEmbedder, has_native
 
     if precision != "auto":
-        if precision == "bfloat16" and not has_native(device):
+        if precision != "float32" and not has_native(device, precision):
             raise InvalidArgument(f"{_EMULATED}: use --precision float32")
         return TorchEmbedder(checkpoint.load(), Execution("torch", precision, device, reason="as asked for"))
     return TorchEmbedder(checkpoint.load(), _safe_torch(checkpoint, device))
@@ -132,7 +132,9 @@ def _safe_torch(checkpoint: Checkpoint, device: str) -> Execution:
     from retrieval.embedders.torch_embedder import TorchEmbedder, device_name, has_native
 
     refused = Execution("torch", "float32", device, reason=_EMULATED)
-    for precision in _LOWER[device] if has_native(device) else ():
+    for precision in _LOWER[device]:
+        if not has_native(device, precision):
+            continue
 
         def measure(precision: str = precision) -> Agreement:
             reference, tried = (

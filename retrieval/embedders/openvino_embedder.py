@@ -30,10 +30,9 @@ def openvino_runtime() -> Any:  # noqa: ANN401 - OpenVINO is untyped
     return openvino
 
 
-def has_native(precision: str) -> bool:
-    """Tell whether the processor computes in a precision by itself, rather than emulating it."""
-    capability = {"float32": "FP32", "bfloat16": "BF16", "int8": "INT8"}[precision]
-    return capability in openvino_runtime().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+def has_bfloat16() -> bool:
+    """Tell whether the processor computes in bfloat16 by itself, rather than emulating it."""
+    return "BF16" in openvino_runtime().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def processor_name() -> str:
@@ -125,4 +124,4 @@ class OpenVinoEmbedder:
     @staticmethod
     def _rest_of_int8() -> str:
         """Return the precision of the few layers that int8 leaves out."""
-        return "bf16" if has_native("bfloat16") else "f32"
+        return "bf16" if has_bfloat16() else "f32"

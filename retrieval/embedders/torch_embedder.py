@@ -25,12 +25,14 @@ _BATCH_SIZES: Final = {"cpu": 8, "cuda": 128, "mps": 64}
 _COMPILE_AFTER: Final[dict[str, int | None]] = {"cpu": None, "cuda": 100, "mps": None}
 
 
-def has_native(device: str) -> bool:
-    """Tell whether a device computes in lower precisions by itself, rather than emulating them."""
-    if device != "cpu":
-        return True
-    has = torch.cpu.get_capabilities()
-    return bool(has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16"))
+def has_native(device: str, precision: str) -> bool:
+    """Tell whether a device computes in a lower precision by itself, rather than emulating it."""
+    if device == "cpu":
+        instructions = torch.cpu.get_capabilities()  # avx512_bf16, amx_bf16 and their like
+        return precision == "bfloat16" and any(instructions[name] for name in instructions if name.endswith("bf16"))
+    if device == "cuda" and precision == "bfloat16":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return True
 
 
 def device_name(device: str) -> str:

@@ -16,7 +16,7 @@ from retrieval.embedders import load_embedder
 from retrieval.embedders.base import Embedder
 from retrieval.embedders.execution import LEAST_AGREEMENT, Execution
 from retrieval.embedders.int8 import Calibration
-from retrieval.embedders.openvino_embedder import has_native
+from retrieval.embedders.openvino_embedder import has_bfloat16
 from retrieval.embedders.preprocessing import IMAGENET
 from retrieval.embedders.torch_embedder import TorchEmbedder
 from retrieval.embedders.torch_module import loaded_model
@@ -25,7 +25,7 @@ from retrieval.images import decode
 from tests.conftest import draw, save_dinov2
 
 PICTURES = [draw((40 * number, 90, 200 - 30 * number), number, (260 + 7 * number, 240)) for number in range(6)]
-NEEDS_BFLOAT16 = pytest.mark.skipif(not has_native("bfloat16"), reason="this processor has no bfloat16 of its own")
+NEEDS_BFLOAT16 = pytest.mark.skipif(not has_bfloat16(), reason="this processor has no bfloat16 of its own")
 WAYS = [
     ("torch", "float32"),
     ("openvino", "float32"),
