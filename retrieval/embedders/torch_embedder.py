@@ -31,7 +31,7 @@ def has_native(device: str, precision: str) -> bool:
         instructions = torch.cpu.get_capabilities()  # avx512_bf16, amx_bf16 and their like
         return precision == "bfloat16" and any(instructions[name] for name in instructions if name.endswith("bf16"))
     if device == "cuda" and precision == "bfloat16":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return True
 
 
