@@ -1,6 +1,6 @@
-"""What a lower precision does to decisions: votes that change, and top-1, beside float32 by torch.
+"""What a lower precision does to decisions: votes that change, and top-1, beside the first way, float32 by torch.
 
-    python benchmarks/precision.py [--data ../shared/data] [--sets pacs tiny-imagenet]
+    python benchmarks/precision.py [--data ../shared/data] [--sets pacs tiny-imagenet] [--ways "openvino float32" …]
 
 EfficientNet-Lite0 with its real weights. PACS: the photographs are the memory; paintings, cartoons and sketches ask.
 Tiny-ImageNet: the training pictures are the memory, the validation pictures ask. RankVoting over 50 neighbours, exact
@@ -69,14 +69,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--sets", nargs="+", default=["pacs", "tiny-imagenet"])
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     options = parser.parse_args()
     for name in options.sets:
         remembered, asked = sets(name, options.data)
         labels = np.array([file.label for file in remembered], object)
         expected = {}
-        for way, settings in WAYS.items():
+        for way in options.ways:
             calibration = Calibration([file.path for file in pick(remembered)])
-            embedder = load_embedder("efficientnet-lite0", device="cpu", calibration=calibration, **settings)
+            embedder = load_embedder("efficientnet-lite0", device="cpu", calibration=calibration, **WAYS[way])
             started = time.perf_counter()
             memory = embed(remembered, embedder)
             queries = {query_set: embed(files, embedder) for query_set, files in asked.items()}
