@@ -8,16 +8,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agent.classify import classify_batch as classify_batch
+    from agent.classify import classify_batch_async as classify_batch_async
     from agent.classify import classify_with_rerank as classify_with_rerank
+    from agent.config import GenerationConfig as GenerationConfig
+    from agent.config import TransportConfig as TransportConfig
+    from agent.fusion import fit_fusion_weight as fit_fusion_weight
+    from agent.models import load_model as load_model
     from agent.models.scripted import ScriptedModel as ScriptedModel
     from agent.types import Prediction as Prediction
 
 _HOMES = {
+    "GenerationConfig": "agent.config",
     "Prediction": "agent.types",
     "ScriptedModel": "agent.models.scripted",
+    "TransportConfig": "agent.config",
+    "classify_batch": "agent.classify",
+    "classify_batch_async": "agent.classify",
     "classify_with_rerank": "agent.classify",
+    "fit_fusion_weight": "agent.fusion",
+    "load_model": "agent.models",
 }
-__all__ = ["Prediction", "ScriptedModel", "classify_with_rerank"]
+__all__ = [
+    "GenerationConfig",
+    "Prediction",
+    "ScriptedModel",
+    "TransportConfig",
+    "classify_batch",
+    "classify_batch_async",
+    "classify_with_rerank",
+    "fit_fusion_weight",
+    "load_model",
+]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - the names are loaded on use, so that `vmem --help` stays quick

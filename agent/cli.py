@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agent import options
 from retrieval.options import Backend, Cache, Device, EmbedderOverride, Precision
 
 if TYPE_CHECKING:
@@ -26,6 +27,23 @@ def classify(
             help="Weight of a neighbour: rank 1/(2 + rank), plurality 1, distance exp(-d), softmax exp((1 - d)/0.07)."
         ),
     ] = "rank",
+    model: options.Model = None,
+    prompt: options.PromptName = "rerank_v1",
+    when: options.When = "always",
+    fusion: options.Fusion = None,
+    shuffles: options.Shuffles = 0,
+    seed: options.Seed = 0,
+    temperature: options.Temperature = 0.0,
+    thinking: options.Thinking = None,
+    resolution: options.Resolution = None,
+    max_reply_tokens: options.MaxReplyTokens = 1024,
+    concurrency: options.Concurrency = 16,
+    rpm: options.Rpm = None,
+    tpm: options.Tpm = None,
+    timeout: options.Timeout = 60.0,
+    max_cost: options.MaxCost = None,
+    prices: options.Prices = None,
+    key_file: options.KeyFile = None,
     embedder: EmbedderOverride = None,
     device: Device = "auto",
     backend: Backend = "auto",
@@ -33,34 +51,56 @@ def classify(
     cache: Cache = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
-    """Say what pictures show, by the vote of their nearest neighbours in a memory.
+    """Say what pictures show, by the vote of their nearest neighbours in a memory, and a model's second look.
 
     A picture that cannot be used gets one line on standard error; the others are answered, and the exit code is 2.
 
-    Example: vmem classify --memory pets/ query.jpg
+    Example: vmem classify --memory pets/ query.jpg --model gemini-3.5-flash-lite
     """
-    from agent.classify import classify_with_rerank
-    from retrieval.errors import ImageError
+    from agent.classify import decide_stream
     from retrieval.memory import VisualMemory
+    from retrieval.pipeline import Failure
     from retrieval.progress import track
     from retrieval.terminal import printable
 
+    second = options.SecondStage(
+        model=model,
+        prompt=prompt,
+        when=when,
+        fusion=fusion,
+        shuffles=shuffles,
+        seed=seed,
+        temperature=temperature,
+        thinking=thinking,
+        resolution=resolution,
+        max_reply_tokens=max_reply_tokens,
+        concurrency=concurrency,
+        rpm=rpm,
+        tpm=tpm,
+        timeout=timeout,
+        max_cost=max_cost,
+        prices=prices,
+        key_file=key_file,
+        cache=cache,
+    )
+    loaded = second.load()
     opened = VisualMemory.open(
         memory, embedder=embedder, device=device, backend=backend, precision=precision, cache=cache
     )
+    stages = second.stages(opened, loaded, k=k, voting=voting)
     failed = False
     # Answers that appear on the terminal one by one are progress enough, and a bar would tear them apart.
-    for image in track(images, "Classifying", total=len(images), shown=not sys.stdout.isatty()):
-        try:
-            prediction = classify_with_rerank(image, opened, neighbors=k, voting=voting)
-        except ImageError as error:
+    queue = track(images, "Classifying", total=len(images), shown=not sys.stdout.isatty())
+    for image, found in decide_stream(stages, ((image, image) for image in queue), concurrency=concurrency):
+        if isinstance(found, Failure):
             failed = True
-            typer.echo(f"Error: {printable(error, longest=2000)}", err=True)
-            continue
-        if as_json:
-            typer.echo(_as_json(image, prediction))
+            typer.echo(f"Error: {printable(found.error, longest=2000)}", err=True)
+        elif as_json:
+            typer.echo(_as_json(image, found))
         else:
-            _print_prediction(image, prediction)
+            _print_prediction(image, found)
+    if loaded and loaded.meter.calls:
+        typer.echo(str(loaded.meter), err=True)
     if failed:
         raise typer.Exit(2)
 
@@ -109,16 +149,9 @@ def _print_times(memory: Path | None) -> None:
 
 
 def _as_json(image: Path, prediction: "Prediction") -> str:
-    return json.dumps(
-        {
-            "image": str(image),
-            "label": prediction.label,
-            "source": prediction.source,
-            "reason": prediction.reason,
-            "votes": list(zip(prediction.votes.labels, prediction.votes.weights, strict=True)),
-            "neighbors": [{"id": n.id, "label": n.label, "distance": n.distance} for n in prediction.neighbors],
-        }
-    )
+    from agent.record import prediction_record
+
+    return json.dumps({"image": str(image)} | prediction_record(prediction))
 
 
 def _print_prediction(image: Path, prediction: "Prediction") -> None:
@@ -129,4 +162,6 @@ def _print_prediction(image: Path, prediction: "Prediction") -> None:
     typer.echo(f"{printable(image)}: {printable(prediction.label)}")
     typer.echo("  votes    " + ", ".join(f"{printable(label)} {share:.0%}" for label, share in shares))
     typer.echo("  nearest  " + ", ".join(f"{printable(n.id)} ({n.distance:.3f})" for n in nearest))
+    if prediction.evidence:
+        typer.echo("  evidence " + ", ".join(printable(n.id) for n in prediction.evidence[:5]))
     typer.echo(f"  {prediction.source:8} {printable(prediction.reason, longest=2000)}")

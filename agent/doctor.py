@@ -8,12 +8,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from agent.classify import KEY_VARIABLES, key_variable
+from agent.keys import GEMINI_VARIABLES, key_variable
 from retrieval.embedders import CATALOGUE, is_present
 from retrieval.errors import VisualMemoryError
 from retrieval.memory import VisualMemory
 
-_PACKAGES: Final = ("numpy", "pillow", "pylance", "torch", "transformers", "openvino", "nncf", "scann")
+_PACKAGES: Final = ("numpy", "pillow", "pylance", "torch", "transformers", "openvino", "nncf", "scann", "google-genai")
 _OPTIONAL: Final = {
     "scann": "on Linux: pip install scann; elsewhere the exact index serves",
     "openvino": "pip install openvino: embeds two to three times as fast on CPUs",
@@ -91,7 +91,7 @@ def _key() -> Finding:
     if variable:
         return Finding("API key", f"present: yes ({variable})")
     return Finding(
-        "API key", "present: no", f"none is needed yet: no hosted model is shipped ({KEY_VARIABLES[0]} will be read)"
+        "API key", "present: no", f"only for Gemini as --model: put one into {' or '.join(GEMINI_VARIABLES)}"
     )
 
 

@@ -1,17 +1,30 @@
-"""What flows out of the second stage."""
+"""What flows through the second stage."""
 
 from dataclasses import dataclass
 from typing import Literal
 
+from agent.config import GenerationConfig
+from prompts.types import Prompt
 from retrieval.types import Label, Neighbor, Votes
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Everything that can change a model's answer, and nothing that cannot."""
+
+    prompt: Prompt
+    generation: GenerationConfig = GenerationConfig()
+    replicate: int = 0  # counts up when the same thing is asked again for another answer
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens that a call took; None where the model does not say."""
 
-    prompt_tokens: int | None = None
+    prompt_tokens: int | None = None  # those from the service's own cache included
     reply_tokens: int | None = None
+    thought_tokens: int | None = None  # paid as reply tokens, and not among them
+    cached_tokens: int | None = None  # of the prompt's, those that the service had cached and charges less for
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +32,19 @@ class Reply:
     """A model's words."""
 
     text: str
-    model: str
+    model: str  # as it was asked for
     usage: Usage = Usage()
     from_cache: bool = False
+    served_by: str = ""  # the model's version as the service names it
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One of several orders in which a query was asked, and what came of it."""
+
+    seed: int | None  # of the shuffle; None is nearest first
+    label: Label | None  # None: none of the candidates
+    confidence: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +56,18 @@ class Prediction:
     reason: str  # "code: sentence"; the codes are those of `agent.classify`
     votes: Votes  # of the first stage, whoever decided
     neighbors: tuple[Neighbor, ...]  # nearest first
-    reply: Reply | None = None  # None when no model was asked or it did not answer
-    confidence: float | None = None  # as the model claims; None for a vote
-    evidence: tuple[int, ...] = ()  # numbers of the neighbours that the model names, counted from 1
+    replies: tuple[Reply, ...] = ()  # what the model said, oldest first; empty when none was asked or none answered
+    confidence: float | None = None  # as the model claims, or of the fusion; None for a vote
+    ranking: tuple[Label, ...] = ()  # labels that the model finds to fit, the best first
+    evidence: tuple[Neighbor, ...] = ()  # the neighbours that the model names
+    orders: tuple[Order, ...] = ()  # where a query was asked in several orders
+
+    @property
+    def code(self) -> str:
+        """The reason's code."""
+        return self.reason.partition(":")[0]
+
+    @property
+    def reply(self) -> Reply | None:
+        """The model's last words; None where there are none."""
+        return self.replies[-1] if self.replies else None

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agent import options
 from retrieval.options import Backend, Cache, Device, EmbedderOverride, Precision
 
 if TYPE_CHECKING:
+    from eval.estimate import Estimate
     from eval.types import Metrics
 
 app = typer.Typer(no_args_is_help=True, help="Measure how well a memory classifies folders of labelled pictures.")
@@ -33,37 +35,114 @@ def run(
     ],
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder: log.jsonl, metrics.json, report.html.")],
     k: Annotated[int, typer.Option("--k", help="How many neighbours vote; smaller numbers are scored too.")] = 50,
+    model: options.Model = None,
+    prompt: options.PromptName = "rerank_v1",
+    when: options.When = "always",
+    fusion: options.Fusion = None,
+    shuffles: options.Shuffles = 0,
+    seed: options.Seed = 0,
+    temperature: options.Temperature = 0.0,
+    thinking: options.Thinking = None,
+    resolution: options.Resolution = None,
+    max_reply_tokens: options.MaxReplyTokens = 1024,
+    concurrency: options.Concurrency = 16,
+    rpm: options.Rpm = None,
+    tpm: options.Tpm = None,
+    timeout: options.Timeout = 60.0,
+    max_cost: options.MaxCost = None,
+    prices: options.Prices = None,
+    key_file: options.KeyFile = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Say how many calls, tokens and dollars the run would take, and ask nothing.",
+            rich_help_panel="Second stage",
+        ),
+    ] = False,
+    batch: Annotated[
+        bool,
+        typer.Option(
+            "--batch",
+            help="Ask by Gemini's batch jobs: half the price, answers within a day. The same command goes on.",
+            rich_help_panel="Second stage",
+        ),
+    ] = False,
     embedder: EmbedderOverride = None,
     device: Device = "auto",
     backend: Backend = "auto",
     precision: Precision = "auto",
     cache: Cache = True,
 ) -> None:
-    """Classify folders of labelled pictures and score every voting method.
+    """Classify folders of labelled pictures and score every voting method, and a model's second look.
 
     Files that are no usable pictures are left out and counted apart.
 
-    A run that was cut off goes on where it stopped when the same command is run again.
+    A run that was cut off goes on where it stopped when the same command is run again, and pays for no reply twice.
 
     Example: vmem eval run --memory pets/ --dataset indoors=test/indoors --dataset outdoors=test/outdoors --out runs/1
     """
+    from agent.batches import BatchJobs
     from eval.datasets.folder import read_folder
+    from eval.estimate import estimate_run
     from eval.report import write_report
     from eval.runner import run_evaluation
+    from retrieval.errors import InvalidArgument
     from retrieval.folder import expect_outside
     from retrieval.memory import VisualMemory
     from retrieval.terminal import printable
 
+    second = options.SecondStage(
+        model=model,
+        prompt=prompt,
+        when=when,
+        fusion=fusion,
+        shuffles=shuffles,
+        seed=seed,
+        temperature=temperature,
+        thinking=thinking,
+        resolution=resolution,
+        max_reply_tokens=max_reply_tokens,
+        concurrency=concurrency,
+        rpm=rpm,
+        tpm=tpm,
+        timeout=timeout,
+        max_cost=max_cost,
+        prices=prices,
+        key_file=key_file,
+        cache=cache,
+    )
     folders = _named_folders(dataset)
     for folder in folders.values():
         expect_outside(out, folder)
+    loaded = second.load()
+    if loaded is None and (batch or dry_run):
+        raise InvalidArgument("--batch and --dry-run are about a model: add --model NAME")
     datasets = {name: read_folder(folder) for name, folder in folders.items()}
     opened = VisualMemory.open(
         memory, embedder=embedder, device=device, backend=backend, precision=precision, cache=cache
     )
-    metrics, results = run_evaluation(opened, datasets, out, k=k)
+    stages = second.stages(opened, loaded, k=k, voting="rank")
+    if dry_run and loaded:
+        _print_estimate(estimate_run(stages, datasets, loaded, batch=batch))
+        return
+    try:
+        metrics, results = run_evaluation(
+            opened,
+            datasets,
+            out,
+            k=k,
+            stages=stages if loaded else None,
+            concurrency=concurrency,
+            price=loaded.meter.price if loaded else None,
+            batch=BatchJobs(out, loaded) if batch and loaded else None,
+        )
+    finally:
+        if loaded and loaded.meter.calls:
+            typer.echo(str(loaded.meter), err=True)
     write_report(out / "report.html", opened, datasets, metrics, results)
     _print_metrics(metrics)
+    _print_rerank(metrics)
     for name, figures in metrics.items():
         if figures.unreadable:
             typer.echo(f"{name}: {figures.unreadable:,} files could not be used and are not counted")
@@ -103,6 +182,48 @@ def demo(
         typer.echo(f"{made.left_out:,} pictures were left out (--limit {limit})")
     typer.echo(f"Look at {printable(made.report)} in a browser. Then try:")
     typer.echo(f"  vmem classify --memory {printable(made.memory)} PICTURE")
+
+
+def _print_estimate(estimate: "Estimate") -> None:
+    from retrieval.terminal import print_table
+
+    typer.echo(
+        f"{estimate.queries:,} queries; the gate asks about {estimate.asked:,}, of which about {estimate.cached:,} are"
+        " answered in the cache"
+    )
+    dollars = "unknown: give --prices" if estimate.cost is None else f"${estimate.cost:,.2f}"
+    rows = [
+        ("calls", f"{estimate.calls:,}"),
+        ("tokens in", f"{estimate.prompt_tokens:,}"),
+        ("tokens out", f"{estimate.reply_tokens:,}"),
+        ("cost", dollars),
+    ]
+    print_table(["about", ""], rows)
+    typer.echo(f"{estimate.basis}. Nothing was asked.")
+
+
+def _print_rerank(metrics: Mapping[str, "Metrics"]) -> None:
+    from retrieval.terminal import print_table
+
+    reranked = {name: figures.rerank for name, figures in metrics.items() if figures.rerank}
+    if not reranked:
+        return
+    rows = [
+        [
+            name,
+            f"{figures.vote_top1:.1f}",
+            f"{figures.top1:.1f} ({figures.interval[0]:.0f}–{figures.interval[1]:.0f})",
+            f"{figures.fixed:,}",
+            f"{figures.broken:,}",
+            ", ".join(f"{code} {count:,}" for code, count in figures.reasons.items()),
+            f"{figures.calls:,}",
+            f"{figures.calls_saved:,}",
+            "?" if figures.cost is None else f"${figures.cost:.4f}",
+        ]
+        for name, figures in reranked.items()
+    ]
+    columns = ["queries", "vote", "with the model", "fixed", "broken", "by reason", "calls", "from cache", "cost"]
+    print_table(columns, rows, title="Second look: top-1 accuracy in percent (95 % interval)")
 
 
 def _named_folders(arguments: list[str]) -> Mapping[str, Path]:

@@ -1,24 +1,30 @@
 """From a run's neighbours to figures: pure functions over arrays."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
 from jaxtyping import Bool, Int
 
-from eval.types import Metrics, Percent, QueryResults
-from retrieval.voting import METHODS, encode_labels, predict_every_k
+from eval.types import Metrics, Outcome, Percent, QueryResults, RerankMetrics
+from prompts.cost import Price
+from retrieval.voting import DEFAULT_METHOD, METHODS, encode_labels, predict_every_k
 
 _Z95: Final = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 
 
-def compute_metrics(results: QueryResults, *, known_labels: Iterable[str]) -> Metrics:
+def compute_metrics(
+    results: QueryResults, *, known_labels: Iterable[str], price: Price | None = None, batch: bool = False
+) -> Metrics:
     """Return the figures of one data set, at the k of its neighbours and at every smaller one.
 
     Args:
         results: at least one answered query.
         known_labels: the labels of the memory.
+        price: of the model that took the second look, where it is known.
+        batch: whether it was asked by batch jobs.
     """
     labels, vocabulary = encode_labels(results.neighbor_labels)
     truths = _truth_codes(results.truths, vocabulary)
@@ -37,6 +43,9 @@ def compute_metrics(results: QueryResults, *, known_labels: Iterable[str]) -> Me
         top1_by_k=by_k,
         per_class=_per_class(results.truths, final),
         labels_not_in_memory=sorted(frozenset().union(*results.truths) - set(known_labels)),
+        rerank=_rerank(results.outcomes, results.truths, final[DEFAULT_METHOD], price, batch=batch)
+        if results.outcomes is not None
+        else None,
     )
 
 
@@ -57,6 +66,30 @@ def wilson_interval(successes: int, trials: int) -> tuple[Percent, Percent]:
     centre = (share + spread / 2) / (1 + spread)
     half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
     return 100.0 * max(0.0, centre - half), 100.0 * min(1.0, centre + half)
+
+
+def _rerank(
+    outcomes: list[Outcome], truths: list[frozenset[str]], vote_right: np.ndarray, price: Price | None, *, batch: bool
+) -> RerankMetrics:
+    right = np.array([outcome.label in truth for outcome, truth in zip(outcomes, truths, strict=True)])
+    prompt, cached, reply = (
+        sum(getattr(outcome, name) for outcome in outcomes)
+        for name in ("prompt_tokens", "cached_tokens", "reply_tokens")
+    )
+    return RerankMetrics(
+        top1=100.0 * float(right.mean()),
+        interval=wilson_interval(int(right.sum()), len(outcomes)),
+        vote_top1=100.0 * float(vote_right.mean()),
+        fixed=int((right & ~vote_right).sum()),
+        broken=int((~right & vote_right).sum()),
+        reasons=dict(Counter(outcome.code for outcome in outcomes).most_common()),
+        calls=sum(outcome.calls for outcome in outcomes),
+        calls_saved=sum(outcome.calls_saved for outcome in outcomes),
+        prompt_tokens=prompt,
+        cached_tokens=cached,
+        reply_tokens=reply,
+        cost=price.cost(prompt, reply, cached_tokens=cached, batch=batch) if price else None,
+    )
 
 
 def _truth_codes(truths: list[frozenset[str]], vocabulary: list[str]) -> Int[np.ndarray, "queries allowed"]:

@@ -32,6 +32,8 @@ class _Shown:
     truth: str
     prediction: str
     right: bool
+    vote: str  # the first stage's answer
+    reason: str  # of the second stage; empty where the vote alone decided
     votes: list[tuple[str, float]]  # label and share
     neighbors: list[tuple[str, str, float, bool]]  # picture, label, distance, whether the label is right
 
@@ -74,6 +76,8 @@ def write_report(
 
 def _gallery(memory: VisualMemory, images: Mapping[str, ImageLike], results: QueryResults) -> list[_Shown]:
     predictions = predict_every_k(results.neighbor_labels, results.neighbor_distances)[:, -1].tolist()
+    if results.outcomes is not None:
+        predictions = [outcome.label for outcome in results.outcomes]
     right = np.array([label in truth for label, truth in zip(predictions, results.truths, strict=True)])
     queries = [query for query in _mixed(right) if results.ids[query] in images]
     near = [results.neighbor_ids[query, :_SHOWN_NEIGHBORS].tolist() for query in queries]
@@ -109,8 +113,10 @@ def _shown(results: QueryResults, query: int, image: ImageLike, right: bool, pic
         id=results.ids[query],
         picture=_address(thumbnail(decode(image), longest_side=_QUERY_PIXELS)),
         truth=" or ".join(sorted(truth)),
-        prediction=votes.winner,
+        prediction=votes.winner if results.outcomes is None else results.outcomes[query].label,
         right=right,
+        vote=votes.winner,
+        reason="" if results.outcomes is None else results.outcomes[query].reason,
         votes=list(zip(votes.labels, votes.shares, strict=True))[:_SHOWN_VOTES],
         neighbors=neighbors,
     )

@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 import numpy as np
 
 from eval.errors import OtherSettings, RunError
-from eval.types import QueryResults, Sample
+from eval.types import Outcome, QueryResults, Sample
 from retrieval.types import Neighbor
 
 _LOG: Final = "log.jsonl"
@@ -110,9 +110,11 @@ class RunLog:
                 yield parsed
 
 
-def answered_line(dataset: str, sample: Sample, neighbors: tuple[Neighbor, ...]) -> dict[str, Any]:
-    """Return the line of a query that was answered."""
-    return {
+def answered_line(
+    dataset: str, sample: Sample, neighbors: tuple[Neighbor, ...], *, rerank: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the line of a query that was answered; ``rerank`` is what the second stage made of it."""
+    line = {
         "dataset": dataset,
         "id": sample.id,
         "truth": sorted(sample.labels),
@@ -120,6 +122,7 @@ def answered_line(dataset: str, sample: Sample, neighbors: tuple[Neighbor, ...])
         "labels": [neighbor.label for neighbor in neighbors],
         "distances": [float(f"{n.distance:.9g}") for n in neighbors],  # enough to read the same float32 back
     }
+    return line if rerank is None else line | {"rerank": rerank}
 
 
 def unreadable_line(dataset: str, sample: Sample, reason: str) -> dict[str, Any]:
@@ -140,6 +143,25 @@ def _query_results(lines: list[dict[str, Any]]) -> QueryResults:
         neighbor_labels=np.array([line["labels"] for line in answered], object).reshape(shape),
         neighbor_distances=np.array([line["distances"] for line in answered], np.float32).reshape(shape),
         unreadable={line["id"]: line["unreadable"] for line in lines if "unreadable" in line},
+        outcomes=[_outcome(line["rerank"]) for line in answered] if answered and "rerank" in answered[0] else None,
+    )
+
+
+def _outcome(record: dict[str, Any]) -> Outcome:
+    paid = [reply for reply in record["replies"] if not reply["from_cache"]]
+
+    def total(*names: str) -> int:
+        return sum(reply[name] or 0 for reply in paid for name in names)
+
+    return Outcome(
+        record["label"],
+        record["reason"],
+        record["confidence"],
+        prompt_tokens=total("prompt_tokens"),
+        cached_tokens=total("cached_tokens"),
+        reply_tokens=total("reply_tokens", "thought_tokens"),
+        calls=len(paid),
+        calls_saved=len(record["replies"]) - len(paid),
     )
 
 

@@ -10,13 +10,18 @@ from typing import Any, Final
 
 import numpy as np
 
+from agent.batches import BatchJobs, fetch_replies
+from agent.classify import CONCURRENCY, Stages, decide_stream
+from agent.record import rerank_record
 from eval.errors import RunError
 from eval.metrics import compute_metrics
 from eval.runlog import RunLog, answered_line, unreadable_line
 from eval.types import Metrics, QueryResults, Sample
+from prompts.cost import Price
 from retrieval.disk import writing
 from retrieval.images import ImageLike
 from retrieval.memory import DEFAULT_NEIGHBORS, VisualMemory
+from retrieval.pipeline import Failure
 from retrieval.progress import track
 from retrieval.snapshot import check_neighbors
 
@@ -29,18 +34,27 @@ def run_evaluation(
     out: str | Path,
     *,
     k: int = DEFAULT_NEIGHBORS,
+    stages: Stages | None = None,
+    concurrency: int = CONCURRENCY,
+    price: Price | None = None,
+    batch: BatchJobs | None = None,
     progress: bool = True,
 ) -> tuple[dict[str, Metrics], dict[str, QueryResults]]:
-    """Find every query's neighbours, log them, and return figures and results by data set.
+    """Find every query's neighbours, ask the model where one is given, log it, and return figures and results.
 
     A run that was cut off goes on where it stopped when it is called again with the same settings. ``metrics.json``
-    in the run folder holds the figures.
+    in the run folder holds the figures by data set.
 
     Args:
         memory: what decides.
         datasets: queries by the data set's name.
         out: the run folder.
         k: how many neighbours; each smaller number is scored as well.
+        stages: both stages, as `agent.classify.prepare` gives them for this memory and k; None leaves every decision
+            to the vote.
+        concurrency: how many queries wait for the model at once.
+        price: of the model, where it is known.
+        batch: asks the model by batch jobs, at their price; None asks at once.
         progress: whether to show a bar.
 
     Raises:
@@ -48,33 +62,49 @@ def run_evaluation(
         RunError: the folder cannot be written, or none of a data set's pictures can be used.
         InvalidArgument: k below 1, or an empty memory.
         EmbedderError: the memory's embedder cannot be had.
+        EveryRequestFails: the model refuses everything, or the budget is spent; what is done is in the log.
     """
     check_neighbors(k)
     for name, samples in datasets.items():
         if not samples:
             raise RunError(f"the data set {name} has no queries: give at least one")
     folder = Path(out)
+    rerank = stages.rerank if stages else None
     settings = {
         "memory": {"id": memory.settings.memory_id, "version": memory.version, "items": len(memory)},
         "embedder": memory.settings.embedder.weights_digest,
         "precision": memory.requested.precision,
         "index": memory.build_index() if len(memory) else "none",
         "k": k,
+        **({"rerank": rerank.settings()} if rerank else {}),
         **{f"dataset {name}": _digest(samples) for name, samples in datasets.items()},
     }
     with RunLog(folder, settings) as log:
         finished = log.finished()
         for name, samples in datasets.items():
             missing = [sample for sample in samples if (name, sample.id) not in finished]
-            _answer(memory, name, missing, log, k=k, progress=progress)
+            if stages is None or rerank is None:
+                _vote(memory, name, missing, log, k=k, progress=progress)
+                continue
+            deciding = stages
+            if batch and missing:
+                deciding = fetch_replies(
+                    batch, stages, missing, image_of=lambda sample: sample.image, progress=progress
+                )
+            _decide(deciding, name, missing, log, concurrency=concurrency, progress=progress)
         results = log.results()
     known = memory.stats().labels
-    metrics = {name: compute_metrics(_expect_answers(name, results[name]), known_labels=known) for name in datasets}
+    metrics = {
+        name: compute_metrics(
+            _expect_answers(name, results[name]), known_labels=known, price=price, batch=batch is not None
+        )
+        for name in datasets
+    }
     _write_metrics(folder / METRICS, settings, metrics)
     return metrics, results
 
 
-def _answer(memory: VisualMemory, name: str, samples: list[Sample], log: RunLog, *, k: int, progress: bool) -> None:
+def _vote(memory: VisualMemory, name: str, samples: list[Sample], log: RunLog, *, k: int, progress: bool) -> None:
     if not samples:
         return
     queue = track(samples, f"Classifying {name}", total=len(samples), shown=progress)
@@ -84,6 +114,16 @@ def _answer(memory: VisualMemory, name: str, samples: list[Sample], log: RunLog,
             found = memory.search_vectors(batch.vectors, k=k)
             lines += [answered_line(name, *pair) for pair in zip(batch.items, found, strict=True)]
         log.append(lines)
+
+
+def _decide(stages: Stages, name: str, samples: list[Sample], log: RunLog, *, concurrency: int, progress: bool) -> None:
+    queries = ((sample, sample.image) for sample in samples)
+    decided = decide_stream(stages, queries, concurrency=concurrency)
+    for sample, found in track(decided, f"Classifying {name}", total=len(samples), shown=progress):
+        if isinstance(found, Failure):
+            log.append([unreadable_line(name, sample, str(found.error))])
+        else:
+            log.append([answered_line(name, sample, found.neighbors, rerank=rerank_record(found))])
 
 
 def _digest(samples: Sequence[Sample]) -> str:

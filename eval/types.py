@@ -20,6 +20,25 @@ class Sample:
     labels: frozenset[str]  # a set, since some data sets allow several; any of them is right
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the second stage made of a query."""
+
+    label: str
+    reason: str  # "code: sentence", as in `agent.classify`
+    confidence: float | None
+    prompt_tokens: int  # of calls that were made for it; those answered from the cache cost nothing
+    cached_tokens: int  # of the prompt's, those that the service had cached
+    reply_tokens: int  # thinking included
+    calls: int
+    calls_saved: int  # answered from the cache
+
+    @property
+    def code(self) -> str:
+        """The reason's code."""
+        return self.reason.partition(":")[0]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class QueryResults:
     """What a run found for the queries of one data set, in the order of its log."""
@@ -30,9 +49,28 @@ class QueryResults:
     neighbor_labels: Shaped[np.ndarray, "queries k"]
     neighbor_distances: Float[np.ndarray, "queries k"]
     unreadable: dict[str, str]  # id → reason, of pictures that could not be used; they do not count
+    outcomes: list[Outcome] | None = None  # None where the vote alone decided
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class RerankMetrics:
+    """What the second stage did to one data set; accuracies in percent of the answered queries."""
+
+    top1: Percent  # of the final answers, fallbacks to the vote included
+    interval: tuple[Percent, Percent]  # Wilson, 95 %
+    vote_top1: Percent  # of rank voting on the same queries
+    fixed: int  # queries that the vote got wrong and the final answer right
+    broken: int  # the other way round
+    reasons: dict[str, int]  # queries by the reason's code, most frequent first; "reranked" is the model's answer
+    calls: int  # that gave a reply
+    calls_saved: int  # answered from the cache
+    prompt_tokens: int
+    cached_tokens: int
+    reply_tokens: int
+    cost: float | None  # dollars; None where the price is not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +85,4 @@ class Metrics:
     top1_by_k: dict[str, list[Percent]]  # by voting method, for k = 1, 2, …
     per_class: dict[str, dict[str, Any]]  # true label → count and accuracy by voting method
     labels_not_in_memory: list[str]  # true labels that no answer can have
+    rerank: RerankMetrics | None = None  # None where the vote alone decided

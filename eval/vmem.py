@@ -8,6 +8,7 @@ from typing import TextIO
 
 import typer
 
+import agent.cache_cli
 import agent.cli
 import eval.cli
 import prompts.cli
@@ -26,7 +27,7 @@ app.add_typer(agent.cli.app)
 app.add_typer(eval.cli.demo_app)
 app.add_typer(retrieval.cli.app, name="memory")
 app.add_typer(retrieval.features_cli.embed_app)
-app.add_typer(retrieval.features_cli.cache_app, name="cache")
+app.add_typer(agent.cache_cli.app, name="cache")
 app.add_typer(prompts.cli.app, name="prompt")
 app.add_typer(eval.cli.app, name="eval")
 

@@ -1,30 +1,53 @@
 """A model's reply, read beside what was asked."""
 
+import itertools
 import json
 from dataclasses import dataclass
 from typing import Any, Final
 
 from prompts.errors import UnusableReply
-from prompts.types import Prompt
+from prompts.types import NONE_CODE, Prompt
 from retrieval.types import Label
 
 _FENCE: Final = "```"
 _SHOWN: Final = 80  # characters of a reply repeated in an error
+_LONGEST_RANKING: Final = 5
+_UNKNOWN: Final = object()  # None may be a label
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What the model decided."""
 
-    label: Label
+    ranking: tuple[Label, ...]  # labels that fit, the best first; empty: none of the candidates does
     confidence: float | None  # 0 to 1 as the model claims; None when it said none
     evidence: tuple[int, ...]  # numbers of the neighbours that it names, counted from 1
 
 
-def parse_answer(reply: str, prompt: Prompt) -> Answer:
-    """Return the answer in a reply: a JSON object with a candidate's code, or the bare code or label.
+def answer_schema(prompt: Prompt) -> dict[str, Any]:
+    """Return the JSON schema of an answer: nothing but the prompt's codes can be answered where it is enforced."""
+    codes = [*prompt.candidates, NONE_CODE]
+    return {
+        "type": "object",
+        "properties": {
+            "evidence": {"type": "array", "items": {"type": "integer"}, "maxItems": 10},
+            "ranking": {
+                "type": "array",
+                "items": {"type": "string", "enum": codes},
+                "minItems": 1,
+                "maxItems": _LONGEST_RANKING,
+            },
+            "confidence": {"type": "number", "minimum": 0, "maximum": 1},
+        },
+        "required": ["evidence", "ranking", "confidence"],
+    }
 
-    Codes go before labels, and both must match whole, so that a reply is never taken for more than it says.
+
+def parse_answer(reply: str, prompt: Prompt) -> Answer:
+    """Return the answer in a reply: a JSON object with candidates' codes, or a bare code or label.
+
+    Codes go before labels, and both must match whole, so that a reply is never taken for more than it says. What
+    follows an unknown code in a ranking is dropped; an unknown first one is no answer.
 
     Raises:
         UnusableReply: no answer, or one outside the prompt's candidates.
@@ -34,10 +57,11 @@ def parse_answer(reply: str, prompt: Prompt) -> Answer:
     text = reply.strip()
     if text.startswith(_FENCE) and text.endswith(_FENCE):
         text = text[len(_FENCE) : -len(_FENCE)].removeprefix("json").strip()
-    fields = _json_object(text) or {"answer": text}
-    if "answer" not in fields:
+    fields = _json_object(text) or {"ranking": [text]}
+    named = fields.get("ranking", [fields["answer"]] if "answer" in fields else None)
+    if not isinstance(named, list) or not named:
         raise UnusableReply(f"the reply holds no answer: {_shown(reply)}")
-    return Answer(_label(fields["answer"], prompt), _confidence(fields), _evidence(fields))
+    return Answer(_ranking(named, prompt), _confidence(fields), _evidence(fields))
 
 
 def _json_object(text: str) -> dict[str, Any] | None:
@@ -48,14 +72,27 @@ def _json_object(text: str) -> dict[str, Any] | None:
     return parsed if isinstance(parsed, dict) else None
 
 
-def _label(answer: Any, prompt: Prompt) -> Label:  # noqa: ANN401 - whatever the model put there
-    spelled = answer.strip() if isinstance(answer, str) else json.dumps(answer)
+def _ranking(named: list[Any], prompt: Prompt) -> tuple[Label, ...]:
+    if _spelled(named[0]) == NONE_CODE:
+        return ()
+    best = _label(named[0], prompt)
+    if best is _UNKNOWN:
+        raise UnusableReply(
+            f"the reply is none of the {len(prompt.candidates)} candidates: {_shown(_spelled(named[0]))}"
+        )
+    further = itertools.takewhile(lambda label: label is not _UNKNOWN, (_label(name, prompt) for name in named))
+    return tuple(dict.fromkeys(further))
+
+
+def _label(name: Any, prompt: Prompt) -> Label:  # noqa: ANN401 - whatever the model put there
+    spelled = _spelled(name)
     if spelled in prompt.candidates:
         return prompt.candidates[spelled]
-    for label in prompt.candidates.values():
-        if spelled == str(label):
-            return label
-    raise UnusableReply(f"the reply is none of the {len(prompt.candidates)} candidates: {_shown(spelled)}")
+    return next((label for label in prompt.candidates.values() if spelled == str(label)), _UNKNOWN)
+
+
+def _spelled(name: Any) -> str:  # noqa: ANN401
+    return name.strip() if isinstance(name, str) else json.dumps(name)
 
 
 def _confidence(fields: dict[str, Any]) -> float | None:

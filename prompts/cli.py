@@ -46,19 +46,16 @@ def preview(
     """
     from prompts.catalogue import load_template
     from prompts.preview import prompt_page
-    from prompts.render import compose_prompt
-    from retrieval.images import decode
+    from prompts.question import pose_questions
     from retrieval.memory import VisualMemory
     from retrieval.terminal import write_text
-    from retrieval.voting import check_method, count_votes
+    from retrieval.voting import check_method
 
     check_method(voting)
     template = load_template(prompt)
-    query = decode(image)
     opened = VisualMemory.open(memory, embedder=embedder)
-    found = opened.search(query, k=k)
-    (votes,) = count_votes(found.labels, found.distances, method=voting)
-    rendered = compose_prompt(template, query, opened, found[0], votes)
+    (question,) = pose_questions(opened, [image], opened.embed([image]), k=k, voting=voting, template=template)
+    rendered, _ = question.prompt(template, opened)
     if html is None:
         typer.echo(rendered.text)
     else:

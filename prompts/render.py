@@ -5,27 +5,31 @@ anything that a label could spell.
 """
 
 import json
+import random
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
-from typing import Final
+from functools import lru_cache
+from itertools import count, zip_longest
+from typing import TYPE_CHECKING, Final
 
 from PIL import Image
 
 from prompts.catalogue import Template
 from prompts.errors import UnknownPrompt
-from prompts.types import ImagePart, Part, Prompt, TextPart
+from prompts.types import NONE_CODE, ImagePart, Part, Prompt, TextPart
 from retrieval.images import thumbnail
 from retrieval.memory import VisualMemory
 from retrieval.terminal import breaks_a_line
 from retrieval.types import Label, Neighbor, Votes
 
+if TYPE_CHECKING:
+    import jinja2
+
 _LONGEST_LABEL: Final = 200  # characters; longer ones are cut in the prompt, not in the answer
 _NO_PICTURE: Final = "(no picture is kept of this neighbour)"
-
-
+MOST_CANDIDATES: Final = 90  # services refuse schemas with about 100 allowed values; the vote's tail is left out
 QUERY_PIXELS: Final = 384  # longest side of the query as sent: Gemini counts a picture up to 384 px as one tile
 
 
@@ -38,27 +42,74 @@ class Exemplar:
 
 
 def compose_prompt(
-    template: Template, query: Image.Image, memory: VisualMemory, neighbors: Sequence[Neighbor], votes: Votes
+    template: Template,
+    query: bytes,
+    memory: VisualMemory,
+    neighbors: Sequence[Neighbor],
+    votes: Votes,
+    *,
+    order: int | None = None,
+) -> tuple[Prompt, tuple[Neighbor, ...]]:
+    """Return the prompt for a query, its voted labels as candidates, and the neighbours in the order it shows them.
+
+    Args:
+        template: what to ask.
+        query: the query's picture as `query_picture` makes it.
+        memory: where the neighbours' thumbnails lie.
+        neighbors: those to show, nearest first.
+        votes: of the first stage.
+        order: seed of a random order of neighbours and candidates; None keeps the nearest and the heaviest first.
+
+    Raises:
+        UnknownPrompt: the template has an error.
+    """
+    shown, labels = list(neighbors), list(votes.labels[:MOST_CANDIDATES])
+    if order is not None:
+        for sequence in (shown, labels):
+            random.Random(order).shuffle(sequence)
+    pictures = memory.thumbnails([n.id for n in shown], rows=[n.row for n in shown])
+    exemplars = [Exemplar(n.label, small) for n, small in zip(shown, pictures, strict=True)]
+    share_of = dict(zip(votes.labels, votes.shares, strict=True))
+    candidates = {label: share_of[label] for label in labels}
+    return render(template, query, exemplars, candidates, shuffled=order is not None), tuple(shown)
+
+
+def query_picture(query: Image.Image) -> bytes:
+    """Return a decoded query as it is sent: JPEG of 384 pixels at most, without metadata."""
+    return thumbnail(query, longest_side=QUERY_PIXELS)
+
+
+def balance(neighbors: Sequence[Neighbor], labels: Sequence[Label], *, count: int) -> tuple[Neighbor, ...]:
+    """Return at most ``count`` neighbours, taking the nearest of each label in turn, nearest first in the end."""
+    of_label: dict[Label, list[Neighbor]] = {label: [] for label in labels}
+    for neighbor in neighbors:
+        if neighbor.label in of_label:
+            of_label[neighbor.label].append(neighbor)
+    turns = zip_longest(*of_label.values())
+    taken = [neighbor for turn in turns for neighbor in turn if neighbor is not None][:count]
+    return tuple(sorted(taken, key=lambda neighbor: neighbor.distance))
+
+
+def render(
+    template: Template,
+    query: bytes,
+    exemplars: Sequence[Exemplar],
+    candidates: Mapping[Label, float],
+    *,
+    shuffled: bool = False,
 ) -> Prompt:
-    """Return the prompt for a decoded query: its neighbours with their thumbnails, the voted labels as candidates.
+    """Return the prompt for a query's JPEG bytes.
+
+    Args:
+        template: what to ask.
+        query: the picture in question.
+        exemplars: its neighbours, in the order to show them.
+        candidates: the labels that may be answered, each with its share of the vote.
+        shuffled: whether that order means nothing.
 
     Raises:
         UnknownPrompt: the template has an error.
     """
-    pictures = memory.thumbnails([n.id for n in neighbors], rows=[n.row for n in neighbors])
-    exemplars = [Exemplar(n.label, small) for n, small in zip(neighbors, pictures, strict=True)]
-    return render(template, thumbnail(query, longest_side=QUERY_PIXELS), exemplars, votes.labels)
-
-
-def render(template: Template, query: bytes, exemplars: Sequence[Exemplar], candidates: Sequence[Label]) -> Prompt:
-    """Return the prompt for a query's JPEG bytes, its neighbours nearest first, and the labels that may be answered.
-
-    Raises:
-        UnknownPrompt: the template has an error.
-    """
-    import jinja2
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
     pictures: list[ImagePart] = []
     nonce = secrets.token_hex(8)  # a label cannot guess it, so it cannot pass for a picture
 
@@ -69,12 +120,13 @@ def render(template: Template, query: bytes, exemplars: Sequence[Exemplar], cand
         return f"\n{nonce}:{len(pictures) - 1}\n"
 
     coded = dict(zip(_codes(), candidates, strict=False))
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters["quoted"] = quoted
     try:
-        text = environment.from_string(template.body).render(
+        text = _compiled(template.body).render(
             neighbors=[{"label": e.label, "picture": slot(e.picture)} for e in exemplars],
             candidates=coded,
+            shares={code: f"{candidates[label]:.0%}" for code, label in coded.items()},
+            none_code=NONE_CODE,
+            shuffled=shuffled,
             query=slot(query),
         )
     except Exception as error:  # a template can divide by zero as well as any program
@@ -82,7 +134,18 @@ def render(template: Template, query: bytes, exemplars: Sequence[Exemplar], cand
     parts = tuple(_parts(text, nonce, pictures))
     if pictures[-1] not in parts:
         raise UnknownPrompt(f"the prompt {template.name} never shows the query: put {{{{ query }}}} into it")
-    return Prompt(template.name, parts, coded)
+    return Prompt(template.name, parts, coded, template.digest)
+
+
+@lru_cache(maxsize=32)
+def _compiled(body: str) -> "jinja2.Template":
+    # Compiling takes milliseconds, and a batch asks the same thing fifty thousand times.
+    import jinja2
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.filters["quoted"] = quoted
+    return environment.from_string(body)
 
 
 def quoted(label: Label) -> str:

@@ -1,9 +1,12 @@
 """A prompt as a model receives it: texts and pictures in order."""
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from retrieval.types import Label
+
+NONE_CODE: Final = "NONE"
+"""What a model answers when none of the candidates fits; the candidates' own codes are A, B, …"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,7 @@ class Prompt:
     template: str  # its name, such as rerank_v1
     parts: tuple[Part, ...]
     candidates: dict[str, Label]  # short code → label, most likely first
+    template_digest: str = ""  # of the template's text: two templates may share a name
 
     @property
     def text(self) -> str:

@@ -1,4 +1,4 @@
-"""vmem embed and vmem cache: features for other tools, and what is kept of those computed before."""
+"""vmem embed: features for other tools."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,9 +8,6 @@ import typer
 from retrieval.options import Backend, Cache, Device, EmbedderName, FolderPath, Precision
 
 embed_app = typer.Typer()
-cache_app = typer.Typer(no_args_is_help=True, help="See and clear what is kept so that it need not be computed again.")
-
-KINDS = ("features", "models", "measured")  # folders of the cache
 
 
 @embed_app.command()
@@ -61,51 +58,3 @@ def embed(
     typer.echo(f"{printable(out)}: {written:,} features of {loaded.identity.dimension} dimensions")
     if unreadable:
         typer.echo(f"{len(unreadable):,} files could not be used (listed in {printable(listing)})")
-
-
-@cache_app.command()
-def stats() -> None:
-    """Show what is kept, and how much room it takes.
-
-    Example: vmem cache stats
-    """
-    from retrieval.cachedir import cache_folder, folder_bytes
-    from retrieval.embedders.converted import converted_models
-    from retrieval.features import cached_features
-    from retrieval.terminal import print_table, printable
-
-    rows = [("features", about, f"{count:,}", f"{size / 1e6:,.1f}") for about, count, size in cached_features()]
-    rows += [("model", about, "", f"{size / 1e6:,.1f}") for about, size in converted_models()]
-    typer.echo(
-        f"{printable(cache_folder('.').resolve())}: {sum(map(folder_bytes, map(cache_folder, KINDS))) / 1e6:,.1f} MB"
-    )
-    if rows:
-        print_table(["kept", "of", "pictures", "MB"], rows)
-
-
-@cache_app.command()
-def clear(
-    kind: Annotated[
-        str, typer.Argument(metavar="[KIND]", help="features, models (converted ones and what was measured), or all.")
-    ] = "all",
-) -> None:
-    """Delete what is kept. Memories and runs lose nothing; the next use computes it again.
-
-    Example: vmem cache clear features
-    """
-    import shutil
-
-    from retrieval.cachedir import cache_folder, folder_bytes
-    from retrieval.disk import writing
-    from retrieval.errors import InvalidArgument
-
-    chosen = {"all": KINDS, "features": KINDS[:1], "models": KINDS[1:]}.get(kind)
-    if chosen is None:
-        raise InvalidArgument(f"nothing kept is called {kind!r}: choose one of features, models, all")
-    freed = 0
-    for folder in map(cache_folder, chosen):
-        freed += folder_bytes(folder)
-        if folder.exists():
-            with writing(folder):
-                shutil.rmtree(folder)
-    typer.echo(f"Freed {freed / 1e6:,.1f} MB")

@@ -2,8 +2,7 @@
 
 from typing import Protocol, runtime_checkable
 
-from agent.types import Reply
-from prompts.types import Prompt
+from agent.types import Reply, Request
 
 
 @runtime_checkable
@@ -12,11 +11,13 @@ class VisionModel(Protocol):
 
     @property
     def name(self) -> str:
-        """The model's name, as it stands in replies."""
+        """The model's name with its maker's, as it stands in replies: two models never share one."""
         ...
 
-    def generate(self, prompt: Prompt) -> Reply:
-        """Return the reply to a prompt.
+    async def generate(self, request: Request) -> Reply:
+        """Return the reply to a request.
+
+        Every call runs on the same event loop, that of `agent.background`.
 
         Raises:
             ModelError: there is none.

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Iterable
 
 from agent.errors import ModelError
-from agent.types import Reply
+from agent.types import Reply, Request
 from prompts.types import Prompt
 
 
 class ScriptedModel:
     """Replies from a list, in order, or by a function of the prompt; ``prompts`` keeps what it was asked.
 
-    ScriptedModel(['{"answer": "B"}', '{"answer": "A"}'])
+    ScriptedModel(['{"ranking": ["B"]}', '{"ranking": ["A"]}'])
     ScriptedModel(lambda prompt: next(iter(prompt.candidates)))
     """
 
@@ -23,14 +23,14 @@ class ScriptedModel:
         """The name "scripted"."""
         return "scripted"
 
-    def generate(self, prompt: Prompt) -> Reply:
+    async def generate(self, request: Request) -> Reply:
         """Return the next reply.
 
         Raises:
             ModelError: the list is used up.
         """
-        self.prompts.append(prompt)
-        return Reply(self._reply_to(prompt), self.name)
+        self.prompts.append(request.prompt)
+        return Reply(self._reply_to(request.prompt), self.name)
 
 
 def _in_order(replies: Iterable[str]) -> Callable[[Prompt], str]:

@@ -26,7 +26,7 @@ HOSTILE = [
 
 def render_v1(labels: list[str], candidates: list[str]) -> Prompt:
     exemplars = [Exemplar(label, f"picture {n}".encode()) for n, label in enumerate(labels)]
-    return render(load_template("rerank_v1"), b"query", exemplars, candidates)
+    return render(load_template("rerank_v1"), b"query", exemplars, dict.fromkeys(candidates, 0.5))
 
 
 def test_neighbours_come_nearest_first_and_the_query_last() -> None:
@@ -61,14 +61,14 @@ def test_what_is_quoted_has_no_control_or_direction_characters() -> None:
 
 
 def test_a_neighbour_without_a_picture_says_so() -> None:
-    prompt = render(load_template("rerank_v1"), b"query", [Exemplar("cat", None)], ["cat"])
+    prompt = render(load_template("rerank_v1"), b"query", [Exemplar("cat", None)], {"cat": 1.0})
     assert "(no picture is kept of this neighbour)" in prompt.text
 
 
 def test_a_template_of_ones_own_loads_by_path(tmp_path: Path) -> None:
     mine = tmp_path / "mine.md"
     mine.write_text("---\nabout: Short.\n---\nIs it {{ candidates.A | quoted }}? {{ query }}")
-    prompt = render(load_template(str(mine)), b"query", [], ["cat"])
+    prompt = render(load_template(str(mine)), b"query", [], {"cat": 1.0})
     assert prompt.template == "mine" and prompt.parts == (TextPart('Is it "cat"?'), ImagePart(b"query"))
 
 
@@ -80,7 +80,7 @@ def test_a_template_with_an_error_is_refused_by_name(tmp_path: Path, body: str) 
     mine = tmp_path / "mine.md"
     mine.write_text(f"---\nabout: Broken.\n---\n{body}")
     with pytest.raises(UnknownPrompt, match="the prompt mine has an error"):
-        render(load_template(str(mine)), b"query", [], ["cat"])
+        render(load_template(str(mine)), b"query", [], {"cat": 1.0})
 
 
 @pytest.mark.parametrize("body", ["No query.", "{{ query | upper }}"])
@@ -88,12 +88,12 @@ def test_a_template_that_never_shows_the_query_is_refused(tmp_path: Path, body: 
     mine = tmp_path / "mine.md"
     mine.write_text(f"---\nabout: Blind.\n---\n{body}")
     with pytest.raises(UnknownPrompt, match="never shows the query"):
-        render(load_template(str(mine)), b"query", [], ["cat"])
+        render(load_template(str(mine)), b"query", [], {"cat": 1.0})
 
 
 def test_an_unknown_prompt_lists_the_released_ones() -> None:
     assert "rerank_v1" in template_names()
-    with pytest.raises(UnknownPrompt, match="no prompt 'v9': one of rerank_v1"):
+    with pytest.raises(UnknownPrompt, match="no prompt 'v9': one of .*rerank_v1"):
         load_template("v9")
 
 

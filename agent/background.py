@@ -1,0 +1,46 @@
+"""One event loop in a thread of its own, where every model call runs.
+
+Callers need no loop of their own: scripts, threads and notebooks, whose loop is busy already, all submit to this one.
+"""
+
+import asyncio
+import os
+import threading
+import weakref
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_lock = threading.Lock()
+_loops: dict[int, asyncio.AbstractEventLoop] = {}  # by process: a fork has the parent's objects and not its threads
+
+
+def submit(work: Coroutine[Any, Any, T]) -> "Future[T]":
+    """Start a coroutine on the loop and return its future."""
+    return asyncio.run_coroutine_threadsafe(work, _loop())
+
+
+def close_with(owner: object, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Close a connection on the loop when its owner is no longer used, or at the program's end."""
+    weakref.finalize(owner, lambda: submit(close()))
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on the loop and return its result."""
+    future = submit(work)
+    try:
+        return future.result()
+    except BaseException:  # Ctrl-C in the caller ends the work as well
+        future.cancel()
+        raise
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    with _lock:
+        loop = _loops.get(os.getpid())
+        if loop is None:
+            loop = _loops[os.getpid()] = asyncio.new_event_loop()
+            threading.Thread(target=loop.run_forever, name="model calls", daemon=True).start()
+        return loop

@@ -1,0 +1,126 @@
+"""What a run's folder remembers of its batch jobs: what was submitted, and what came of it.
+
+``RUN/batch/waves.jsonl`` holds what was submitted, line by line, before and after each step:
+
+    {"wave": NAME, "keys": […]}         about to be submitted under this name
+    {"wave": NAME, "job": "batches/…"}  the service has taken it
+    {"wave": NAME, "closed": true}      its replies are kept, or it never was, or it failed
+
+A process that dies between the first two lines leaves a job that may exist: the next one looks for its name among the
+service's jobs before anything is submitted again. So nothing is paid twice.
+
+``RUN/batch/results.jsonl`` holds a line for each request that was answered, and why where there is no usable reply.
+"""
+
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from agent.errors import ModelError
+from agent.types import Reply
+from retrieval.disk import writing
+
+SUBMISSIONS: Final = 3  # of one request, before it counts as failed
+
+
+@dataclass(frozen=True, slots=True)
+class Wave:
+    """Requests that were submitted together, by the digests of their keys."""
+
+    name: str
+    job: str | None  # None: it is not known whether the service took it
+    keys: list[str]
+
+
+class BatchLedger:
+    """Both files, and what follows from them."""
+
+    def __init__(self, folder: Path, *, model: str) -> None:
+        self.folder = folder
+        self._model = model
+        self._waves = _Lines(folder / "waves.jsonl")
+        self._results = _Lines(folder / "results.jsonl")
+        self.answered: set[str] = set()  # by the digests of keys: those that this run paid for
+        self.failures: dict[str, ModelError] = {}
+        self.unusable: dict[str, Reply] = {}
+        self._submissions: Counter[str] = Counter()
+        for line in self._waves.lines:
+            self._submissions.update(line.get("keys", ()))
+        for line in self._results.lines:
+            self._take(line)
+
+    def open_waves(self) -> list[Wave]:
+        """Return the waves whose end is not known."""
+        waves: dict[str, Wave] = {}
+        for line in self._waves.lines:
+            if "keys" in line:
+                waves[line["wave"]] = Wave(line["wave"], None, line["keys"])
+            elif "job" in line:
+                waves[line["wave"]] = replace(waves[line["wave"]], job=line["job"])
+            else:
+                waves.pop(line["wave"], None)
+        return list(waves.values())
+
+    def begin(self, name: str, keys: list[str]) -> None:
+        """Say that a wave is about to be submitted."""
+        self._waves.append({"wave": name, "keys": keys})
+        self._submissions.update(keys)
+
+    def began(self, name: str, job: str) -> None:
+        """Say that the service took a wave."""
+        self._waves.append({"wave": name, "job": job})
+
+    def close(self, name: str) -> None:
+        """Say that nothing more will come of a wave."""
+        self._waves.append({"wave": name, "closed": True})
+
+    def keep_results(self, lines: list[dict[str, Any]]) -> None:
+        """Keep what came of requests: their ``key``, and ``code`` and ``sentence`` or the ``unusable`` reply."""
+        self._results.append(*lines)
+        for line in lines:
+            self._take(line)
+
+    def submissions(self, digest: str) -> int:
+        """Return how often a request was submitted."""
+        return self._submissions[digest]
+
+    def is_worth_submitting(self, digest: str) -> bool:
+        """Tell whether to submit a request; one that jobs left unanswered too often has failed from here on."""
+        if self._submissions[digest] >= SUBMISSIONS:
+            said = f"{SUBMISSIONS} batch jobs gave no reply"
+            self.failures.setdefault(digest, ModelError(said, code="batch_failed"))
+        return digest not in self.failures
+
+    def _take(self, line: dict[str, Any]) -> None:
+        self.answered.add(line["key"])
+        if "unusable" in line:
+            self.unusable[line["key"]] = Reply(line["unusable"], self._model)
+        elif "code" in line:
+            self.failures[line["key"]] = ModelError(line["sentence"], code=line["code"])
+
+
+class _Lines:
+    """Lines of JSON that are on disk before anything follows from them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.lines: list[dict[str, Any]] = []
+        if path.exists():
+            content = path.read_bytes()
+            whole = content[: content.rfind(b"\n") + 1]
+            if whole != content:  # a kill tore the last line
+                os.truncate(path, len(whole))
+            self.lines = [json.loads(line) for line in whole.splitlines()]
+
+    def append(self, *lines: dict[str, Any]) -> None:
+        with writing(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            kept = "".join(json.dumps(line) + "\n" for line in lines)
+            with self._path.open("a", encoding="utf-8") as stream:
+                stream.write(kept)
+                stream.flush()
+                os.fsync(stream.fileno())
+        self.lines.extend(lines)

@@ -1,0 +1,130 @@
+"""vmem cache: what is kept so that it need not be computed, or paid for, again."""
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from agent import options
+from retrieval.options import EmbedderOverride
+
+app = typer.Typer(no_args_is_help=True, help="See and clear what is kept so that it need not be computed again.")
+
+_FOLDERS: Final = {
+    "features": ("features",),
+    "models": ("models", "measured"),
+    "replies": ("replies",),
+    "all": ("features", "models", "measured", "replies"),
+}
+
+
+@app.command()
+def stats() -> None:
+    """Show what is kept, and how much room it takes.
+
+    Example: vmem cache stats
+    """
+    from agent.reply_store import KIND, ReplyStore
+    from retrieval.cachedir import cache_folder, folder_bytes
+    from retrieval.embedders.converted import converted_models
+    from retrieval.features import cached_features
+    from retrieval.terminal import print_table, printable
+
+    rows = [("features", about, f"{count:,}", f"{size / 1e6:,.1f}") for about, count, size in cached_features()]
+    rows += [("model", about, "", f"{size / 1e6:,.1f}") for about, size in converted_models()]
+    if cache_folder(KIND).exists():
+        replies, pictures = ReplyStore().counts()
+        size = folder_bytes(cache_folder(KIND)) / 1e6
+        rows.append(("replies", f"vision-language models, with {pictures:,} pictures", f"{replies:,}", f"{size:,.1f}"))
+    whole = sum(folder_bytes(cache_folder(folder)) for folder in _FOLDERS["all"])
+    typer.echo(f"{printable(cache_folder('.').resolve())}: {whole / 1e6:,.1f} MB")
+    if rows:
+        print_table(["kept", "of", "entries", "MB"], rows)
+
+
+@app.command()
+def clear(
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="[KIND]", help="features, models (converted ones and what was measured), replies, or all."
+        ),
+    ] = "all",
+) -> None:
+    """Delete what is kept. Memories and runs lose nothing; the next use computes it, or pays for it, again.
+
+    Example: vmem cache clear features
+    """
+    import shutil
+
+    from retrieval.cachedir import cache_folder, folder_bytes
+    from retrieval.disk import writing
+    from retrieval.errors import InvalidArgument
+
+    chosen = _FOLDERS.get(kind)
+    if chosen is None:
+        raise InvalidArgument(f"nothing kept is called {kind!r}: choose one of {', '.join(_FOLDERS)}")
+    freed = 0
+    for folder in map(cache_folder, chosen):
+        freed += folder_bytes(folder)
+        if folder.exists():
+            with writing(folder):
+                shutil.rmtree(folder)
+    typer.echo(f"Freed {freed / 1e6:,.1f} MB")
+
+
+@app.command()
+def explain(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The query picture.")],
+    memory: Annotated[Path, typer.Option(help="The memory that it is asked of.")],
+    model: Annotated[str, typer.Option(help="The model, as --model takes it elsewhere.")],
+    k: Annotated[int, typer.Option("--k", help="How many neighbours.")] = 50,
+    voting: Annotated[str, typer.Option(help="rank, plurality, distance or softmax.")] = "rank",
+    prompt: options.PromptName = "rerank_v1",
+    temperature: options.Temperature = 0.0,
+    thinking: options.Thinking = None,
+    resolution: options.Resolution = None,
+    max_reply_tokens: options.MaxReplyTokens = 1024,
+    embedder: EmbedderOverride = None,
+) -> None:
+    """Say whether a model's reply about a picture is kept, and if not, in what the nearest kept one differs.
+
+    Nothing is sent.
+
+    Example: vmem cache explain query.jpg --memory pets/ --model gemini-3.5-flash-lite
+    """
+    from agent.classify import prepare
+    from agent.config import GenerationConfig
+    from agent.models import parse_name
+    from agent.models.scripted import ScriptedModel
+    from agent.reply_store import ReplyStore, key_of
+    from agent.types import Request
+    from retrieval.memory import VisualMemory
+    from retrieval.terminal import printable
+
+    generation = GenerationConfig(
+        temperature=temperature,
+        thinking=thinking,  # type: ignore[arg-type]  # checked there
+        media_resolution=resolution,  # type: ignore[arg-type]
+        max_reply_tokens=max_reply_tokens,
+    )
+    opened = VisualMemory.open(memory, embedder=embedder)
+    stages = prepare(opened, model=ScriptedModel([]), neighbors=k, voting=voting, prompt=prompt)
+    assert stages.rerank is not None
+    (question,) = stages.questions([image], opened.embed([image]))
+    asked, _ = question.prompt(stages.rerank.template, opened)
+    store, key = ReplyStore(), key_of(str(parse_name(model)), Request(asked, generation))
+    kept = store.get(key)
+    if kept is not None:
+        typer.echo(f"Kept: {printable(kept.text)} ({printable(kept.served_by or kept.model)})")
+        return
+    nearest = store.nearest(key)
+    if nearest is None:
+        typer.echo("Not kept, and nothing else is")
+        return
+    entry, differing = nearest
+    typer.echo(f"Not kept. The nearest of the kept ones differs in: {', '.join(differing)}")
+    for name in differing:
+        typer.echo(
+            f"  {name}: {printable(entry.parts.get(name, 'none'))} there, {printable(key.parts.get(name, 'none'))} here"
+        )

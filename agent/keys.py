@@ -1,0 +1,66 @@
+"""API keys: read from the environment or a file, shown nowhere."""
+
+import os
+from pathlib import Path
+from typing import Final, NoReturn
+
+from retrieval.errors import InvalidArgument
+
+GEMINI_VARIABLES: Final = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
+OPENAI_VARIABLES: Final = ("OPENAI_API_KEY",)
+HIDDEN: Final = "[key]"
+
+
+class Secret:
+    """A key that does not show itself: not when printed, not in a traceback, and it cannot be pickled."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the key itself, for the one place that sends it."""
+        return self._value
+
+    def hide_in(self, text: str) -> str:
+        """Return a text without the key: services have echoed it in their errors."""
+        return text.replace(self._value, HIDDEN) if self._value else text
+
+    def __repr__(self) -> str:
+        return "Secret()"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a key is never pickled: read it anew where it is needed")
+
+
+def find_key(variables: tuple[str, ...], *, file: Path | None = None) -> Secret | None:
+    """Return the key in a file, in one of some environment variables, or in the file that ``NAME_FILE`` names.
+
+    Raises:
+        InvalidArgument: a file that cannot be read or holds no key.
+    """
+    if file is not None:
+        return _from_file(file)
+    for variable in variables:
+        if os.environ.get(variable):
+            return Secret(os.environ[variable].strip())
+        if os.environ.get(f"{variable}_FILE"):
+            return _from_file(Path(os.environ[f"{variable}_FILE"]))
+    return None
+
+
+def key_variable() -> str | None:
+    """Return the name of the environment variable that holds, or points at, a Gemini key; None when none does."""
+    names = [name for variable in GEMINI_VARIABLES for name in (variable, f"{variable}_FILE")]
+    return next((name for name in names if os.environ.get(name)), None)
+
+
+def _from_file(file: Path) -> Secret:
+    try:
+        lines = file.read_text(encoding="utf-8").split()
+    except (OSError, ValueError) as error:
+        raise InvalidArgument(f"{file} cannot be read: a file with an API key expected") from error
+    if len(lines) != 1:
+        raise InvalidArgument(f"{file} holds {len(lines)} words: a single API key expected")
+    return Secret(lines[0])

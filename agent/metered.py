@@ -1,0 +1,109 @@
+"""What calls take, counted in tokens and dollars, and a limit that stops them."""
+
+from dataclasses import dataclass, field
+
+from agent.errors import EveryRequestFails, ModelError
+from agent.models.base import VisionModel
+from agent.types import Reply, Request, Usage
+from prompts.cost import Dollars, Price, estimate_prompt_tokens
+from retrieval.errors import InvalidArgument
+
+
+@dataclass(slots=True)
+class Meter:
+    """Sums over calls that were paid for, without what the service did not count, as after a broken connection."""
+
+    price: Price | None = None  # None where it is not known: then dollars are not counted
+    max_cost: Dollars | None = None
+    calls: int = 0  # attempts that were sent
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    reply_tokens: int = 0
+    cost: Dollars = 0.0
+    _expected: Dollars = field(default=0.0, repr=False)  # of calls in flight
+
+    def __post_init__(self) -> None:
+        if self.max_cost is not None and not self.max_cost > 0:
+            raise InvalidArgument(f"--max-cost {self.max_cost}: a number of dollars above 0 expected")
+        if self.max_cost is not None and self.price is None:
+            raise InvalidArgument(
+                "--max-cost needs the model's price, which is not known: give one by --prices FILE, in the form of"
+                " prompts/prices.toml"
+            )
+
+    def count(self, usage: Usage, *, batch: bool = False) -> None:
+        """Add what the service counted."""
+        prompt, reply, cached = usage.prompt_tokens or 0, _paid_as_reply(usage), usage.cached_tokens or 0
+        self.prompt_tokens += prompt
+        self.reply_tokens += reply
+        self.cached_tokens += cached
+        if self.price:
+            self.cost += self.price.cost(prompt, reply, cached_tokens=cached, batch=batch)
+
+    def reserve(self, request: Request, *, batch: bool = False) -> Dollars:
+        """Set aside what a request may cost at most, and return that; `release` gives it back.
+
+        Raises:
+            EveryRequestFails: it might exceed the limit.
+        """
+        if self.price is None:
+            return 0.0
+        generation = request.generation
+        tokens = estimate_prompt_tokens(request.prompt, self.price, media_resolution=generation.media_resolution)
+        expected = self.price.cost(tokens, generation.max_reply_tokens, batch=batch)
+        if self.max_cost is not None and self.cost + self._expected + expected > self.max_cost:
+            raise EveryRequestFails(
+                f"the next call could exceed --max-cost {self.max_cost:g} (spent: ${self.cost:.4f}):"
+                " go on with the same command and a higher one",
+                code="budget_spent",
+            )
+        self._expected += expected
+        return expected
+
+    def __str__(self) -> str:
+        price = "at an unknown price" if self.price is None else f"${self.cost:.4f}"
+        return (
+            f"{self.calls:,} calls: {self.prompt_tokens:,} tokens in ({self.cached_tokens:,} of them cached by the"
+            f" service), {self.reply_tokens:,} out, {price}"
+        )
+
+    def release(self, expected: Dollars) -> None:
+        """Give back what was set aside for a request."""
+        self._expected -= expected
+
+
+class Metered:
+    """A model whose calls a meter counts, those that failed and were charged included."""
+
+    def __init__(self, model: VisionModel, meter: Meter) -> None:
+        self._model = model
+        self._meter = meter
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self._model.name
+
+    async def generate(self, request: Request) -> Reply:
+        """Return the reply to a request.
+
+        Raises:
+            EveryRequestFails: the call might exceed the limit; it was not made.
+            ModelError: there is no reply.
+        """
+        expected = self._meter.reserve(request)
+        self._meter.calls += 1
+        try:
+            reply = await self._model.generate(request)
+        except ModelError as error:
+            if error.usage:
+                self._meter.count(error.usage)
+            raise
+        finally:
+            self._meter.release(expected)
+        self._meter.count(reply.usage)
+        return reply
+
+
+def _paid_as_reply(usage: Usage) -> int:
+    return (usage.reply_tokens or 0) + (usage.thought_tokens or 0)

@@ -1,0 +1,188 @@
+"""Gemini by google-genai, the SDK that Google maintains."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from agent import background
+from agent.errors import ModelError, PassingFailure
+from agent.keys import Secret
+from agent.models.wire import failure, parsed_object, read_reply, to_body
+from agent.types import Reply, Request
+
+if TYPE_CHECKING:
+    from google import genai
+
+T = TypeVar("T")
+_CONNECTIONS: Final = 256
+_NO_WAIT_LIMIT_MILLISECONDS: Final = 600_000  # time limits are those of `Retrying`, which count a whole attempt
+
+
+class Gemini:
+    """A Gemini model.
+
+    The SDK carries the request: address, authentication, transport, errors. The body is made here, because the SDK's
+    own way walks over every part in Python, which takes four times as long with fifty pictures.
+    """
+
+    def __init__(self, model: str, key: Secret, *, base_url: str | None = None) -> None:
+        """Prepare a client; nothing is sent.
+
+        Args:
+            model: such as ``gemini-3.5-flash-lite``.
+            key: the API key.
+            base_url: another server that speaks the protocol; None takes Google's, or ``GOOGLE_GEMINI_BASE_URL``.
+        """
+        self.model = model
+        self._key = key
+        self._client = connect(key, base_url=base_url)
+        background.close_with(self, self._client.aio.aclose)
+
+    @property
+    def name(self) -> str:
+        """The model with its maker, ``gemini:MODEL``."""
+        return f"gemini:{self.model}"
+
+    async def generate(self, request: Request) -> Reply:
+        """Return the reply to a request, in one attempt.
+
+        Raises:
+            ModelError: there is none.
+        """
+        return read_reply(parsed_object(await self._post(to_body(request))), self.name)
+
+    async def count_tokens(self, request: Request) -> int:
+        """Return how many tokens the service counts in a request's prompt; counting costs nothing.
+
+        Raises:
+            ModelError: the service does not say.
+        """
+        from google.genai import types
+
+        options = types.HttpOptions(extra_body={"contents": to_body(request)["contents"]})
+        config = types.CountTokensConfig(http_options=options)
+        counted = await self._call(
+            lambda: self._client.aio.models.count_tokens(model=self.model, contents="-", config=config)
+        )
+        return counted.total_tokens or 0
+
+    async def upload(self, file: Path, name: str) -> str:
+        """Send a JSONL file of requests, and return how the service names it; it forgets it after two days.
+
+        Raises:
+            ModelError: it does not take it.
+        """
+        config: Any = {"mime_type": "jsonl", "display_name": name}
+        uploaded = await self._call(lambda: self._client.aio.files.upload(file=str(file), config=config))
+        return str(uploaded.name)
+
+    async def create_job(self, name: str, uploaded: str) -> str:
+        """Begin a batch job over an uploaded file, and return how the service names it.
+
+        Raises:
+            ModelError: it does not.
+        """
+        config: Any = {"display_name": name}
+        job = await self._call(lambda: self._client.aio.batches.create(model=self.model, src=uploaded, config=config))
+        return str(job.name)
+
+    async def find_job(self, name: str) -> str | None:
+        """Return the service's name of the job that was begun under ours; None where there is none.
+
+        Raises:
+            ModelError: the service does not say.
+        """
+
+        async def look() -> str | None:
+            async for job in await self._client.aio.batches.list():
+                if job.display_name == name:
+                    return str(job.name)
+            return None
+
+        return await self._call(look)
+
+    async def job_state(self, job: str) -> tuple[str, str | None]:
+        """Return ``running``, ``succeeded`` or how else a job ended, and the file of its results where there is one.
+
+        Raises:
+            ModelError: the service does not say.
+        """
+        found = await self._call(lambda: self._client.aio.batches.get(name=job))
+        if not found.done:
+            return "running", None
+        state = str(found.state.name if found.state else "unknown").removeprefix("JOB_STATE_").lower()
+        result = found.dest.file_name if found.dest else None
+        return ("succeeded" if result else state), result
+
+    async def download(self, file: str) -> bytes:
+        """Return the content of a result file.
+
+        Raises:
+            ModelError: the service does not send it.
+        """
+        return bytes(await self._call(lambda: self._client.aio.files.download(file=file)))
+
+    async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
+        error: ModelError | None = None
+        try:
+            return await call()
+        except Exception as caught:
+            error = translated(caught, self._key)
+        raise error  # outside the block above: the SDK's error holds the request, and that the key
+
+    async def _post(self, body: dict[str, Any]) -> str:
+        from google.genai import types
+
+        config = types.GenerateContentConfig(
+            should_return_http_response=True,
+            automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
+            http_options=types.HttpOptions(extra_body=body),
+        )
+        # The body replaces these contents; the SDK insists on some.
+        response = await self._call(
+            lambda: self._client.aio.models.generate_content(model=self.model, contents="-", config=config)
+        )
+        held = response.sdk_http_response
+        return (held.body if held else None) or ""
+
+
+def connect(key: Secret, *, base_url: str | None = None) -> "genai.Client":
+    """Return an SDK client that leaves retries and time limits to us."""
+    import httpx2
+    from google import genai
+    from google.genai import types
+
+    limits = httpx2.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS)
+    return genai.Client(
+        api_key=key.reveal(),
+        vertexai=False,
+        http_options=types.HttpOptions(
+            base_url=base_url,
+            api_version="v1beta",
+            timeout=_NO_WAIT_LIMIT_MILLISECONDS,
+            retry_options=types.HttpRetryOptions(attempts=1),
+            async_client_args={"limits": limits},
+        ),
+    )
+
+
+def translated(error: Exception, key: Secret) -> ModelError:
+    """Return our error for one of the SDK's, without the key that its own words or context may hold."""
+    import httpx2
+    from google.genai import errors
+
+    if isinstance(error, errors.APIError):
+        body = error.details if isinstance(error.details, dict) else {}
+        inner = body.get("error", body)
+        details = inner.get("details", []) if isinstance(inner, dict) else []
+        said = key.hide_in(str(error.message or error.status or ""))
+        return failure(error.code, said, [detail for detail in details if isinstance(detail, dict)])
+    if isinstance(error, httpx2.TimeoutException):
+        return PassingFailure("the service did not answer in time", code="timed_out")
+    if isinstance(error, httpx2.TransportError):
+        return PassingFailure(
+            f"the connection to the service failed ({type(error).__name__})", code="connection_broken"
+        )
+    if isinstance(error, ValueError):  # the SDK's own parsing of a response
+        return PassingFailure("the service sent no JSON object", code="garbled_response")
+    return ModelError(f"the SDK failed ({type(error).__name__})", code="model_failed")

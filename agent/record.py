@@ -1,0 +1,41 @@
+"""A prediction as JSON: for `vmem classify --json` and for run logs."""
+
+from typing import Any
+
+from agent.types import Prediction, Reply
+
+
+def rerank_record(prediction: Prediction) -> dict[str, Any]:
+    """Return what the second stage made of a query, in JSON's types; neighbours are named by their ids."""
+    return {
+        "label": prediction.label,
+        "source": prediction.source,
+        "reason": prediction.reason,
+        "confidence": prediction.confidence,
+        "ranking": list(prediction.ranking),
+        "evidence": [neighbor.id for neighbor in prediction.evidence],
+        "orders": [[order.seed, order.label, order.confidence] for order in prediction.orders],
+        "replies": [_reply(reply) for reply in prediction.replies],
+    }
+
+
+def prediction_record(prediction: Prediction) -> dict[str, Any]:
+    """Return a whole prediction in JSON's types."""
+    votes = zip(prediction.votes.labels, prediction.votes.weights, strict=True)
+    return rerank_record(prediction) | {
+        "votes": [list(pair) for pair in votes],
+        "neighbors": [{"id": n.id, "label": n.label, "distance": n.distance} for n in prediction.neighbors],
+    }
+
+
+def _reply(reply: Reply) -> dict[str, Any]:
+    usage = reply.usage
+    return {
+        "text": reply.text,
+        "served_by": reply.served_by,
+        "from_cache": reply.from_cache,
+        "prompt_tokens": usage.prompt_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "reply_tokens": usage.reply_tokens,
+        "thought_tokens": usage.thought_tokens,
+    }

@@ -1,0 +1,290 @@
+"""Replies on disk, by everything that could have changed them; the pictures that were sent lie there once each."""
+
+import hashlib
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from agent.errors import ReplyCacheError
+from agent.types import Reply, Request, Usage
+from prompts.answer import parse_answer
+from prompts.errors import UnusableReply
+from prompts.types import ImagePart, Prompt, TextPart
+from retrieval.bytestore import TROUBLE, open_store
+from retrieval.cachedir import cache_folder
+
+KIND: Final = "replies"  # folder of the cache
+SIZE_LIMIT: Final = 20 * 2**30  # bytes; beyond it the oldest go
+_FORMAT: Final = 1
+_REPLY, _ASKED, _IMAGE, _CLAIM = "reply:", "asked:", "image:", "claim:"
+_REMEMBERED: Final = 200_000  # digests of pictures known to be there, of 64 characters
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What makes a request itself: each part by name, so that two keys can be compared, and a digest of all."""
+
+    parts: dict[str, str]
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A reply that is kept, with the parts of its key."""
+
+    parts: dict[str, str]
+    reply: Reply
+    stored_at: float  # seconds since 1970
+
+
+def key_of(model: str, request: Request) -> Key:
+    """Return a request's key: model, generation settings, template, texts, every picture in order, replicate.
+
+    Time limits and concurrency are no part of it: they cannot change an answer.
+    """
+    generation = asdict(request.generation)
+    pieces = request.prompt.parts
+    images = [_sha256(part.encoded) for part in pieces if isinstance(part, ImagePart)]
+    texts = [part.text for part in pieces if isinstance(part, TextPart)]
+    order = "".join("i" if isinstance(part, ImagePart) else "t" for part in pieces)
+    parts = {
+        "model": model,
+        **{f"generation {name}": json.dumps(value) for name, value in generation.items()},
+        "template": f"{request.prompt.template} {request.prompt.template_digest}",
+        "query picture": images[-1] if images else "",
+        "neighbour pictures": _digest(sorted(images[:-1])),
+        "order of pictures": _digest(images[:-1]),
+        "texts": _digest(texts),
+        "order of parts": _digest([order]),
+        "candidates": _digest([f"{code} {label}" for code, label in request.prompt.candidates.items()]),
+        "replicate": str(request.replicate),
+    }
+    return Key(parts, _digest([str(_FORMAT), json.dumps(parts, sort_keys=True)]))
+
+
+class ReplyStore:
+    """Replies, safe for many threads and processes.
+
+    Raises:
+        ReplyCacheError: the folder cannot be used.
+    """
+
+    def __init__(self, *, size_limit: int = SIZE_LIMIT) -> None:
+        self._folder = cache_folder(KIND)
+        self._known: set[str] = set()
+        try:
+            self._store = open_store(self._folder, size_limit=size_limit)
+        except TROUBLE as error:
+            raise self._trouble(error) from error
+
+    def get(self, key: Key) -> Reply | None:
+        """Return the reply to a request; None where there is none.
+
+        Raises:
+            ReplyCacheError: the store cannot be read.
+        """
+        try:
+            found = self._store.get(_REPLY + key.digest)
+        except TROUBLE as error:
+            raise self._trouble(error) from error
+        entry = _entry(found)
+        return None if entry is None or entry.parts != key.parts else entry.reply
+
+    def put(self, key: Key, request: Request, reply: Reply) -> None:
+        """Keep a reply and what it answers, all of it or nothing.
+
+        Raises:
+            ReplyCacheError: the store cannot be written.
+        """
+        with self._change():
+            self._keep_pictures(request)
+            self._store.set(_REPLY + key.digest, json.dumps(_asked(key, request) | _answered(reply)).encode())
+            self._store.delete(_CLAIM + key.digest)
+
+    def keep_request(self, key: Key, request: Request) -> None:
+        """Keep a request whose reply will come later, to another process perhaps.
+
+        Raises:
+            ReplyCacheError: the store cannot be written.
+        """
+        with self._change():
+            self._keep_pictures(request)
+            self._store.set(_ASKED + key.digest, json.dumps(_asked(key, request)).encode())
+
+    def complete(self, digest: str, reply: Reply) -> bool:
+        """Keep the reply to a request that was kept before, by its key's digest; False where it is unusable.
+
+        Raises:
+            ReplyCacheError: the store cannot be used, or the request is not there.
+        """
+        with self._change():
+            found = self._store.get(_ASKED + digest)
+            if found is None:
+                if self._store.get(_REPLY + digest) is not None:
+                    return True
+                raise ReplyCacheError(f"the request {digest[:16]} is no longer kept: start a new run")
+            record = json.loads(found)
+            usable = is_usable(reply, Prompt("", (), record["candidates"]))
+            if usable:
+                self._store.set(_REPLY + digest, json.dumps(record | _answered(reply)).encode())
+                self._store.delete(_ASKED + digest)
+            return usable
+
+    def _keep_pictures(self, request: Request) -> None:
+        pictures = {_sha256(part.encoded): part.encoded for part in request.prompt.parts if isinstance(part, ImagePart)}
+        for digest in pictures.keys() - self._known:
+            self._store.add(_IMAGE + digest, pictures[digest])
+        if len(self._known) > _REMEMBERED:
+            self._known.clear()
+        self._known |= pictures.keys()
+
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        try:
+            with self._store.transact():
+                yield
+        except TROUBLE as error:
+            self._known.clear()  # nothing of this change was kept
+            raise self._trouble(error) from error
+
+    def claim(self, key: Key, *, seconds: float) -> bool:
+        """Try to become the one who asks; False while another process does.
+
+        A claim ends with `put`, with `give_up`, with its time, or with the process that made it.
+
+        Raises:
+            ReplyCacheError: the store cannot be used.
+        """
+        try:
+            with self._store.transact():
+                holder = self._store.get(_CLAIM + key.digest)
+                if holder is not None and _is_alive(holder):
+                    return False
+                self._store.set(_CLAIM + key.digest, f"{socket.gethostname()} {os.getpid()}".encode(), expire=seconds)
+        except TROUBLE as error:
+            raise self._trouble(error) from error
+        return True
+
+    def give_up(self, key: Key) -> None:
+        """End a claim without a reply.
+
+        Raises:
+            ReplyCacheError: the store cannot be used.
+        """
+        try:
+            self._store.delete(_CLAIM + key.digest)
+        except TROUBLE as error:
+            raise self._trouble(error) from error
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield what is kept, in no particular order.
+
+        Raises:
+            ReplyCacheError: the store cannot be read.
+        """
+        try:
+            for name in self._store.iterkeys():
+                if name.startswith(_REPLY):
+                    entry = _entry(self._store.get(name))
+                    if entry is not None:
+                        yield entry
+        except TROUBLE as error:
+            raise self._trouble(error) from error
+
+    def nearest(self, key: Key) -> tuple[Entry, list[str]] | None:
+        """Return the entry that differs in the fewest parts of the key, and their names; None where there is none.
+
+        Of entries that differ in as many, one with the same query picture goes first, then the newest.
+        """
+
+        def distance(entry: Entry) -> tuple[int, bool, float]:
+            differing = _differing(entry, key)
+            return len(differing), "query picture" in differing, -entry.stored_at
+
+        best = min(self.entries(), key=distance, default=None)
+        return None if best is None else (best, _differing(best, key))
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many replies and how many pictures are kept.
+
+        Raises:
+            ReplyCacheError: the store cannot be read.
+        """
+        try:
+            names = list(self._store.iterkeys())
+        except TROUBLE as error:
+            raise self._trouble(error) from error
+        return sum(name.startswith(_REPLY) for name in names), sum(name.startswith(_IMAGE) for name in names)
+
+    def _trouble(self, error: Exception) -> ReplyCacheError:
+        return ReplyCacheError(
+            f"replies cannot be kept: {self._folder} cannot be used ({error}); mend it, `vmem cache clear replies`, or"
+            " go without by --no-cache"
+        )
+
+
+def _entry(found: object) -> Entry | None:
+    """Return what a record says; None where there is none, or one that another program wrote or damaged."""
+    if not isinstance(found, bytes):
+        return None
+    try:
+        record: dict[str, Any] = json.loads(found)
+        kept = dict(record["reply"])
+        return Entry(record["key"], Reply(**(kept | {"usage": Usage(**kept["usage"])})), record["stored_at"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def is_usable(reply: Reply, prompt: Prompt) -> bool:
+    """Tell whether a reply answers its prompt."""
+    try:
+        parse_answer(reply.text, prompt)
+    except UnusableReply:
+        return False
+    return True
+
+
+def _asked(key: Key, request: Request) -> dict[str, Any]:
+    return {
+        "key": key.parts,
+        "parts": [
+            {"text": part.text} if isinstance(part, TextPart) else {"image": _sha256(part.encoded)}
+            for part in request.prompt.parts
+        ],
+        "candidates": {code: str(label) for code, label in request.prompt.candidates.items()},
+    }
+
+
+def _answered(reply: Reply) -> dict[str, Any]:
+    return {"reply": asdict(reply) | {"from_cache": True}, "stored_at": time.time()}
+
+
+def _differing(entry: Entry, key: Key) -> list[str]:
+    names = {**key.parts, **entry.parts}
+    return [name for name in names if entry.parts.get(name) != key.parts.get(name)]
+
+
+def _is_alive(holder: bytes) -> bool:
+    host, _, process = holder.decode(errors="replace").partition(" ")
+    if host != socket.gethostname():
+        return True  # who can tell? its time will end
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except OSError:
+        return True  # it is another user's
+    return True
+
+
+def _sha256(encoded: bytes) -> str:
+    return hashlib.sha256(encoded).hexdigest()
+
+
+def _digest(texts: list[str]) -> str:
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()

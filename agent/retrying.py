@@ -1,0 +1,153 @@
+"""Another attempt where that may help, within limits of time, number and patience. The only layer that retries."""
+
+import asyncio
+import logging
+import time
+from dataclasses import replace
+from typing import Final
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
+
+from agent.config import TransportConfig
+from agent.errors import CircuitOpen, CutOff, EmptyReply, ModelError, PassingFailure
+from agent.limits import Limits
+from agent.models.base import VisionModel
+from agent.types import Reply, Request
+from prompts.cost import estimate_prompt_tokens
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_WAIT_SECONDS: Final = 60.0
+_LARGER: Final = 4  # times the limit of tokens, for a reply that was cut off
+_REPEATED_ONCE: Final = (EmptyReply, CutOff)
+
+
+class Retrying:
+    """A model, asked again where a failure may pass, and left alone where the service is down.
+
+    Which failure is worth what is said by its class in `agent.errors`. The service's own word on how long to wait goes
+    before the backoff, which doubles with jitter. After ``failed_calls_before_break`` calls in a row that failed for
+    good, the following ones fail at once, save for a probe now and then.
+    """
+
+    def __init__(self, model: VisionModel, transport: TransportConfig) -> None:
+        self._model = model
+        self._transport = transport
+        self._limits = Limits(transport)
+        self._failed_calls = 0  # in a row
+        self._next_probe = 0.0
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self._model.name
+
+    async def generate(self, request: Request) -> Reply:
+        """Return the reply to a request.
+
+        Raises:
+            CircuitOpen: the service failed too often; nothing was sent.
+            ModelError: the last attempt's.
+        """
+        self._expect_closed_circuit()
+        try:
+            reply = await self._Call(self, request).outcome()
+        except PassingFailure:
+            self._count_failed_call()
+            raise
+        except ModelError:
+            self._failed_calls = 0  # the service is there: it says what it thinks of this request
+            raise
+        self._failed_calls = 0
+        return reply
+
+    def _expect_closed_circuit(self) -> None:
+        if self._failed_calls < self._transport.failed_calls_before_break:
+            return
+        now = time.monotonic()
+        if now < self._next_probe:
+            raise CircuitOpen(
+                f"the last {self._failed_calls} calls failed, so the service is left alone for a while",
+                code="circuit_open",
+            )
+        self._next_probe = now + self._transport.probe_after_seconds
+
+    def _count_failed_call(self) -> None:
+        self._failed_calls += 1
+        if self._failed_calls == self._transport.failed_calls_before_break:
+            logger.warning(
+                "%s failed %d calls in a row: the following queries fall back to the vote, with one try every %.0f s",
+                self.name,
+                self._failed_calls,
+                self._transport.probe_after_seconds,
+            )
+        if self._failed_calls >= self._transport.failed_calls_before_break:
+            self._next_probe = time.monotonic() + self._transport.probe_after_seconds
+
+    class _Call:
+        """One call: its attempts, and the seconds it has had, in which waiting for admission does not count."""
+
+        def __init__(self, owner: "Retrying", request: Request) -> None:
+            self._owner = owner
+            self._request = request
+            self._seconds = 0.0
+            self._repeated = False
+            self._backoff = wait_random_exponential(
+                multiplier=owner._transport.first_wait_seconds, max=_LONGEST_WAIT_SECONDS
+            )
+
+        async def outcome(self) -> Reply:
+            attempts = AsyncRetrying(
+                retry=retry_if_exception(self._worth_another),
+                wait=self._wait,
+                stop=self._stop,
+                reraise=True,
+            )
+            return await attempts(self._attempt)
+
+        async def _attempt(self) -> Reply:
+            owner, transport = self._owner, self._owner._transport
+            tokens = estimate_prompt_tokens(self._request.prompt, None) if transport.tokens_per_minute else 0
+            async with owner._limits.admitted(tokens):
+                began = time.monotonic()
+                try:
+                    remaining = min(transport.timeout_seconds, transport.deadline_seconds - self._seconds)
+                    async with asyncio.timeout(remaining):
+                        reply = await owner._model.generate(self._request)
+                except TimeoutError:
+                    reply = None
+                except PassingFailure as failure:
+                    if failure.code == "rate_limited":
+                        owner._limits.crowded(failure.retry_after_seconds)
+                    raise
+                finally:
+                    self._seconds += time.monotonic() - began
+            if reply is None:
+                raise PassingFailure(f"no answer within {remaining:.0f} s", code="timed_out")
+            owner._limits.calm()
+            return reply
+
+        def _worth_another(self, error: BaseException) -> bool:
+            if isinstance(error, _REPEATED_ONCE):
+                worth, self._repeated = not self._repeated, True
+                if isinstance(error, CutOff):
+                    self._request = with_larger_limit(self._request)
+                return worth
+            return isinstance(error, PassingFailure)
+
+        def _wait(self, state: RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome else None
+            asked = error.retry_after_seconds if isinstance(error, PassingFailure) else None
+            return 0.0 if isinstance(error, CutOff) else max(asked or 0.0, self._backoff(state))
+
+        def _stop(self, state: RetryCallState) -> bool:
+            transport = self._owner._transport
+            self._seconds += state.upcoming_sleep
+            return state.attempt_number >= transport.attempts or self._seconds >= transport.deadline_seconds
+
+
+def with_larger_limit(request: Request) -> Request:
+    """Return a request that leaves the reply four times as many tokens, for one that was cut off."""
+    generation = request.generation
+    larger = replace(generation, max_reply_tokens=_LARGER * generation.max_reply_tokens)
+    return replace(request, generation=larger)

@@ -1,0 +1,104 @@
+"""What a run would take, before it asks anything."""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from agent import background
+from agent.classify import Stages
+from agent.errors import ModelError
+from agent.models import LoadedModel
+from agent.models.gemini import Gemini
+from agent.reply_store import key_of
+from agent.types import Request
+from eval.types import Sample
+from prompts.cost import Dollars, estimate_prompt_tokens, prices_date
+from prompts.question import Question
+from retrieval.errors import ImageError
+from retrieval.progress import track
+
+_SAMPLED: Final = 100  # prompts that are made to see their size
+_COUNTED: Final = 3  # of them that the service is asked to count
+_REPLY_TOKENS: Final = 40  # of an answer in the templates' form, without thinking
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """About what a run would take."""
+
+    queries: int  # with usable pictures
+    asked: int  # those that the gate does not leave to the vote
+    cached: int  # of them, those whose replies are kept already, by the sample
+    prompt_tokens: int  # of the calls that remain
+    reply_tokens: int
+    cost: Dollars | None  # None where the price is not known
+    basis: str  # where the figures come from
+
+    @property
+    def calls(self) -> int:
+        """How many would be made, if each query takes one."""
+        return self.asked - self.cached
+
+
+def estimate_run(
+    stages: Stages, datasets: Mapping[str, Sequence[Sample]], model: LoadedModel, *, batch: bool = False
+) -> Estimate:
+    """Return what a run would take: the gate is applied to every query, prompts are made of a sample of them.
+
+    Gemini's own count of three prompts' tokens, which costs nothing, goes before our estimate where it can be had.
+    """
+    assert stages.rerank is not None
+    generation, price = stages.rerank.generation, model.meter.price
+    samples = [sample for members in datasets.values() for sample in members]
+    queries, asked = 0, []
+    for batch_of in stages.memory.embed_stream(
+        track(samples, "Voting", total=len(samples)), image_of=lambda sample: sample.image
+    ):
+        if batch_of.items:
+            queries += len(batch_of.items)
+            posed = stages.questions([sample.image for sample in batch_of.items], batch_of.vectors)
+            asked += [question for question in posed if stages.rerank.gate.asks(question.votes)]
+    drawn = random.Random(0).sample(asked, min(_SAMPLED, len(asked)))
+    requests = _requests(stages, drawn)
+    tokens = [
+        estimate_prompt_tokens(request.prompt, price, media_resolution=generation.media_resolution)
+        for request in requests
+    ]
+    factor, basis = _calibrate(model, requests, tokens)
+    kept = sum(model.store is not None and _is_kept(model, request) for request in requests)
+    cached = round(len(asked) * kept / len(requests)) if requests else 0
+    calls = len(asked) - cached
+    prompt_tokens = round(calls * factor * sum(tokens) / len(tokens)) if tokens else 0
+    reply_tokens = calls * _REPLY_TOKENS
+    cost = price.cost(prompt_tokens, reply_tokens, batch=batch) if price else None
+    return Estimate(queries, len(asked), cached, prompt_tokens, reply_tokens, cost, basis)
+
+
+def _requests(stages: Stages, questions: Sequence[Question]) -> list[Request]:
+    assert stages.rerank is not None
+    made = []
+    for question in questions:
+        try:
+            prompt, _ = question.prompt(stages.rerank.template, stages.memory)
+        except ImageError:
+            continue  # gone since it was embedded
+        made.append(Request(prompt, stages.rerank.generation))
+    return made
+
+
+def _calibrate(model: LoadedModel, requests: Sequence[Request], tokens: Sequence[int]) -> tuple[float, str]:
+    """Return by how much the service's count exceeds the estimate, and in words what the figures rest on."""
+    basis = f"Estimated by four characters a token and a fixed number a picture, at prices of {prices_date()}"
+    if not isinstance(model.bare, Gemini) or not requests:
+        return 1.0, basis
+    try:
+        counted = [background.run(model.bare.count_tokens(request)) for request in requests[:_COUNTED]]
+    except ModelError:
+        return 1.0, basis
+    return sum(counted) / max(1, sum(tokens[:_COUNTED])), f"Counted by the service, at prices of {prices_date()}"
+
+
+def _is_kept(model: LoadedModel, request: Request) -> bool:
+    assert model.store is not None
+    return model.store.get(key_of(model.name, request)) is not None

@@ -1,0 +1,93 @@
+"""Tokens and money, before a call by estimate and after it by what the service counted."""
+
+import os
+import tomllib
+from dataclasses import dataclass, fields
+from datetime import date
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+from prompts.types import ImagePart, Prompt, TextPart
+from retrieval.errors import InvalidArgument
+
+VARIABLE: Final = "VMEM_PRICES"
+_SHIPPED: Final = Path(__file__).with_name("prices.toml")
+_CHARACTERS_PER_TOKEN: Final = 4  # of English; Google's own rule of thumb
+_UNKNOWN_IMAGE_TOKENS: Final = 1120  # of the dearest resolution known: an estimate errs upwards
+_PER_MILLION: Final = 1e-6
+
+Dollars = float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """What a model charges: dollars per million tokens, and tokens per picture."""
+
+    input: float
+    output: float
+    cached_input: float | None = None  # None: as any other input
+    batch: float = 1.0  # the part of the price that batch jobs cost
+    image_tokens: int = _UNKNOWN_IMAGE_TOKENS
+    image_tokens_low: int | None = None
+    image_tokens_medium: int | None = None
+    image_tokens_high: int | None = None
+
+    def cost(self, prompt_tokens: int, reply_tokens: int, *, cached_tokens: int = 0, batch: bool = False) -> Dollars:
+        """Return what a call costs; ``cached_tokens`` are among the prompt's, thinking among the reply's."""
+        cached_price = self.input if self.cached_input is None else self.cached_input
+        whole = (prompt_tokens - cached_tokens) * self.input + cached_tokens * cached_price + reply_tokens * self.output
+        return whole * _PER_MILLION * (self.batch if batch else 1.0)
+
+
+def find_price(model: str, *, file: Path | None = None) -> Price | None:
+    """Return a model's price by its plain name, such as ``gemini-3.5-flash-lite``; None where it is not known.
+
+    Args:
+        model: the name without its maker's.
+        file: prices that go before those shipped; None takes the file that ``VMEM_PRICES`` names, if any.
+
+    Raises:
+        InvalidArgument: the file cannot be read, or says something else than prices.
+    """
+    own = file or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
+    tables = [_read(path) for path in (own, _SHIPPED) if path]
+    return next((prices[model] for _, prices in tables if model in prices), None)
+
+
+def prices_date() -> str:
+    """Return the day on which the shipped prices were collected."""
+    return _read(_SHIPPED)[0]
+
+
+def estimate_prompt_tokens(prompt: Prompt, price: Price | None, *, media_resolution: str | None = None) -> int:
+    """Return about how many tokens a prompt takes: four characters a token, and the model's rule for pictures."""
+    characters = sum(len(part.text) for part in prompt.parts if isinstance(part, TextPart))
+    pictures = sum(isinstance(part, ImagePart) for part in prompt.parts)
+    each = _UNKNOWN_IMAGE_TOKENS if price is None else price.image_tokens
+    if price is not None and media_resolution:
+        each = getattr(price, f"image_tokens_{media_resolution}") or each
+    return characters // _CHARACTERS_PER_TOKEN + pictures * each
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path) -> tuple[str, dict[str, Price]]:
+    known = {field.name for field in fields(Price)}
+    try:
+        with path.open("rb") as stream:
+            parsed: dict[str, Any] = tomllib.load(stream)
+        prices = {name: Price(**_numbers(values, known)) for name, values in parsed["models"].items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InvalidArgument(
+            f"{path} holds no prices ({error}): a TOML file like prompts/prices.toml expected, with a table"
+            ' [models."NAME"] of input, output and so on'
+        ) from error
+    collected = parsed.get("date")
+    return (collected.isoformat() if isinstance(collected, date) else "unknown"), prices
+
+
+def _numbers(values: dict[str, Any], known: set[str]) -> dict[str, Any]:
+    for name, value in values.items():
+        if name not in known or isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+            raise ValueError(f"{name} = {value!r}")
+    return values
