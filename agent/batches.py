@@ -83,6 +83,7 @@ class BatchJobs:
         self.meter: Meter = model.meter
         self.ledger = BatchLedger(run / "batch", model=model.name)
         self.cut_off: set[str] = set()  # to be submitted once more with a larger limit of tokens
+        self.no_answer: set[str] = set()  # to be submitted once more as another replicate
         self.in_flight: set[str] = set()
 
     async def recover(self) -> None:
@@ -158,6 +159,9 @@ class BatchJobs:
         try:
             reply = self._reply_in(parsed)
             if not self.store.complete(key, reply):
+                if self.ledger.submissions(key) < 2:
+                    self.no_answer.add(key)
+                    return None
                 line["unusable"] = reply.text
         except ModelError as error:
             if self._is_worth_another(error, key):
@@ -261,6 +265,8 @@ class _Collector:
             return
         if key.digest in jobs.cut_off:
             request = with_larger_limit(request)
+        if key.digest in jobs.no_answer:
+            request = replace(request, replicate=request.replicate + 1)
         self._expected += jobs.meter.reserve(request, batch=True)
         jobs.store.keep_request(key, request)
         if self._file is None:

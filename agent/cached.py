@@ -5,8 +5,9 @@ import random
 from typing import Final
 
 from agent.models.base import VisionModel
-from agent.reply_store import Key, ReplyStore, is_usable, key_of
+from agent.reply_store import Key, ReplyStore, key_of
 from agent.types import Reply, Request
+from prompts.answer import is_answer
 
 _CLAIM_SECONDS: Final = 600.0  # longer than a call may take; a process that died gives its claims back at once
 _LOOK_AGAIN_SECONDS: Final = 0.1
@@ -54,7 +55,7 @@ class Cached:
                 return kept
         try:
             reply = await self._model.generate(request)
-            if not is_usable(reply, request.prompt):
+            if not is_answer(reply.text, request.prompt):
                 self._store.give_up(key)
                 return reply
             self._store.put(key, request, reply)

@@ -8,12 +8,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from agent.errors import ReplyCacheError
 from agent.types import Reply, Request, Usage
-from prompts.answer import parse_answer
-from prompts.errors import UnusableReply
+from prompts.answer import is_answer
 from prompts.types import ImagePart, Prompt, TextPart
 from retrieval.bytestore import TROUBLE, open_store
 from retrieval.cachedir import cache_folder
@@ -74,8 +74,14 @@ class ReplyStore:
         ReplyCacheError: the folder cannot be used.
     """
 
-    def __init__(self, *, size_limit: int = SIZE_LIMIT) -> None:
-        self._folder = cache_folder(KIND)
+    def __init__(self, folder: Path | None = None, *, size_limit: int = SIZE_LIMIT) -> None:
+        """Open or make a store.
+
+        Args:
+            folder: where it lies; None takes the user's cache, which all memories and runs share.
+            size_limit: bytes, beyond which the oldest entries go.
+        """
+        self._folder = folder or cache_folder(KIND)
         self._known: set[str] = set()
         try:
             self._store = open_store(self._folder, size_limit=size_limit)
@@ -129,7 +135,7 @@ class ReplyStore:
                     return True
                 raise ReplyCacheError(f"the request {digest[:16]} is no longer kept: start a new run")
             record = json.loads(found)
-            usable = is_usable(reply, Prompt("", (), record["candidates"]))
+            usable = is_answer(reply.text, Prompt("", (), record["candidates"]))
             if usable:
                 self._store.set(_REPLY + digest, json.dumps(record | _answered(reply)).encode())
                 self._store.delete(_ASKED + digest)
@@ -238,15 +244,6 @@ def _entry(found: object) -> Entry | None:
         return Entry(record["key"], Reply(**(kept | {"usage": Usage(**kept["usage"])})), record["stored_at"])
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def is_usable(reply: Reply, prompt: Prompt) -> bool:
-    """Tell whether a reply answers its prompt."""
-    try:
-        parse_answer(reply.text, prompt)
-    except UnusableReply:
-        return False
-    return True
 
 
 def _asked(key: Key, request: Request) -> dict[str, Any]:

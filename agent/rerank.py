@@ -124,19 +124,11 @@ class Rerank:
         return replace(decided, label=label, source="rerank", reason=how, confidence=confidence, ranking=answer.ranking)
 
     async def _ask(self, prompt: Prompt, replies: list[Reply]) -> Answer:
-        """Ask, and once more where the reply is no answer."""
-        error: UnusableReply | None = None
-        for replicate in (0, 1):
-            reply = await self.model.generate(Request(prompt, self.generation, replicate))
-            if not isinstance(reply, Reply):
-                raise ModelError(f"it gave {type(reply).__name__} where a Reply is expected")
-            replies.append(reply)
-            try:
-                return parse_answer(reply.text, prompt)
-            except UnusableReply as unusable:
-                error = unusable
-        assert error is not None
-        raise error
+        reply = await self.model.generate(Request(prompt, self.generation))
+        if not isinstance(reply, Reply):
+            raise ModelError(f"it gave {type(reply).__name__} where a Reply is expected")
+        replies.append(reply)
+        return parse_answer(reply.text, prompt)
 
 
 STOPPING: Final = (EveryRequestFails,)

@@ -13,13 +13,24 @@ from agent.errors import CircuitOpen, CutOff, EmptyReply, ModelError, PassingFai
 from agent.limits import Limits
 from agent.models.base import VisionModel
 from agent.types import Reply, Request
+from prompts.answer import is_answer
 from prompts.cost import estimate_prompt_tokens
 
 logger = logging.getLogger(__name__)
 
 _LONGEST_WAIT_SECONDS: Final = 60.0
 _LARGER: Final = 4  # times the limit of tokens, for a reply that was cut off
-_REPEATED_ONCE: Final = (EmptyReply, CutOff)
+
+
+class _NoAnswer(Exception):
+    """A reply that answers with none of the candidates."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__()
+        self.reply = reply
+
+
+_REPEATED_ONCE: Final = (EmptyReply, CutOff, _NoAnswer)
 
 
 class Retrying:
@@ -43,7 +54,7 @@ class Retrying:
         return self._model.name
 
     async def generate(self, request: Request) -> Reply:
-        """Return the reply to a request.
+        """Return the reply to a request; one that is no answer even the second time is returned as it is.
 
         Raises:
             CircuitOpen: the service failed too often; nothing was sent.
@@ -103,7 +114,10 @@ class Retrying:
                 stop=self._stop,
                 reraise=True,
             )
-            return await attempts(self._attempt)
+            try:
+                return await attempts(self._attempt)
+            except _NoAnswer as error:
+                return error.reply
 
         async def _attempt(self) -> Reply:
             owner, transport = self._owner, self._owner._transport
@@ -125,6 +139,8 @@ class Retrying:
             if reply is None:
                 raise PassingFailure(f"no answer within {remaining:.0f} s", code="timed_out")
             owner._limits.calm()
+            if not is_answer(reply.text, self._request.prompt):
+                raise _NoAnswer(reply)
             return reply
 
         def _worth_another(self, error: BaseException) -> bool:
@@ -132,13 +148,15 @@ class Retrying:
                 worth, self._repeated = not self._repeated, True
                 if isinstance(error, CutOff):
                     self._request = with_larger_limit(self._request)
+                elif isinstance(error, _NoAnswer):
+                    self._request = replace(self._request, replicate=self._request.replicate + 1)
                 return worth
             return isinstance(error, PassingFailure)
 
         def _wait(self, state: RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
             asked = error.retry_after_seconds if isinstance(error, PassingFailure) else None
-            return 0.0 if isinstance(error, CutOff) else max(asked or 0.0, self._backoff(state))
+            return 0.0 if isinstance(error, CutOff | _NoAnswer) else max(asked or 0.0, self._backoff(state))
 
         def _stop(self, state: RetryCallState) -> bool:
             transport = self._owner._transport

@@ -64,6 +64,15 @@ def parse_answer(reply: str, prompt: Prompt) -> Answer:
     return Answer(_ranking(named, prompt), _confidence(fields), _evidence(fields))
 
 
+def is_answer(reply: str, prompt: Prompt) -> bool:
+    """Tell whether a reply answers its prompt."""
+    try:
+        parse_answer(reply, prompt)
+    except UnusableReply:
+        return False
+    return True
+
+
 def _json_object(text: str) -> dict[str, Any] | None:
     try:
         parsed = json.loads(text)

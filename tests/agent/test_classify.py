@@ -35,10 +35,11 @@ def test_without_a_model_the_vote_decides_and_says_why(memory: VisualMemory, que
 
 
 def test_the_second_stage_runs_whole_and_its_answer_decides(memory: VisualMemory, query: Path) -> None:
-    model = ScriptedModel(lambda prompt: json.dumps({"answer": "B", "confidence": 0.9, "evidence": [2]}))
+    model = ScriptedModel(lambda prompt: json.dumps({"ranking": ["B", "A"], "confidence": 0.9, "evidence": [2]}))
     prediction = classify_with_rerank(query, memory, model=model, neighbors=18)
     assert prediction.source == "rerank" and prediction.label == prediction.votes.labels[1] != "red"
-    assert (prediction.confidence, prediction.evidence) == (0.9, (2,))
+    assert (prediction.confidence, prediction.evidence) == (0.9, (prediction.neighbors[1],))
+    assert prediction.ranking == (prediction.votes.labels[1], "red")
     assert prediction.reason == "reranked: scripted chose among 3 candidates"
     assert prediction.reply is not None and prediction.reply.model == "scripted"
 
@@ -56,7 +57,7 @@ def test_the_model_sees_every_neighbour_with_its_label_and_then_the_query(memory
 
 @pytest.mark.parametrize("reply", ['{"answer": "zebra"}', "no idea", ""])
 def test_a_reply_outside_the_candidates_falls_back_to_the_vote(memory: VisualMemory, query: Path, reply: str) -> None:
-    prediction = classify_with_rerank(query, memory, model=ScriptedModel(reply), neighbors=6)
+    prediction = classify_with_rerank(query, memory, model=ScriptedModel([reply]), neighbors=6)
     assert (prediction.label, prediction.source) == ("red", "vote")
     assert prediction.reason.startswith("unusable_reply: the reply is none of the")
     assert prediction.reply is not None and prediction.reply.text == reply
@@ -79,8 +80,9 @@ def test_a_model_of_ones_own_that_breaks_falls_back_without_its_words(memory: Vi
 
 
 def test_evidence_names_neighbours_that_were_shown(memory: VisualMemory, query: Path) -> None:
-    model = ScriptedModel('{"answer": "A", "evidence": [0, 2, 7, 999]}')
-    assert classify_with_rerank(query, memory, model=model, neighbors=6).evidence == (2,)
+    model = ScriptedModel('{"ranking": ["A"], "evidence": [0, 2, 7, 999]}')
+    prediction = classify_with_rerank(query, memory, model=model, neighbors=6)
+    assert prediction.evidence == (prediction.neighbors[1],)
 
 
 def test_the_voting_method_is_the_callers(memory: VisualMemory, query: Path) -> None:

@@ -1,0 +1,175 @@
+"""Many queries at once: in order, none lost, none doubled, nothing paid twice."""
+
+import asyncio
+import hashlib
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from agent import Prediction, ScriptedModel, classify_batch, classify_batch_async, classify_with_rerank
+from agent.errors import EveryRequestFails
+from agent.models import LoadedModel
+from agent.reply_store import ReplyStore
+from prompts.types import NONE_CODE
+from retrieval import VisualMemory
+from retrieval.errors import InvalidArgument, NotAnImage
+from retrieval.pipeline import Failure
+from tests.agent.conftest import KINDS
+from tests.conftest import draw
+from tests.gemini_server import Call, GeminiServer
+
+FAULTS = "429 500 502-html reset truncated disconnect malformed empty not-json unknown-label safety".split()
+
+
+@pytest.fixture(scope="module")
+def memory(built: Path) -> VisualMemory:
+    return VisualMemory.open(built, cache=False)
+
+
+def noise(number: int) -> Image.Image:
+    """Return a small picture unlike any other number's."""
+    return Image.fromarray(
+        np.random.default_rng(number).integers(0, 255, (8, 8, 3), np.uint8).repeat(4, 0).repeat(4, 1)
+    )
+
+
+def code_for(picture: bytes) -> str:
+    """Return the code that the server answers for a query, of the first three candidates."""
+    return "ABC"[hashlib.sha256(picture).digest()[0] % 3]
+
+
+def answer_by_picture(call: Call) -> str:
+    return f'{{"evidence": [1], "ranking": ["{code_for(call.images[-1])}"], "confidence": 0.9}}'
+
+
+@pytest.mark.parametrize(("kind", "count"), [("gemini", 2000), ("generativeai", 300), ("openai", 300)])
+def test_every_query_of_many_threads_is_right_or_an_explained_vote(
+    memory: VisualMemory,
+    server: GeminiServer,
+    ready: Callable[..., LoadedModel],
+    fresh_store: ReplyStore,
+    kind: str,
+    count: int,
+) -> None:
+    lock, chance = threading.Lock(), random.Random(0)
+
+    def fault(call: Call) -> str | None:
+        with lock:
+            return chance.choice(FAULTS) if chance.random() < 0.3 else None
+
+    server.answer, server.fault_for, server.check_images = answer_by_picture, fault, False
+    model = ready(kind, store=fresh_store, attempts=10, concurrency=32)
+
+    def classify(number: int) -> Prediction:
+        return classify_with_rerank(noise(number), memory, model=model, neighbors=18)
+
+    with ThreadPoolExecutor(32) as threads:
+        predictions = list(threads.map(classify, range(count)))
+    assert len(predictions) == count
+    for prediction in predictions:
+        if prediction.source == "rerank":
+            assert prediction.reply is not None
+            code = prediction.reply.text.split('"ranking": ["')[1][0]
+            assert prediction.label == prediction.votes.labels["ABC".index(code)]
+        else:
+            assert prediction.code in ("blocked", "unusable_reply", "empty_reply") and prediction.label
+    served = Counter(call.images[-1] for call in server.generate_calls() if call.fault is None)
+    votes = [number for number, prediction in enumerate(predictions) if prediction.source == "vote"]
+    assert set(served.values()) == {1} and len(served) == count - len(votes)
+    assert all(code_for(picture) in "ABC" for picture in served)
+    kept = list(fresh_store.entries())
+    assert len(kept) == count - len(votes) and all('"ranking": ["' in entry.reply.text for entry in kept)
+
+    server.calls.clear()
+    server.fault_for = lambda call: None
+    with ThreadPoolExecutor(32) as threads:
+        again = list(threads.map(classify, range(count)))
+    assert len(server.generate_calls()) == len(votes)  # what was answered is not asked again, what failed is
+    assert all(prediction.source == "rerank" for prediction in again)
+    assert [p.label for p in again if p.reply and p.reply.from_cache] == [
+        p.label for p in predictions if p.code == "reranked"
+    ]
+
+
+def test_results_come_in_the_order_of_the_pictures_with_failures_in_their_places(memory: VisualMemory) -> None:
+    pictures = [draw((200, 30, 30), 1), b"words", draw((40, 60, 200), 2), b"", draw((30, 160, 60), 3)]
+    model = ScriptedModel(lambda prompt: "A")
+    found = list(classify_batch(pictures, memory, model=model, neighbors=3, progress=False))
+    assert [f.label for f in found if isinstance(f, Prediction)] == ["red", "blue", "green"]
+    assert [type(f) for f in found] == [Prediction, Failure, Prediction, Failure, Prediction]
+    assert isinstance(found[1], Failure) and isinstance(found[1].error, NotAnImage) and found[1].item == b"words"
+
+
+def test_only_as_many_pictures_are_taken_as_are_worked_on(memory: VisualMemory) -> None:
+    taken = []
+
+    def endless() -> "object":
+        for number in range(10**9):
+            taken.append(number)
+            yield noise(number)
+
+    model = ScriptedModel(lambda prompt: "A")
+    found = classify_batch(endless(), memory, model=model, neighbors=3, concurrency=2, progress=False)  # type: ignore[arg-type]
+    assert [next(found).label for _ in range(3)] and len(taken) < 500  # type: ignore[union-attr]
+    found.close()  # type: ignore[attr-defined]
+
+
+def test_the_async_form_leaves_the_callers_loop_free(memory: VisualMemory) -> None:
+    async def classify() -> tuple[list[str], int]:
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                ticks += 1
+                await asyncio.sleep(0.001)
+
+        ticking = asyncio.create_task(tick())
+        model = ScriptedModel(lambda prompt: "A")
+        found = classify_batch_async([noise(n) for n in range(20)], memory, model=model, neighbors=3)
+        labels = [prediction.label async for prediction in found]  # type: ignore[union-attr]
+        ticking.cancel()
+        return labels, ticks
+
+    labels, ticks = asyncio.run(classify())
+    assert len(labels) == 20 and ticks > 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("fault", ["403", "404"])
+def test_an_error_that_every_query_would_meet_ends_a_batch_at_its_start(
+    memory: VisualMemory, server: GeminiServer, ready: Callable[..., LoadedModel], kind: str, fault: str
+) -> None:
+    server.fault_for = lambda call: fault
+    pictures = (noise(number) for number in range(5000))
+    with pytest.raises(EveryRequestFails, match=r"\((403|404): "):
+        list(classify_batch(pictures, memory, model=ready(kind), neighbors=3, concurrency=4, progress=False))
+    assert len(server.generate_calls()) <= 8
+
+
+def test_without_concurrency_nothing_can_be_asked(memory: VisualMemory) -> None:
+    with pytest.raises(InvalidArgument, match="concurrency=0: 1 or more expected"):
+        list(classify_batch([noise(1)], memory, model=ScriptedModel("A"), concurrency=0))
+
+
+def test_equal_requests_at_once_make_one_call(
+    memory: VisualMemory, server: GeminiServer, ready: Callable[..., LoadedModel], fresh_store: ReplyStore
+) -> None:
+    server.latency_seconds = 0.3
+    model = ready(store=fresh_store)
+    pictures = [noise(1)] * 12
+    found = list(classify_batch(pictures, memory, model=model, neighbors=3, concurrency=12, progress=False))
+    assert len(found) == 12 and len(server.generate_calls()) == 1
+
+
+def test_none_of_the_candidates_leaves_the_vote(memory: VisualMemory) -> None:
+    prediction = classify_with_rerank(noise(1), memory, model=ScriptedModel(NONE_CODE), neighbors=3)
+    assert (prediction.source, prediction.code) == ("vote", "none_of_these")
+    assert prediction.label == prediction.votes.winner and prediction.reply is not None

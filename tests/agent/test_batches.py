@@ -1,0 +1,167 @@
+"""Batch jobs: cheaper, later, in any order, and never paid twice."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent.batches import BatchJobs, BatchSettings
+from agent.classify import prepare
+from agent.config import GenerationConfig
+from agent.errors import EveryRequestFails, ModelError
+from agent.metered import Meter
+from agent.models import LoadedModel, make_ready
+from agent.reply_store import ReplyStore
+from eval.runner import run_evaluation
+from eval.types import Metrics, Sample
+from prompts.cost import find_price
+from retrieval import VisualMemory
+from retrieval.errors import InvalidArgument
+from tests.agent.conftest import SWIFT, connect
+from tests.agent.test_batch_of_queries import answer_by_picture, noise
+from tests.gemini_server import Call, GeminiServer
+
+COUNT = 30
+
+
+@pytest.fixture(scope="module")
+def memory(built: Path) -> VisualMemory:
+    return VisualMemory.open(built)
+
+
+@pytest.fixture
+def run(memory: VisualMemory, server: GeminiServer, fresh_store: ReplyStore, tmp_path: Path) -> Callable[..., Metrics]:
+    """Return a function that evaluates some queries by batch jobs in one run folder."""
+    samples = [Sample(str(number), noise(number), frozenset(["red"])) for number in range(COUNT)]
+
+    def evaluate(*, batch: bool = True, out: str = "run", shuffles: int = 0, meter: Meter | None = None) -> Metrics:
+        from agent.config import TransportConfig
+
+        model = make_ready(
+            connect("gemini", server),
+            transport=TransportConfig(**SWIFT),  # type: ignore[arg-type]
+            meter=meter,
+            store=fresh_store,
+        )
+        stages = prepare(memory, model=model, neighbors=18, shuffles=shuffles)
+        settings = BatchSettings(wave_requests=8, poll_seconds=0.05)
+        jobs = BatchJobs(tmp_path / out, model, settings) if batch else None
+        metrics, _ = run_evaluation(
+            memory,
+            {"q": samples},
+            tmp_path / out,
+            k=18,
+            stages=stages,
+            batch=jobs,
+            progress=False,
+            price=find_price("gemini-3.5-flash-lite"),
+        )
+        return metrics["q"]
+
+    server.answer, server.check_images = answer_by_picture, False
+    return evaluate
+
+
+def reasons(metrics: Metrics) -> dict[str, int]:
+    assert metrics.rerank is not None
+    return metrics.rerank.reasons
+
+
+def test_a_batch_run_answers_what_an_online_one_does_at_half_the_price(
+    run: Callable[..., Metrics], server: GeminiServer, fresh_store: ReplyStore
+) -> None:
+    by_batch = run()
+    assert server.generate_calls() == [] and len(server.batch_jobs) == 4  # 30 queries in waves of 8
+    assert reasons(by_batch) == {"reranked": COUNT} and by_batch.rerank and by_batch.rerank.calls == COUNT
+    online = run(batch=False, out="again")
+    assert server.generate_calls() == [] and online.rerank  # the same replies, from the same store
+    assert (online.rerank.top1, online.rerank.calls_saved) == (by_batch.rerank.top1, COUNT)
+    price = find_price("gemini-3.5-flash-lite")
+    assert price and by_batch.rerank.cost == pytest.approx(
+        0.5 * price.cost(by_batch.rerank.prompt_tokens, by_batch.rerank.reply_tokens)
+    )
+
+
+def test_items_that_fail_are_submitted_again_and_the_others_are_not(
+    run: Callable[..., Metrics], server: GeminiServer
+) -> None:
+    seen: Counter[str] = Counter()
+
+    def fault(key: str, call: Call) -> str | None:
+        seen[key] += 1
+        faults = ["error", "expired-item", "missing", "empty", "max-tokens", "not-json", None, None]
+        return faults[int(key[:8], 16) % len(faults)] if seen[key] == 1 else None
+
+    server.batch_item_fault = fault
+    assert reasons(run()) == {"reranked": COUNT}
+    assert set(seen.values()) == {1, 2}
+
+
+def test_items_that_are_blocked_or_never_answered_leave_votes_with_reasons(
+    run: Callable[..., Metrics], server: GeminiServer
+) -> None:
+    server.batch_item_fault = lambda key, call: "blocked" if int(key[:8], 16) % 2 else "error"
+    found = reasons(run())
+    assert set(found) == {"blocked", "batch_failed"} and sum(found.values()) == COUNT
+    assert max(Counter(server.batch_items).values()) <= 3
+
+
+@pytest.mark.parametrize("end", ["expired", "failed"])
+def test_a_job_that_ends_without_results_is_submitted_again(
+    run: Callable[..., Metrics], server: GeminiServer, end: str
+) -> None:
+    server.batch_job_fault = [end]
+    assert reasons(run()) == {"reranked": COUNT} and len(server.batch_jobs) == 5
+
+
+def test_further_orders_make_a_further_round(run: Callable[..., Metrics], server: GeminiServer) -> None:
+    metrics = run(shuffles=1)
+    assert reasons(metrics) == {"reranked": COUNT} and metrics.rerank and metrics.rerank.calls > COUNT
+
+
+def test_a_second_run_of_the_same_folder_submits_nothing(run: Callable[..., Metrics], server: GeminiServer) -> None:
+    first, calls = run(), len(server.calls)
+    assert run() == first and len(server.calls) == calls
+
+
+def test_a_job_whose_creation_was_cut_off_is_found_by_its_name(
+    run: Callable[..., Metrics], server: GeminiServer, tmp_path: Path
+) -> None:
+    run()
+    ledger = tmp_path / "run" / "batch" / "waves.jsonl"
+    begun = [line for line in ledger.read_text().splitlines(keepends=True) if "keys" in json.loads(line)]
+    ledger.write_text("".join(begun) + '{"wave": "torn')  # as if it had died after every creation
+    (tmp_path / "run" / "batch" / "results.jsonl").unlink()
+    log = tmp_path / "run" / "log.jsonl"
+    log.write_text(log.read_text().splitlines(keepends=True)[0])
+    paid = Counter(server.batch_items)
+    assert reasons(run()) == {"reranked": COUNT}
+    assert Counter(server.batch_items) == paid
+
+
+def test_a_spent_budget_stops_before_the_job(run: Callable[..., Metrics], server: GeminiServer) -> None:
+    meter = Meter(find_price("gemini-3.5-flash-lite"), max_cost=0.002)
+    with pytest.raises(EveryRequestFails, match="could exceed --max-cost 0.002"):
+        run(meter=meter)
+    assert server.batch_jobs == []
+
+
+@pytest.mark.parametrize("kind", ["openai", "generativeai"])
+def test_only_gemini_has_batch_jobs(
+    ready: Callable[..., LoadedModel], fresh_store: ReplyStore, tmp_path: Path, kind: str
+) -> None:
+    with pytest.raises(InvalidArgument, match="--batch with .*: a Gemini model with its cache expected"):
+        BatchJobs(tmp_path, ready(kind, store=fresh_store))
+
+
+def test_a_refused_key_ends_the_run_before_anything_is_made(
+    memory: VisualMemory, ready: Callable[..., LoadedModel], fresh_store: ReplyStore, tmp_path: Path
+) -> None:
+    model = ready(store=fresh_store, key="another")
+    stages = prepare(memory, model=model, neighbors=18, generation=GenerationConfig())
+    jobs = BatchJobs(tmp_path / "run", model, BatchSettings(poll_seconds=0.05))
+    samples = {"q": [Sample("1", noise(1), frozenset(["red"]))]}
+    with pytest.raises(ModelError, match="refuses the API key"):
+        run_evaluation(memory, samples, tmp_path / "run", k=18, stages=stages, batch=jobs, progress=False)
