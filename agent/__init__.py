@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from agent.config import GenerationConfig as GenerationConfig
     from agent.config import TransportConfig as TransportConfig
     from agent.fusion import fit_fusion_weight as fit_fusion_weight
-    from agent.models import load_model as load_model
+    from agent.loading import load_model as load_model
     from agent.models.scripted import ScriptedModel as ScriptedModel
     from agent.types import Prediction as Prediction
 
@@ -27,7 +27,7 @@ _HOMES = {
     "classify_batch_async": "agent.classify",
     "classify_with_rerank": "agent.classify",
     "fit_fusion_weight": "agent.fusion",
-    "load_model": "agent.models",
+    "load_model": "agent.loading",
 }
 __all__ = [
     "GenerationConfig",

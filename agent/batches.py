@@ -23,8 +23,8 @@ from agent import background
 from agent.batch_ledger import BatchLedger
 from agent.classify import Stages, decide_stream
 from agent.errors import CutOff, EmptyReply, ModelError, PassingFailure
+from agent.loading import LoadedModel
 from agent.metered import Meter
-from agent.models import LoadedModel
 from agent.models.gemini import Gemini
 from agent.models.wire import failure, read_reply, to_body
 from agent.reply_store import Key, ReplyStore, key_of

@@ -95,7 +95,7 @@ def explain(
     """
     from agent.classify import prepare
     from agent.config import GenerationConfig
-    from agent.models import parse_name
+    from agent.loading import parse_name
     from agent.models.scripted import ScriptedModel
     from agent.reply_store import ReplyStore, key_of
     from agent.types import Request

@@ -8,7 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from agent.classify import Stages
-    from agent.models import LoadedModel
+    from agent.loading import LoadedModel
     from retrieval.memory import VisualMemory
 
 _PANEL = "Second stage"
@@ -94,7 +94,7 @@ class SecondStage:
         if self.model is None:
             return None
         from agent.config import TransportConfig
-        from agent.models import load_model
+        from agent.loading import load_model
 
         transport = TransportConfig(
             concurrency=self.concurrency,

@@ -74,14 +74,14 @@ class ReplyStore:
         ReplyCacheError: the folder cannot be used.
     """
 
-    def __init__(self, folder: Path | None = None, *, size_limit: int = SIZE_LIMIT) -> None:
+    def __init__(self, folder: str | Path | None = None, *, size_limit: int = SIZE_LIMIT) -> None:
         """Open or make a store.
 
         Args:
             folder: where it lies; None takes the user's cache, which all memories and runs share.
             size_limit: bytes, beyond which the oldest entries go.
         """
-        self._folder = folder or cache_folder(KIND)
+        self._folder = Path(folder) if folder else cache_folder(KIND)
         self._known: set[str] = set()
         try:
             self._store = open_store(self._folder, size_limit=size_limit)

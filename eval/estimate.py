@@ -8,7 +8,7 @@ from typing import Final
 from agent import background
 from agent.classify import Stages
 from agent.errors import ModelError
-from agent.models import LoadedModel
+from agent.loading import LoadedModel
 from agent.models.gemini import Gemini
 from agent.reply_store import key_of
 from agent.types import Request

@@ -52,8 +52,7 @@ class OpenAICompatible:
         status, retry_after, text = await self._post(json.dumps(self._body(request)))
         if status == 200:
             return _read(parsed_object(text), self.name)
-        said = _message(text)
-        raise failure(status, self._key.hide_in(said) if self._key else said, [], retry_after=retry_after)
+        raise failure(status, _message(text), [], retry_after=retry_after)
 
     async def _post(self, body: str) -> tuple[int, str | None, str]:
         headers = {"Content-Type": "application/json"}
@@ -62,7 +61,8 @@ class OpenAICompatible:
         error: ModelError | None = None
         try:
             response = await self._http.post(f"{self._url}/chat/completions", content=body, headers=headers)
-            return response.status_code, response.headers.get("retry-after"), response.text
+            said = self._key.hide_in(response.text) if self._key else response.text  # services repeat keys
+            return response.status_code, response.headers.get("retry-after"), said
         except httpx2.TransportError as caught:
             error = PassingFailure(
                 f"the connection to {self._url} failed ({type(caught).__name__})", code="connection_broken"

@@ -7,7 +7,7 @@ import pytest
 
 from agent.config import TransportConfig
 from agent.keys import Secret
-from agent.models import LoadedModel, make_ready
+from agent.loading import LoadedModel, make_ready
 from agent.models.base import VisionModel
 from agent.models.gemini import Gemini
 from agent.models.generativeai import GenerativeAI

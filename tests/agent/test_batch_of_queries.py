@@ -15,7 +15,7 @@ from PIL import Image
 
 from agent import Prediction, ScriptedModel, classify_batch, classify_batch_async, classify_with_rerank
 from agent.errors import EveryRequestFails
-from agent.models import LoadedModel
+from agent.loading import LoadedModel
 from agent.reply_store import ReplyStore
 from prompts.types import NONE_CODE
 from retrieval import VisualMemory

@@ -11,8 +11,8 @@ from agent.batches import BatchJobs, BatchSettings
 from agent.classify import prepare
 from agent.config import GenerationConfig
 from agent.errors import EveryRequestFails, ModelError
+from agent.loading import LoadedModel, make_ready
 from agent.metered import Meter
-from agent.models import LoadedModel, make_ready
 from agent.reply_store import ReplyStore
 from eval.runner import run_evaluation
 from eval.types import Metrics, Sample

@@ -8,7 +8,7 @@ import pytest
 
 from agent import classify_with_rerank
 from agent.errors import EveryRequestFails, ModelError
-from agent.models import LoadedModel
+from agent.loading import LoadedModel
 from retrieval import VisualMemory
 from tests.agent.conftest import KINDS
 from tests.gemini_server import GeminiServer

@@ -27,7 +27,7 @@ from pathlib import Path
 from agent.batches import BatchJobs, BatchSettings
 from agent.classify import prepare
 from agent.config import TransportConfig
-from agent.models import load_model
+from agent.loading import load_model
 from eval.datasets.folder import read_folder
 from eval.runner import run_evaluation
 from retrieval import VisualMemory
@@ -83,7 +83,7 @@ def test_what_was_answered_is_never_paid_again(
     before, kept = len(server.generate_calls()), replies(tmp_path / "cache")
     subprocess.run(command, env=environment, check=True, capture_output=True)
     asked_again += len(kept & queries_of(server.generate_calls()[before:]))
-    assert kills and asked_again == 0
+    assert kills >= KILLS // 2 and asked_again == 0
     assert len(replies(tmp_path / "cache")) == COUNT
     assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == COUNT + 1
     if way == "batch":

@@ -1,0 +1,124 @@
+"""A key shows itself nowhere: the bytes of everything that is written, logged or raised are searched for it."""
+
+import io
+import logging
+import pickle
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from agent import classify_with_rerank
+from agent.classify import prepare
+from agent.errors import EveryRequestFails
+from agent.keys import GEMINI_VARIABLES, Secret, find_key, key_variable
+from agent.loading import LoadedModel, load_model
+from agent.reply_store import ReplyStore
+from eval.report import write_report
+from eval.runner import run_evaluation
+from eval.types import Sample
+from retrieval import VisualMemory
+from retrieval.errors import InvalidArgument
+from tests.agent.conftest import KEY, KINDS
+from tests.conftest import draw
+from tests.gemini_server import GeminiServer
+
+# Both repeat the key in their errors, in the message or in the details.
+ECHOING = ("403", "bad-key", "401", "400", "500", "reset", "truncated", "disconnect", "malformed", "timeout", "safety")
+
+
+@pytest.fixture(scope="module")
+def memory(built: Path) -> VisualMemory:
+    return VisualMemory.open(built)
+
+
+@pytest.fixture
+def everything_logged() -> Iterator[io.StringIO]:
+    """Return what every logger says, at the level at which they say most."""
+    stream, root = io.StringIO(), logging.getLogger()
+    handler, level = logging.StreamHandler(stream), root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    yield stream
+    root.removeHandler(handler)
+    root.setLevel(level)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("fault", ECHOING)
+def test_no_error_holds_the_key(
+    memory: VisualMemory,
+    server: GeminiServer,
+    ready: Callable[..., LoadedModel],
+    everything_logged: io.StringIO,
+    kind: str,
+    fault: str,
+) -> None:
+    server.script, server.stall_seconds = [fault] * 5, 0.5
+    model = ready(kind, attempts=2, timeout_seconds=0.3 if fault == "timeout" else 10.0)
+    picture = draw((200, 30, 30), 3)
+    if fault == "bad-key" and kind == "openai":
+        pytest.skip("OpenAI's protocol has no such reply")
+    with pytest.raises(Exception, match=".") as raised:
+        classify_with_rerank(picture, memory, model=model, neighbors=6, on_error="raise")
+    whole = traceback.TracebackException.from_exception(raised.value, capture_locals=True)
+    assert KEY not in "".join(whole.format())
+    assert KEY.encode() not in pickle.dumps(raised.value)
+    assert KEY not in everything_logged.getvalue()
+    links = (raised.value.__cause__, raised.value.__context__)
+    assert all(link is None or type(link).__module__.startswith(("agent", "prompts")) for link in links)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_file_and_no_log_holds_the_key(
+    memory: VisualMemory,
+    server: GeminiServer,
+    ready: Callable[..., LoadedModel],
+    everything_logged: io.StringIO,
+    tmp_path: Path,
+    kind: str,
+) -> None:
+    server.script = ["ok", "403", "ok"] if kind == "never" else ["ok", "500", "ok", "safety", "400", "ok"]
+    stages = prepare(memory, model=ready(kind, store=ReplyStore(tmp_path / "replies")), neighbors=6)
+    samples = {"q": [Sample(str(number), draw((200, 30, 30), number), frozenset(["red"])) for number in range(5)]}
+    metrics, results = run_evaluation(memory, samples, tmp_path / "run", k=6, stages=stages, progress=False)
+    write_report(tmp_path / "run" / "report.html", memory, samples, metrics, results)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) >= 4
+    assert not [path for path in files if KEY.encode() in path.read_bytes()]
+    assert KEY not in everything_logged.getvalue()
+
+
+def test_a_secret_is_neither_printed_nor_pickled() -> None:
+    secret = Secret(KEY)
+    assert KEY not in f"{secret!r} {secret} {[secret]}" and secret.reveal() == KEY
+    assert secret.hide_in(f"the key {KEY}.") == "the key [key]."
+    with pytest.raises(TypeError, match="never pickled"):
+        pickle.dumps(secret)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_cannot_be_pickled_with_its_key(ready: Callable[..., LoadedModel], kind: str) -> None:
+    with pytest.raises((TypeError, AttributeError, pickle.PicklingError)):
+        pickle.dumps(ready(kind))
+
+
+def test_a_key_comes_from_a_file_of_one_word(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text(f"{KEY}\n")
+    found = find_key(GEMINI_VARIABLES, file=file)
+    assert found and found.reveal() == KEY
+    for content in ("", "two words"):
+        file.write_text(content)
+        with pytest.raises(InvalidArgument, match="words: a single API key expected"):
+            find_key(GEMINI_VARIABLES, file=file)
+    with pytest.raises(InvalidArgument, match="cannot be read: a file with an API key expected"):
+        find_key(GEMINI_VARIABLES, file=tmp_path / "none")
+
+
+def test_without_a_key_a_gemini_model_cannot_be_had() -> None:
+    if key_variable():
+        pytest.skip("a key is set on this machine")
+    with pytest.raises(EveryRequestFails, match="no API key is set: put one into GEMINI_API_KEY or GOOGLE_API_KEY"):
+        load_model("gemini-3.5-flash-lite")
