@@ -1,0 +1,205 @@
+"""Runs that ask a model: what they log, count and print, and what a dry run says beforehand."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent import ScriptedModel
+from agent.classify import prepare
+from agent.errors import EveryRequestFails
+from eval.errors import OtherSettings
+from eval.runner import run_evaluation
+from eval.types import Sample
+from retrieval import VisualMemory
+from tests.agent.test_batch_of_queries import noise
+from tests.conftest import draw
+from tests.gemini_server import GeminiServer
+
+KEY = "test-key-of-the-command-line"
+VMEM = [sys.executable, "-m", "eval.vmem"]
+
+
+@pytest.fixture(scope="module")
+def memory(built: Path) -> VisualMemory:
+    return VisualMemory.open(built)
+
+
+@pytest.fixture
+def samples() -> list[Sample]:
+    return [Sample(f"red/{number}", draw((190, 40, 40), number), frozenset(["red"])) for number in range(10)]
+
+
+@pytest.fixture
+def server() -> Iterator[GeminiServer]:
+    with GeminiServer(key=KEY) as running:
+        yield running
+        assert running.wrong == []
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    queries = tmp_path / "queries" / "red"
+    queries.mkdir(parents=True)
+    for number in range(8):
+        noise(number).save(queries / f"{number}.png")
+    return queries.parent
+
+
+def vmem(server: GeminiServer, cache: Path, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"GEMINI_API_KEY": KEY, "GOOGLE_GEMINI_BASE_URL": server.url, "VMEM_CACHE": str(cache)}
+    return subprocess.run(
+        [*VMEM, *map(str, arguments)], env=environment | variables, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_second_look_is_measured_beside_the_vote(
+    memory: VisualMemory, samples: list[Sample], tmp_path: Path
+) -> None:
+    replies = iter(['{"ranking": ["B"]}', "words", '{"ranking": ["NONE"]}'])
+    model = ScriptedModel(lambda prompt: next(replies, '{"ranking": ["A"]}'))
+    stages = prepare(memory, model=model, neighbors=18)
+    metrics, results = run_evaluation(
+        memory, {"q": samples}, tmp_path / "run", k=18, stages=stages, concurrency=1, progress=False
+    )
+    rerank = metrics["q"].rerank
+    assert rerank and (rerank.vote_top1, rerank.top1, rerank.fixed, rerank.broken) == (100.0, 90.0, 0, 1)
+    assert rerank.reasons == {"reranked": 8, "unusable_reply": 1, "none_of_these": 1}
+    assert rerank.calls == 10 and rerank.cost is None
+    assert results["q"].outcomes is not None and len(results["q"].outcomes) == 10
+    written = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert written["datasets"]["q"]["rerank"]["broken"] == 1
+    assert written["settings"]["rerank"]["model"] == "scripted"
+    line = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[1])
+    assert line["rerank"]["replies"][0]["text"] == '{"ranking": ["B"]}'
+
+
+def test_a_run_that_was_cut_off_asks_only_what_is_missing(
+    memory: VisualMemory, samples: list[Sample], tmp_path: Path
+) -> None:
+    def run(model: ScriptedModel, out: Path) -> object:
+        stages = prepare(memory, model=model, neighbors=6)
+        return run_evaluation(memory, {"q": samples}, out, k=6, stages=stages, progress=False)[0]
+
+    whole = run(ScriptedModel(lambda prompt: "A"), tmp_path / "run")
+    log = tmp_path / "run" / "log.jsonl"
+    log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:5]) + b'{"dataset": "q"')
+    model = ScriptedModel(lambda prompt: "A")
+    assert run(model, tmp_path / "run") == whole and len(model.prompts) == 6
+
+
+def test_another_way_of_asking_is_another_run(memory: VisualMemory, samples: list[Sample], tmp_path: Path) -> None:
+    for when in ("always", "margin<0.3"):
+        stages = prepare(memory, model=ScriptedModel(lambda prompt: "A"), neighbors=6, when=when)
+        if when == "always":
+            run_evaluation(memory, {"q": samples}, tmp_path / "run", k=6, stages=stages, progress=False)
+            continue
+        with pytest.raises(OtherSettings, match="rerank: .*always.*now .*margin<0.3"):
+            run_evaluation(memory, {"q": samples}, tmp_path / "run", k=6, stages=stages, progress=False)
+
+
+def test_what_every_query_would_meet_ends_the_run_and_keeps_what_is_done(
+    memory: VisualMemory, samples: list[Sample], tmp_path: Path
+) -> None:
+    asked = []
+
+    def reply(prompt: object) -> str:
+        asked.append(prompt)
+        if len(asked) > 4:
+            raise EveryRequestFails("today's quota is spent", code="quota_spent")
+        return "A"
+
+    stages = prepare(memory, model=ScriptedModel(reply), neighbors=6)
+    with pytest.raises(EveryRequestFails, match="today's quota is spent"):
+        run_evaluation(memory, {"q": samples}, tmp_path / "run", k=6, stages=stages, concurrency=1, progress=False)
+    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 1 + 4
+
+
+def test_a_dry_run_says_what_the_run_would_take_and_asks_nothing(
+    built: Path, server: GeminiServer, folder: Path, tmp_path: Path
+) -> None:
+    shared = ("eval", "run", "--memory", built, "--dataset", f"q={folder}", "--k", 18, "--out", tmp_path / "run")
+    model = ("--model", "gemini-3.5-flash-lite")
+    dry = vmem(server, tmp_path / "cache", *shared, *model, "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    assert "the gate asks about 8, of which about 0" in dry.stdout and "Counted by the service" in dry.stdout
+    assert server.generate_calls() == [] and not (tmp_path / "run").exists()
+    tokens = int(dry.stdout.split("tokens in")[1].split()[0].replace(",", ""))
+    ran = vmem(server, tmp_path / "cache", *shared, *model)
+    assert ran.returncode == 0, ran.stderr
+    assert "reranked 8" in ran.stdout and "8 calls: " in ran.stderr and (tmp_path / "run" / "report.html").exists()
+    took = int(ran.stderr.split("8 calls: ")[1].split()[0].replace(",", ""))
+    assert abs(took - tokens) < 0.1 * took
+    again = vmem(server, tmp_path / "cache", *shared, *model, "--dry-run")
+    assert "the gate asks about 8, of which about 8" in again.stdout and "$0.00" in again.stdout
+
+
+def test_a_budget_and_a_key_end_a_run_with_one_sentence(
+    built: Path, server: GeminiServer, folder: Path, tmp_path: Path
+) -> None:
+    shared = ("eval", "run", "--memory", built, "--dataset", f"q={folder}", "--k", 18, "--out", tmp_path / "run")
+    model = ("--model", "gemini-3.5-flash-lite")
+    poor = vmem(server, tmp_path / "cache", *shared, *model, "--max-cost", "0.001")
+    assert poor.returncode == 2 and "Error: the next call could exceed --max-cost 0.001" in poor.stderr
+    wrong = vmem(server, tmp_path / "cache", *shared, *model, GEMINI_API_KEY="wrong")
+    assert wrong.returncode == 2 and "Error: the service refuses the API key" in wrong.stderr
+    assert "Traceback" not in poor.stderr + wrong.stderr and "wrong" not in wrong.stderr.replace("wrong key", "")
+    none = vmem(server, tmp_path / "cache", *shared, *model, GEMINI_API_KEY="", GOOGLE_API_KEY="")
+    assert none.returncode == 2 and "Error: no API key is set" in none.stderr
+
+
+def test_the_cache_of_replies_is_shown_explained_and_cleared(
+    built: Path, server: GeminiServer, folder: Path, tmp_path: Path
+) -> None:
+    cache, picture = tmp_path / "cache", folder / "red" / "1.png"
+    asked = (picture, "--memory", built, "--model", "gemini-3.5-flash-lite", "--k", 18)
+    assert "nothing else is" in vmem(server, cache, "cache", "explain", *asked).stdout
+    answered = vmem(server, cache, "classify", *asked, "--json")
+    assert json.loads(answered.stdout)["source"] == "rerank", answered.stderr
+    assert "Kept: " in vmem(server, cache, "cache", "explain", *asked).stdout
+    other = vmem(server, cache, "cache", "explain", *asked, "--temperature", "0.5").stdout
+    assert "differs in: generation temperature" in other and "0.0 there, 0.5 here" in other
+    assert "vision-language models" in vmem(server, cache, "cache", "stats").stdout
+    assert "Freed" in vmem(server, cache, "cache", "clear", "replies").stdout
+    assert "nothing else is" in vmem(server, cache, "cache", "explain", *asked).stdout
+    assert len(server.generate_calls()) == 1
+
+
+def test_the_command_line_asks_a_local_server_by_its_address(
+    built: Path, server: GeminiServer, folder: Path, tmp_path: Path
+) -> None:
+    asked = ("classify", folder / "red" / "1.png", "--memory", built, "--k", 18)
+    model = f"openai:qwen3-vl@{server.url}/v1"
+    found = vmem(server, tmp_path / "cache", *asked, "--model", model, OPENAI_API_KEY=KEY)
+    assert found.returncode == 0 and f"reranked: {model} chose among 3 candidates" in found.stdout
+    assert KEY not in found.stdout + found.stderr
+
+
+def test_a_batch_run_by_command_line_ends_with_the_same_figures(
+    built: Path, server: GeminiServer, folder: Path, tmp_path: Path
+) -> None:
+    shared = (
+        "eval",
+        "run",
+        "--memory",
+        built,
+        "--dataset",
+        f"q={folder}",
+        "--k",
+        18,
+        "--model",
+        "gemini-3.5-flash-lite",
+    )
+    first = vmem(server, tmp_path / "cache", *shared, "--out", tmp_path / "run", "--batch")
+    assert first.returncode == 0, first.stderr
+    assert len(server.batch_items) == 8 and server.generate_calls() == []
+    shutil.rmtree(tmp_path / "cache")
+    vmem(server, tmp_path / "cache", *shared, "--out", tmp_path / "online")
+    figures = [json.loads((tmp_path / name / "metrics.json").read_text())["datasets"] for name in ("run", "online")]
+    costs = [figure["q"]["rerank"].pop("cost") for figure in figures]
+    assert figures[0] == figures[1] and costs[0] == pytest.approx(costs[1] / 2)
