@@ -93,11 +93,12 @@ def explain(
 
     Example: vmem cache explain query.jpg --memory pets/ --model gemini-3.5-flash-lite
     """
-    from agent.classify import prepare
     from agent.config import GenerationConfig
     from agent.loading import parse_name
     from agent.models.scripted import ScriptedModel
-    from agent.reply_store import ReplyStore, key_of
+    from agent.reply_key import key_of
+    from agent.reply_store import ReplyStore
+    from agent.stages import prepare
     from agent.types import Request
     from retrieval.memory import VisualMemory
     from retrieval.terminal import printable

@@ -5,7 +5,8 @@ import random
 from typing import Final
 
 from agent.models.base import VisionModel
-from agent.reply_store import Key, ReplyStore, key_of
+from agent.reply_key import Key, key_of
+from agent.reply_store import ReplyStore
 from agent.types import Reply, Request
 from prompts.answer import is_answer
 

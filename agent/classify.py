@@ -23,37 +23,24 @@ and where the vote decides:
 """
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sized
-from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Final, Literal, TypedDict, TypeVar, Unpack
-
-import numpy as np
-from jaxtyping import Float
+from typing import Literal, TypedDict, Unpack
 
 from agent import background
 from agent.config import GenerationConfig
-from agent.gate import parse_gate
-from agent.keys import GEMINI_VARIABLES, key_variable
 from agent.models.base import VisionModel
-from agent.rerank import STOPPING, Rerank
+from agent.rerank import STOPPING
+from agent.stages import CONCURRENCY, decide_stream, prepare
 from agent.types import Prediction
 from prompts.catalogue import DEFAULT as DEFAULT_PROMPT
-from prompts.catalogue import load_template
-from prompts.question import Question, pose_questions
 from retrieval.errors import InvalidArgument
 from retrieval.images import ImageLike
 from retrieval.memory import DEFAULT_NEIGHBORS, VisualMemory
 from retrieval.pipeline import Failure
 from retrieval.progress import track
-from retrieval.snapshot import check_neighbors
-from retrieval.voting import DEFAULT_METHOD, check_method
+from retrieval.voting import DEFAULT_METHOD
 
 OnError = Literal["vote", "raise"]
-Query = TypeVar("Query")
-CONCURRENCY: Final = 16
-_AHEAD: Final = 4  # times the concurrency: questions made while others wait for their answers
 
 
 def classify_with_rerank(
@@ -179,130 +166,7 @@ async def classify_batch_async(
         yield prediction
 
 
-@dataclass(frozen=True, slots=True)
-class Stages:
-    """Both stages with their options checked."""
-
-    memory: VisualMemory
-    neighbors: int
-    voting: str
-    rerank: Rerank | None  # None: the vote decides
-
-    def questions(self, images: list[ImageLike], vectors: Float[np.ndarray, "queries dimension"]) -> Iterator[Question]:
-        """Yield the embedded queries after the first stage."""
-        template = self.rerank.template if self.rerank else None
-        return pose_questions(self.memory, images, vectors, k=self.neighbors, voting=self.voting, template=template)
-
-    async def decide(self, question: Question, *, raising: tuple[type[Exception], ...]) -> Prediction:
-        """Return the decision; see `Rerank.decide`."""
-        if self.rerank is None:
-            why = _why_no_model(self.voting)
-            return Prediction(question.votes.winner, "vote", why, question.votes, question.neighbors)
-        return await self.rerank.decide(question, self.memory, raising=raising)
-
-
-def prepare(
-    memory: VisualMemory,
-    *,
-    model: VisionModel | None,
-    neighbors: int = DEFAULT_NEIGHBORS,
-    voting: str = DEFAULT_METHOD,
-    prompt: str = DEFAULT_PROMPT,
-    when: str = "always",
-    generation: GenerationConfig | None = None,
-    fusion_weight: float | None = None,
-    shuffles: int = 0,
-    seed: int = 0,
-) -> Stages:
-    """Return both stages, with every option checked before anything is embedded or sent.
-
-    Raises:
-        InvalidArgument, UnknownPrompt: as for `classify_with_rerank`.
-    """
-    check_method(voting)
-    check_neighbors(neighbors)
-    gate = parse_gate(when)
-    template = load_template(prompt)
-    if model is None:
-        return Stages(memory, neighbors, voting, None)
-    rerank = Rerank(
-        model=model,
-        template=template,
-        generation=generation or GenerationConfig(),
-        gate=gate,
-        fusion_weight=fusion_weight,
-        shuffles=shuffles,
-        seed=seed,
-    )
-    return Stages(memory, neighbors, voting, rerank)
-
-
-def decide_stream(
-    stages: Stages,
-    queries: Iterable[tuple[Query, ImageLike]],
-    *,
-    concurrency: int,
-    raising: tuple[type[Exception], ...] = STOPPING,
-) -> Iterator[tuple[Query, Prediction | Failure[ImageLike]]]:
-    """Yield things with the decisions on their pictures, in order, while further ones are embedded and asked about.
-
-    Raises:
-        One of ``raising``, after the decisions before it.
-    """
-    if concurrency < 1:
-        raise InvalidArgument(f"concurrency={concurrency}: 1 or more expected")
-    room = asyncio.Semaphore(concurrency)
-
-    async def decide(question: Question) -> Prediction:
-        async with room:
-            return await stages.decide(question, raising=raising)
-
-    waiting: deque[tuple[Query, Future[Prediction] | Failure[ImageLike]]] = deque()
-    try:
-        for query, posed in _posed(stages, queries):
-            waiting.append((query, posed if isinstance(posed, Failure) else background.submit(decide(posed))))
-            while len(waiting) > _AHEAD * concurrency:
-                yield _outcome(*waiting.popleft())
-        while waiting:
-            yield _outcome(*waiting.popleft())
-    finally:
-        for _, left in waiting:
-            if isinstance(left, Future):
-                left.cancel()
-
-
-def _posed(
-    stages: Stages, queries: Iterable[tuple[Query, ImageLike]]
-) -> Iterator[tuple[Query, Question | Failure[ImageLike]]]:
-    """Yield the questions, and the pictures that cannot be used in their places among them."""
-    for batch in stages.memory.embed_stream(enumerate(queries), image_of=lambda numbered: numbered[1][1]):
-        failures = deque(batch.failures)
-        questions = stages.questions([image for _, (_, image) in batch.items], batch.vectors) if batch.items else ()
-        for (number, (query, _)), question in zip(batch.items, questions, strict=True):
-            while failures and failures[0].item[0] < number:
-                yield _failed(failures.popleft())
-            yield query, question
-        yield from map(_failed, failures)
-
-
-def _failed(failure: Failure[tuple[int, tuple[Query, ImageLike]]]) -> tuple[Query, Failure[ImageLike]]:
-    query, image = failure.item[1]
-    return query, Failure(image, failure.error)
-
-
-def _outcome(
-    query: Query, decided: Future[Prediction] | Failure[ImageLike]
-) -> tuple[Query, Prediction | Failure[ImageLike]]:
-    return query, decided if isinstance(decided, Failure) else decided.result()
-
-
 def _raising(on_error: str, always: tuple[type[Exception], ...]) -> tuple[type[Exception], ...]:
     if on_error not in ("vote", "raise"):
         raise InvalidArgument(f"on_error={on_error!r}: 'vote' or 'raise' expected")
     return (Exception,) if on_error == "raise" else always
-
-
-def _why_no_model(voting: str) -> str:
-    key = key_variable()
-    absent = f"no model was given and no API key is set ({' or '.join(GEMINI_VARIABLES)})"
-    return f"no_model: {'no model was given' if key else absent}; decided by {voting} voting"

@@ -57,7 +57,7 @@ def classify(
 
     Example: vmem classify --memory pets/ query.jpg --model gemini-3.5-flash-lite
     """
-    from agent.classify import decide_stream
+    from agent.stages import decide_stream
     from retrieval.memory import VisualMemory
     from retrieval.pipeline import Failure
     from retrieval.progress import track

@@ -7,7 +7,7 @@ of 0 leaves the vote, a large one the model.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Final
 
 from retrieval.errors import InvalidArgument
@@ -40,7 +40,7 @@ def fuse(votes: Votes, label: Label, confidence: float | None, *, weight: float)
 
 
 def fit_fusion_weight(
-    votes: Sequence[Votes], labels: Sequence[Label], confidences: Sequence[float | None], truths: Sequence[set[Label]]
+    votes: Sequence[Votes], labels: Sequence[Label], confidences: Sequence[float | None], truths: Sequence[Set[Label]]
 ) -> float:
     """Return the weight, 0 to 10, under which the right labels are likeliest. Fit it on queries that you do not score.
 

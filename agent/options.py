@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from agent.classify import Stages
     from agent.loading import LoadedModel
+    from agent.stages import Stages
     from retrieval.memory import VisualMemory
 
 _PANEL = "Second stage"
@@ -117,8 +117,8 @@ class SecondStage:
         Raises:
             InvalidArgument, UnknownPrompt: an option out of range.
         """
-        from agent.classify import prepare
         from agent.config import GenerationConfig
+        from agent.stages import prepare
 
         generation = GenerationConfig(
             temperature=self.temperature,

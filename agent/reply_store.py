@@ -1,6 +1,5 @@
 """Replies on disk, by everything that could have changed them; the pictures that were sent lie there once each."""
 
-import hashlib
 import json
 import os
 import socket
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent.errors import ReplyCacheError
+from agent.reply_key import Key, sha256
 from agent.types import Reply, Request, Usage
 from prompts.answer import is_answer
 from prompts.types import ImagePart, Prompt, TextPart
@@ -20,17 +20,8 @@ from retrieval.cachedir import cache_folder
 
 KIND: Final = "replies"  # folder of the cache
 SIZE_LIMIT: Final = 20 * 2**30  # bytes; beyond it the oldest go
-_FORMAT: Final = 1
 _REPLY, _ASKED, _IMAGE, _CLAIM = "reply:", "asked:", "image:", "claim:"
 _REMEMBERED: Final = 200_000  # digests of pictures known to be there, of 64 characters
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """What makes a request itself: each part by name, so that two keys can be compared, and a digest of all."""
-
-    parts: dict[str, str]
-    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,31 +31,6 @@ class Entry:
     parts: dict[str, str]
     reply: Reply
     stored_at: float  # seconds since 1970
-
-
-def key_of(model: str, request: Request) -> Key:
-    """Return a request's key: model, generation settings, template, texts, every picture in order, replicate.
-
-    Time limits and concurrency are no part of it: they cannot change an answer.
-    """
-    generation = asdict(request.generation)
-    pieces = request.prompt.parts
-    images = [_sha256(part.encoded) for part in pieces if isinstance(part, ImagePart)]
-    texts = [part.text for part in pieces if isinstance(part, TextPart)]
-    order = "".join("i" if isinstance(part, ImagePart) else "t" for part in pieces)
-    parts = {
-        "model": model,
-        **{f"generation {name}": json.dumps(value) for name, value in generation.items()},
-        "template": f"{request.prompt.template} {request.prompt.template_digest}",
-        "query picture": images[-1] if images else "",
-        "neighbour pictures": _digest(sorted(images[:-1])),
-        "order of pictures": _digest(images[:-1]),
-        "texts": _digest(texts),
-        "order of parts": _digest([order]),
-        "candidates": _digest([f"{code} {label}" for code, label in request.prompt.candidates.items()]),
-        "replicate": str(request.replicate),
-    }
-    return Key(parts, _digest([str(_FORMAT), json.dumps(parts, sort_keys=True)]))
 
 
 class ReplyStore:
@@ -142,7 +108,7 @@ class ReplyStore:
             return usable
 
     def _keep_pictures(self, request: Request) -> None:
-        pictures = {_sha256(part.encoded): part.encoded for part in request.prompt.parts if isinstance(part, ImagePart)}
+        pictures = {sha256(part.encoded): part.encoded for part in request.prompt.parts if isinstance(part, ImagePart)}
         for digest in pictures.keys() - self._known:
             self._store.add(_IMAGE + digest, pictures[digest])
         if len(self._known) > _REMEMBERED:
@@ -250,7 +216,7 @@ def _asked(key: Key, request: Request) -> dict[str, Any]:
     return {
         "key": key.parts,
         "parts": [
-            {"text": part.text} if isinstance(part, TextPart) else {"image": _sha256(part.encoded)}
+            {"text": part.text} if isinstance(part, TextPart) else {"image": sha256(part.encoded)}
             for part in request.prompt.parts
         ],
         "candidates": {code: str(label) for code, label in request.prompt.candidates.items()},
@@ -277,11 +243,3 @@ def _is_alive(holder: bytes) -> bool:
     except OSError:
         return True  # it is another user's
     return True
-
-
-def _sha256(encoded: bytes) -> str:
-    return hashlib.sha256(encoded).hexdigest()
-
-
-def _digest(texts: list[str]) -> str:
-    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()

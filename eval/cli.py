@@ -18,11 +18,6 @@ app = typer.Typer(no_args_is_help=True, help="Measure how well a memory classifi
 demo_app = typer.Typer()
 
 
-@app.callback()
-def _group() -> None:
-    """Keep `vmem eval` a group of commands while there is a single one."""
-
-
 @app.command()
 def run(
     memory: Annotated[Path, typer.Option(help="The memory to measure.")],
@@ -150,6 +145,28 @@ def run(
             absent = ", ".join(map(printable, figures.labels_not_in_memory[:10]))
             typer.echo(f"{name}: {len(figures.labels_not_in_memory):,} labels are not in the memory ({absent})")
     typer.echo(f"Look at {printable(out / 'report.html')}; figures in {printable(out / 'metrics.json')}")
+
+
+@app.command()
+def fusion(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run that asked a model, without --fusion.")],
+) -> None:
+    """Fit the weight by which vote and model are best combined, for --fusion. Fit it on queries that you do not score.
+
+    Example: vmem eval fusion runs/held-out
+    """
+    from eval.fusion import fit_fusion
+    from eval.runlog import RunLog
+    from retrieval.terminal import print_table
+
+    fitted = fit_fusion(RunLog.read(run_folder))
+    rows = [
+        ("vote", f"{fitted.vote_top1:.1f}"),
+        ("model", f"{fitted.model_top1:.1f}"),
+        ("combined, cross-fitted", f"{fitted.fused_top1:.1f}"),
+    ]
+    print_table([f"{fitted.queries:,} queries that the model answered", "top-1"], rows)
+    typer.echo(f"--fusion {fitted.weight:.2f}")
 
 
 @demo_app.command()

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from agent import background
-from agent.classify import Stages
 from agent.errors import ModelError
 from agent.loading import LoadedModel
 from agent.models.gemini import Gemini
-from agent.reply_store import key_of
+from agent.reply_key import key_of
+from agent.stages import Stages
 from agent.types import Request
 from eval.types import Sample
 from prompts.cost import Dollars, estimate_prompt_tokens, prices_date

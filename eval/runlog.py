@@ -88,6 +88,22 @@ class RunLog:
             by_dataset.setdefault(line["dataset"], {}).setdefault(line["id"], line)
         return {name: _query_results(list(lines.values())) for name, lines in by_dataset.items()}
 
+    @classmethod
+    def read(cls, folder: Path) -> dict[str, QueryResults]:
+        """Return the queries that a run's log holds, by data set.
+
+        Raises:
+            RunError: the folder holds no run.
+        """
+        path = folder / _LOG
+        if not path.is_file():
+            raise RunError(f"{folder} holds no run: give the folder that `vmem eval run` wrote")
+        with path.open("rb") as log:
+            settings = _parsed(log.readline(), path)
+        settings.pop("format", None)
+        with cls(folder, settings) as log_of_run:
+            return log_of_run.results()
+
     def _expect_settings(self, folder: Path, settings: dict[str, Any]) -> None:
         with self._path.open("rb") as log:
             begun_with = _parsed(log.readline(), self._path)
@@ -155,6 +171,7 @@ def _outcome(record: dict[str, Any]) -> Outcome:
 
     return Outcome(
         record["label"],
+        next(iter(record["ranking"]), None),
         record["reason"],
         record["confidence"],
         prompt_tokens=total("prompt_tokens"),

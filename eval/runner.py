@@ -10,9 +10,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from agent.batches import BatchJobs, fetch_replies
-from agent.classify import CONCURRENCY, Stages, decide_stream
+from agent.batch_rounds import fetch_replies
+from agent.batches import BatchJobs
 from agent.record import rerank_record
+from agent.stages import CONCURRENCY, Stages, decide_stream
 from eval.errors import RunError
 from eval.metrics import compute_metrics
 from eval.runlog import RunLog, answered_line, unreadable_line
@@ -50,7 +51,7 @@ def run_evaluation(
         datasets: queries by the data set's name.
         out: the run folder.
         k: how many neighbours; each smaller number is scored as well.
-        stages: both stages, as `agent.classify.prepare` gives them for this memory and k; None leaves every decision
+        stages: both stages, as `agent.stages.prepare` gives them for this memory and k; None leaves every decision
             to the vote.
         concurrency: how many queries wait for the model at once.
         price: of the model, where it is known.

@@ -25,6 +25,7 @@ class Outcome:
     """What the second stage made of a query."""
 
     label: str
+    answer: str | None  # the model's own first choice, before any fusion; None where it gave none
     reason: str  # "code: sentence", as in `agent.classify`
     confidence: float | None
     prompt_tokens: int  # of calls that were made for it; those answered from the cache cost nothing

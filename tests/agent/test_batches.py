@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from agent.batches import BatchJobs, BatchSettings
-from agent.classify import prepare
 from agent.config import GenerationConfig
 from agent.errors import EveryRequestFails, ModelError
 from agent.loading import LoadedModel, make_ready
 from agent.metered import Meter
 from agent.reply_store import ReplyStore
+from agent.stages import prepare
 from eval.runner import run_evaluation
 from eval.types import Metrics, Sample
 from prompts.cost import find_price

@@ -111,7 +111,7 @@ def test_ids_and_paths_are_not_sent(
 def test_a_report_shows_hostile_words_as_text(
     memory: VisualMemory, server: GeminiServer, ready: Callable[..., LoadedModel], tmp_path: Path
 ) -> None:
-    from agent.classify import prepare
+    from agent.stages import prepare
 
     server.answer = lambda call: "<script>alert(2)</script>"
     samples = {"q": [Sample("<img src=x onerror=alert(3)>", ordered("x"), frozenset(["<b>"]))]}

@@ -25,7 +25,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from agent.batches import BatchJobs, BatchSettings
-from agent.classify import prepare
+from agent.stages import prepare
 from agent.config import TransportConfig
 from agent.loading import load_model
 from eval.datasets.folder import read_folder

@@ -19,7 +19,8 @@ from agent.config import TransportConfig
 from agent.errors import ModelError, ReplyCacheError
 from agent.loading import LoadedModel
 from agent.models.scripted import ScriptedModel
-from agent.reply_store import ReplyStore, key_of
+from agent.reply_key import key_of
+from agent.reply_store import ReplyStore
 from agent.types import Reply, Request, Usage
 from prompts.types import ImagePart, Prompt, TextPart
 from tests.agent.test_models import PROMPT
@@ -156,7 +157,8 @@ def _in_processes(count: int, program: str, *arguments: object) -> list[str]:
 FILL = """
 import sys
 from dataclasses import replace
-from agent.reply_store import ReplyStore, key_of
+from agent.reply_key import key_of
+from agent.reply_store import ReplyStore
 from tests.agent.test_reply_store import REPLY, _numbered
 
 store, start = ReplyStore(sys.argv[2]), 50 * int(sys.argv[1])
@@ -180,7 +182,8 @@ print(run(make_ready(bare, store=ReplyStore(sys.argv[2])).generate(Request(PROMP
 """
 CLAIM = """
 import os, sys
-from agent.reply_store import ReplyStore, key_of
+from agent.reply_key import key_of
+from agent.reply_store import ReplyStore
 from tests.agent.test_reply_store import ASKED
 
 assert ReplyStore(sys.argv[2]).claim(key_of("scripted", ASKED), seconds=600)

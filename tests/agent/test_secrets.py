@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from agent import classify_with_rerank
-from agent.classify import prepare
 from agent.errors import EveryRequestFails
 from agent.keys import GEMINI_VARIABLES, Secret, find_key, key_variable
 from agent.loading import LoadedModel, load_model
 from agent.reply_store import ReplyStore
+from agent.stages import prepare
 from eval.report import write_report
 from eval.runner import run_evaluation
 from eval.types import Sample

@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 
 from agent import ScriptedModel
-from agent.classify import prepare
 from agent.errors import EveryRequestFails
-from eval.errors import OtherSettings
+from agent.stages import prepare
+from eval.errors import OtherSettings, RunError
+from eval.fusion import fit_fusion
+from eval.runlog import RunLog
 from eval.runner import run_evaluation
 from eval.types import Sample
+from prompts.types import Prompt
 from retrieval import VisualMemory
 from tests.agent.test_batch_of_queries import noise
 from tests.conftest import draw
@@ -203,3 +206,31 @@ def test_a_batch_run_by_command_line_ends_with_the_same_figures(
     figures = [json.loads((tmp_path / name / "metrics.json").read_text())["datasets"] for name in ("run", "online")]
     costs = [figure["q"]["rerank"].pop("cost") for figure in figures]
     assert figures[0] == figures[1] and costs[0] == pytest.approx(costs[1] / 2)
+
+
+def test_a_weight_is_fitted_to_a_run(memory: VisualMemory, tmp_path: Path) -> None:
+    samples = [Sample(str(number), noise(number), frozenset([["red", "blue"][number % 2]])) for number in range(40)]
+
+    def right(prompt: Prompt) -> str:
+        wanted = ["red", "blue"][len(model.prompts) % 2 - 1]
+        code = next(code for code, label in prompt.candidates.items() if label == wanted)
+        return json.dumps({"ranking": [code], "confidence": 0.8})
+
+    model = ScriptedModel(right)
+    stages = prepare(memory, model=model, neighbors=18)
+    run_evaluation(memory, {"q": samples}, tmp_path / "run", k=18, stages=stages, concurrency=1, progress=False)
+    fitted = fit_fusion(RunLog.read(tmp_path / "run"))
+    assert fitted.queries == 40 and fitted.weight > 0.5
+    assert fitted.fused_top1 == fitted.model_top1 > fitted.vote_top1
+    told = subprocess.run(
+        [*VMEM, "eval", "fusion", str(tmp_path / "run")], capture_output=True, text=True, check=True
+    ).stdout
+    assert f"--fusion {fitted.weight:.2f}" in told
+
+
+def test_without_a_model_there_is_nothing_to_fit(memory: VisualMemory, samples: list[Sample], tmp_path: Path) -> None:
+    run_evaluation(memory, {"q": samples}, tmp_path / "run", k=6, progress=False)
+    with pytest.raises(RunError, match="has 0 queries that a model answered"):
+        fit_fusion(RunLog.read(tmp_path / "run"))
+    with pytest.raises(RunError, match="holds no run: give the folder that `vmem eval run` wrote"):
+        RunLog.read(tmp_path)

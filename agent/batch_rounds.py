@@ -1,0 +1,123 @@
+"""The second stage by batch jobs, in rounds.
+
+It runs as ever, on a model that looks into the store. What is not there is written to a file instead of being sent, and
+the query is postponed; a full file becomes a job, a *wave*. When its replies are in the store the postponed queries are
+decided again. They may need more, such as a second attempt or another order, which makes the next round.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import IO, Any, Final
+
+from agent import background
+from agent.batches import BatchJobs
+from agent.errors import ModelError
+from agent.models.wire import to_body
+from agent.reply_key import Key, key_of
+from agent.retrying import with_larger_limit
+from agent.stages import Stages, decide_stream
+from agent.types import Prediction, Reply, Request
+from retrieval.disk import writing
+from retrieval.images import ImageLike
+from retrieval.progress import track
+
+_ROUNDS: Final = 20
+_CONCURRENCY: Final = 4  # prompts are made, not sent
+
+
+class Postponed(ModelError):
+    """A reply that a later round will have."""
+
+
+def fetch_replies(
+    jobs: BatchJobs, stages: Stages, queries: Sequence[Any], *, image_of: Callable[[Any], ImageLike], progress: bool
+) -> Stages:
+    """Have every reply that some queries need, and return stages that answer from them alone.
+
+    Raises:
+        EveryRequestFails: the key, the model or the budget does not allow it.
+        ModelError: the service does not answer. What was submitted is remembered: run the same again.
+    """
+    assert stages.rerank is not None
+    background.run(jobs.recover())
+    collector = _Collector(jobs)
+    collecting = replace(stages, rerank=replace(stages.rerank, model=collector))
+    remaining = list(queries)
+    for number in range(_ROUNDS):
+        queue = track(remaining, f"Preparing round {number + 1}", total=len(remaining), shown=progress)
+        decided = decide_stream(collecting, ((query, image_of(query)) for query in queue), concurrency=_CONCURRENCY)
+        remaining = [query for query, found in decided if isinstance(found, Prediction) and found.code == "postponed"]
+        background.run(collector.flush())
+        background.run(jobs.collect())
+        if not remaining:
+            break
+    return collecting
+
+
+class _Collector:
+    """A model that answers from the store, and writes what is not there to the next wave."""
+
+    def __init__(self, jobs: BatchJobs) -> None:
+        self._jobs = jobs
+        self._lock = asyncio.Lock()
+        self._file: IO[str] | None = None
+        self._keys: list[str] = []
+        self._expected = 0.0  # dollars that the wave may cost
+        self._path = jobs.ledger.folder / "next.jsonl"
+
+    @property
+    def name(self) -> str:
+        return self._jobs.model.name
+
+    async def generate(self, request: Request) -> Reply:
+        key = key_of(self.name, request)
+        jobs, ledger = self._jobs, self._jobs.ledger
+        kept = jobs.store.get(key)
+        if kept is not None:
+            return replace(kept, from_cache=key.digest not in ledger.answered)
+        if key.digest in ledger.unusable:
+            return ledger.unusable[key.digest]
+        if key.digest not in jobs.in_flight and ledger.is_worth_submitting(key.digest):
+            async with self._lock:
+                await self._write(key, request)
+        if key.digest in ledger.failures:
+            raise ledger.failures[key.digest]
+        raise Postponed("its batch job has not ended yet", code="postponed")
+
+    async def _write(self, key: Key, request: Request) -> None:
+        jobs = self._jobs
+        if key.digest in self._keys:
+            return
+        if key.digest in jobs.cut_off:
+            request = with_larger_limit(request)
+        if key.digest in jobs.no_answer:
+            request = replace(request, replicate=request.replicate + 1)
+        self._expected += jobs.meter.reserve(request, batch=True)
+        jobs.store.keep_request(key, request)
+        if self._file is None:
+            with writing(self._path):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self._path.open("w", encoding="utf-8")
+        self._file.write(json.dumps({"key": key.digest, "request": to_body(request)}) + "\n")
+        self._keys.append(key.digest)
+        full = self._file.tell() >= jobs.settings.wave_bytes or len(self._keys) >= jobs.settings.wave_requests
+        if full:
+            await self._submit()
+
+    async def flush(self) -> None:
+        """Submit what the last wave holds."""
+        async with self._lock:
+            if self._keys:
+                await self._submit()
+
+    async def _submit(self) -> None:
+        assert self._file is not None
+        self._file.close()
+        keys, self._keys, self._file = self._keys, [], None
+        try:
+            await self._jobs.submit(self._path, keys)
+        finally:
+            self._jobs.meter.release(self._expected)
+            self._expected = 0.0
