@@ -45,8 +45,13 @@ class Cached:
         task = self._running.get(key.digest)
         if task is None:
             task = self._running[key.digest] = asyncio.ensure_future(self._ask(key, request))
-            task.add_done_callback(lambda _: self._running.pop(key.digest, None))
+            task.add_done_callback(lambda ended: self._end(key, ended))
         return await asyncio.shield(task)  # one of several who wait may be cancelled
+
+    def _end(self, key: Key, task: asyncio.Task[Reply]) -> None:
+        self._running.pop(key.digest, None)
+        if not task.cancelled():
+            task.exception()  # seen: where all who waited were cancelled, asyncio would print it
 
     async def _ask(self, key: Key, request: Request) -> Reply:
         while not self._store.claim(key, seconds=_CLAIM_SECONDS):

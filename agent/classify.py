@@ -19,6 +19,7 @@ and where the vote decides:
     circuit_open       the service had failed so often that it was not asked
     key_refused, unknown_model, unknown_setting, quota_spent, budget_spent
                        so would every further request: a batch stops here
+    batch_failed       batch jobs gave no reply, three times
     model_failed       a model of one's own, or an SDK, failed
 """
 

@@ -99,7 +99,7 @@ def classify(
             typer.echo(_as_json(image, found))
         else:
             _print_prediction(image, found)
-    if loaded and loaded.meter.calls:
+    if loaded and loaded.meter.prompt_tokens:
         typer.echo(str(loaded.meter), err=True)
     if failed:
         raise typer.Exit(2)

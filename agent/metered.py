@@ -62,9 +62,10 @@ class Meter:
 
     def __str__(self) -> str:
         price = "at an unknown price" if self.price is None else f"${self.cost:.4f}"
+        calls = "1 call" if self.calls == 1 else f"{self.calls:,} calls"
         return (
-            f"{self.calls:,} calls: {self.prompt_tokens:,} tokens in ({self.cached_tokens:,} of them cached by the"
-            f" service), {self.reply_tokens:,} out, {price}"
+            f"{calls}: {self.prompt_tokens:,} tokens in ({self.cached_tokens:,} of them cached by the service),"
+            f" {self.reply_tokens:,} out, {price}"
         )
 
     def release(self, expected: Dollars) -> None:

@@ -133,7 +133,7 @@ def run(
             batch=BatchJobs(out, loaded) if batch and loaded else None,
         )
     finally:
-        if loaded and loaded.meter.calls:
+        if loaded and loaded.meter.prompt_tokens:
             typer.echo(str(loaded.meter), err=True)
     write_report(out / "report.html", opened, datasets, metrics, results)
     _print_metrics(metrics)
