@@ -1,7 +1,11 @@
-"""Many queries at once: in order, none lost, none doubled, nothing paid twice."""
+"""Many queries at once: in order, none lost, none doubled, nothing paid twice.
+
+``VMEM_TEST_QUERIES`` says how many to ask through the models that are not the default; a few hundred if it is not set.
+"""
 
 import asyncio
 import hashlib
+import os
 import random
 import threading
 from collections import Counter
@@ -25,6 +29,7 @@ from tests.agent.conftest import KINDS
 from tests.conftest import draw
 from tests.gemini_server import Call, GeminiServer
 
+QUERIES = int(os.environ.get("VMEM_TEST_QUERIES", "300"))
 FAULTS = "429 500 502-html reset truncated disconnect malformed empty not-json unknown-label safety".split()
 
 
@@ -49,7 +54,7 @@ def answer_by_picture(call: Call) -> str:
     return f'{{"evidence": [1], "ranking": ["{code_for(call.images[-1])}"], "confidence": 0.9}}'
 
 
-@pytest.mark.parametrize(("kind", "count"), [("gemini", 2000), ("generativeai", 300), ("openai", 300)])
+@pytest.mark.parametrize(("kind", "count"), [("gemini", 2000), ("generativeai", QUERIES), ("openai", QUERIES)])
 def test_every_query_of_many_threads_is_right_or_an_explained_vote(
     memory: VisualMemory,
     server: GeminiServer,
