@@ -19,6 +19,7 @@ from prompts.cost import estimate_prompt_tokens
 logger = logging.getLogger(__name__)
 
 _LONGEST_WAIT_SECONDS: Final = 60.0
+_SILENCE_SECONDS: Final = 10.0  # between two lines about waiting
 _LARGER: Final = 4  # times the limit of tokens, for a reply that was cut off
 
 
@@ -47,6 +48,7 @@ class Retrying:
         self._limits = Limits(transport)
         self._failed_calls = 0  # in a row
         self._next_probe = 0.0
+        self._next_word = 0.0
 
     @property
     def name(self) -> str:
@@ -82,6 +84,13 @@ class Retrying:
                 code="circuit_open",
             )
         self._next_probe = now + self._transport.probe_after_seconds
+
+    def _say_that_it_waits(self, error: BaseException | None, seconds: float) -> None:
+        """Tell whoever watches why nothing happens, now and then."""
+        now = time.monotonic()
+        if now >= self._next_word:
+            self._next_word = now + _SILENCE_SECONDS
+            logger.info("%s: %s; another attempt in %.0f s", self.name, error, seconds)
 
     def _count_failed_call(self) -> None:
         self._failed_calls += 1
@@ -156,7 +165,11 @@ class Retrying:
         def _wait(self, state: RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
             asked = error.retry_after_seconds if isinstance(error, PassingFailure) else None
-            return 0.0 if isinstance(error, CutOff | _NoAnswer) else max(asked or 0.0, self._backoff(state))
+            if isinstance(error, CutOff | _NoAnswer):
+                return 0.0
+            seconds = max(asked or 0.0, self._backoff(state))
+            self._owner._say_that_it_waits(error, seconds)
+            return seconds
 
         def _stop(self, state: RetryCallState) -> bool:
             transport = self._owner._transport
