@@ -4,14 +4,17 @@ Callers need no loop of their own: scripts, threads and notebooks, whose loop is
 """
 
 import asyncio
+import contextlib
 import os
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
+_THREAD: Final = "model calls"
+_PATIENCE_SECONDS: Final = 2.0  # for a connection to close
 
 _lock = threading.Lock()
 _loops: dict[int, asyncio.AbstractEventLoop] = {}  # by process: a fork has the parent's objects and not its threads
@@ -24,7 +27,14 @@ def submit(work: Coroutine[Any, Any, T]) -> "Future[T]":
 
 def close_with(owner: object, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Close a connection on the loop when its owner is no longer used, or at the program's end."""
-    weakref.finalize(owner, lambda: submit(close()))
+
+    def finish() -> None:
+        closing = submit(close())
+        if threading.current_thread().name != _THREAD:  # the loop's own thread cannot wait for itself
+            with contextlib.suppress(TimeoutError):
+                closing.result(_PATIENCE_SECONDS)
+
+    weakref.finalize(owner, finish)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -42,5 +52,5 @@ def _loop() -> asyncio.AbstractEventLoop:
         loop = _loops.get(os.getpid())
         if loop is None:
             loop = _loops[os.getpid()] = asyncio.new_event_loop()
-            threading.Thread(target=loop.run_forever, name="model calls", daemon=True).start()
+            threading.Thread(target=loop.run_forever, name=_THREAD, daemon=True).start()
         return loop

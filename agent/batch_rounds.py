@@ -13,12 +13,13 @@ from typing import IO, Any, Final
 
 from agent import background
 from agent.batches import BatchJobs
-from agent.errors import ModelError
+from agent.errors import EveryRequestFails, ModelError
+from agent.metered import BudgetInFlight
 from agent.models.wire import to_body
 from agent.reply_key import Key, key_of
 from agent.retrying import with_larger_limit
 from agent.stages import Stages, decide_stream
-from agent.types import Prediction, Reply, Request
+from agent.types import Prediction, Reply, Request, Usage, total_usage
 from retrieval.disk import writing
 from retrieval.images import ImageLike
 from retrieval.progress import track
@@ -52,8 +53,11 @@ def fetch_replies(
         background.run(collector.flush())
         background.run(jobs.collect())
         if not remaining:
-            break
-    return collecting
+            return collecting
+    raise EveryRequestFails(
+        f"{len(remaining)} queries have no reply after {_ROUNDS} rounds of batch jobs: run the same command again",
+        code="batch_failed",
+    )
 
 
 class _Collector:
@@ -73,28 +77,31 @@ class _Collector:
 
     async def generate(self, request: Request) -> Reply:
         key = key_of(self.name, request)
-        jobs, ledger = self._jobs, self._jobs.ledger
-        kept = jobs.store.get(key)
+        digest, jobs, ledger = key.digest, self._jobs, self._jobs.ledger
+        spent = ledger.spent.get(digest, Usage())
+        kept = jobs.store.get(key) or ledger.replies.get(digest)
         if kept is not None:
-            return replace(kept, from_cache=key.digest not in ledger.answered)
-        if key.digest in ledger.unusable:
-            return ledger.unusable[key.digest]
-        if key.digest not in jobs.in_flight and ledger.is_worth_submitting(key.digest):
+            ours = digest in ledger.answered
+            return replace(kept, from_cache=not ours, usage=total_usage([kept.usage, spent]) if ours else kept.usage)
+        if digest not in jobs.in_flight and ledger.is_worth_submitting(digest):
             async with self._lock:
                 await self._write(key, request)
-        if key.digest in ledger.failures:
-            raise ledger.failures[key.digest]
+        if digest in ledger.failures:
+            failed = ledger.failures[digest]
+            usage = total_usage([failed.usage or Usage(), spent])
+            raise ModelError(str(failed), code=failed.code, usage=usage)
         raise Postponed("its batch job has not ended yet", code="postponed")
 
     async def _write(self, key: Key, request: Request) -> None:
         jobs = self._jobs
         if key.digest in self._keys:
             return
-        if key.digest in jobs.cut_off:
+        again = jobs.ledger.again.get(key.digest)
+        if again == "cut_off":
             request = with_larger_limit(request)
-        if key.digest in jobs.no_answer:
+        elif again == "unusable_reply":
             request = replace(request, replicate=request.replicate + 1)
-        self._expected += jobs.meter.reserve(request, batch=True)
+        self._expected += self._reserved(request)
         jobs.store.keep_request(key, request)
         if self._file is None:
             with writing(self._path):
@@ -116,8 +123,19 @@ class _Collector:
         assert self._file is not None
         self._file.close()
         keys, self._keys, self._file = self._keys, [], None
+        expected, self._expected = self._expected, 0.0
+        self._jobs.meter.release(expected)  # the jobs hold it from here on
         try:
-            await self._jobs.submit(self._path, keys)
-        finally:
-            self._jobs.meter.release(self._expected)
-            self._expected = 0.0
+            await self._jobs.submit(self._path, keys, expected)
+        except ModelError as error:  # no vote should stand in for a job that cannot be made
+            raise EveryRequestFails(str(error), code=error.code) from None
+
+    def _reserved(self, request: Request) -> float:
+        try:
+            return self._jobs.meter.reserve(request, batch=True)
+        except BudgetInFlight:
+            raise EveryRequestFails(
+                "the jobs that wait for their replies hold what is left of --max-cost: go on with the same command when"
+                " they have ended, or with a higher one",
+                code="budget_spent",
+            ) from None

@@ -6,15 +6,15 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from agent.batch_ledger import BatchLedger
-from agent.errors import CutOff, EmptyReply, ModelError, PassingFailure
+from agent.batch_ledger import BatchLedger, Wave
+from agent.errors import CutOff, EmptyReply, EveryRequestFails, ModelError, PassingFailure
 from agent.loading import LoadedModel
 from agent.metered import Meter
 from agent.models.gemini import Gemini
@@ -29,6 +29,8 @@ T = TypeVar("T")
 WAVE_BYTES: Final = 10**9  # of one file; the service takes 2 GB
 WAVE_REQUESTS: Final = 20_000
 _POLL_SECONDS: Final = 30.0
+_HTTP_OF_RPC: Final = {3: 400, 4: 504, 5: 404, 7: 403, 8: 429, 10: 503, 13: 500, 14: 503, 16: 401}
+"""Items of a job may fail with a code of google.rpc.Status instead of HTTP's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +66,8 @@ class BatchJobs:
         self.store: ReplyStore = model.store
         self.meter: Meter = model.meter
         self.ledger = BatchLedger(run / "batch", model=model.name)
-        self.cut_off: set[str] = set()  # to be submitted once more with a larger limit of tokens
-        self.no_answer: set[str] = set()  # to be submitted once more as another replicate
         self.in_flight: set[str] = set()
+        self._held: set[str] = set()  # names of waves whose cost is set aside
 
     async def recover(self) -> None:
         """Find the jobs of a process that died, so that none is submitted twice.
@@ -81,17 +82,21 @@ class BatchJobs:
                     self.ledger.close(wave.name)
                 else:
                     self.ledger.began(wave.name, job)
+        for wave in self.ledger.open_waves():
+            if wave.name not in self._held:
+                self._hold(wave)
         self.in_flight = {key for wave in self.ledger.open_waves() for key in wave.keys}
 
-    async def submit(self, file: Path, keys: list[str]) -> None:
-        """Turn a file of requests into a job; the file is deleted.
+    async def submit(self, file: Path, keys: list[str], expected: float) -> None:
+        """Turn a file of requests, and the dollars that they may cost, into a job; the file is deleted.
 
         Raises:
             ModelError: the service refuses.
         """
         name = f"vmem-{secrets.token_hex(8)}"
         uploaded = await self._patiently(partial(self._gemini.upload, file, name))
-        self.ledger.begin(name, keys)
+        self.ledger.begin(name, keys, expected)
+        self._hold(Wave(name, None, keys, expected))
         job = await self._patiently(partial(self._create, name, uploaded))
         self.ledger.began(name, job)
         self.in_flight.update(keys)
@@ -108,22 +113,38 @@ class BatchJobs:
         waiting_since = time.monotonic()
         while open_waves := self.ledger.open_waves():
             for wave in open_waves:
-                assert wave.job is not None  # `recover` and `submit` see to that
-                state, result = await self._patiently(partial(self._gemini.job_state, wave.job))
-                if state == "running":
-                    continue
-                if state == "succeeded" and result:
-                    await self._keep_results(await self._patiently(partial(self._gemini.download, result)))
-                else:
-                    logger.warning("%s ended as %s: its requests are submitted again", wave.job, state)
-                self.ledger.close(wave.name)
-                self.in_flight.difference_update(wave.keys)
+                await self._look_after(wave)
             if still_open := len(self.ledger.open_waves()):
                 minutes = (time.monotonic() - waiting_since) / 60
                 logger.info("waiting for %d jobs, %.0f min so far", still_open, minutes)
                 await asyncio.sleep(self.settings.poll_seconds)
 
-    async def _keep_results(self, content: bytes) -> None:
+    async def _look_after(self, wave: Wave) -> None:
+        if wave.job is None:
+            raise ModelError(f"the batch job {wave.name} could not be made: run the same command again")
+        try:
+            state, result = await self._patiently(partial(self._gemini.job_state, wave.job))
+            if state == "running":
+                return
+            content = await self._patiently(partial(self._gemini.download, result)) if result else None
+        except EveryRequestFails as error:
+            if error.code != "unknown_model":  # which is how the service says that it has forgotten a job or a file
+                raise
+            state, content = "forgotten", None
+        if content is None:
+            logger.warning("%s ended as %s: its requests are submitted again", wave.job, state)
+        else:
+            self._keep_results(content)
+        self.ledger.close(wave.name)
+        self.in_flight.difference_update(wave.keys)
+        self._held.discard(wave.name)
+        self.meter.release(wave.expected)
+
+    def _hold(self, wave: Wave) -> None:
+        self._held.add(wave.name)
+        self.meter.hold(wave.expected)
+
+    def _keep_results(self, content: bytes) -> None:
         """Keep every line of a job's result, joined by key: the order is the service's."""
         lines = []
         for text in content.splitlines():
@@ -135,27 +156,30 @@ class BatchJobs:
         self.ledger.keep_results([line for line in lines if line is not None])
 
     def _result_line(self, key: str, parsed: dict[str, Any]) -> dict[str, Any] | None:
-        """Keep one result and return its line for the ledger; None where it is worth another submission."""
+        """Keep one result and return its line for the ledger; None where it is simply submitted again."""
         if key in self.ledger.answered:
             return None  # read by a process that died before it could say so
-        line: dict[str, Any] = {"key": key}
+        once_more = self.ledger.submissions(key) < 2
         try:
             reply = self._reply_in(parsed)
-            if not self.store.complete(key, reply):
-                if self.ledger.submissions(key) < 2:
-                    self.no_answer.add(key)
-                    return None
-                line["unusable"] = reply.text
         except ModelError as error:
-            if self._is_worth_another(error, key):
+            line = {"key": key, "usage": asdict(error.usage or Usage())}
+            if isinstance(error, CutOff | EmptyReply) and once_more:
+                return line | {"again": error.code}
+            if isinstance(error, PassingFailure) and not isinstance(error, EmptyReply):
                 return None
-            line |= {"code": error.code, "sentence": str(error)}
-        return line
+            return line | {"code": error.code, "sentence": str(error)}
+        line = {"key": key, "usage": asdict(reply.usage)}
+        kept = self.store.complete(key, reply)
+        if kept is False and once_more:
+            return line | {"again": "unusable_reply"}
+        return line if kept else line | {"reply": reply.text}
 
     def _reply_in(self, parsed: dict[str, Any]) -> Reply:
         if "response" not in parsed:
             error = parsed["error"]
-            raise failure(int(error.get("code", 500)), str(error.get("message", "")), error.get("details", []))
+            code = int(error.get("code", 500))
+            raise failure(_HTTP_OF_RPC.get(code, code), str(error.get("message", "")), error.get("details", []))
         try:
             reply = read_reply(parsed["response"], self.model.name)
         except ModelError as error:
@@ -163,12 +187,6 @@ class BatchJobs:
             raise
         self.meter.count(reply.usage, batch=True)
         return reply
-
-    def _is_worth_another(self, error: ModelError, key: str) -> bool:
-        if isinstance(error, CutOff):
-            self.cut_off.add(key)
-        once_more = self.ledger.submissions(key) < 2
-        return once_more if isinstance(error, EmptyReply | CutOff) else isinstance(error, PassingFailure)
 
     async def _create(self, name: str, uploaded: str) -> str:
         # A connection that broke after the service took the job must not make a second one.

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from dataclasses import replace
 from typing import Final
 
 from agent.models.base import VisionModel
@@ -10,7 +11,7 @@ from agent.reply_store import ReplyStore
 from agent.types import Reply, Request
 from prompts.answer import is_answer
 
-_CLAIM_SECONDS: Final = 600.0  # longer than a call may take; a process that died gives its claims back at once
+_CLAIM_SECONDS: Final = 3600.0  # longer than a call waits and takes; a process that died gives its claims back at once
 _LOOK_AGAIN_SECONDS: Final = 0.1
 
 
@@ -42,10 +43,11 @@ class Cached:
         kept = self._store.get(key)
         if kept is not None:
             return kept
-        task = self._running.get(key.digest)
-        if task is None:
-            task = self._running[key.digest] = asyncio.ensure_future(self._ask(key, request))
-            task.add_done_callback(lambda ended: self._end(key, ended))
+        running = self._running.get(key.digest)
+        if running is not None:
+            return replace(await asyncio.shield(running), from_cache=True)  # another one pays for it
+        task = self._running[key.digest] = asyncio.ensure_future(self._ask(key, request))
+        task.add_done_callback(lambda ended: self._end(key, ended))
         return await asyncio.shield(task)  # one of several who wait may be cancelled
 
     def _end(self, key: Key, task: asyncio.Task[Reply]) -> None:
@@ -55,10 +57,10 @@ class Cached:
 
     async def _ask(self, key: Key, request: Request) -> Reply:
         while not self._store.claim(key, seconds=_CLAIM_SECONDS):
-            await asyncio.sleep(_LOOK_AGAIN_SECONDS * (0.5 + random.random()))
             kept = self._store.get(key)
             if kept is not None:
                 return kept
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS * (0.5 + random.random()))
         try:
             reply = await self._model.generate(request)
             if not is_answer(reply.text, request.prompt):

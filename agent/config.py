@@ -26,8 +26,10 @@ class GenerationConfig:
     enforce_schema: bool = True  # let the service allow nothing but the candidates' codes
 
     def __post_init__(self) -> None:
-        if self.temperature is not None and not 0 <= self.temperature <= 2:
-            raise InvalidArgument(f"temperature={self.temperature}: 0 to 2 expected")
+        if self.temperature is not None:
+            if not 0 <= self.temperature <= 2:
+                raise InvalidArgument(f"temperature={self.temperature}: 0 to 2 expected")
+            object.__setattr__(self, "temperature", float(self.temperature))  # 0 and 0.0 are one setting
         if self.max_reply_tokens < 1:
             raise InvalidArgument(f"max_reply_tokens={self.max_reply_tokens}: 1 or more expected")
         if self.thinking not in (None, *LEVELS):

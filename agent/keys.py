@@ -43,8 +43,8 @@ def find_key(variables: tuple[str, ...], *, file: Path | None = None) -> Secret 
     if file is not None:
         return _from_file(file)
     for variable in variables:
-        if os.environ.get(variable):
-            return Secret(os.environ[variable].strip())
+        if os.environ.get(variable, "").strip():
+            return _checked(os.environ[variable].strip(), variable)
         if os.environ.get(f"{variable}_FILE"):
             return _from_file(Path(os.environ[f"{variable}_FILE"]))
     return None
@@ -53,14 +53,20 @@ def find_key(variables: tuple[str, ...], *, file: Path | None = None) -> Secret 
 def key_variable() -> str | None:
     """Return the name of the environment variable that holds, or points at, a Gemini key; None when none does."""
     names = [name for variable in GEMINI_VARIABLES for name in (variable, f"{variable}_FILE")]
-    return next((name for name in names if os.environ.get(name)), None)
+    return next((name for name in names if os.environ.get(name, "").strip()), None)
 
 
 def _from_file(file: Path) -> Secret:
     try:
-        lines = file.read_text(encoding="utf-8").split()
+        words = file.read_text(encoding="utf-8-sig").split()
     except (OSError, ValueError) as error:
         raise InvalidArgument(f"{file} cannot be read: a file with an API key expected") from error
-    if len(lines) != 1:
-        raise InvalidArgument(f"{file} holds {len(lines)} words: a single API key expected")
-    return Secret(lines[0])
+    if len(words) != 1:
+        raise InvalidArgument(f"{file} holds {len(words)} words: a single API key expected")
+    return _checked(words[0], str(file))
+
+
+def _checked(key: str, place: str) -> Secret:
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise InvalidArgument(f"what {place} holds is no API key: letters, digits and signs of ASCII expected")
+    return Secret(key)

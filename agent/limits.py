@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from aiolimiter import AsyncLimiter
 
 _WINDOW_SECONDS: Final = 6.0  # a tenth of a minute: a minute never sees more than a tenth above its limit
+_LONGEST_PAUSE_SECONDS: Final = 60.0  # of all for the sake of one: it may have asked for an hour
 _FLAT_SECONDS: Final = 1.0  # complaints within this time are one: they speak of the same crowd
 
 
@@ -64,7 +65,7 @@ class Limits:
             self._last_cut = now
             self.allowed = max(1.0, self.allowed / 2)
         if pause_seconds:
-            self._pause_until = max(self._pause_until, now + pause_seconds)
+            self._pause_until = max(self._pause_until, now + min(pause_seconds, _LONGEST_PAUSE_SECONDS))
 
 
 def _per_minute(limit: float | None) -> "AsyncLimiter | None":

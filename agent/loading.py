@@ -53,6 +53,7 @@ def load_model(
     max_cost: Dollars | None = None,
     key_file: Path | None = None,
     prices: Path | None = None,
+    expect_key: bool = True,
 ) -> LoadedModel:
     """Return a model by name, with cache, retries, limits and a meter around it. Nothing is sent.
 
@@ -66,6 +67,7 @@ def load_model(
         key_file: a file with the API key; None takes ``GEMINI_API_KEY``, ``GOOGLE_API_KEY`` or ``OPENAI_API_KEY``, or
             the file that the same name with ``_FILE`` points at.
         prices: a file of prices that go before those shipped.
+        expect_key: whether to refuse a Gemini model without a key; False serves estimates, for which none is needed.
 
     Raises:
         InvalidArgument: a name in none of these forms, a ``max_cost`` for a model of unknown price.
@@ -75,7 +77,7 @@ def load_model(
     transport = transport or TransportConfig()
     parsed = parse_name(name)
     meter = Meter(find_price(parsed.model, file=prices), max_cost)
-    bare = _bare(parsed, transport, key_file)
+    bare = _bare(parsed, transport, key_file, expect_key=expect_key)
     store = ReplyStore() if cache and parsed.maker != "scripted" else None
     return make_ready(bare, transport=transport, meter=meter, store=store)
 
@@ -92,7 +94,7 @@ def make_ready(
     For the retries to know what is worth one, its failures should be those of `agent.errors`.
     """
     meter = meter or Meter()
-    retrying = Retrying(Metered(bare, meter), transport or TransportConfig())
+    retrying = Retrying(Metered(bare, meter), transport or TransportConfig(), price=meter.price)
     return LoadedModel(Cached(retrying, store) if store else retrying, bare, meter, store)
 
 
@@ -125,25 +127,27 @@ def parse_name(name: str) -> ModelName:
         return ModelName(maker, model)
     model, at, url = model.partition("@")
     if maker == "openai" and model and at and url.startswith(("http://", "https://")):
+        if "@" in url:  # it would stand in every reason and every log
+            raise InvalidArgument("the server's URL holds a user or a password: put a key into OPENAI_API_KEY instead")
         return ModelName(maker, model, url)
     raise InvalidArgument(f"no model {name!r}: {FORMS} expected, such as gemini-3.5-flash-lite")
 
 
-def _bare(name: ModelName, transport: TransportConfig, key_file: Path | None) -> VisionModel:
+def _bare(name: ModelName, transport: TransportConfig, key_file: Path | None, *, expect_key: bool) -> VisionModel:
     if name.maker == "scripted":
         from agent.models.scripted import ScriptedModel
 
-        return ScriptedModel(_agree)
+        return ScriptedModel(_agree, keep_prompts=False)
     if name.maker == "gemini":
         from agent.models.gemini import Gemini
 
-        return Gemini(name.model, _expect_key(key_file))
+        return Gemini(name.model, _gemini_key(key_file, expect_key=expect_key))
     if name.maker == "generativeai":
         from agent.models.generativeai import GenerativeAI
 
         return GenerativeAI(
             name.model,
-            _expect_key(key_file),
+            _gemini_key(key_file, expect_key=expect_key),
             base_url=os.environ.get(_BASE_URL),
             timeout_seconds=transport.timeout_seconds,
         )
@@ -152,9 +156,11 @@ def _bare(name: ModelName, transport: TransportConfig, key_file: Path | None) ->
     return OpenAICompatible(name.model, name.url, find_key(OPENAI_VARIABLES, file=key_file))
 
 
-def _expect_key(file: Path | None) -> Secret:
+def _gemini_key(file: Path | None, *, expect_key: bool) -> Secret:
     key = find_key(GEMINI_VARIABLES, file=file)
     if key is None:
+        if not expect_key:
+            return Secret("")
         raise EveryRequestFails(
             f"no API key is set: put one into {' or '.join(GEMINI_VARIABLES)}, or into a file and pass that by"
             " --key-file; without --model the vote decides, offline",

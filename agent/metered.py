@@ -1,12 +1,16 @@
 """What calls take, counted in tokens and dollars, and a limit that stops them."""
 
+import asyncio
 from dataclasses import dataclass, field
+from typing import Final
 
 from agent.errors import EveryRequestFails, ModelError
 from agent.models.base import VisionModel
 from agent.types import Reply, Request, Usage
 from prompts.cost import Dollars, Price, estimate_prompt_tokens
 from retrieval.errors import InvalidArgument
+
+_LOOK_AGAIN_SECONDS: Final = 0.05
 
 
 @dataclass(slots=True)
@@ -33,7 +37,7 @@ class Meter:
 
     def count(self, usage: Usage, *, batch: bool = False) -> None:
         """Add what the service counted."""
-        prompt, reply, cached = usage.prompt_tokens or 0, _paid_as_reply(usage), usage.cached_tokens or 0
+        prompt, reply, cached = usage.prompt_tokens or 0, usage.paid_as_reply, usage.cached_tokens or 0
         self.prompt_tokens += prompt
         self.reply_tokens += reply
         self.cached_tokens += cached
@@ -44,6 +48,7 @@ class Meter:
         """Set aside what a request may cost at most, and return that; `release` gives it back.
 
         Raises:
+            BudgetInFlight: it would fit if calls in flight cost less than they may.
             EveryRequestFails: it might exceed the limit.
         """
         if self.price is None:
@@ -52,6 +57,8 @@ class Meter:
         tokens = estimate_prompt_tokens(request.prompt, self.price, media_resolution=generation.media_resolution)
         expected = self.price.cost(tokens, generation.max_reply_tokens, batch=batch)
         if self.max_cost is not None and self.cost + self._expected + expected > self.max_cost:
+            if self._expected > 0 and self.cost + expected <= self.max_cost:
+                raise BudgetInFlight("calls in flight hold what is left of the budget")
             raise EveryRequestFails(
                 f"the next call could exceed --max-cost {self.max_cost:g} (spent: ${self.cost:.4f}):"
                 " go on with the same command and a higher one",
@@ -68,9 +75,17 @@ class Meter:
             f" {self.reply_tokens:,} out, {price}"
         )
 
+    def hold(self, expected: Dollars) -> None:
+        """Set aside what requests of an earlier process may cost."""
+        self._expected += expected
+
     def release(self, expected: Dollars) -> None:
         """Give back what was set aside for a request."""
         self._expected -= expected
+
+
+class BudgetInFlight(Exception):
+    """Calls in flight have to end before it is known whether another one fits the budget."""
 
 
 class Metered:
@@ -92,7 +107,7 @@ class Metered:
             EveryRequestFails: the call might exceed the limit; it was not made.
             ModelError: there is no reply.
         """
-        expected = self._meter.reserve(request)
+        expected = await self._reserved(request)
         self._meter.calls += 1
         try:
             reply = await self._model.generate(request)
@@ -105,6 +120,9 @@ class Metered:
         self._meter.count(reply.usage)
         return reply
 
-
-def _paid_as_reply(usage: Usage) -> int:
-    return (usage.reply_tokens or 0) + (usage.thought_tokens or 0)
+    async def _reserved(self, request: Request) -> Dollars:
+        while True:
+            try:
+                return self._meter.reserve(request)
+            except BudgetInFlight:
+                await asyncio.sleep(_LOOK_AGAIN_SECONDS)

@@ -83,8 +83,11 @@ class SecondStage:
     key_file: Path | None
     cache: bool
 
-    def load(self) -> "LoadedModel | None":
+    def load(self, *, expect_key: bool = True) -> "LoadedModel | None":
         """Return the model; None where the vote decides.
+
+        Args:
+            expect_key: see `agent.loading.load_model`.
 
         Raises:
             InvalidArgument: an option out of range.
@@ -101,6 +104,7 @@ class SecondStage:
             requests_per_minute=self.rpm,
             tokens_per_minute=self.tpm,
             timeout_seconds=self.timeout,
+            deadline_seconds=max(TransportConfig().deadline_seconds, 3 * self.timeout),
         )
         return load_model(
             self.model,
@@ -109,6 +113,7 @@ class SecondStage:
             max_cost=self.max_cost,
             key_file=self.key_file,
             prices=self.prices,
+            expect_key=expect_key,
         )
 
     def stages(self, memory: "VisualMemory", model: "LoadedModel | None", *, k: int, voting: str) -> "Stages":

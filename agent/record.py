@@ -1,5 +1,6 @@
 """A prediction as JSON: for `vmem classify --json` and for run logs."""
 
+from dataclasses import asdict
 from typing import Any
 
 from agent.types import Prediction, Reply
@@ -16,6 +17,7 @@ def rerank_record(prediction: Prediction) -> dict[str, Any]:
         "evidence": [neighbor.id for neighbor in prediction.evidence],
         "orders": [[order.seed, order.label, order.confidence] for order in prediction.orders],
         "replies": [_reply(reply) for reply in prediction.replies],
+        "spent": asdict(prediction.spent),
     }
 
 
@@ -29,13 +31,4 @@ def prediction_record(prediction: Prediction) -> dict[str, Any]:
 
 
 def _reply(reply: Reply) -> dict[str, Any]:
-    usage = reply.usage
-    return {
-        "text": reply.text,
-        "served_by": reply.served_by,
-        "from_cache": reply.from_cache,
-        "prompt_tokens": usage.prompt_tokens,
-        "cached_tokens": usage.cached_tokens,
-        "reply_tokens": usage.reply_tokens,
-        "thought_tokens": usage.thought_tokens,
-    }
+    return {"text": reply.text, "served_by": reply.served_by, "from_cache": reply.from_cache}

@@ -32,7 +32,7 @@ def key_of(model: str, request: Request) -> Key:
     parts = {
         "model": model,
         **{f"generation {name}": json.dumps(value) for name, value in generation.items()},
-        "template": f"{request.prompt.template} {request.prompt.template_digest}",
+        "template": request.prompt.template_digest,
         "query picture": images[-1] if images else "",
         "neighbour pictures": _digest(sorted(images[:-1])),
         "order of pictures": _digest(images[:-1]),

@@ -88,18 +88,19 @@ class ReplyStore:
             self._keep_pictures(request)
             self._store.set(_ASKED + key.digest, json.dumps(_asked(key, request)).encode())
 
-    def complete(self, digest: str, reply: Reply) -> bool:
-        """Keep the reply to a request that was kept before, by its key's digest; False where it is unusable.
+    def complete(self, digest: str, reply: Reply) -> bool | None:
+        """Keep the reply to a request that was kept before, by its key's digest.
+
+        Returns:
+            False where the reply is unusable, None where the request is no longer there: neither is kept.
 
         Raises:
-            ReplyCacheError: the store cannot be used, or the request is not there.
+            ReplyCacheError: the store cannot be used.
         """
         with self._change():
             found = self._store.get(_ASKED + digest)
             if found is None:
-                if self._store.get(_REPLY + digest) is not None:
-                    return True
-                raise ReplyCacheError(f"the request {digest[:16]} is no longer kept: start a new run")
+                return True if self._store.get(_REPLY + digest) is not None else None
             record = json.loads(found)
             usable = is_answer(reply.text, Prompt("", (), record["candidates"]))
             if usable:
@@ -125,7 +126,7 @@ class ReplyStore:
             raise self._trouble(error) from error
 
     def claim(self, key: Key, *, seconds: float) -> bool:
-        """Try to become the one who asks; False while another process does.
+        """Try to become the one who asks; False while another process does, or where the reply is there.
 
         A claim ends with `put`, with `give_up`, with its time, or with the process that made it.
 
@@ -135,8 +136,8 @@ class ReplyStore:
         try:
             with self._store.transact():
                 holder = self._store.get(_CLAIM + key.digest)
-                if holder is not None and _is_alive(holder):
-                    return False
+                if (holder is not None and _is_alive(holder)) or self.get(key) is not None:
+                    return False  # the reply may have come since somebody looked
                 self._store.set(_CLAIM + key.digest, f"{socket.gethostname()} {os.getpid()}".encode(), expire=seconds)
         except TROUBLE as error:
             raise self._trouble(error) from error

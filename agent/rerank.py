@@ -1,6 +1,7 @@
 """The second stage: whether to ask, what, how often, and what to make of the answers."""
 
 import asyncio
+import math
 import random
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,12 +13,11 @@ from agent.errors import EveryRequestFails, ModelError
 from agent.fusion import fuse
 from agent.gate import ALWAYS, Gate
 from agent.models.base import VisionModel
-from agent.types import Order, Prediction, Reply, Request
+from agent.types import Order, Prediction, Reply, Request, Usage, total_usage
 from prompts.answer import Answer, parse_answer
 from prompts.catalogue import Template
 from prompts.errors import UnusableReply
 from prompts.question import Question
-from prompts.types import Prompt
 from retrieval.errors import InvalidArgument, VisualMemoryError
 from retrieval.memory import VisualMemory
 from retrieval.types import Label, Neighbor
@@ -44,7 +44,7 @@ class Rerank:
     def __post_init__(self) -> None:
         if self.shuffles < 0:
             raise InvalidArgument(f"shuffles={self.shuffles}: 0 or more expected")
-        if self.fusion_weight is not None and not self.fusion_weight >= 0:
+        if self.fusion_weight is not None and not 0 <= self.fusion_weight < math.inf:
             raise InvalidArgument(f"fusion weight {self.fusion_weight}: a number from 0 expected")
 
     def settings(self) -> dict[str, Any]:
@@ -76,42 +76,44 @@ class Rerank:
         if not self.gate.asks(question.votes):
             return replace(vote, reason=f"decisive: the vote does not meet {self.gate}, so the model was not asked")
         replies: list[Reply] = []
+        failed = Usage()
         try:
-            return await self._reranked(vote, question, memory, replies)
+            decided = await self._reranked(vote, question, memory, replies)
+            return replace(decided, replies=tuple(replies), spent=_paid(replies))
         except raising:
             raise
         except UnusableReply as error:
             reason = f"unusable_reply: {error}"
         except ModelError as error:
-            reason = f"{error.code}: {error}"
+            reason, failed = f"{error.code}: {error}", error.usage or failed
         except VisualMemoryError:  # a template with an error, a store on a full disk: no vote should hide that
             raise
         except Exception as error:  # somebody's own model; its words may hold a key, so only the kind is told
             reason = f"model_failed: {type(error).__name__}"
-        return replace(vote, reason=reason, replies=tuple(replies))
+        return replace(vote, reason=reason, replies=tuple(replies), spent=total_usage([_paid(replies), failed]))
 
     async def _reranked(
         self, vote: Prediction, question: Question, memory: VisualMemory, replies: list[Reply]
     ) -> Prediction:
-        # In threads: decoding, scaling and reading thumbnails would hold up the replies of other queries.
-        prompt, shown = await asyncio.to_thread(question.prompt, self.template, memory)
-        answer = await self._ask(prompt, replies)
-        evidence = _named(answer, shown)
+        answer, evidence, candidates = await self._ask(question, memory, replies, order=None)
         orders = [_order(None, answer)]
         if self.shuffles and _is_unsure(answer, question):
-            for seed in _seeds(self.seed, question, self.shuffles):
-                shuffled, in_order = await asyncio.to_thread(question.prompt, self.template, memory, order=seed)
-                another = await self._ask(shuffled, replies)
-                orders.append(_order(seed, another))
-                evidence += tuple(neighbor for neighbor in _named(another, in_order) if neighbor not in evidence)
+            seeds = _seeds(self.seed, question, self.shuffles)
+            # All of them are waited for, whatever becomes of one: a batch job must know of every request.
+            further = await asyncio.gather(
+                *(self._ask(question, memory, replies, order=seed) for seed in seeds), return_exceptions=True
+            )
+            for seed, outcome in zip(seeds, further, strict=True):
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                orders.append(_order(seed, outcome[0]))
+                evidence += tuple(neighbor for neighbor in outcome[1] if neighbor not in evidence)
             answer = _agreed(orders, answer)
-        decided = replace(
-            vote, replies=tuple(replies), evidence=evidence, orders=tuple(orders) if self.shuffles else ()
-        )
+        decided = replace(vote, evidence=evidence, orders=tuple(orders) if self.shuffles else ())
         if not answer.ranking:
             said = "none_of_these: the model finds that none of the candidates fits, so the vote stands"
             return replace(decided, reason=said, confidence=answer.confidence)
-        return self._with_answer(decided, answer, len(prompt.candidates))
+        return self._with_answer(decided, answer, candidates)
 
     def _with_answer(self, decided: Prediction, answer: Answer, candidates: int) -> Prediction:
         label, confidence = answer.ranking[0], answer.confidence
@@ -123,16 +125,32 @@ class Rerank:
             how += f"; combined with the vote by a weight of {self.fusion_weight:g}"
         return replace(decided, label=label, source="rerank", reason=how, confidence=confidence, ranking=answer.ranking)
 
-    async def _ask(self, prompt: Prompt, replies: list[Reply]) -> Answer:
+    async def _ask(
+        self, question: Question, memory: VisualMemory, replies: list[Reply], *, order: int | None
+    ) -> tuple[Answer, tuple[Neighbor, ...], int]:
+        """Return an answer, the neighbours that it names, and the number of candidates."""
+        # In a thread: decoding, scaling and reading thumbnails would hold up the replies of other queries.
+        prompt, shown = await asyncio.to_thread(question.prompt, self.template, memory, order=order)
         reply = await self.model.generate(Request(prompt, self.generation))
         if not isinstance(reply, Reply):
             raise ModelError(f"it gave {type(reply).__name__} where a Reply is expected")
         replies.append(reply)
-        return parse_answer(reply.text, prompt)
+        answer = parse_answer(reply.text, prompt)
+        return answer, _named(answer, shown), len(prompt.candidates)
 
 
 STOPPING: Final = (EveryRequestFails,)
 """Errors that end a batch instead of scoring votes."""
+
+
+PASSING_CODES: Final = frozenset(
+    "rate_limited overloaded timed_out connection_broken garbled_response circuit_open".split()
+)
+"""Reasons for a vote that another time may not be there."""
+
+
+def _paid(replies: Sequence[Reply]) -> Usage:
+    return total_usage(reply.usage for reply in replies if not reply.from_cache)
 
 
 def _named(answer: Answer, shown: Sequence[Neighbor]) -> tuple[Neighbor, ...]:

@@ -9,17 +9,18 @@ from typing import Final
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from agent.config import TransportConfig
-from agent.errors import CircuitOpen, CutOff, EmptyReply, ModelError, PassingFailure
+from agent.errors import CircuitOpen, CutOff, EmptyReply, EveryRequestFails, ModelError, PassingFailure
 from agent.limits import Limits
 from agent.models.base import VisionModel
-from agent.types import Reply, Request
+from agent.types import Reply, Request, Usage, total_usage
 from prompts.answer import is_answer
-from prompts.cost import estimate_prompt_tokens
+from prompts.cost import Price, estimate_prompt_tokens
 
 logger = logging.getLogger(__name__)
 
 _LONGEST_WAIT_SECONDS: Final = 60.0
 _SILENCE_SECONDS: Final = 10.0  # between two lines about waiting
+_REFUSED_FROM_THE_START: Final = 10  # requests, after which it is not the requests
 _LARGER: Final = 4  # times the limit of tokens, for a reply that was cut off
 
 
@@ -42,13 +43,23 @@ class Retrying:
     good, the following ones fail at once, save for a probe now and then.
     """
 
-    def __init__(self, model: VisionModel, transport: TransportConfig) -> None:
+    def __init__(self, model: VisionModel, transport: TransportConfig, *, price: Price | None = None) -> None:
+        """Wrap a model.
+
+        Args:
+            model: whose failures are those of `agent.errors`.
+            transport: the limits.
+            price: says how many tokens a picture takes, for the limit of tokens a minute.
+        """
         self._model = model
         self._transport = transport
+        self._price = price
         self._limits = Limits(transport)
         self._failed_calls = 0  # in a row
         self._next_probe = 0.0
         self._next_word = 0.0
+        self._refusals = 0
+        self._has_answered = False
 
     @property
     def name(self) -> str:
@@ -68,11 +79,22 @@ class Retrying:
         except PassingFailure:
             self._count_failed_call()
             raise
-        except ModelError:
+        except ModelError as error:
             self._failed_calls = 0  # the service is there: it says what it thinks of this request
+            if error.code == "request_refused":
+                self._count_refusal(error)
             raise
-        self._failed_calls = 0
+        self._failed_calls, self._has_answered = 0, True
         return reply
+
+    def _count_refusal(self, error: ModelError) -> None:
+        self._refusals += 1
+        if self._refusals >= _REFUSED_FROM_THE_START and not self._has_answered:
+            raise EveryRequestFails(
+                f"{self.name} answered none of the first {self._refusals} requests, the last: {error}",
+                code="request_refused",
+                usage=error.usage,
+            ) from None
 
     def _expect_closed_circuit(self) -> None:
         if self._failed_calls < self._transport.failed_calls_before_break:
@@ -112,6 +134,7 @@ class Retrying:
             self._request = request
             self._seconds = 0.0
             self._repeated = False
+            self._usages: list[Usage] = []  # of every attempt that was answered
             self._backoff = wait_random_exponential(
                 multiplier=owner._transport.first_wait_seconds, max=_LONGEST_WAIT_SECONDS
             )
@@ -124,13 +147,18 @@ class Retrying:
                 reraise=True,
             )
             try:
-                return await attempts(self._attempt)
+                reply: Reply = await attempts(self._attempt)
             except _NoAnswer as error:
-                return error.reply
+                return replace(error.reply, usage=total_usage(self._usages))
+            except ModelError as error:
+                error.usage = total_usage(self._usages)
+                raise
+            return replace(reply, usage=total_usage(self._usages))
 
         async def _attempt(self) -> Reply:
             owner, transport = self._owner, self._owner._transport
-            tokens = estimate_prompt_tokens(self._request.prompt, None) if transport.tokens_per_minute else 0
+            resolution = self._request.generation.media_resolution
+            tokens = estimate_prompt_tokens(self._request.prompt, owner._price, media_resolution=resolution)
             async with owner._limits.admitted(tokens):
                 began = time.monotonic()
                 try:
@@ -139,8 +167,9 @@ class Retrying:
                         reply = await owner._model.generate(self._request)
                 except TimeoutError:
                     reply = None
-                except PassingFailure as failure:
-                    if failure.code == "rate_limited":
+                except ModelError as failure:
+                    self._usages.append(failure.usage or Usage())
+                    if isinstance(failure, PassingFailure) and failure.code == "rate_limited":
                         owner._limits.crowded(failure.retry_after_seconds)
                     raise
                 finally:
@@ -148,6 +177,7 @@ class Retrying:
             if reply is None:
                 raise PassingFailure(f"no answer within {remaining:.0f} s", code="timed_out")
             owner._limits.calm()
+            self._usages.append(reply.usage)
             if not is_answer(reply.text, self._request.prompt):
                 raise _NoAnswer(reply)
             return reply

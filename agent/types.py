@@ -1,6 +1,7 @@
 """What flows through the second stage."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
 from typing import Literal
 
 from agent.config import GenerationConfig
@@ -26,6 +27,17 @@ class Usage:
     thought_tokens: int | None = None  # paid as reply tokens, and not among them
     cached_tokens: int | None = None  # of the prompt's, those that the service had cached and charges less for
 
+    @property
+    def paid_as_reply(self) -> int:
+        """Tokens of reply and thinking together."""
+        return (self.reply_tokens or 0) + (self.thought_tokens or 0)
+
+
+def total_usage(usages: Iterable[Usage]) -> Usage:
+    """Return the sum of what calls took; a count that none of them says stays None."""
+    columns = zip(*(astuple(usage) for usage in (Usage(), *usages)), strict=True)
+    return Usage(*(sum(filter(None, column)) if any(c is not None for c in column) else None for column in columns))
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -33,7 +45,7 @@ class Reply:
 
     text: str
     model: str  # as it was asked for
-    usage: Usage = Usage()
+    usage: Usage = Usage()  # of attempts before it that failed, too
     from_cache: bool = False
     served_by: str = ""  # the model's version as the service names it
 
@@ -61,6 +73,7 @@ class Prediction:
     ranking: tuple[Label, ...] = ()  # labels that the model finds to fit, the best first
     evidence: tuple[Neighbor, ...] = ()  # the neighbours that the model names
     orders: tuple[Order, ...] = ()  # where a query was asked in several orders
+    spent: Usage = Usage()  # tokens paid for it now: none for kept replies, some for attempts that failed
 
     @property
     def code(self) -> str:

@@ -110,7 +110,7 @@ def run(
     folders = _named_folders(dataset)
     for folder in folders.values():
         expect_outside(out, folder)
-    loaded = second.load()
+    loaded = second.load(expect_key=not dry_run)
     if loaded is None and (batch or dry_run):
         raise InvalidArgument("--batch and --dry-run are about a model: add --model NAME")
     datasets = {name: read_folder(folder) for name, folder in folders.items()}

@@ -1,5 +1,6 @@
 """What a run would take, before it asks anything."""
 
+import asyncio
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from retrieval.progress import track
 
 _SAMPLED: Final = 100  # prompts that are made to see their size
 _COUNTED: Final = 3  # of them that the service is asked to count
+_COUNT_SECONDS: Final = 20.0  # for all of them
 _REPLY_TOKENS: Final = 40  # of an answer in the templates' form, without thinking
 
 
@@ -89,14 +91,20 @@ def _requests(stages: Stages, questions: Sequence[Question]) -> list[Request]:
 
 def _calibrate(model: LoadedModel, requests: Sequence[Request], tokens: Sequence[int]) -> tuple[float, str]:
     """Return by how much the service's count exceeds the estimate, and in words what the figures rest on."""
-    basis = f"Estimated by four characters a token and a fixed number a picture, at prices of {prices_date()}"
-    if not isinstance(model.bare, Gemini) or not requests:
+    at = f"one call a query, at prices of {prices_date()}"
+    basis = f"Estimated by four characters a token and a fixed number a picture, {at}"
+    if not isinstance(model.bare, Gemini) or not model.bare.has_key or not requests:
         return 1.0, basis
+
+    async def count(gemini: Gemini) -> list[int]:
+        async with asyncio.timeout(_COUNT_SECONDS):
+            return [await gemini.count_tokens(request) for request in requests[:_COUNTED]]
+
     try:
-        counted = [background.run(model.bare.count_tokens(request)) for request in requests[:_COUNTED]]
-    except ModelError:
+        counted = background.run(count(model.bare))
+    except (ModelError, TimeoutError):
         return 1.0, basis
-    return sum(counted) / max(1, sum(tokens[:_COUNTED])), f"Counted by the service, at prices of {prices_date()}"
+    return sum(counted) / max(1, sum(tokens[:_COUNTED])), f"Counted by the service, {at}"
 
 
 def _is_kept(model: LoadedModel, request: Request) -> bool:

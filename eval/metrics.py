@@ -9,22 +9,17 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from eval.types import Metrics, Outcome, Percent, QueryResults, RerankMetrics
-from prompts.cost import Price
 from retrieval.voting import DEFAULT_METHOD, METHODS, encode_labels, predict_every_k
 
 _Z95: Final = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 
 
-def compute_metrics(
-    results: QueryResults, *, known_labels: Iterable[str], price: Price | None = None, batch: bool = False
-) -> Metrics:
+def compute_metrics(results: QueryResults, *, known_labels: Iterable[str]) -> Metrics:
     """Return the figures of one data set, at the k of its neighbours and at every smaller one.
 
     Args:
         results: at least one answered query.
         known_labels: the labels of the memory.
-        price: of the model that took the second look, where it is known.
-        batch: whether it was asked by batch jobs.
     """
     labels, vocabulary = encode_labels(results.neighbor_labels)
     truths = _truth_codes(results.truths, vocabulary)
@@ -43,7 +38,7 @@ def compute_metrics(
         top1_by_k=by_k,
         per_class=_per_class(results.truths, final),
         labels_not_in_memory=sorted(frozenset().union(*results.truths) - set(known_labels)),
-        rerank=_rerank(results.outcomes, results.truths, final[DEFAULT_METHOD], price, batch=batch)
+        rerank=_rerank(results.outcomes, results.truths, final[DEFAULT_METHOD])
         if results.outcomes is not None
         else None,
     )
@@ -68,14 +63,13 @@ def wilson_interval(successes: int, trials: int) -> tuple[Percent, Percent]:
     return 100.0 * max(0.0, centre - half), 100.0 * min(1.0, centre + half)
 
 
-def _rerank(
-    outcomes: list[Outcome], truths: list[frozenset[str]], vote_right: np.ndarray, price: Price | None, *, batch: bool
-) -> RerankMetrics:
+def _rerank(outcomes: list[Outcome], truths: list[frozenset[str]], vote_right: np.ndarray) -> RerankMetrics:
     right = np.array([outcome.label in truth for outcome, truth in zip(outcomes, truths, strict=True)])
     prompt, cached, reply = (
         sum(getattr(outcome, name) for outcome in outcomes)
         for name in ("prompt_tokens", "cached_tokens", "reply_tokens")
     )
+    costs = [outcome.cost for outcome in outcomes]
     return RerankMetrics(
         top1=100.0 * float(right.mean()),
         interval=wilson_interval(int(right.sum()), len(outcomes)),
@@ -88,7 +82,7 @@ def _rerank(
         prompt_tokens=prompt,
         cached_tokens=cached,
         reply_tokens=reply,
-        cost=price.cost(prompt, reply, cached_tokens=cached, batch=batch) if price else None,
+        cost=None if None in costs else sum(cost for cost in costs if cost is not None),
     )
 
 

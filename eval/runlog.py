@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 
 import numpy as np
 
+from agent.rerank import PASSING_CODES
 from eval.errors import OtherSettings, RunError
 from eval.types import Outcome, QueryResults, Sample
 from retrieval.types import Neighbor
@@ -63,8 +64,9 @@ class RunLog:
         self._file.close()
 
     def finished(self) -> set[tuple[str, str]]:
-        """Return data set and id of every query that is in the log."""
-        return {(line["dataset"], line["id"]) for line in self._lines()}
+        """Return data set and id of every query that is in the log, save for those to which the model may yet reply."""
+        latest = {(line["dataset"], line["id"]): line for line in self._lines()}
+        return {query for query, line in latest.items() if not _may_yet_be_answered(line)}
 
     def append(self, lines: Iterable[dict[str, Any]]) -> None:
         """Write lines made by `answered_line` and `unreadable_line`; they survive the process from here on.
@@ -84,8 +86,8 @@ class RunLog:
     def results(self) -> dict[str, QueryResults]:
         """Return the queries of every data set that has any in the log."""
         by_dataset: dict[str, dict[str, dict[str, Any]]] = {}
-        for line in self._lines():  # by id: two processes at the same run log a query twice
-            by_dataset.setdefault(line["dataset"], {}).setdefault(line["id"], line)
+        for line in self._lines():  # by id: a query that the model failed may have been asked again since
+            by_dataset.setdefault(line["dataset"], {})[line["id"]] = line
         return {name: _query_results(list(lines.values())) for name, lines in by_dataset.items()}
 
     @classmethod
@@ -163,22 +165,25 @@ def _query_results(lines: list[dict[str, Any]]) -> QueryResults:
     )
 
 
+def _may_yet_be_answered(line: dict[str, Any]) -> bool:
+    """Tell whether a query was left to the vote by a failure that may have passed."""
+    return "rerank" in line and line["rerank"]["reason"].partition(":")[0] in PASSING_CODES
+
+
 def _outcome(record: dict[str, Any]) -> Outcome:
-    paid = [reply for reply in record["replies"] if not reply["from_cache"]]
-
-    def total(*names: str) -> int:
-        return sum(reply[name] or 0 for reply in paid for name in names)
-
+    paid = sum(not reply["from_cache"] for reply in record["replies"])
+    spent = {name: count or 0 for name, count in record["spent"].items()}
     return Outcome(
         record["label"],
         next(iter(record["ranking"]), None),
         record["reason"],
         record["confidence"],
-        prompt_tokens=total("prompt_tokens"),
-        cached_tokens=total("cached_tokens"),
-        reply_tokens=total("reply_tokens", "thought_tokens"),
-        calls=len(paid),
-        calls_saved=len(record["replies"]) - len(paid),
+        prompt_tokens=spent["prompt_tokens"],
+        cached_tokens=spent["cached_tokens"],
+        reply_tokens=spent["reply_tokens"] + spent["thought_tokens"],
+        calls=paid,
+        calls_saved=len(record["replies"]) - paid,
+        cost=record["cost"],
     )
 
 

@@ -3,8 +3,9 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from agent.batch_rounds import fetch_replies
 from agent.batches import BatchJobs
 from agent.record import rerank_record
 from agent.stages import CONCURRENCY, Stages, decide_stream
+from agent.types import Usage
 from eval.errors import RunError
 from eval.metrics import compute_metrics
 from eval.runlog import RunLog, answered_line, unreadable_line
@@ -92,15 +94,11 @@ def run_evaluation(
                 deciding = fetch_replies(
                     batch, stages, missing, image_of=lambda sample: sample.image, progress=progress
                 )
-            _decide(deciding, name, missing, log, concurrency=concurrency, progress=progress)
+            pricing = partial(_cost, price=price, batch=batch is not None)
+            _decide(deciding, name, missing, log, concurrency=concurrency, pricing=pricing, progress=progress)
         results = log.results()
     known = memory.stats().labels
-    metrics = {
-        name: compute_metrics(
-            _expect_answers(name, results[name]), known_labels=known, price=price, batch=batch is not None
-        )
-        for name in datasets
-    }
+    metrics = {name: compute_metrics(_expect_answers(name, results[name]), known_labels=known) for name in datasets}
     _write_metrics(folder / METRICS, settings, metrics)
     return metrics, results
 
@@ -117,14 +115,31 @@ def _vote(memory: VisualMemory, name: str, samples: list[Sample], log: RunLog, *
         log.append(lines)
 
 
-def _decide(stages: Stages, name: str, samples: list[Sample], log: RunLog, *, concurrency: int, progress: bool) -> None:
+def _decide(
+    stages: Stages,
+    name: str,
+    samples: list[Sample],
+    log: RunLog,
+    *,
+    concurrency: int,
+    pricing: Callable[[Usage], float | None],
+    progress: bool,
+) -> None:
     queries = ((sample, sample.image) for sample in samples)
     decided = decide_stream(stages, queries, concurrency=concurrency)
     for sample, found in track(decided, f"Classifying {name}", total=len(samples), shown=progress):
         if isinstance(found, Failure):
             log.append([unreadable_line(name, sample, str(found.error))])
         else:
-            log.append([answered_line(name, sample, found.neighbors, rerank=rerank_record(found))])
+            record = rerank_record(found) | {"cost": pricing(found.spent)}
+            log.append([answered_line(name, sample, found.neighbors, rerank=record)])
+
+
+def _cost(spent: Usage, *, price: Price | None, batch: bool) -> float | None:
+    if price is None:
+        return None
+    prompt, reply, cached = spent.prompt_tokens or 0, spent.paid_as_reply, spent.cached_tokens or 0
+    return price.cost(prompt, reply, cached_tokens=cached, batch=batch)
 
 
 def _digest(samples: Sequence[Sample]) -> str:

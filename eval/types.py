@@ -31,8 +31,9 @@ class Outcome:
     prompt_tokens: int  # of calls that were made for it; those answered from the cache cost nothing
     cached_tokens: int  # of the prompt's, those that the service had cached
     reply_tokens: int  # thinking included
-    calls: int
+    calls: int  # that gave a reply
     calls_saved: int  # answered from the cache
+    cost: float | None  # dollars; None where the price is not known
 
     @property
     def code(self) -> str:

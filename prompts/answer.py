@@ -118,4 +118,4 @@ def _evidence(fields: dict[str, Any]) -> tuple[int, ...]:
 
 def _shown(reply: str) -> str:
     cut = reply if len(reply) <= _SHOWN else reply[:_SHOWN] + "…"
-    return json.dumps(cut, ensure_ascii=False)
+    return json.dumps(cut, ensure_ascii=False).encode(errors="replace").decode()  # JSON may hold halves of characters

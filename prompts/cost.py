@@ -88,6 +88,6 @@ def _read(path: Path) -> tuple[str, dict[str, Price]]:
 
 def _numbers(values: dict[str, Any], known: set[str]) -> dict[str, Any]:
     for name, value in values.items():
-        if name not in known or isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        if name not in known or isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
             raise ValueError(f"{name} = {value!r}")
     return values

@@ -48,6 +48,6 @@ def write_text(path: Path, text: str) -> None:
         StorageError: the disk refuses.
     """
     try:
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error.strerror}; choose another file") from error

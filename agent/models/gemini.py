@@ -39,6 +39,11 @@ class Gemini:
         background.close_with(self, self._client.aio.aclose)
 
     @property
+    def has_key(self) -> bool:
+        """Whether there is a key to ask with."""
+        return bool(self._key.reveal())
+
+    @property
     def name(self) -> str:
         """The model with its maker, ``gemini:MODEL``."""
         return f"gemini:{self.model}"
@@ -154,7 +159,7 @@ def connect(key: Secret, *, base_url: str | None = None) -> "genai.Client":
 
     limits = httpx2.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS)
     return genai.Client(
-        api_key=key.reveal(),
+        api_key=key.reveal() or "none",  # the SDK insists on one, also where only an estimate is wanted
         vertexai=False,
         http_options=types.HttpOptions(
             base_url=base_url,

@@ -14,8 +14,9 @@ class ScriptedModel:
     ScriptedModel(lambda prompt: next(iter(prompt.candidates)))
     """
 
-    def __init__(self, replies: Iterable[str] | Callable[[Prompt], str]) -> None:
+    def __init__(self, replies: Iterable[str] | Callable[[Prompt], str], *, keep_prompts: bool = True) -> None:
         self.prompts: list[Prompt] = []
+        self._keep_prompts = keep_prompts  # with their pictures, which thousands of queries have no room for
         self._reply_to = replies if callable(replies) else _in_order(replies)
 
     @property
@@ -29,7 +30,8 @@ class ScriptedModel:
         Raises:
             ModelError: the list is used up.
         """
-        self.prompts.append(request.prompt)
+        if self._keep_prompts:
+            self.prompts.append(request.prompt)
         return Reply(self._reply_to(request.prompt), self.name)
 
 

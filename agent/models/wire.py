@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import re
 from typing import Any, Final
 
@@ -104,9 +105,10 @@ def _too_many(said: str, details: list[dict[str, Any]], retry_after: str | None)
 
 def _seconds(delay: object) -> float | None:
     try:
-        return max(0.0, float(str(delay).removesuffix("s")))
+        seconds = float(str(delay).removesuffix("s"))
     except ValueError:
         return None  # a date, which the backoff stands in for
+    return seconds if 0 <= seconds < math.inf else None
 
 
 def _part(part: Part) -> dict[str, Any]:
