@@ -46,18 +46,25 @@ def fetch_replies(
     collector = _Collector(jobs)
     collecting = replace(stages, rerank=replace(stages.rerank, model=collector))
     remaining = list(queries)
-    for number in range(_ROUNDS):
-        queue = track(remaining, f"Preparing round {number + 1}", total=len(remaining), shown=progress)
-        decided = decide_stream(collecting, ((query, image_of(query)) for query in queue), concurrency=_CONCURRENCY)
-        remaining = [query for query, found in decided if isinstance(found, Prediction) and found.code == "postponed"]
-        background.run(collector.flush())
-        background.run(jobs.collect())
-        if not remaining:
-            return collecting
+    try:
+        for number in range(_ROUNDS):
+            queue = track(remaining, f"Preparing round {number + 1}", total=len(remaining), shown=progress)
+            decided = decide_stream(collecting, ((query, image_of(query)) for query in queue), concurrency=_CONCURRENCY)
+            remaining = [query for query, found in decided if _is_postponed(found)]
+            background.run(collector.flush())
+            background.run(jobs.collect())
+            if not remaining:
+                return collecting
+    finally:
+        background.run(collector.close())
     raise EveryRequestFails(
         f"{len(remaining)} queries have no reply after {_ROUNDS} rounds of batch jobs: run the same command again",
         code="batch_failed",
     )
+
+
+def _is_postponed(found: object) -> bool:
+    return isinstance(found, Prediction) and found.code == "postponed"
 
 
 class _Collector:
@@ -118,6 +125,11 @@ class _Collector:
         async with self._lock:
             if self._keys:
                 await self._submit()
+
+    async def close(self) -> None:
+        """Leave what was not submitted."""
+        if self._file is not None:
+            self._file.close()
 
     async def _submit(self) -> None:
         assert self._file is not None

@@ -165,3 +165,67 @@ def test_a_refused_key_ends_the_run_before_anything_is_made(
     samples = {"q": [Sample("1", noise(1), frozenset(["red"]))]}
     with pytest.raises(ModelError, match="refuses the API key"):
         run_evaluation(memory, samples, tmp_path / "run", k=18, stages=stages, batch=jobs, progress=False)
+
+
+def test_a_job_that_cannot_be_made_ends_the_run_and_costs_no_later_one(
+    run: Callable[..., Metrics], server: GeminiServer
+) -> None:
+    server.models = {"another"}
+    for _ in range(4):
+        with pytest.raises(EveryRequestFails, match="there is no such model"):
+            run()
+    server.models = None
+    assert reasons(run()) == {"reranked": COUNT} and len(server.batch_items) == COUNT
+
+
+def test_the_budget_holds_for_all_waves_together(run: Callable[..., Metrics], server: GeminiServer) -> None:
+    meter = Meter(find_price("gemini-3.5-flash-lite"), max_cost=0.09)
+    with pytest.raises(EveryRequestFails, match="--max-cost"):
+        run(meter=meter)
+    assert 0 < len(server.batch_jobs) < 4
+    assert reasons(run()) == {"reranked": COUNT} and max(Counter(server.batch_items).values()) == 1
+
+
+def test_a_job_that_the_service_forgot_is_submitted_again(
+    run: Callable[..., Metrics], server: GeminiServer, tmp_path: Path
+) -> None:
+    server.models = {"another"}
+    with pytest.raises(EveryRequestFails):
+        run()
+    server.models = None
+    ledger = tmp_path / "run" / "batch" / "waves.jsonl"
+    wave = json.loads(ledger.read_text().splitlines()[0])
+    with ledger.open("a") as lines:
+        lines.write(json.dumps({"wave": wave["wave"], "job": "batches/forgotten"}) + "\n")
+    assert reasons(run()) == {"reranked": COUNT}
+
+
+def test_clearing_the_cache_while_jobs_run_loses_no_reply(
+    run: Callable[..., Metrics], server: GeminiServer, fresh_store: ReplyStore
+) -> None:
+    def forget(key: str, call: Call) -> None:
+        fresh_store._store.clear()
+
+    server.batch_item_fault = forget
+    assert reasons(run()) == {"reranked": COUNT} and max(Counter(server.batch_items).values()) == 1
+
+
+def test_what_a_request_needs_the_second_time_survives_a_kill(
+    run: Callable[..., Metrics], server: GeminiServer, tmp_path: Path
+) -> None:
+    server.batch_item_fault, server.tokens_needed = (lambda key, call: "max-tokens"), 2000
+    server.batch_job_fault = ["ok"] * 4
+    whole = run()
+    assert reasons(whole) == {"reranked": COUNT} and whole.rerank
+    assert whole.rerank.prompt_tokens == 2 * whole.rerank.calls * whole.rerank.prompt_tokens // (2 * COUNT)
+    kept = [json.loads(line) for line in (tmp_path / "run" / "batch" / "results.jsonl").read_text().splitlines()]
+    assert sum(line.get("again") == "cut_off" for line in kept) == COUNT
+
+
+@pytest.mark.parametrize(("code", "again"), [(14, True), (4, True), (8, True), (503, True), (3, False), (400, False)])
+def test_codes_of_items_are_read_in_both_ways_of_counting(
+    ready: Callable[..., LoadedModel], fresh_store: ReplyStore, tmp_path: Path, code: int, again: bool
+) -> None:
+    jobs = BatchJobs(tmp_path, ready(store=fresh_store))
+    jobs._keep_results(json.dumps({"key": "k", "error": {"code": code, "message": "x"}}).encode())
+    assert ("k" not in jobs.ledger.failures) is again

@@ -13,6 +13,7 @@ from agent.errors import CircuitOpen, EveryRequestFails, PassingFailure
 from agent.limits import Limits
 from agent.loading import LoadedModel, make_ready
 from agent.metered import Meter
+from agent.models.wire import failure
 from agent.retrying import Retrying
 from agent.types import Request, Usage
 from prompts.cost import Price, estimate_prompt_tokens, find_price
@@ -181,3 +182,40 @@ def test_pictures_count_by_the_models_rule_and_resolution() -> None:
     lite = find_price("gemini-3.5-flash-lite")
     assert estimate_prompt_tokens(PROMPT, lite) == text + 2 * 1120
     assert estimate_prompt_tokens(PROMPT, lite, media_resolution="low") == text + 2 * 280
+
+
+def test_a_budget_waits_for_calls_in_flight_instead_of_ending_early(server: GeminiServer, memory: VisualMemory) -> None:
+    meter = Meter(find_price("gemini-3.5-flash-lite"), max_cost=0.04)  # ten calls at their dearest
+    model = make_ready(connect("gemini", server), meter=meter)
+    pictures = [noise(n) for n in range(40)]
+    found = list(classify_batch(pictures, memory, model=model, neighbors=3, concurrency=16, progress=False))
+    assert len(found) == 40 and 0 < meter.cost < 0.04
+
+
+@pytest.mark.parametrize(
+    ("delay", "seconds"), [("7s", 7.0), ("0.5s", 0.5), ("infs", None), ("-1s", None), ("soon", None)]
+)
+def test_only_a_finite_wait_is_taken_at_its_word(delay: str, seconds: float | None) -> None:
+    error = failure(429, "", [{"retryDelay": delay}])
+    assert isinstance(error, PassingFailure) and error.retry_after_seconds == seconds
+
+
+def test_one_query_that_is_asked_to_wait_an_hour_does_not_stop_the_others_for_one() -> None:
+    async def pause() -> float:
+        limits = Limits(TransportConfig())
+        limits.crowded(3600.0)
+        return limits._pause_until - asyncio.get_running_loop().time()
+
+    assert asyncio.run(pause()) <= 60
+
+
+def test_a_service_that_refuses_the_first_requests_ends_the_run(
+    memory: VisualMemory, server: GeminiServer, ready: Callable[..., LoadedModel]
+) -> None:
+    server.fault_for = lambda call: "400"
+    pictures = (noise(n) for n in range(1000))
+    with pytest.raises(
+        EveryRequestFails, match="answered none of the first 1[0-2] requests, the last: the service refuses"
+    ):
+        list(classify_batch(pictures, memory, model=ready(), neighbors=3, concurrency=2, progress=False))
+    assert len(server.generate_calls()) <= 12

@@ -122,3 +122,19 @@ def test_without_a_key_a_gemini_model_cannot_be_had() -> None:
         pytest.skip("a key is set on this machine")
     with pytest.raises(EveryRequestFails, match="no API key is set: put one into GEMINI_API_KEY or GOOGLE_API_KEY"):
         load_model("gemini-3.5-flash-lite")
+
+
+def test_a_key_file_of_another_editor_is_read_and_one_of_other_letters_refused(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_bytes(b"\xef\xbb\xbf" + KEY.encode() + b"\r\n")
+    found = find_key((), file=file)
+    assert found and found.reveal() == KEY
+    file.write_text("schlüssel")
+    with pytest.raises(InvalidArgument, match="is no API key: letters, digits and signs of ASCII expected"):
+        find_key((), file=file)
+
+
+def test_a_password_in_a_servers_address_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="holds a user or a password: put a key into OPENAI_API_KEY") as raised:
+        load_model("openai:x@http://me:hush@127.0.0.1/v1")
+    assert "hush" not in str(raised.value)

@@ -11,13 +11,21 @@ from pathlib import Path
 import pytest
 
 from agent import ScriptedModel
+from agent.config import TransportConfig
 from agent.errors import EveryRequestFails
+from agent.keys import Secret
+from agent.loading import make_ready
+from agent.metered import Meter
+from agent.models.gemini import Gemini
+from agent.reply_store import ReplyStore
 from agent.stages import prepare
 from eval.errors import OtherSettings, RunError
 from eval.fusion import fit_fusion
+from eval.report import write_report
 from eval.runlog import RunLog
 from eval.runner import run_evaluation
 from eval.types import Sample
+from prompts.cost import find_price
 from prompts.types import Prompt
 from retrieval import VisualMemory
 from tests.agent.test_batch_of_queries import noise
@@ -234,3 +242,68 @@ def test_without_a_model_there_is_nothing_to_fit(memory: VisualMemory, samples: 
         fit_fusion(RunLog.read(tmp_path / "run"))
     with pytest.raises(RunError, match="holds no run: give the folder that `vmem eval run` wrote"):
         RunLog.read(tmp_path)
+
+
+def test_votes_of_an_outage_are_asked_again_by_the_same_command(
+    memory: VisualMemory, samples: list[Sample], server: GeminiServer, tmp_path: Path
+) -> None:
+    def run(attempts: int) -> dict[str, int]:
+        bare = Gemini("gemini-3.5-flash-lite", Secret(KEY), base_url=server.url)
+        transport = TransportConfig(attempts=attempts, first_wait_seconds=0.01, failed_calls_before_break=4)
+        stages = prepare(memory, model=make_ready(bare, transport=transport), neighbors=6)
+        metrics, _ = run_evaluation(
+            memory, {"q": samples}, tmp_path / "run", k=6, stages=stages, concurrency=1, progress=False
+        )
+        rerank = metrics["q"].rerank
+        return rerank.reasons if rerank else {}
+
+    server.script = ["ok", "safety"] + ["503"] * 4
+    assert run(1) == {"reranked": 1, "blocked": 1, "overloaded": 4, "circuit_open": 4}
+    asked = len(server.generate_calls())
+    assert run(3) == {"reranked": 9, "blocked": 1} and len(server.generate_calls()) == asked + 8
+
+
+def test_equal_queries_are_paid_once(memory: VisualMemory, server: GeminiServer, tmp_path: Path) -> None:
+    server.latency_seconds = 0.2
+    bare = Gemini("gemini-3.5-flash-lite", Secret(KEY), base_url=server.url)
+    meter = Meter(find_price("gemini-3.5-flash-lite"))
+    stages = prepare(memory, model=make_ready(bare, meter=meter, store=ReplyStore(tmp_path / "r")), neighbors=6)
+    samples = [Sample(str(number), noise(1), frozenset(["red"])) for number in range(10)]
+    metrics, _ = run_evaluation(
+        memory, {"q": samples}, tmp_path / "run", k=6, stages=stages, price=meter.price, progress=False
+    )
+    rerank = metrics["q"].rerank
+    assert rerank and (rerank.calls, rerank.calls_saved) == (1, 9)
+    assert rerank.cost == pytest.approx(meter.cost) and rerank.prompt_tokens == meter.prompt_tokens
+
+
+def test_failed_attempts_are_counted_as_the_service_counts_them(
+    memory: VisualMemory, samples: list[Sample], server: GeminiServer, tmp_path: Path
+) -> None:
+    server.script, server.tokens_needed = ["safety", "max-tokens", "ok", "not-json", "ok", "500", "ok"], 2000
+    bare = Gemini("gemini-3.5-flash-lite", Secret(KEY), base_url=server.url)
+    meter = Meter(find_price("gemini-3.5-flash-lite"))
+    transport = TransportConfig(first_wait_seconds=0.01)
+    stages = prepare(memory, model=make_ready(bare, meter=meter, transport=transport), neighbors=6)
+    metrics, _ = run_evaluation(
+        memory, {"q": samples}, tmp_path / "run", k=6, stages=stages, concurrency=1, price=meter.price, progress=False
+    )
+    rerank = metrics["q"].rerank
+    assert rerank and rerank.cost == pytest.approx(meter.cost)
+    assert (rerank.prompt_tokens, rerank.reply_tokens) == (meter.prompt_tokens, meter.reply_tokens)
+
+
+def test_half_a_character_in_a_reply_reaches_the_report_as_a_mark(
+    memory: VisualMemory, samples: list[Sample], tmp_path: Path
+) -> None:
+    stages = prepare(memory, model=ScriptedModel(lambda prompt: '{"ranking": ["\\ud800"]}'), neighbors=6)
+    metrics, results = run_evaluation(memory, {"q": samples}, tmp_path / "run", k=6, stages=stages, progress=False)
+    write_report(tmp_path / "report.html", memory, {"q": samples}, metrics, results)
+    assert "unusable_reply" in (tmp_path / "report.html").read_text()
+
+
+def test_a_dry_run_needs_no_key(built: Path, server: GeminiServer, folder: Path, tmp_path: Path) -> None:
+    shared = ("eval", "run", "--memory", built, "--dataset", f"q={folder}", "--k", 18, "--out", tmp_path / "run")
+    arguments = (*shared, "--model", "gemini-3.5-flash-lite", "--dry-run")
+    dry = vmem(server, tmp_path / "cache", *arguments, GEMINI_API_KEY="", GOOGLE_API_KEY="")
+    assert dry.returncode == 0 and "Estimated by four characters a token" in dry.stdout and server.calls == []
