@@ -73,9 +73,11 @@ class ReplyStore:
         Raises:
             ReplyCacheError: the store cannot be written.
         """
+        digests = _digests(request)
         with self._change():
-            self._keep_pictures(request)
-            self._store.set(_REPLY + key.digest, json.dumps(_asked(key, request) | _answered(reply)).encode())
+            self._keep_pictures(digests)
+            record = _asked(key, request, digests) | _answered(reply)
+            self._store.set(_REPLY + key.digest, json.dumps(record).encode())
             self._store.delete(_CLAIM + key.digest)
 
     def keep_request(self, key: Key, request: Request) -> None:
@@ -84,9 +86,10 @@ class ReplyStore:
         Raises:
             ReplyCacheError: the store cannot be written.
         """
+        digests = _digests(request)
         with self._change():
-            self._keep_pictures(request)
-            self._store.set(_ASKED + key.digest, json.dumps(_asked(key, request)).encode())
+            self._keep_pictures(digests)
+            self._store.set(_ASKED + key.digest, json.dumps(_asked(key, request, digests)).encode())
 
     def complete(self, digest: str, reply: Reply) -> bool | None:
         """Keep the reply to a request that was kept before, by its key's digest.
@@ -108,8 +111,8 @@ class ReplyStore:
                 self._store.delete(_ASKED + digest)
             return usable
 
-    def _keep_pictures(self, request: Request) -> None:
-        pictures = {sha256(part.encoded): part.encoded for part in request.prompt.parts if isinstance(part, ImagePart)}
+    def _keep_pictures(self, digests: dict[ImagePart, str]) -> None:
+        pictures = {digest: part.encoded for part, digest in digests.items()}
         for digest in pictures.keys() - self._known:
             self._store.add(_IMAGE + digest, pictures[digest])
         if len(self._known) > _REMEMBERED:
@@ -213,11 +216,15 @@ def _entry(found: object) -> Entry | None:
         return None
 
 
-def _asked(key: Key, request: Request) -> dict[str, Any]:
+def _digests(request: Request) -> dict[ImagePart, str]:
+    return {part: sha256(part.encoded) for part in request.prompt.parts if isinstance(part, ImagePart)}
+
+
+def _asked(key: Key, request: Request, digests: dict[ImagePart, str]) -> dict[str, Any]:
     return {
         "key": key.parts,
         "parts": [
-            {"text": part.text} if isinstance(part, TextPart) else {"image": sha256(part.encoded)}
+            {"text": part.text} if isinstance(part, TextPart) else {"image": digests[part]}
             for part in request.prompt.parts
         ],
         "candidates": {code: str(label) for code, label in request.prompt.candidates.items()},
