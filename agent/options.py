@@ -24,7 +24,7 @@ Model = Annotated[
     str | None,
     _option(
         "Who takes a second look: gemini-3.5-flash-lite or another Gemini model, generativeai:MODEL (the older SDK),"
-        " openai:MODEL@URL (any OpenAI-compatible server), scripted (agrees with the vote). Left out: the vote",
+        " openai:MODEL@URL (any OpenAI-compatible server), scripted (agrees with the vote). Left out: none",
         metavar="NAME",
     ),
 ]

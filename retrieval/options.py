@@ -38,6 +38,8 @@ Precision = Annotated[
 ]
 Cache = Annotated[
     bool,
-    typer.Option("--cache/--no-cache", help="Look up features by picture before embedding, and keep new ones."),
+    typer.Option(
+        "--cache/--no-cache", help="Look up features, and a model's replies, before computing them, and keep new ones."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
