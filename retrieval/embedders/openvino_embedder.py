@@ -22,11 +22,18 @@ _ROUNDS: Final = 2  # chunks a stream and batch
 _HINTS: Final = {"float32": "f32", "bfloat16": "bf16"}
 
 
+_importing = threading.Lock()
+
+
 def openvino_runtime() -> Any:  # noqa: ANN401 - OpenVINO is untyped
     """Import OpenVINO without its telemetry, which reports every conversion to Google Analytics unless told not to."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    import openvino
+    with _importing:
+        import openvino
 
+        # Its bindings look up numpy on the first array that they see. Where two threads meet in that, one holds the
+        # lock of the lookup and the other Python's, and both wait forever.
+        _ = openvino.Tensor(np.zeros(1, np.float32)).data
     return openvino
 
 
