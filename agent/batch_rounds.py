@@ -74,7 +74,7 @@ class _Collector:
         self._jobs = jobs
         self._lock = asyncio.Lock()
         self._file: IO[str] | None = None
-        self._keys: list[str] = []
+        self._keys: dict[str, None] = {}  # of the next wave, in order
         self._expected = 0.0  # dollars that the wave may cost
         self._path = jobs.ledger.folder / "next.jsonl"
 
@@ -115,7 +115,7 @@ class _Collector:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = self._path.open("w", encoding="utf-8")
         self._file.write(json.dumps({"key": key.digest, "request": to_body(request)}) + "\n")
-        self._keys.append(key.digest)
+        self._keys[key.digest] = None
         full = self._file.tell() >= jobs.settings.wave_bytes or len(self._keys) >= jobs.settings.wave_requests
         if full:
             await self._submit()
@@ -134,7 +134,7 @@ class _Collector:
     async def _submit(self) -> None:
         assert self._file is not None
         self._file.close()
-        keys, self._keys, self._file = self._keys, [], None
+        keys, self._keys, self._file = list(self._keys), {}, None
         expected, self._expected = self._expected, 0.0
         self._jobs.meter.release(expected)  # the jobs hold it from here on
         try:

@@ -77,7 +77,7 @@ class BatchJobs:
         """
         for wave in self.ledger.open_waves():
             if wave.job is None:
-                job = await self._find_job(wave.name)
+                job = await self._patiently(partial(self._gemini.find_job, wave.name))
                 if job is None:
                     self.ledger.close(wave.name)
                 else:
@@ -190,10 +190,7 @@ class BatchJobs:
 
     async def _create(self, name: str, uploaded: str) -> str:
         # A connection that broke after the service took the job must not make a second one.
-        return await self._find_job(name) or await self._gemini.create_job(name, uploaded)
-
-    async def _find_job(self, name: str) -> str | None:
-        return await self._patiently(partial(self._gemini.find_job, name))
+        return await self._gemini.find_job(name) or await self._gemini.create_job(name, uploaded)
 
     async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
         attempts = AsyncRetrying(

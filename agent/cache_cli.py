@@ -105,8 +105,8 @@ def explain(
 
     generation = GenerationConfig(
         temperature=temperature,
-        thinking=thinking,  # type: ignore[arg-type]  # checked there
-        media_resolution=resolution,  # type: ignore[arg-type]
+        thinking=thinking,
+        media_resolution=resolution,
         max_reply_tokens=max_reply_tokens,
     )
     opened = VisualMemory.open(memory, embedder=embedder)

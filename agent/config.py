@@ -1,11 +1,10 @@
 """What can change an answer, and what cannot: only the former is part of a cached reply's key."""
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from retrieval.errors import InvalidArgument
 
-Level = Literal["minimal", "low", "medium", "high"]
 LEVELS: Final = ("minimal", "low", "medium", "high")
 RESOLUTIONS: Final = ("low", "medium", "high")
 
@@ -20,8 +19,8 @@ class GenerationConfig:
 
     temperature: float | None = 0.0
     max_reply_tokens: int = 1024  # thinking counts among them; a reply that is cut off is asked for once more with 4 ×
-    thinking: Level | None = None
-    media_resolution: Literal["low", "medium", "high"] | None = None  # tokens for each picture
+    thinking: str | None = None  # one of LEVELS
+    media_resolution: str | None = None  # one of RESOLUTIONS: tokens for each picture
     seed: int | None = None
     enforce_schema: bool = True  # let the service allow nothing but the candidates' codes
 

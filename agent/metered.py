@@ -13,6 +13,15 @@ from retrieval.errors import InvalidArgument
 _LOOK_AGAIN_SECONDS: Final = 0.05
 
 
+def cost_of(usage: Usage, price: Price | None, *, batch: bool = False) -> Dollars | None:
+    """Return what calls cost by the tokens that the service counted; None where the price is not known."""
+    if price is None:
+        return None
+    return price.cost(
+        usage.prompt_tokens or 0, usage.paid_as_reply, cached_tokens=usage.cached_tokens or 0, batch=batch
+    )
+
+
 @dataclass(slots=True)
 class Meter:
     """Sums over calls that were paid for, without what the service did not count, as after a broken connection."""
@@ -37,12 +46,10 @@ class Meter:
 
     def count(self, usage: Usage, *, batch: bool = False) -> None:
         """Add what the service counted."""
-        prompt, reply, cached = usage.prompt_tokens or 0, usage.paid_as_reply, usage.cached_tokens or 0
-        self.prompt_tokens += prompt
-        self.reply_tokens += reply
-        self.cached_tokens += cached
-        if self.price:
-            self.cost += self.price.cost(prompt, reply, cached_tokens=cached, batch=batch)
+        self.prompt_tokens += usage.prompt_tokens or 0
+        self.reply_tokens += usage.paid_as_reply
+        self.cached_tokens += usage.cached_tokens or 0
+        self.cost += cost_of(usage, self.price, batch=batch) or 0.0
 
     def reserve(self, request: Request, *, batch: bool = False) -> Dollars:
         """Set aside what a request may cost at most, and return that; `release` gives it back.

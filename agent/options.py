@@ -127,8 +127,8 @@ class SecondStage:
 
         generation = GenerationConfig(
             temperature=self.temperature,
-            thinking=self.thinking,  # type: ignore[arg-type]  # checked there
-            media_resolution=self.resolution,  # type: ignore[arg-type]
+            thinking=self.thinking,
+            media_resolution=self.resolution,
             max_reply_tokens=self.max_reply_tokens,
         )
         return prepare(

@@ -25,7 +25,7 @@ from agent.background import run
 from agent.cached import Cached
 from agent.config import TransportConfig
 from agent.keys import Secret
-from agent.loading import make_ready
+from agent.loading import LoadedModel, make_ready
 from agent.models.gemini import Gemini
 from agent.models.scripted import ScriptedModel
 from agent.models.wire import to_body
@@ -142,8 +142,8 @@ def throughput(url: str, requests: list[Request]) -> None:
         model = make_ready(bare, transport=TransportConfig(concurrency=in_flight))
         asked = [requests[number % len(requests)] for number in range(max(4, 5 * in_flight))]
 
-        async def everything(model: object = model, asked: list[Request] = asked) -> None:
-            await asyncio.gather(*(model.generate(request) for request in asked))  # type: ignore[attr-defined]
+        async def everything(model: LoadedModel = model, asked: list[Request] = asked) -> None:
+            await asyncio.gather(*(model.generate(request) for request in asked))
 
         began = time.perf_counter()
         run(everything())

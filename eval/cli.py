@@ -11,8 +11,7 @@ from agent import options
 from retrieval.options import Backend, Cache, Device, EmbedderOverride, Precision
 
 if TYPE_CHECKING:
-    from eval.estimate import Estimate
-    from eval.types import Metrics
+    pass
 
 app = typer.Typer(no_args_is_help=True, help="Measure how well a memory classifies folders of labelled pictures.")
 demo_app = typer.Typer()
@@ -80,6 +79,7 @@ def run(
     from agent.batches import BatchJobs
     from eval.datasets.folder import read_folder
     from eval.estimate import estimate_run
+    from eval.printing import print_estimate, print_metrics, print_rerank
     from eval.report import write_report
     from eval.runner import run_evaluation
     from retrieval.errors import InvalidArgument
@@ -119,7 +119,7 @@ def run(
     )
     stages = second.stages(opened, loaded, k=k, voting="rank")
     if dry_run and loaded:
-        _print_estimate(estimate_run(stages, datasets, loaded, batch=batch))
+        print_estimate(estimate_run(stages, datasets, loaded, batch=batch))
         return
     try:
         metrics, results = run_evaluation(
@@ -136,8 +136,8 @@ def run(
         if loaded and loaded.meter.prompt_tokens:
             typer.echo(str(loaded.meter), err=True)
     write_report(out / "report.html", opened, datasets, metrics, results)
-    _print_metrics(metrics)
-    _print_rerank(metrics)
+    print_metrics(metrics)
+    print_rerank(metrics)
     for name, figures in metrics.items():
         if figures.unreadable:
             typer.echo(f"{name}: {figures.unreadable:,} files could not be used and are not counted")
@@ -156,10 +156,10 @@ def fusion(
     Example: vmem eval fusion runs/held-out
     """
     from eval.fusion import fit_fusion
-    from eval.runlog import RunLog
+    from eval.runlog import read_run
     from retrieval.terminal import print_table
 
-    fitted = fit_fusion(RunLog.read(run_folder))
+    fitted = fit_fusion(read_run(run_folder))
     rows = [
         ("vote", f"{fitted.vote_top1:.1f}"),
         ("model", f"{fitted.model_top1:.1f}"),
@@ -191,56 +191,15 @@ def demo(
     Example: vmem demo --images photos/ --out my-demo
     """
     from eval.demo import run_demo
+    from eval.printing import print_metrics
     from retrieval.terminal import printable
 
     made = run_demo(out, images=images, embedder=embedder, queries=queries, limit=limit, say=typer.echo)
-    _print_metrics(made.metrics)
+    print_metrics(made.metrics)
     if made.left_out:
         typer.echo(f"{made.left_out:,} pictures were left out (--limit {limit})")
     typer.echo(f"Look at {printable(made.report)} in a browser. Then try:")
     typer.echo(f"  vmem classify --memory {printable(made.memory)} PICTURE")
-
-
-def _print_estimate(estimate: "Estimate") -> None:
-    from retrieval.terminal import print_table
-
-    typer.echo(
-        f"{estimate.queries:,} queries; the gate asks about {estimate.asked:,}, of which about {estimate.cached:,} are"
-        " answered in the cache"
-    )
-    dollars = "unknown: give --prices" if estimate.cost is None else f"${estimate.cost:,.2f}"
-    rows = [
-        ("calls", f"{estimate.calls:,}"),
-        ("tokens in", f"{estimate.prompt_tokens:,}"),
-        ("tokens out", f"{estimate.reply_tokens:,}"),
-        ("cost", dollars),
-    ]
-    print_table(["about", ""], rows)
-    typer.echo(f"{estimate.basis}. Nothing was asked.")
-
-
-def _print_rerank(metrics: Mapping[str, "Metrics"]) -> None:
-    from retrieval.terminal import print_table
-
-    reranked = {name: figures.rerank for name, figures in metrics.items() if figures.rerank}
-    if not reranked:
-        return
-    rows = [
-        [
-            name,
-            f"{figures.vote_top1:.1f}",
-            f"{figures.top1:.1f} ({figures.interval[0]:.0f}–{figures.interval[1]:.0f})",
-            f"{figures.fixed:,}",
-            f"{figures.broken:,}",
-            ", ".join(f"{code} {count:,}" for code, count in figures.reasons.items()),
-            f"{figures.calls:,}",
-            f"{figures.calls_saved:,}",
-            "?" if figures.cost is None else f"${figures.cost:.4f}",
-        ]
-        for name, figures in reranked.items()
-    ]
-    columns = ["queries", "vote", "with the model", "fixed", "broken", "by reason", "calls", "from cache", "cost"]
-    print_table(columns, rows, title="Second look: top-1 accuracy in percent (95 % interval)")
 
 
 def _named_folders(arguments: list[str]) -> Mapping[str, Path]:
@@ -255,19 +214,3 @@ def _named_folders(arguments: list[str]) -> Mapping[str, Path]:
             raise InvalidArgument(f"--dataset {parts[1]} is given twice: choose two names")
         folders[parts[1]] = Path(parts[2])
     return folders
-
-
-def _print_metrics(metrics: Mapping[str, "Metrics"]) -> None:
-    from retrieval.terminal import print_table
-    from retrieval.voting import METHODS
-
-    def cells(name: str, figures: "Metrics") -> list[str]:
-        intervals = [(figures.top1[method], *figures.interval[method]) for method in METHODS]
-        return [
-            name,
-            str(figures.count),
-            *(f"{top:.1f} ({low:.0f}–{high:.0f})" for top, low, high in intervals),
-        ]
-
-    rows = [cells(name, figures) for name, figures in metrics.items()]
-    print_table(["queries", "n", *METHODS], rows, title="Top-1 accuracy in percent (95 % interval) by voting method")

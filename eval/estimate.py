@@ -51,17 +51,22 @@ def estimate_run(
     Gemini's own count of three prompts' tokens, which costs nothing, goes before our estimate where it can be had.
     """
     assert stages.rerank is not None
-    generation, price = stages.rerank.generation, model.meter.price
+    generation, gate, price = stages.rerank.generation, stages.rerank.gate, model.meter.price
     samples = [sample for members in datasets.values() for sample in members]
-    queries, asked = 0, []
+    queries, asked, chance = 0, 0, random.Random(0)
+    drawn: list[Question] = []
     for batch_of in stages.memory.embed_stream(
         track(samples, "Voting", total=len(samples)), image_of=lambda sample: sample.image
     ):
         if batch_of.items:
             queries += len(batch_of.items)
             posed = stages.questions([sample.image for sample in batch_of.items], batch_of.vectors)
-            asked += [question for question in posed if stages.rerank.gate.asks(question.votes)]
-    drawn = random.Random(0).sample(asked, min(_SAMPLED, len(asked)))
+            for question in filter(lambda question: gate.asks(question.votes), posed):
+                asked += 1
+                if len(drawn) < _SAMPLED:
+                    drawn.append(question)
+                elif (place := chance.randrange(asked)) < _SAMPLED:  # every query is as likely to be in the sample
+                    drawn[place] = question
     requests = _requests(stages, drawn)
     tokens = [
         estimate_prompt_tokens(request.prompt, price, media_resolution=generation.media_resolution)
@@ -69,12 +74,12 @@ def estimate_run(
     ]
     factor, basis = _calibrate(model, requests, tokens)
     kept = sum(model.store is not None and _is_kept(model, request) for request in requests)
-    cached = round(len(asked) * kept / len(requests)) if requests else 0
-    calls = len(asked) - cached
+    cached = round(asked * kept / len(requests)) if requests else 0
+    calls = asked - cached
     prompt_tokens = round(calls * factor * sum(tokens) / len(tokens)) if tokens else 0
     reply_tokens = calls * _REPLY_TOKENS
     cost = price.cost(prompt_tokens, reply_tokens, batch=batch) if price else None
-    return Estimate(queries, len(asked), cached, prompt_tokens, reply_tokens, cost, basis)
+    return Estimate(queries, asked, cached, prompt_tokens, reply_tokens, cost, basis)
 
 
 def _requests(stages: Stages, questions: Sequence[Question]) -> list[Request]:

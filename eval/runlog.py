@@ -65,8 +65,8 @@ class RunLog:
 
     def finished(self) -> set[tuple[str, str]]:
         """Return data set and id of every query that is in the log, save for those to which the model may yet reply."""
-        latest = {(line["dataset"], line["id"]): line for line in self._lines()}
-        return {query for query, line in latest.items() if not _may_yet_be_answered(line)}
+        is_final = {(line["dataset"], line["id"]): not _may_yet_be_answered(line) for line in _lines(self._path)}
+        return {query for query, final in is_final.items() if final}
 
     def append(self, lines: Iterable[dict[str, Any]]) -> None:
         """Write lines made by `answered_line` and `unreadable_line`; they survive the process from here on.
@@ -85,26 +85,7 @@ class RunLog:
 
     def results(self) -> dict[str, QueryResults]:
         """Return the queries of every data set that has any in the log."""
-        by_dataset: dict[str, dict[str, dict[str, Any]]] = {}
-        for line in self._lines():  # by id: a query that the model failed may have been asked again since
-            by_dataset.setdefault(line["dataset"], {})[line["id"]] = line
-        return {name: _query_results(list(lines.values())) for name, lines in by_dataset.items()}
-
-    @classmethod
-    def read(cls, folder: Path) -> dict[str, QueryResults]:
-        """Return the queries that a run's log holds, by data set.
-
-        Raises:
-            RunError: the folder holds no run.
-        """
-        path = folder / _LOG
-        if not path.is_file():
-            raise RunError(f"{folder} holds no run: give the folder that `vmem eval run` wrote")
-        with path.open("rb") as log:
-            settings = _parsed(log.readline(), path)
-        settings.pop("format", None)
-        with cls(folder, settings) as log_of_run:
-            return log_of_run.results()
+        return _results(self._path)
 
     def _expect_settings(self, folder: Path, settings: dict[str, Any]) -> None:
         with self._path.open("rb") as log:
@@ -118,14 +99,36 @@ class RunLog:
             )
             raise OtherSettings(f"{folder} was begun with other settings ({differences}): choose another --out")
 
-    def _lines(self) -> Iterator[dict[str, Any]]:
-        with self._path.open("rb") as log:
-            next(log)
-            for line in log:
-                parsed = _parsed(line, self._path)
-                if not _KEYS.issubset(parsed) or ("unreadable" not in parsed and not _ANSWER_KEYS.issubset(parsed)):
-                    raise RunError(f"{self._path} has a damaged line: choose another --out, or delete that line")
-                yield parsed
+
+def read_run(folder: Path) -> dict[str, QueryResults]:
+    """Return the queries that a run's log holds, by data set; a run that is still under way is left alone.
+
+    Raises:
+        RunError: the folder holds no run, or a damaged one.
+    """
+    path = folder / _LOG
+    if not path.is_file():
+        raise RunError(f"{folder} holds no run: give the folder that `vmem eval run` wrote")
+    return _results(path)
+
+
+def _results(path: Path) -> dict[str, QueryResults]:
+    by_dataset: dict[str, dict[str, dict[str, Any]]] = {}
+    for line in _lines(path):  # by id: a query that the model failed may have been asked again since
+        by_dataset.setdefault(line["dataset"], {})[line["id"]] = line
+    return {name: _query_results(list(lines.values())) for name, lines in by_dataset.items()}
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open("rb") as log:
+        next(log, None)
+        for line in log:
+            if not line.endswith(b"\n"):
+                return  # being written
+            parsed = _parsed(line, path)
+            if not _KEYS.issubset(parsed) or ("unreadable" not in parsed and not _ANSWER_KEYS.issubset(parsed)):
+                raise RunError(f"{path} has a damaged line: choose another --out, or delete that line")
+            yield parsed
 
 
 def answered_line(

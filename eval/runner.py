@@ -13,6 +13,7 @@ import numpy as np
 
 from agent.batch_rounds import fetch_replies
 from agent.batches import BatchJobs
+from agent.metered import cost_of
 from agent.record import rerank_record
 from agent.stages import CONCURRENCY, Stages, decide_stream
 from agent.types import Usage
@@ -94,7 +95,7 @@ def run_evaluation(
                 deciding = fetch_replies(
                     batch, stages, missing, image_of=lambda sample: sample.image, progress=progress
                 )
-            pricing = partial(_cost, price=price, batch=batch is not None)
+            pricing = partial(cost_of, price=price, batch=batch is not None)
             _decide(deciding, name, missing, log, concurrency=concurrency, pricing=pricing, progress=progress)
         results = log.results()
     known = memory.stats().labels
@@ -133,13 +134,6 @@ def _decide(
         else:
             record = rerank_record(found) | {"cost": pricing(found.spent)}
             log.append([answered_line(name, sample, found.neighbors, rerank=record)])
-
-
-def _cost(spent: Usage, *, price: Price | None, batch: bool) -> float | None:
-    if price is None:
-        return None
-    prompt, reply, cached = spent.prompt_tokens or 0, spent.paid_as_reply, spent.cached_tokens or 0
-    return price.cost(prompt, reply, cached_tokens=cached, batch=batch)
 
 
 def _digest(samples: Sequence[Sample]) -> str:

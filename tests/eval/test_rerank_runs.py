@@ -22,7 +22,7 @@ from agent.stages import prepare
 from eval.errors import OtherSettings, RunError
 from eval.fusion import fit_fusion
 from eval.report import write_report
-from eval.runlog import RunLog
+from eval.runlog import read_run
 from eval.runner import run_evaluation
 from eval.types import Sample
 from prompts.cost import find_price
@@ -227,7 +227,7 @@ def test_a_weight_is_fitted_to_a_run(memory: VisualMemory, tmp_path: Path) -> No
     model = ScriptedModel(right)
     stages = prepare(memory, model=model, neighbors=18)
     run_evaluation(memory, {"q": samples}, tmp_path / "run", k=18, stages=stages, concurrency=1, progress=False)
-    fitted = fit_fusion(RunLog.read(tmp_path / "run"))
+    fitted = fit_fusion(read_run(tmp_path / "run"))
     assert fitted.queries == 40 and fitted.weight > 0.5
     assert fitted.fused_top1 == fitted.model_top1 > fitted.vote_top1
     told = subprocess.run(
@@ -239,9 +239,9 @@ def test_a_weight_is_fitted_to_a_run(memory: VisualMemory, tmp_path: Path) -> No
 def test_without_a_model_there_is_nothing_to_fit(memory: VisualMemory, samples: list[Sample], tmp_path: Path) -> None:
     run_evaluation(memory, {"q": samples}, tmp_path / "run", k=6, progress=False)
     with pytest.raises(RunError, match="has 0 queries that a model answered"):
-        fit_fusion(RunLog.read(tmp_path / "run"))
+        fit_fusion(read_run(tmp_path / "run"))
     with pytest.raises(RunError, match="holds no run: give the folder that `vmem eval run` wrote"):
-        RunLog.read(tmp_path)
+        read_run(tmp_path)
 
 
 def test_votes_of_an_outage_are_asked_again_by_the_same_command(
