@@ -32,15 +32,18 @@ def test_finds_the_nearest_in_order(kind: str, items: int, random_vectors: Vecto
     queries = vectors[:: max(1, items // 40)] + np.float32(0.01)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     k = min(50, items)
-    positions, distances = build_index(kind, vectors).search(queries, k)
-    assert positions.shape == distances.shape == (len(queries), k)
-    assert (np.diff(distances, axis=1) >= 0).all()
-    assert all(len(set(row)) == k for row in positions.tolist())
     farthest = true_distances(queries, vectors, k)[:, -1:]
-    recall = (distances <= farthest + 1e-5).mean()
-    assert recall == 1.0 if items < BRUTE_FORCE_BELOW or kind == "exact" else recall >= 0.99
-    own = 1.0 - np.einsum("qd,qkd->qk", queries, vectors[positions])
-    assert np.allclose(distances, own, atol=1e-5)
+    trained = kind != "exact" and items >= BRUTE_FORCE_BELOW
+    recalls = []
+    for _ in range(4 if trained else 1):  # ScaNN draws a tree's centres at random: 0.99 is what trees have on average
+        positions, distances = build_index(kind, vectors).search(queries, k)
+        assert positions.shape == distances.shape == (len(queries), k)
+        assert (np.diff(distances, axis=1) >= 0).all()
+        assert all(len(set(row)) == k for row in positions.tolist())
+        own = 1.0 - np.einsum("qd,qkd->qk", queries, vectors[positions])
+        assert np.allclose(distances, own, atol=1e-5)
+        recalls.append((distances <= farthest + 1e-5).mean())
+    assert np.mean(recalls) >= (0.99 if trained else 1.0)
 
 
 @pytest.mark.parametrize("items", SIZES)
