@@ -7,9 +7,9 @@ decided again. They may need more, such as a second attempt or another order, wh
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import IO, Any, Final
+from typing import IO, Final, Protocol, TypeVar
 
 from agent import background
 from agent.batches import BatchJobs
@@ -18,14 +18,24 @@ from agent.metered import BudgetInFlight
 from agent.models.wire import to_body
 from agent.reply_key import Key, key_of
 from agent.retrying import with_larger_limit
-from agent.stages import Stages, decide_stream
+from agent.stages import Stages
 from agent.types import Prediction, Reply, Request, Usage, total_usage
 from retrieval.disk import writing
-from retrieval.images import ImageLike
 from retrieval.progress import track
 
 _ROUNDS: Final = 20
 _CONCURRENCY: Final = 4  # prompts are made, not sent
+
+
+Query = TypeVar("Query")
+
+
+class Decide(Protocol[Query]):
+    """A way to decide queries by both stages."""
+
+    def __call__(self, stages: Stages, queries: Sequence[Query], *, concurrency: int) -> Iterator[tuple[Query, object]]:
+        """Yield queries with their decisions."""
+        ...
 
 
 class Postponed(ModelError):
@@ -33,9 +43,16 @@ class Postponed(ModelError):
 
 
 def fetch_replies(
-    jobs: BatchJobs, stages: Stages, queries: Sequence[Any], *, image_of: Callable[[Any], ImageLike], progress: bool
+    jobs: BatchJobs, stages: Stages, queries: Sequence[Query], *, decide: Decide[Query], progress: bool
 ) -> Stages:
     """Have every reply that some queries need, and return stages that answer from them alone.
+
+    Args:
+        jobs: ask by batch.
+        stages: both stages.
+        queries: anything.
+        decide: yields queries with their decisions by the stages it is given, like `agent.stages.decide_stream`.
+        progress: whether to show a bar.
 
     Raises:
         EveryRequestFails: the key, the model or the budget does not allow it.
@@ -48,9 +65,9 @@ def fetch_replies(
     remaining = list(queries)
     try:
         for number in range(_ROUNDS):
-            queue = track(remaining, f"Preparing round {number + 1}", total=len(remaining), shown=progress)
-            decided = decide_stream(collecting, ((query, image_of(query)) for query in queue), concurrency=_CONCURRENCY)
-            remaining = [query for query, found in decided if _is_postponed(found)]
+            decided = decide(collecting, remaining, concurrency=_CONCURRENCY)
+            seen = track(decided, f"Preparing round {number + 1}", total=len(remaining), shown=progress)
+            remaining = [query for query, found in seen if _is_postponed(found)]
             background.run(collector.flush())
             background.run(jobs.collect())
             if not remaining:

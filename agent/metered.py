@@ -1,7 +1,8 @@
 """What calls take, counted in tokens and dollars, and a limit that stops them."""
 
 import asyncio
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from agent.errors import EveryRequestFails, ModelError
@@ -116,6 +117,7 @@ class Metered:
         """
         expected = await self._reserved(request)
         self._meter.calls += 1
+        started = time.perf_counter()
         try:
             reply = await self._model.generate(request)
         except ModelError as error:
@@ -125,7 +127,7 @@ class Metered:
         finally:
             self._meter.release(expected)
         self._meter.count(reply.usage)
-        return reply
+        return replace(reply, seconds=time.perf_counter() - started)
 
     async def _reserved(self, request: Request) -> Dollars:
         while True:

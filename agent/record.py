@@ -31,4 +31,9 @@ def prediction_record(prediction: Prediction) -> dict[str, Any]:
 
 
 def _reply(reply: Reply) -> dict[str, Any]:
-    return {"text": reply.text, "served_by": reply.served_by, "from_cache": reply.from_cache}
+    return {
+        "text": reply.text,
+        "served_by": reply.served_by,
+        "from_cache": reply.from_cache,
+        "seconds": None if reply.seconds is None else round(reply.seconds, 4),
+    }

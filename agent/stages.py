@@ -20,6 +20,7 @@ from agent.types import Prediction
 from prompts.catalogue import DEFAULT as DEFAULT_PROMPT
 from prompts.catalogue import load_template
 from prompts.question import Question, pose_questions
+from retrieval.centring import CentredMemory
 from retrieval.errors import InvalidArgument
 from retrieval.images import ImageLike
 from retrieval.memory import DEFAULT_NEIGHBORS, VisualMemory
@@ -28,6 +29,7 @@ from retrieval.snapshot import check_neighbors
 from retrieval.voting import DEFAULT_METHOD, check_method
 
 Query = TypeVar("Query")
+Unused = TypeVar("Unused")  # what could not be used
 CONCURRENCY: Final = 16
 _AHEAD: Final = 4  # times the concurrency: questions made while others wait for their answers
 
@@ -40,11 +42,13 @@ class Stages:
     neighbors: int
     voting: str
     rerank: Rerank | None  # None: the vote decides
+    searched: CentredMemory | None = None  # in the memory's place, for embeddings that were centred
 
     def questions(self, images: list[ImageLike], vectors: Float[np.ndarray, "queries dimension"]) -> Iterator[Question]:
         """Yield the embedded queries after the first stage."""
         template = self.rerank.template if self.rerank else None
-        return pose_questions(self.memory, images, vectors, k=self.neighbors, voting=self.voting, template=template)
+        searched = self.searched or self.memory
+        return pose_questions(searched, images, vectors, k=self.neighbors, voting=self.voting, template=template)
 
     async def decide(self, question: Question, *, raising: tuple[type[Exception], ...]) -> Prediction:
         """Return the decision; see `Rerank.decide`."""
@@ -102,6 +106,17 @@ def decide_stream(
     Raises:
         One of ``raising``, after the decisions before it.
     """
+    return decide_posed(stages, _posed(stages, queries), concurrency=concurrency, raising=raising)
+
+
+def decide_posed(
+    stages: Stages,
+    posed: Iterable[tuple[Query, Question | Failure[Unused]]],
+    *,
+    concurrency: int,
+    raising: tuple[type[Exception], ...] = STOPPING,
+) -> Iterator[tuple[Query, Prediction | Failure[Unused]]]:
+    """Yield things with the decisions on what was asked about them, in order; see `decide_stream`."""
     if concurrency < 1:
         raise InvalidArgument(f"concurrency={concurrency}: 1 or more expected")
     room = asyncio.Semaphore(concurrency)
@@ -110,10 +125,10 @@ def decide_stream(
         async with room:
             return await stages.decide(question, raising=raising)
 
-    waiting: deque[tuple[Query, Future[Prediction] | Failure[ImageLike]]] = deque()
+    waiting: deque[tuple[Query, Future[Prediction] | Failure[Unused]]] = deque()
     try:
-        for query, posed in _posed(stages, queries):
-            waiting.append((query, posed if isinstance(posed, Failure) else background.submit(decide(posed))))
+        for query, question in posed:
+            waiting.append((query, question if isinstance(question, Failure) else background.submit(decide(question))))
             while len(waiting) > _AHEAD * concurrency:
                 yield _outcome(*waiting.popleft())
         while waiting:
@@ -143,9 +158,7 @@ def _failed(failure: Failure[tuple[int, tuple[Query, ImageLike]]]) -> tuple[Quer
     return query, Failure(image, failure.error)
 
 
-def _outcome(
-    query: Query, decided: Future[Prediction] | Failure[ImageLike]
-) -> tuple[Query, Prediction | Failure[ImageLike]]:
+def _outcome(query: Query, decided: Future[Prediction] | Failure[Unused]) -> tuple[Query, Prediction | Failure[Unused]]:
     return query, decided if isinstance(decided, Failure) else decided.result()
 
 

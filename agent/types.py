@@ -48,6 +48,7 @@ class Reply:
     usage: Usage = Usage()  # of attempts before it that failed, too
     from_cache: bool = False
     served_by: str = ""  # the model's version as the service names it
+    seconds: float | None = None  # that the call took, without waiting for its turn; None where nobody measured
 
 
 @dataclass(frozen=True, slots=True)

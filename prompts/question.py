@@ -10,6 +10,7 @@ from jaxtyping import Float
 from prompts.catalogue import Template
 from prompts.render import balance, compose_prompt, query_picture
 from prompts.types import Prompt
+from retrieval.centring import CentredMemory
 from retrieval.images import ImageLike, decode
 from retrieval.memory import VisualMemory
 from retrieval.types import Neighbor, Neighbors, Votes
@@ -41,7 +42,7 @@ class Question:
 
 
 def pose_questions(
-    memory: VisualMemory,
+    memory: VisualMemory | CentredMemory,
     images: list[ImageLike],
     vectors: Float[np.ndarray, "queries dimension"],
     *,

@@ -269,7 +269,7 @@ class VisualMemory:
         Raises:
             InvalidArgument: k below 1, an empty memory, another dimension, a zero or non-finite vector.
         """
-        return self._current().search(to_unit_vectors(vectors, dimension=self.settings.embedder.dimension), k)
+        return self.snapshot().search(to_unit_vectors(vectors, dimension=self.settings.embedder.dimension), k)
 
     def thumbnails(self, ids: Sequence[str], *, rows: Sequence[int] | None = None) -> list[bytes | None]:
         """Return the JPEG thumbnails of some items; None for those without one, and for ids that are not there.
@@ -283,7 +283,7 @@ class VisualMemory:
             found, pictures = self._table.thumbnails(np.array(rows, np.int64))
             if found == list(ids):
                 return pictures
-        looked_up = self._current().rows_of(ids)
+        looked_up = self.snapshot().rows_of(ids)
         there = looked_up[looked_up >= 0]
         by_row = dict(zip(there.tolist(), self._table.thumbnails(there)[1], strict=True))
         return [by_row.get(row) for row in looked_up.tolist()]
@@ -301,11 +301,11 @@ class VisualMemory:
 
     def build_index(self) -> str:
         """Build the index now, unless a saved one fits, and return its kind; otherwise the next search does."""
-        return self._current().index.kind
+        return self.snapshot().index.kind
 
     def has_saved_index(self) -> bool:
         """Tell whether a sound index of this version lies on disk, so that a search need not build one."""
-        return self._current().saved_index() is not None
+        return self.snapshot().saved_index() is not None
 
     def stats(self) -> MemoryStats:
         """Return the memory in numbers."""
@@ -318,8 +318,10 @@ class VisualMemory:
             bytes_on_disk=self._table.bytes_on_disk(),
         )
 
-    def _current(self) -> Snapshot:
-        """Return the snapshot of the table's version, a new one after every change."""
+    def snapshot(self, *, centred: bool = False) -> Snapshot:
+        """Return the version that is read: its ids, labels and index; ``centred`` for one without its mean."""
+        if centred:
+            return Snapshot(self._table, self.path, centred=True)
         snapshot = self._snapshot
         if snapshot.version != self._table.version_id:
             snapshot = self._snapshot = Snapshot(self._table, self.path)

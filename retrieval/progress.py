@@ -2,7 +2,11 @@
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 T = TypeVar("T")
 
@@ -18,3 +22,26 @@ def track(
 
     hidden = None if shown else True  # None: tqdm looks whether there is a terminal
     yield from tqdm(items, desc=what, total=total, unit=unit, disable=hidden, delay=1.0, file=sys.stderr)
+
+
+@contextmanager
+def counter(what: str, *, total: int, unit: str = " images", shown: bool = True) -> Iterator["Counter"]:
+    """Give a bar like that of `track`, to be moved by hand, with words behind it."""
+    from tqdm.auto import tqdm
+
+    with tqdm(
+        desc=what, total=total, unit=unit, disable=None if shown else True, delay=1.0, file=sys.stderr, leave=True
+    ) as bar:
+        yield Counter(bar)
+
+
+class Counter:
+    """A bar's handle."""
+
+    def __init__(self, bar: "tqdm[None]") -> None:
+        self._bar = bar
+
+    def advance(self, steps: int, state: str) -> None:
+        """Move on by some steps, and say how things stand."""
+        self._bar.set_postfix_str(state, refresh=False)
+        self._bar.update(steps)

@@ -17,18 +17,28 @@ from retrieval.indexes import build_index, choose_kind, load_index, save_index
 from retrieval.indexes.base import Index
 from retrieval.table import ItemTable
 from retrieval.types import Neighbors
+from retrieval.vectors import centre
 
 _INDEX: Final = "index"
+_CENTRED_INDEX: Final = "index-centred"
 _logger = logging.getLogger(__name__)
 
 
 class Snapshot:
     """Answers searches from one version; made anew after every change."""
 
-    def __init__(self, table: ItemTable, path: Path) -> None:
+    def __init__(self, table: ItemTable, path: Path, *, centred: bool = False) -> None:
+        """Pin a version.
+
+        Args:
+            table: the memory's table.
+            path: the memory's folder.
+            centred: whether the vectors that are searched have their mean taken off.
+        """
         self._table = table.pinned()
         self.version = self._table.version_id
-        self._index_folder = path / _INDEX
+        self._centred = centred
+        self._index_folder = path / (_CENTRED_INDEX if centred else _INDEX)
 
     @cached_property
     def ids(self) -> Shaped[np.ndarray, " items"]:
@@ -51,6 +61,12 @@ class Snapshot:
         return labels
 
     @cached_property
+    def mean(self) -> Float[np.ndarray, " dimension"]:
+        """The mean of all vectors, float64."""
+        mean: np.ndarray = self._table.vectors().mean(axis=0, dtype=np.float64)
+        return mean
+
+    @cached_property
     def index(self) -> Index:
         """The saved index where it is of this version, else a new one, saved where the disk allows."""
         saved = self.saved_index()
@@ -59,7 +75,8 @@ class Snapshot:
         kind = choose_kind(self._table.settings.index, items=len(self._table))
         if kind != "exact":  # which takes no time worth a word
             _logger.info("Building a %s index over %s pictures …", kind, f"{len(self._table):,}")
-        built = build_index(kind, self._table.vectors())
+        vectors = self._table.vectors()
+        built = build_index(kind, centre(vectors, self.mean) if self._centred else vectors)
         with contextlib.suppress(OSError):  # a memory on a read-only disk can be searched all the same
             save_index(built, self._index_folder, table_version=self.version)
         return built

@@ -28,3 +28,14 @@ def to_unit_vectors(vectors: Shaped[np.ndarray, "..."], *, dimension: int) -> Fl
         raise InvalidArgument(f"vector {bad[0]} is zero or not finite ({bad.size} such): leave it out")
     unit: np.ndarray = wide / lengths
     return unit
+
+
+def centre(
+    vectors: Float[np.ndarray, "items dimension"], mean: Float[np.ndarray, "*items dimension"]
+) -> Float[np.ndarray, "items dimension"]:
+    """Return vectors without a mean, one for all or one for each, scaled to length 1 again.
+
+    Raises:
+        InvalidArgument: a vector is the mean itself, so that nothing of it is left.
+    """
+    return to_unit_vectors(vectors - mean.astype(np.float32), dimension=vectors.shape[1])

@@ -5,11 +5,11 @@ has its label gathered so far? The heaviest value seen up to neighbour j belongs
 first to reach it wins a tie.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 from retrieval.errors import InvalidArgument
 from retrieval.types import Label, Votes
@@ -59,22 +59,66 @@ def predict_every_k(
     distances: Float[np.ndarray, "queries k"],
     *,
     method: str = DEFAULT_METHOD,
+    counted: Bool[np.ndarray, "queries k"] | None = None,
 ) -> Shaped[np.ndarray, "queries k"]:
     """Return the winning label when the nearest 1, 2, …, k neighbours vote: column ``j`` is the answer at k = j + 1.
 
     Ties go to the label that reached the winning weight first, walking outwards. Time and space grow with
     queries × k.
 
+    Args:
+        labels: of the neighbours, nearest first.
+        distances: of the neighbours.
+        method: one of ``METHODS``.
+        counted: which neighbours have a vote, each keeping the weight of its rank; None for all. Where none has, the
+            nearest one's label is returned.
+
     Raises:
         InvalidArgument: no such method.
     """
     codes = _as_codes(labels)
     winners = np.empty_like(labels)
-    for start in range(0, len(labels), _QUERIES_AT_A_TIME):
-        some = slice(start, start + _QUERIES_AT_A_TIME)
-        leaders = _leaders(codes[some], neighbor_weights(distances[some], method))
+    for some in _slices(len(labels)):
+        weights = neighbor_weights(distances[some], method)
+        leaders = _leaders(codes[some], weights if counted is None else weights * counted[some])
         winners[some] = np.take_along_axis(labels[some], leaders, axis=1)
     return winners
+
+
+def heaviest_labels(
+    labels: Int[np.ndarray, "queries k"],
+    distances: Float[np.ndarray, "queries k"],
+    *,
+    count: int,
+    method: str = DEFAULT_METHOD,
+) -> tuple[Int[np.ndarray, "queries count"], Float[np.ndarray, "queries count"]]:
+    """Return every query's heaviest labels and their shares of the vote of all k neighbours, heaviest first.
+
+    Equal weights stand in the order in which the labels reached them. A query with fewer labels has -1 and a share of
+    0 in the places that are left.
+
+    Args:
+        labels: of the neighbours as numbers from 0 (`encode_labels`).
+        distances: of the neighbours.
+        count: how many labels.
+        method: one of ``METHODS``.
+
+    Raises:
+        InvalidArgument: no such method.
+    """
+    queries, k = labels.shape
+    heaviest, shares = np.full((queries, count), -1), np.zeros((queries, count))
+    for some in _slices(queries):
+        weights = neighbor_weights(distances[some], method)
+        gathered = _gathered_weights(labels[some], weights).T
+        # A label's total is what it has gathered at its outermost neighbour, the only one that no other looks back to.
+        gathered[_has_later(labels[some])] = -1.0
+        order = np.argsort(-gathered, axis=1, kind="stable")[:, :count]
+        totals = np.take_along_axis(gathered, order, axis=1)
+        there = np.arange(order.shape[1])
+        heaviest[some, there] = np.where(totals > 0, np.take_along_axis(labels[some], order, axis=1), -1)
+        shares[some, there] = np.maximum(totals, 0.0) / weights.sum(axis=1, keepdims=True)
+    return heaviest, shares
 
 
 def count_votes(
@@ -126,6 +170,18 @@ def _gathered_weights(
     for rank, place in enumerate(_previous_places(codes), start=1):
         gathered[rank] += flat[place]
     return gathered[1:]
+
+
+def _has_later(codes: Int[np.ndarray, "queries k"]) -> Bool[np.ndarray, "queries k"]:
+    """Tell which neighbours are followed by one of the same label further out."""
+    queries, k = codes.shape
+    later = np.zeros((k + 1) * queries, bool)
+    later[_previous_places(codes).reshape(-1)] = True
+    return later.reshape(k + 1, queries)[1:].T
+
+
+def _slices(queries: int) -> Iterator[slice]:
+    return (slice(start, start + _QUERIES_AT_A_TIME) for start in range(0, queries, _QUERIES_AT_A_TIME))
 
 
 def _previous_places(codes: Int[np.ndarray, "queries k"]) -> Int[np.ndarray, "k queries"]:

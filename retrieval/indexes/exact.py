@@ -8,6 +8,8 @@ from jaxtyping import Float, Int
 
 _BLOCK_BYTES = 64 * 2**20  # of similarities held at a time
 _QUERIES_AT_A_TIME = 256  # a matrix product of this height keeps the cores busy
+_SPARE = 8  # candidates beyond k: the product's rounding may have swapped those around the k-th
+_COMPARED_AT_A_TIME = 16  # queries whose candidates are compared once more
 
 
 class ExactIndex:
@@ -43,7 +45,8 @@ class ExactIndex:
     ) -> tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]:
         """Return positions and cosine distances, nearest first; equal distances in order of position.
 
-        Copies of one vector can differ in the last bit of their distance, as the matrix product rounds.
+        A query's result does not depend on those that it is searched together with: a matrix product rounds by its
+        shape, so the best are compared once more, one by one.
         """
         positions = np.empty((len(queries), k), np.int64)
         distances = np.empty((len(queries), k), np.float32)
@@ -53,6 +56,17 @@ class ExactIndex:
         return positions, distances
 
     def _search_some(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        candidates = self._candidates(queries, min(k + _SPARE, len(self)))
+        similarities = np.empty(candidates.shape, np.float32)
+        for start in range(0, len(queries), _COMPARED_AT_A_TIME):
+            some = slice(start, start + _COMPARED_AT_A_TIME)
+            np.einsum("qkd,qd->qk", self._vectors[candidates[some]], queries[some], out=similarities[some])
+        order = np.lexsort((candidates, -similarities))[:, :k]
+        distances = 1.0 - np.take_along_axis(similarities, order, axis=1)
+        return np.take_along_axis(candidates, order, axis=1), np.clip(distances, 0.0, 2.0)
+
+    def _candidates(self, queries: np.ndarray, k: int) -> np.ndarray:
+        """Return the positions of the k most similar vectors by a matrix product, in any order."""
         items_at_a_time = max(k, _BLOCK_BYTES // (4 * len(queries)))
         positions = np.empty((len(queries), 0), np.int64)
         similarities = np.empty((len(queries), 0), np.float32)
@@ -65,9 +79,7 @@ class ExactIndex:
                 kept = _top(similarities, k)
                 positions = np.take_along_axis(positions, kept, axis=1)
                 similarities = np.take_along_axis(similarities, kept, axis=1)
-        order = np.lexsort((positions, -similarities))
-        distances = 1.0 - np.take_along_axis(similarities, order, axis=1)
-        return np.take_along_axis(positions, order, axis=1), np.clip(distances, 0.0, 2.0)
+        return positions
 
 
 def _top(similarities: np.ndarray, k: int) -> np.ndarray:

@@ -17,7 +17,6 @@ import pytest
 from PIL import Image
 
 from eval.datasets.folder import read_folder
-from eval.runner import run_evaluation
 from retrieval import VisualMemory
 from retrieval.adding import AddReport, Item
 from retrieval.building import build_memory
@@ -37,6 +36,7 @@ from retrieval.errors import (
 )
 from retrieval.images import decode
 from tests.conftest import COLOURS, draw, save_dinov2
+from tests.runs import evaluate
 
 
 @pytest.fixture
@@ -385,8 +385,8 @@ def test_file_names_of_any_bytes_can_be_built_from_and_measured(tmp_path: Path, 
     Path(label, os.fsdecode(b"\xff.txt")).write_text("words")
     memory, report = build_memory(tmp_path / "memory", tmp_path / "folder", embedder=str(checkpoint))
     assert report.added == 3 and memory.stats().labels == {"caf\\xe9": 3}
-    metrics, _ = run_evaluation(memory, {"q": read_folder(tmp_path / "folder")}, tmp_path / "run", k=3)
-    assert (metrics["q"].count, metrics["q"].unreadable) == (3, 1)
+    summary, _ = evaluate(memory, {"q": read_folder(tmp_path / "folder")}, tmp_path / "run", k=3)
+    assert (summary.metrics["q"].count, summary.metrics["q"].unreadable) == (3, 1)
 
 
 def test_building_again_adds_only_what_is_new(tmp_path: Path, pictures: Path, checkpoint: Path) -> None:
