@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from prompts.errors import UnusableReply
 from prompts.types import NONE_CODE, Prompt
+from retrieval.labels import display_name
 from retrieval.types import Label
 
 _FENCE: Final = "```"
@@ -97,7 +98,8 @@ def _label(name: Any, prompt: Prompt) -> Label:  # noqa: ANN401 - whatever the m
     spelled = _spelled(name)
     if spelled in prompt.candidates:
         return prompt.candidates[spelled]
-    return next((label for label in prompt.candidates.values() if spelled == str(label)), _UNKNOWN)
+    named = (label for label in prompt.candidates.values() if spelled in (str(label), display_name(str(label))))
+    return next(named, _UNKNOWN)
 
 
 def _spelled(name: Any) -> str:  # noqa: ANN401

@@ -8,6 +8,7 @@ import json
 import random
 import re
 import secrets
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,7 @@ from prompts.catalogue import Template
 from prompts.errors import UnknownPrompt
 from prompts.types import NONE_CODE, ImagePart, Part, Prompt, TextPart
 from retrieval.images import thumbnail
+from retrieval.labels import display_name
 from retrieval.memory import VisualMemory
 from retrieval.terminal import breaks_a_line
 from retrieval.types import Label, Neighbor, Votes
@@ -120,10 +122,11 @@ def render(
         return f"\n{nonce}:{len(pictures) - 1}\n"
 
     coded = dict(zip(_codes(), candidates, strict=False))
+    names = _names([*candidates, *(exemplar.label for exemplar in exemplars)])
     try:
         text = _compiled(template.body).render(
-            neighbors=[{"label": e.label, "picture": slot(e.picture)} for e in exemplars],
-            candidates=coded,
+            neighbors=[{"label": names[e.label], "picture": slot(e.picture)} for e in exemplars],
+            candidates={code: names[label] for code, label in coded.items()},
             shares={code: f"{candidates[label]:.0%}" for code, label in coded.items()},
             none_code=NONE_CODE,
             shuffled=shuffled,
@@ -153,6 +156,13 @@ def quoted(label: Label) -> str:
     text = str(label)
     cut = text[:_LONGEST_LABEL] + ("…" if len(text) > _LONGEST_LABEL else "")
     return json.dumps("".join(" " if breaks_a_line(c) else c for c in cut), ensure_ascii=False)
+
+
+def _names(labels: Sequence[Label]) -> dict[Label, Label]:
+    """Return what the model reads for each label; one whose name another label has too keeps its own text."""
+    names = {label: display_name(label) if isinstance(label, str) else label for label in labels}
+    times = Counter(map(str, names.values()))
+    return {label: name if times[str(name)] == 1 else label for label, name in names.items()}
 
 
 def _codes() -> Iterator[str]:

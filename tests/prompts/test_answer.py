@@ -49,3 +49,9 @@ def test_an_answer_is_read(reply: str, expected: Answer) -> None:
 def test_anything_else_is_unusable(reply: str) -> None:
     with pytest.raises(UnusableReply, match="the reply (is none of the 4 candidates|holds no answer)"):
         parse_answer(reply, PROMPT)
+
+
+def test_the_name_that_the_model_read_stands_for_its_label() -> None:
+    prompt = Prompt("p", (), {"A": "n01440764", "B": "n01443537"})
+    assert parse_answer('{"ranking": ["goldfish"]}', prompt).ranking == ("n01443537",)
+    assert parse_answer('{"ranking": ["n01440764"]}', prompt).ranking == ("n01440764",)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from prompts.answer import parse_answer
 from prompts.catalogue import load_template, template_names
 from prompts.errors import UnknownPrompt
 from prompts.preview import prompt_page
@@ -106,3 +107,15 @@ def test_a_file_without_a_header_is_no_template(tmp_path: Path) -> None:
 def test_the_page_of_a_prompt_shows_labels_as_text() -> None:
     page = prompt_page(render_v1(["</pre><script>alert(1)</script>"], ["x"]))
     assert "<script>" not in page and "&lt;script&gt;" in page and page.count("<img ") == 2
+
+
+def test_a_model_reads_names_for_wnids_and_its_answer_is_a_wnid() -> None:
+    prompt = render_v1(["n01440764", "n03126707"], ["n03126707", "n01440764"])
+    assert 'Neighbour 1, labelled "tench":' in prompt.text and 'A = "construction crane"' in prompt.text
+    assert "n01440764" not in prompt.text
+    assert parse_answer('{"ranking": ["A"], "confidence": 1, "evidence": []}', prompt).ranking == ("n03126707",)
+
+
+def test_labels_that_would_have_the_same_name_keep_their_own() -> None:
+    prompt = render_v1(["tench", "n01440764"], ["tench", "n01440764"])
+    assert 'A = "tench"' in prompt.text and 'B = "n01440764"' in prompt.text

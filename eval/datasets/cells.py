@@ -1,0 +1,120 @@
+"""Cells of Parquet and Arrow files, read by any number of threads."""
+
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_GROUPS_KEPT: Final = 4  # decoded row groups; threads that read in order are at one or two of them
+
+
+class RowFile(Protocol):
+    """One file of a table."""
+
+    path: Path
+    schema: "pa.Schema"
+
+    def columns(self, names: Sequence[str]) -> "pa.Table":
+        """Return whole columns; "image.path" is a field of a nested one."""
+        ...
+
+    def cell(self, column: str, row: int) -> Any:  # noqa: ANN401 - whatever the column holds
+        """Return one cell as Python has it."""
+        ...
+
+
+class RowGroups:
+    """The row groups read last, decoded: a table's files share them."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[Path, str, int], _RowGroup] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, file: Path, column: str, group: int, decode: "Callable[[], pa.ChunkedArray]") -> "pa.ChunkedArray":
+        """Return a column of a row group; of several threads that want it one decodes, the others wait."""
+        key = (file, column, group)
+        with self._lock:
+            wanted = self._kept.setdefault(key, _RowGroup())
+            self._kept.move_to_end(key)
+            if len(self._kept) > _GROUPS_KEPT:
+                self._kept.popitem(last=False)
+        with wanted.lock:
+            if wanted.column is None:
+                wanted.column = decode()
+            return wanted.column
+
+
+class _RowGroup:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.column: pa.ChunkedArray | None = None
+
+
+class ParquetRows:
+    """A Parquet file, of which a row group is the least that can be read."""
+
+    def __init__(self, path: Path, groups: RowGroups) -> None:
+        import pyarrow.parquet as pq
+
+        self.path = path
+        self._groups = groups
+        with pq.ParquetFile(path) as opened:
+            self._metadata = opened.metadata
+            self.schema = opened.schema_arrow
+        sizes = (self._metadata.row_group(group).num_rows for group in range(self._metadata.num_row_groups))
+        self._starts = [0, *accumulate(sizes)]
+
+    def columns(self, names: Sequence[str]) -> "pa.Table":
+        """See `RowFile`."""
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(self.path, metadata=self._metadata) as opened:
+            return _flat(opened.read(columns=list(names)), names)
+
+    def cell(self, column: str, row: int) -> Any:  # noqa: ANN401
+        """See `RowFile`."""
+        group = bisect_right(self._starts, row) - 1
+        decoded = self._groups.get(self.path, column, group, lambda: self._decode(column, group))
+        return decoded[row - self._starts[group]].as_py()
+
+    def _decode(self, column: str, group: int) -> "pa.ChunkedArray":
+        import pyarrow.parquet as pq
+
+        # Opened anew, since one open file is not for several threads; the footer is there already.
+        with pq.ParquetFile(self.path, metadata=self._metadata) as opened:
+            return opened.read_row_group(group, columns=[column], use_threads=False).column(0)
+
+
+class ArrowRows:
+    """An Arrow file, as Hugging Face's ``save_to_disk`` writes it: mapped into memory, read without decoding."""
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow as pa
+
+        self.path = path
+        mapped = pa.memory_map(str(path))
+        try:
+            self._table = pa.ipc.open_stream(mapped).read_all()
+        except pa.ArrowInvalid:  # Arrow's other file format
+            self._table = pa.ipc.open_file(mapped).read_all()
+        self.schema = self._table.schema
+
+    def columns(self, names: Sequence[str]) -> "pa.Table":
+        """See `RowFile`."""
+        return _flat(self._table.select(list({name.partition(".")[0]: None for name in names})), names)
+
+    def cell(self, column: str, row: int) -> Any:  # noqa: ANN401
+        """See `RowFile`."""
+        return self._table.column(column)[row].as_py()
+
+
+def _flat(table: "pa.Table", names: Sequence[str]) -> "pa.Table":
+    if not set(names).issubset(table.column_names):
+        table = table.flatten()
+    return table.select(list(names))

@@ -1,0 +1,174 @@
+"""Pictures in the rows of tables: Parquet, Hugging Face data sets saved on disk, and lists of files.
+
+Columns: ``image`` (encoded bytes, or Hugging Face's struct of bytes and path) or ``path`` (of a file, below the
+table's own folder); ``label`` (one) or ``labels`` (several, any of which is right; in CSV and TSV a JSON list);
+``id`` where the rows have names. Integer labels go by the class names that Hugging Face writes beside them.
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from eval.datasets.archives import fingerprint
+from eval.datasets.cells import ArrowRows, ParquetRows, RowFile, RowGroups
+from eval.datasets.lists import LISTS, read_list
+from eval.datasets.rows import PATHS, Table, reading, row_labels
+from eval.types import StoredPicture
+from retrieval.errors import FolderError, ImageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_IMAGES: Final = ("image", "img", "picture")
+_PLACES: Final = (("",), ("data/",), ("default/*/",), ("train/", "validation/", "valid/", "val/", "test/"))
+_SPLIT: Final = re.compile(r"(?:^|[/_.-])(train|training|validation|valid|val|test)(?=[/_.\-\d])", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Cell:
+    """A picture in a row."""
+
+    file: RowFile
+    mark: str
+    column: str
+    row: int
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.mark}:{self.row}"
+
+    def read(self) -> bytes:
+        import pyarrow as pa
+
+        try:
+            found = self.file.cell(self.column, self.row)
+            if isinstance(found, dict):
+                beside = found.get("path")
+                found = found["bytes"] or (beside and (self.file.path.parent / beside).read_bytes())
+        except (pa.ArrowException, OSError) as error:
+            raise ImageError(f"row {self.row} of {self.file.path} cannot be read: {error}") from error
+        if not isinstance(found, bytes):
+            raise ImageError(f"row {self.row} of {self.file.path} holds no picture: encoded bytes expected")
+        return found
+
+
+def find_table(path: Path, *, split: Sequence[str] = ()) -> Table | None:
+    """Return the table at a path, or None where there is none.
+
+    Args:
+        path: a Parquet, Arrow, CSV, TSV or JSONL file, or a folder of Parquet or Arrow files.
+        split: which of several splits to take, by any of these names.
+
+    Raises:
+        FolderError: it cannot be read, lacks a column, or holds several splits none of which is named.
+    """
+    if path.suffix.lower() in LISTS:
+        return read_list(path)
+    if path.is_file():
+        return _open_files(path, [path]) if path.suffix.lower() in (".parquet", ".arrow") else None
+    for suffix in ("parquet", "arrow"):
+        files = _files_of_split(path, _table_files(path, suffix), split)
+        if files:
+            return _open_files(path, files)
+    return None
+
+
+def _table_files(path: Path, suffix: str) -> list[Path]:
+    """Return a folder's Parquet or Arrow files, where Hugging Face puts them; folders of pictures are not searched."""
+    for places in _PLACES:
+        found = sorted(file for place in places for file in path.glob(f"{place}*.{suffix}"))
+        if found:
+            return found
+    return []
+
+
+def _files_of_split(path: Path, files: list[Path], split: Sequence[str]) -> list[Path]:
+    by_split: dict[str, list[Path]] = {}
+    for file in files:
+        named = _SPLIT.findall(file.relative_to(path).as_posix())
+        by_split.setdefault(named[-1].lower() if named else "", []).append(file)
+    if len(by_split) <= 1:
+        return files
+    found = [by_split[name] for name in split if name in by_split]
+    if not found:
+        names = ", ".join(sorted(filter(None, by_split)))
+        raise FolderError(f"{path} holds several splits ({names}): put the files of one into a folder, and give that")
+    return found[0]
+
+
+def _open_files(root: Path, paths: list[Path]) -> Table:
+    groups = RowGroups()
+    with reading(root):
+        files: list[RowFile] = [ArrowRows(p) if p.suffix == ".arrow" else ParquetRows(p, groups) for p in paths]
+        schema = files[0].schema
+        label, image = _label_column(root, schema), _image_column(root, schema)
+        file_name = f"{image}.path" if _has_field(schema, image, "path") else image if image in PATHS else None
+        wanted = [label, *(name for name in ("id", file_name) if name and name.partition(".")[0] in schema.names)]
+        columns = [file.columns(wanted) for file in files]
+    rows = [(file, row) for file, held in zip(files, columns, strict=True) for row in range(held.num_rows)]
+    values = {name: [value for held in columns for value in held.column(name).to_pylist()] for name in wanted}
+    ids = _ids(root, rows, values.get("id"), values.get(file_name or ""))
+    if image in PATHS:
+        beside = [file.path.parent / str(name) for (file, _), name in zip(rows, values[image], strict=True)]
+        picture: Callable[[int], Path | StoredPicture] = beside.__getitem__
+    else:
+        marks = {path: fingerprint(path) for path in paths}
+
+        def picture(place: int) -> StoredPicture:
+            file, row = rows[place]
+            return _Cell(file, marks[file.path], image, row)
+
+    return Table(root, ids, row_labels(root, values[label]), _class_names(schema, label), picture)
+
+
+def _label_column(root: Path, schema: "pa.Schema") -> str:
+    name = next((name for name in ("labels", "label") if name in schema.names), None)
+    if name is None:
+        raise FolderError(f"{root} has the columns {', '.join(schema.names)}: one called label or labels expected")
+    return name
+
+
+def _image_column(root: Path, schema: "pa.Schema") -> str:
+    import pyarrow as pa
+
+    def holds_pictures(name: str) -> bool:
+        kind = schema.field(name).type
+        return _has_field(schema, name, "bytes") or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+    name = next((name for name in _IMAGES if name in schema.names and holds_pictures(name)), None)
+    name = name or next((name for name in PATHS if name in schema.names), None)
+    if name is None:
+        raise FolderError(
+            f"{root} has the columns {', '.join(schema.names)}:"
+            " one called image with encoded pictures, or one called path, expected"
+        )
+    return name
+
+
+def _has_field(schema: "pa.Schema", column: str, field: str) -> bool:
+    import pyarrow as pa
+
+    kind = schema.field(column).type
+    return bool(pa.types.is_struct(kind)) and kind.get_field_index(field) >= 0
+
+
+def _class_names(schema: "pa.Schema", label: str) -> list[str] | None:
+    """Return the names that Hugging Face keeps in a table's metadata."""
+    features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    feature = features.get(label, {})
+    feature = feature.get("feature", feature) if isinstance(feature, dict) else feature[0]  # of a list, its items'
+    names = feature.get("names")
+    return [str(name) for name in names] if names else None
+
+
+def _ids(root: Path, rows: list[tuple[RowFile, int]], own: list[Any] | None, names: list[Any] | None) -> list[str]:
+    """Return the rows' own ids, or else their pictures' file names where no two are the same, or else their places."""
+    if own is not None:
+        return [str(value) for value in own]
+    if names is not None and None not in names and len(set(names)) == len(names):
+        return [str(value) for value in names]
+    folder = root if root.is_dir() else root.parent
+    return [f"{file.path.relative_to(folder).as_posix()}:{row}" for file, row in rows]

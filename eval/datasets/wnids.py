@@ -1,0 +1,130 @@
+"""Sets whose classes are ImageNet's: folders named by wnid or, for ImageNet-V2, by class index."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from eval.datasets.catalogue import Official
+from eval.datasets.rows import Table
+from retrieval.errors import FolderError
+from retrieval.labels import imagenet_by_wnid, imagenet_classes
+
+Labels = list[frozenset[str] | None]
+"""By file: the labels that are right; an empty set where none is; None where the file is no picture of the set."""
+
+_WNID: Final = re.compile(r"n\d{8}")
+_IN_NAME: Final = re.compile(r"(n\d{8})_\d+(?:_n\d{8})?\.\w+")
+_SHARED_WORDS: Final = 0.5  # of the 1,000 names in ImageNet's order; wordnet's own share a word with 95 % of ours
+
+
+def is_wnid(name: str) -> bool:
+    """Tell whether a folder's name is a wnid."""
+    return _WNID.fullmatch(name) is not None
+
+
+def begins_with_wnids(folders: list[str], files: list[str]) -> bool:
+    """Tell whether a set of wnid folders begins here; hubs also put all files into one folder."""
+    return any(map(is_wnid, folders)) or (not folders and any(map(_IN_NAME.fullmatch, files)))
+
+
+def wnid_file_labels(official: Official, paths: Sequence[str]) -> Labels:
+    """Return the labels of files in wnid folders, or in one folder with names that begin with a wnid.
+
+    Raises:
+        FolderError: a wnid is none of the set's.
+    """
+
+    def label(path: str) -> str | None:
+        folder, slash, name = path.partition("/")
+        named = None if slash else _IN_NAME.fullmatch(name or folder)
+        return folder if slash else named and named[1]
+
+    return by_class(paths, label, lambda wnid: as_class(official, wnid))
+
+
+def begins_v2(folders: list[str], files: list[str]) -> bool:
+    """Tell whether ImageNet-V2 begins here: folders 0 … 999, or wnids in an older release."""
+    return any(map(is_wnid, folders)) or any(_is_index(name) for name in folders)
+
+
+def v2_file_labels(official: Official, paths: Sequence[str]) -> Labels:
+    """Return the labels of ImageNet-V2's files.
+
+    Raises:
+        FolderError: a folder is neither an index from 0 to 999 nor a wnid of ImageNet-1k.
+    """
+
+    def as_label(folder: str) -> str:
+        return imagenet_classes()[int(folder)].wnid if _is_index(folder) else as_class(official, folder)
+
+    return by_class(paths, lambda path: path.partition("/")[0] if "/" in path else None, as_label)
+
+
+def by_class(paths: Sequence[str], name_of: Callable[[str], str | None], as_label: Callable[[str], str]) -> Labels:
+    """Return each file's labels: its class's name, and that turned into a label once for each class."""
+    sets: dict[str, frozenset[str]] = {}
+    labels: Labels = []
+    for path in paths:
+        name = name_of(path)
+        if name is not None and name not in sets:
+            sets[name] = frozenset([as_label(name)])
+        labels.append(None if name is None else sets[name])
+    return labels
+
+
+def as_class(official: Official, wnid: str) -> str:
+    """Return a wnid that is one of the set's.
+
+    Raises:
+        FolderError: it is none.
+    """
+    if wnid not in imagenet_by_wnid():
+        raise FolderError(f"{wnid} is no class of ImageNet-1k: {official.title} has wnids such as n01440764")
+    if official.subset is not None and wnid not in official.subset:
+        raise FolderError(
+            f"{wnid} ({imagenet_by_wnid()[wnid].name}) is none of the 200 classes of {official.title}: another set lies"
+            " here, or the classes were numbered by another list"
+        )
+    return wnid
+
+
+def wnid_row_labels(official: Official, table: Table) -> Labels:
+    """Return the labels of a table's rows as wnids.
+
+    Raises:
+        FolderError: they are neither wnids nor class indices in the order of the sorted wnids.
+    """
+    names: Sequence[str] = table.class_names or () if table.numbered else ()
+    by_index = [known.wnid for known in imagenet_classes()]
+    if table.numbered and names and all(map(is_wnid, names)):
+        by_index = list(names)
+    elif names:
+        _expect_order(official, table, names)
+    sets: dict[frozenset[str] | frozenset[int], frozenset[str]] = {}
+    for allowed in dict.fromkeys(table.labels):
+        sets[allowed] = frozenset(as_class(official, _wnid(table, label, by_index)) for label in allowed)
+    return [sets[allowed] for allowed in table.labels]
+
+
+def _wnid(table: Table, label: str | int, by_index: Sequence[str]) -> str:
+    if isinstance(label, str):
+        return label
+    if label >= len(by_index):
+        raise FolderError(f"{table.root} has the label {label}: indices from 0 to {len(by_index) - 1} expected")
+    return by_index[label]
+
+
+def _expect_order(official: Official, table: Table, names: Sequence[str]) -> None:
+    """Raise FolderError unless names without wnids stand in ImageNet's order, as far as their words can tell."""
+    ours = [set(known.name.lower().split()) for known in imagenet_classes()]
+    theirs = [set(re.findall(r"[^\s,]+", name.lower())) for name in names]
+    alike = sum(bool(mine & other) for mine, other in zip(ours, theirs, strict=False))
+    if len(names) != len(ours) or alike < _SHARED_WORDS * len(ours):
+        raise FolderError(
+            f"{table.root} names {len(names):,} classes ({', '.join(names[:3])}, …) in another order than the sorted"
+            f" wnids: take a copy of {official.title} with wnids"
+        )
+
+
+def _is_index(name: str) -> bool:
+    return name.isascii() and name.isdigit() and int(name) < len(imagenet_classes())

@@ -1,0 +1,281 @@
+"""Pictures in tables: Parquet, Hugging Face's folders, and lists of files."""
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from eval.datasets.cells import RowGroups
+from eval.datasets.loading import load_dataset
+from eval.types import Dataset, StoredPicture
+from retrieval.errors import FolderError, ImageError
+from retrieval.labels import imagenet_classes
+from tests.eval.datasets.making import GOLDFISH, SHARK, TENCH, VAL_1, VAL_3, contents, encoded, truths, write_files
+
+WNIDS = [known.wnid for known in imagenet_classes()]
+NAMES = [known.name for known in imagenet_classes()]
+_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def hub_table(labels: list[Any], *, class_names: list[str] | None = None, paths: list[str] | None = None) -> pa.Table:
+    """Return a table as Hugging Face lays it out."""
+    images = [{"bytes": encoded(n), "path": paths[n] if paths else None} for n in range(len(labels))]
+    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": class_names}}
+    table = pa.table({"image": pa.array(images, _IMAGE), "label": labels})
+    return table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def load_parquet(folder: Path, name: str, table: pa.Table, *, file: str = "a.parquet") -> Dataset:
+    (folder / file).parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, folder / file, row_group_size=2)
+    return load_dataset(name, folder)
+
+
+def labels_of(dataset: Dataset) -> list[set[str]]:
+    return [set(sample.labels) for sample in dataset.samples]
+
+
+def test_integer_labels_have_the_names_that_stand_beside_them(tmp_path: Path) -> None:
+    dataset = load_parquet(tmp_path, "mine", hub_table([1, 0, 1], class_names=["cat", "dog"]))
+    assert labels_of(dataset) == [{"dog"}, {"cat"}, {"dog"}]
+    assert list(contents(dataset).values()) == [encoded(0), encoded(1), encoded(2)]
+
+
+def test_integer_labels_without_names_are_text(tmp_path: Path) -> None:
+    assert labels_of(load_parquet(tmp_path, "mine", pa.table({"image": [encoded(0)], "label": [7]}))) == [{"7"}]
+
+
+@pytest.mark.parametrize("class_names", [None, NAMES, [f"{name}, other word" for name in NAMES]])
+def test_integer_labels_of_imagenet_go_by_the_order_of_the_wnids(class_names: list[str] | None, tmp_path: Path) -> None:
+    dataset = load_parquet(tmp_path, "imagenet-sketch", hub_table([2, 0, 1], class_names=class_names))
+    assert labels_of(dataset) == [{SHARK}, {TENCH}, {GOLDFISH}]
+
+
+def test_class_names_that_are_wnids_go_before_the_order(tmp_path: Path) -> None:
+    dataset = load_parquet(tmp_path, "tiny-imagenet-train", hub_table([0, 1], class_names=[SHARK, TENCH]))
+    assert labels_of(dataset) == [{SHARK}, {TENCH}]
+
+
+def test_class_names_in_another_order_are_refused(tmp_path: Path) -> None:
+    names = [NAMES[place] for place in np.random.default_rng(0).permutation(1000)]
+    with pytest.raises(FolderError, match="names 1,000 classes .* in another order than the sorted wnids"):
+        load_parquet(tmp_path, "imagenet-val", hub_table([0], class_names=names))
+
+
+def test_two_hundred_classes_numbered_from_nought_are_refused_for_a_and_r(tmp_path: Path) -> None:
+    with pytest.raises(FolderError, match=r"n01440764 \(tench\) is none of the 200 classes of ImageNet-A"):
+        load_parquet(tmp_path, "imagenet-a", hub_table(list(range(200))))
+    with pytest.raises(FolderError, match="names 200 classes"):
+        load_parquet(tmp_path, "imagenet-r", hub_table([0], class_names=[f"class {n}" for n in range(200)]))
+
+
+def test_imagenet_a_with_the_numbers_of_all_thousand_classes_is_read(tmp_path: Path) -> None:
+    dataset = load_parquet(tmp_path, "imagenet-a", hub_table([6]))
+    assert labels_of(dataset) == [{"n01498041"}] and dataset.subset
+
+
+def test_a_row_of_the_validation_set_with_another_label_than_published_is_named(tmp_path: Path) -> None:
+    table = hub_table([WNIDS.index(VAL_1)], paths=["ILSVRC2012_val_00000003.JPEG"])
+    with pytest.raises(FolderError, match=f"00000003.JPEG as {VAL_1}, but the published list says {VAL_3}"):
+        load_parquet(tmp_path, "imagenet-val", table)
+
+
+def test_reassessed_labels_of_rows_go_by_their_pictures_names(tmp_path: Path) -> None:
+    table = hub_table(
+        [WNIDS.index(VAL_3), WNIDS.index(VAL_1)],
+        paths=[f"ILSVRC2012_val_00000003_{VAL_3}.JPEG", f"ILSVRC2012_val_00000001_{VAL_1}.JPEG"],
+    )
+    dataset = load_parquet(tmp_path, "imagenet-real", table)
+    assert labels_of(dataset) == [{VAL_3, "n02106030"}] and dataset.excluded == 1
+
+
+def test_reassessed_labels_refuse_rows_without_names(tmp_path: Path) -> None:
+    with pytest.raises(FolderError, match="the reassessed labels go by that number"):
+        load_parquet(tmp_path, "imagenet-real", hub_table([0]))
+
+
+def test_ninco_and_inaturalist_go_by_class_name(tmp_path: Path) -> None:
+    table = hub_table([1, 0], class_names=["s_sky", "high_heels"])
+    assert labels_of(load_parquet(tmp_path, "ninco", table)) == [{"high heels"}, {"s_sky"}]
+    with pytest.raises(FolderError, match="'3' is no class of iNaturalist 2021"):
+        load_parquet(tmp_path / "other", "inaturalist-2021-val", hub_table([3]))
+
+
+def test_of_several_splits_the_named_one_is_taken(tmp_path: Path) -> None:
+    for split, label in (("train", 0), ("validation", 1), ("test", 2)):
+        for shard in range(2):
+            file = tmp_path / "data" / f"{split}-0000{shard}-of-00002.parquet"
+            file.parent.mkdir(exist_ok=True)
+            pq.write_table(hub_table([label]), file)
+    assert labels_of(load_dataset("imagenet-val", tmp_path)) == [{GOLDFISH}, {GOLDFISH}]
+    assert labels_of(load_dataset("imagenet-train", tmp_path / "data")) == [{TENCH}, {TENCH}]
+    with pytest.raises(FolderError, match=r"holds several splits \(test, train, validation\)"):
+        load_dataset("mine", tmp_path)
+
+
+def test_labels_of_minus_one_are_those_of_a_test_set(tmp_path: Path) -> None:
+    with pytest.raises(FolderError, match="row 1 of .* has the label -1, which test sets without labels have"):
+        load_parquet(tmp_path, "mine", hub_table([0, -1]))
+
+
+def test_ids_are_file_names_where_they_differ_and_places_where_they_do_not(tmp_path: Path) -> None:
+    named = load_parquet(tmp_path / "a", "mine", hub_table([0, 1], paths=["x.jpg", "y.jpg"]))
+    assert [sample.id for sample in named.samples] == ["x.jpg", "y.jpg"]
+    repeated = load_parquet(tmp_path / "b", "mine", hub_table([0, 1], paths=["x.jpg", "x.jpg"]))
+    assert [sample.id for sample in repeated.samples] == ["a.parquet:0", "a.parquet:1"]
+
+
+def test_the_same_id_twice_is_refused(tmp_path: Path) -> None:
+    table = pa.table({"id": ["x", "x"], "image": [encoded(0), encoded(1)], "label": ["cat", "dog"]})
+    with pytest.raises(FolderError, match=r"rows with the same id \(x\)"):
+        load_parquet(tmp_path, "mine", table)
+
+
+@pytest.mark.parametrize("file_format", ["stream", "file"])
+def test_a_folder_that_save_to_disk_wrote_is_read(file_format: str, tmp_path: Path) -> None:
+    table = hub_table([1, 0], class_names=["cat", "dog"])
+    new = pa.ipc.new_stream if file_format == "stream" else pa.ipc.new_file
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        with new(str(tmp_path / split / "data-00000-of-00001.arrow"), table.schema) as writer:
+            writer.write_table(table)
+        (tmp_path / split / "state.json").write_text("{}")
+    dataset = load_dataset("mine", tmp_path / "test")
+    assert labels_of(dataset) == [{"dog"}, {"cat"}]
+    assert list(contents(dataset).values()) == [encoded(0), encoded(1)]
+    with pytest.raises(FolderError, match=r"several splits \(test, train\)"):
+        load_dataset("mine", tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_several_threads_read_the_same_cells_as_one(suffix: str, tmp_path: Path) -> None:
+    table = hub_table([n % 3 for n in range(60)], class_names=["a", "b", "c"])
+    if suffix == "parquet":
+        pq.write_table(table, tmp_path / "a.parquet", row_group_size=4)
+    else:
+        with pa.ipc.new_stream(str(tmp_path / "a.arrow"), table.schema) as writer:
+            writer.write_table(table, max_chunksize=4)
+    samples = load_dataset("mine", tmp_path).samples
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(5):
+            assert list(threads.map(lambda sample: sample.picture(), samples)) == [encoded(n) for n in range(60)]
+
+
+def test_a_row_group_is_decoded_once_however_many_threads_want_it() -> None:
+    groups, decoded = RowGroups(), []
+    together = threading.Barrier(4)
+
+    def decode() -> pa.ChunkedArray:
+        decoded.append(1)
+        return pa.chunked_array([[1, 2]])
+
+    def get(_: int) -> int:
+        together.wait(timeout=10)
+        return int(groups.get(Path("a"), "image", 0, decode)[1].as_py())
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(get, range(4))) == [2] * 4
+    assert decoded == [1]
+
+
+def test_a_cell_has_its_own_fingerprint(tmp_path: Path) -> None:
+    images = [sample.image for sample in load_parquet(tmp_path, "mine", hub_table([0, 1])).samples]
+    assert len({image.fingerprint for image in images if isinstance(image, StoredPicture)}) == 2
+
+
+def test_an_empty_cell_is_no_picture(tmp_path: Path) -> None:
+    table = pa.table({"image": pa.array([None], pa.binary()), "label": ["cat"]})
+    (sample,) = load_parquet(tmp_path, "mine", table).samples
+    with pytest.raises(ImageError, match="row 0 of .* holds no picture: encoded bytes expected"):
+        sample.picture()
+
+
+def test_a_table_without_labels_or_pictures_says_what_it_has(tmp_path: Path) -> None:
+    with pytest.raises(FolderError, match="has the columns image, class: one called label or labels expected"):
+        load_parquet(tmp_path, "mine", pa.table({"image": [b""], "class": [1]}))
+    with pytest.raises(FolderError, match="has the columns label, text: one called image"):
+        load_parquet(tmp_path, "mine", pa.table({"label": [1], "text": ["x"]}))
+
+
+def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FolderError, match="holds no labelled pictures"):
+        load_parquet(tmp_path, "mine", hub_table([]))
+
+
+def test_a_damaged_table_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 and nothing more")
+    with pytest.raises(FolderError, match="cannot be read as a table of pictures"):
+        load_dataset("mine", tmp_path)
+
+
+LISTS = {
+    "list.csv": 'path,label\npictures/1.jpg,"cat, black"\npictures/2.jpg,007\n',
+    "list.tsv": "path\tlabel\npictures/1.jpg\tcat, black\npictures/2.jpg\t007\n",
+    "list.jsonl": '{"path": "pictures/1.jpg", "label": "cat, black"}\n{"path": "pictures/2.jpg", "label": "007"}\n',
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_names_pictures_below_its_own_folder_and_labels_stay_text(name: str, tmp_path: Path) -> None:
+    write_files(tmp_path / "pictures", ["1.jpg", "2.jpg"])
+    (tmp_path / name).write_text("\ufeff" * (name == "list.csv") + LISTS[name])  # Excel writes a mark first
+    dataset = load_dataset("mine", tmp_path / name)
+    assert truths(dataset) == {"pictures/1.jpg": {"cat, black"}, "pictures/2.jpg": {"007"}}
+    assert contents(dataset) == {"pictures/1.jpg": encoded(0), "pictures/2.jpg": encoded(1)}
+
+
+def test_a_parquet_list_of_paths_is_read(tmp_path: Path) -> None:
+    write_files(tmp_path / "pictures", ["1.jpg"])
+    dataset = load_parquet(tmp_path, "mine", pa.table({"path": ["pictures/1.jpg"], "label": ["cat"]}))
+    assert contents(dataset) == {"pictures/1.jpg": encoded(0)}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", 'id,path,labels\nx,1.jpg,"[""cat"", ""dog""]"\ny,2.jpg,[]\n'),
+        (
+            "a.jsonl",
+            '{"id": "x", "path": "1.jpg", "labels": ["cat", "dog"]}\n{"id": "y", "path": "2.jpg", "labels": []}',
+        ),
+    ],
+)
+def test_a_row_may_have_several_labels_or_none(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    dataset = load_dataset("mine", tmp_path / name)
+    assert truths(dataset) == {"x": {"cat", "dog"}} and dataset.excluded == 1
+
+
+def test_a_list_of_an_official_sets_pictures_must_have_its_labels(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"path,label\nx.jpg,{TENCH}\n")
+    assert truths(load_dataset("imagenet-val", tmp_path / "a.csv")) == {"x.jpg": {TENCH}}
+    (tmp_path / "b.csv").write_text("path,label\nx.jpg,tench\n")
+    with pytest.raises(FolderError, match="tench is no class of ImageNet-1k"):
+        load_dataset("imagenet-val", tmp_path / "b.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        ("a.csv", "", "has no rows"),
+        ("a.csv", "file name,class\nx,y\n", "has the columns file name, class: path, label or labels, .* expected"),
+        ("a.csv", "path,label\n,cat\n", "row 0 of .* names no picture"),
+        ("a.jsonl", "[1]\n", "has lines that are no JSON objects"),
+        ("a.jsonl", "{nothing\n", "cannot be read as a table of pictures"),
+        ("a.jsonl", '{"path": "x.jpg", "label": 1.5}\n', "has the label 1.5: text or a number from 0 expected"),
+        ("a.jsonl", '{"path": "x", "label": 1}\n{"path": "y", "label": "cat"}\n', "all of one kind expected"),
+        ("a.csv", "path,label\nx.jpg,cat\nx.jpg,dog\n", r"rows with the same id \(x.jpg\)"),
+    ],
+)
+def test_a_list_that_cannot_be_used_is_refused_in_a_sentence(
+    name: str, text: str, problem: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(FolderError, match=problem):
+        load_dataset("mine", tmp_path / name)
