@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.metrics import wilson_interval
+from eval.intervals import wilson_interval
 from retrieval.embedders import load_embedder
 from retrieval.embedders.int8 import Calibration, pick
 from retrieval.folder import list_labelled_files

@@ -7,14 +7,29 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import eval.datasets_cli
+import eval.reading_cli
 from agent import options
 from retrieval.options import Backend, Cache, Device, EmbedderOverride, Precision
 
 if TYPE_CHECKING:
-    pass
+    from eval.types import Dataset, Run
+    from retrieval.memory import VisualMemory
 
-app = typer.Typer(no_args_is_help=True, help="Measure how well a memory classifies folders of labelled pictures.")
+app = typer.Typer(no_args_is_help=True, help="Measure how well a memory classifies data sets, and compare runs.")
+app.add_typer(eval.datasets_cli.app)
+app.add_typer(eval.reading_cli.app)
 demo_app = typer.Typer()
+
+ChooseKOn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Also score at the number of neighbours that is best on this data set of the run, held out for that;"
+        " 'test' takes each data set's own best, which is optimistic and marked so.",
+    ),
+]
+Pictures = Annotated[int, typer.Option(min=0, help="How many queries appear with pictures in the report.")]
 
 
 @app.command()
@@ -23,11 +38,12 @@ def run(
     dataset: Annotated[
         list[str],
         typer.Option(
-            metavar="NAME=FOLDER",
-            help="Queries laid out as FOLDER/<label>/<image>, under a name. Repeatable.",
+            metavar="NAME=PATH",
+            help="Queries under a name. A name that `vmem eval datasets` lists is read in that set's layout, from a"
+            " folder or its archive; any other from <label>/<image>, a manifest, Parquet or an archive. Repeatable.",
         ),
     ],
-    out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder: log.jsonl, metrics.json, report.html.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder: log, metrics, plots, report.")],
     k: Annotated[int, typer.Option("--k", help="How many neighbours vote; smaller numbers are scored too.")] = 50,
     model: options.Model = None,
     prompt: options.PromptName = "rerank_v1",
@@ -62,13 +78,29 @@ def run(
             rich_help_panel="Second stage",
         ),
     ] = False,
+    centre: Annotated[
+        str | None,
+        typer.Option(
+            metavar="queries|running",
+            help="Take the mean of each data set's queries off them, and the memory's off the memory: transductive,"
+            " for queries of another domain. 'running' takes the mean of those that came before.",
+        ),
+    ] = None,
+    choose_k_on: ChooseKOn = None,
+    retry_errors: Annotated[
+        bool,
+        typer.Option(
+            "--retry-errors", help="Try failures again that are in the log for good: refusals, unusable pictures."
+        ),
+    ] = False,
+    pictures: Pictures = 200,
     embedder: EmbedderOverride = None,
     device: Device = "auto",
     backend: Backend = "auto",
     precision: Precision = "auto",
     cache: Cache = True,
 ) -> None:
-    """Classify folders of labelled pictures and score every voting method, and a model's second look.
+    """Classify labelled pictures and score every voting method, and a model's second look.
 
     Files that are no usable pictures are left out and counted apart.
 
@@ -77,15 +109,13 @@ def run(
     Example: vmem eval run --memory pets/ --dataset indoors=test/indoors --dataset outdoors=test/outdoors --out runs/1
     """
     from agent.batches import BatchJobs
-    from eval.datasets.folder import read_folder
+    from eval.datasets.loading import load_dataset
     from eval.estimate import estimate_run
-    from eval.printing import print_estimate, print_metrics, print_rerank
-    from eval.report import write_report
+    from eval.printing import print_estimate
     from eval.runner import run_evaluation
     from retrieval.errors import InvalidArgument
     from retrieval.folder import expect_outside
     from retrieval.memory import VisualMemory
-    from retrieval.terminal import printable
 
     second = options.SecondStage(
         model=model,
@@ -113,7 +143,7 @@ def run(
     loaded = second.load(expect_key=not dry_run)
     if loaded is None and (batch or dry_run):
         raise InvalidArgument("--batch and --dry-run are about a model: add --model NAME")
-    datasets = {name: read_folder(folder) for name, folder in folders.items()}
+    datasets = {name: load_dataset(name, folder) for name, folder in folders.items()}
     opened = VisualMemory.open(
         memory, embedder=embedder, device=device, backend=backend, precision=precision, cache=cache
     )
@@ -122,7 +152,7 @@ def run(
         print_estimate(estimate_run(stages, datasets, loaded, batch=batch))
         return
     try:
-        metrics, results = run_evaluation(
+        done = run_evaluation(
             opened,
             datasets,
             out,
@@ -131,20 +161,46 @@ def run(
             concurrency=concurrency,
             price=loaded.meter.price if loaded else None,
             batch=BatchJobs(out, loaded) if batch and loaded else None,
+            centre=centre or "",
+            retry_errors=retry_errors,
+            paths={name: str(folder.resolve()) for name, folder in folders.items()},
         )
     finally:
         if loaded and loaded.meter.prompt_tokens:
             typer.echo(str(loaded.meter), err=True)
-    write_report(out / "report.html", opened, datasets, metrics, results)
-    print_metrics(metrics)
-    print_rerank(metrics)
-    for name, figures in metrics.items():
-        if figures.unreadable:
-            typer.echo(f"{name}: {figures.unreadable:,} files could not be used and are not counted")
-        if figures.labels_not_in_memory:
-            absent = ", ".join(map(printable, figures.labels_not_in_memory[:10]))
-            typer.echo(f"{name}: {len(figures.labels_not_in_memory):,} labels are not in the memory ({absent})")
-    typer.echo(f"Look at {printable(out / 'report.html')}; figures in {printable(out / 'metrics.json')}")
+    _finish(done, out, memory=opened, datasets=datasets, choose_k_on=choose_k_on, pictures=pictures)
+
+
+@app.command()
+def report(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `vmem eval run` wrote.")],
+    memory: Annotated[
+        Path | None, typer.Option(help="Where the memory lies now. Left out: where it lay; without it, no pictures.")
+    ] = None,
+    choose_k_on: ChooseKOn = None,
+    pictures: Pictures = 200,
+) -> None:
+    """Make a run's figures, plots and report again from its log, finished or not. Nothing is embedded or asked.
+
+    Example: vmem eval report runs/1 --choose-k-on held-out
+    """
+    from eval.datasets.loading import load_dataset
+    from eval.runlog import read_run
+    from retrieval.errors import VisualMemoryError
+    from retrieval.memory import VisualMemory
+    from retrieval.terminal import printable
+
+    found = read_run(run_folder)
+    opened = None
+    datasets: dict[str, Dataset] = {}
+    try:
+        opened = VisualMemory.open(memory or Path(found.info.about["memory"]))
+        datasets = {name: load_dataset(name, path) for name, path in found.info.about["datasets"].items() if path}
+    except VisualMemoryError as error:
+        if memory:
+            raise
+        typer.echo(f"Note: pictures are missing in the report: {printable(error)}", err=True)
+    _finish(found, run_folder, memory=opened, datasets=datasets, choose_k_on=choose_k_on, pictures=pictures)
 
 
 @app.command()
@@ -159,7 +215,7 @@ def fusion(
     from eval.runlog import read_run
     from retrieval.terminal import print_table
 
-    fitted = fit_fusion(read_run(run_folder))
+    fitted = fit_fusion(read_run(run_folder).results)
     rows = [
         ("vote", f"{fitted.vote_top1:.1f}"),
         ("model", f"{fitted.model_top1:.1f}"),
@@ -202,6 +258,25 @@ def demo(
     typer.echo(f"  vmem classify --memory {printable(made.memory)} PICTURE")
 
 
+def _finish(
+    run: "Run",
+    folder: Path,
+    *,
+    memory: "VisualMemory | None",
+    datasets: "Mapping[str, Dataset]",
+    choose_k_on: str | None,
+    pictures: int,
+) -> None:
+    from eval.printing import print_summary
+    from eval.summary import REPORT, summarise, write_pages
+    from retrieval.terminal import printable
+
+    summary = summarise(run, folder, choose_k_on=choose_k_on)
+    print_summary(run, summary)
+    write_pages(run, summary, folder, memory=memory, datasets=datasets, pictured=pictures)
+    typer.echo(f"Look at {printable(folder / REPORT)}; figures in {printable(folder / 'metrics.json')}")
+
+
 def _named_folders(arguments: list[str]) -> Mapping[str, Path]:
     from retrieval.errors import InvalidArgument
 
@@ -209,7 +284,7 @@ def _named_folders(arguments: list[str]) -> Mapping[str, Path]:
     for argument in arguments:
         parts = re.fullmatch(r"([\w.-]+)=(.+)", argument, re.DOTALL)
         if parts is None:
-            raise InvalidArgument(f"--dataset {argument!r}: NAME=FOLDER expected, such as sketch=data/sketch")
+            raise InvalidArgument(f"--dataset {argument!r}: NAME=PATH expected, such as sketch=data/sketch")
         if parts[1] in folders:
             raise InvalidArgument(f"--dataset {parts[1]} is given twice: choose two names")
         folders[parts[1]] = Path(parts[2])

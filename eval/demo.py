@@ -13,9 +13,9 @@ from PIL import Image
 
 from eval.datasets.folder import read_folder
 from eval.errors import RunError
-from eval.report import write_report
 from eval.runner import run_evaluation
-from eval.types import Metrics
+from eval.summary import REPORT, summarise, write_pages
+from eval.types import Dataset, Metrics
 from eval.variants import VARIANTS
 from retrieval.adding import Item
 from retrieval.building import expect_a_picture
@@ -96,11 +96,12 @@ def run_demo(
     say(f"3/4  Making {len(VARIANTS) - 1} shifted variants of {len(held_out):,} held-out pictures")
     _write_variants(held_out, folder / "queries")
     say("4/4  Classifying them")
-    datasets = {name: read_folder(folder / "queries" / name) for name in VARIANTS}
-    metrics, results = run_evaluation(memory, datasets, folder / "run")
-    report = folder / "report.html"
-    write_report(report, memory, datasets, metrics, results)
-    return DemoResult(metrics, folder / "memory", report, len(files) - len(drawn))
+    datasets = {name: Dataset(read_folder(folder / "queries" / name)) for name in VARIANTS}
+    paths = {name: str((folder / "queries" / name).resolve()) for name in VARIANTS}
+    run = run_evaluation(memory, datasets, folder / "run", paths=paths)
+    summary = summarise(run, folder / "run")
+    write_pages(run, summary, folder / "run", memory=memory, datasets=datasets)
+    return DemoResult(summary.metrics, folder / "memory", folder / "run" / REPORT, len(files) - len(drawn))
 
 
 def write_digits(folder: Path) -> None:

@@ -13,7 +13,7 @@ from agent.models.gemini import Gemini
 from agent.reply_key import key_of
 from agent.stages import Stages
 from agent.types import Request
-from eval.types import Sample
+from eval.types import Dataset, Sample
 from prompts.cost import Dollars, estimate_prompt_tokens, prices_date
 from prompts.question import Question
 from retrieval.errors import ImageError
@@ -44,7 +44,7 @@ class Estimate:
 
 
 def estimate_run(
-    stages: Stages, datasets: Mapping[str, Sequence[Sample]], model: LoadedModel, *, batch: bool = False
+    stages: Stages, datasets: Mapping[str, Dataset], model: LoadedModel, *, batch: bool = False
 ) -> Estimate:
     """Return what a run would take: the gate is applied to every query, prompts are made of a sample of them.
 
@@ -52,15 +52,13 @@ def estimate_run(
     """
     assert stages.rerank is not None
     generation, gate, price = stages.rerank.generation, stages.rerank.gate, model.meter.price
-    samples = [sample for members in datasets.values() for sample in members]
+    samples = [sample for dataset in datasets.values() for sample in dataset.samples]
     queries, asked, chance = 0, 0, random.Random(0)
     drawn: list[Question] = []
-    for batch_of in stages.memory.embed_stream(
-        track(samples, "Voting", total=len(samples)), image_of=lambda sample: sample.image
-    ):
+    for batch_of in stages.memory.embed_stream(track(samples, "Voting", total=len(samples)), image_of=Sample.picture):
         if batch_of.items:
             queries += len(batch_of.items)
-            posed = stages.questions([sample.image for sample in batch_of.items], batch_of.vectors)
+            posed = stages.questions([sample.picture() for sample in batch_of.items], batch_of.vectors)
             for question in filter(lambda question: gate.asks(question.votes), posed):
                 asked += 1
                 if len(drawn) < _SAMPLED:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from agent.fusion import fit_fusion_weight, fuse
 from eval.errors import RunError
 from eval.types import Percent, QueryResults
@@ -50,7 +52,8 @@ _Row = tuple[Votes, str, float | None, frozenset[str]]
 
 
 def _answered(results: QueryResults) -> list[_Row]:
-    votes = count_votes(results.neighbor_labels, results.neighbor_distances)
+    names = np.array(results.neighbor_labels.names, object)
+    votes = count_votes(names[results.neighbor_labels.codes], results.neighbor_distances)
     return [
         (voted, outcome.answer, outcome.confidence, truth)
         for voted, outcome, truth in zip(votes, results.outcomes or (), results.truths, strict=False)

@@ -1,106 +1,220 @@
-"""From a run's neighbours to figures: pure functions over arrays."""
+"""From a run's neighbours to the figures of its votes: pure functions over arrays."""
 
-import math
-from collections import Counter
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Bool, Int
 
-from eval.types import Metrics, Outcome, Percent, QueryResults, RerankMetrics
-from retrieval.voting import DEFAULT_METHOD, METHODS, encode_labels, predict_every_k
+from eval.calibration import calibrate
+from eval.errors import RunError
+from eval.intervals import bootstrap_interval, wilson_interval
+from eval.rerank_metrics import compute_rerank_metrics
+from eval.types import ChosenK, Interval, Metrics, Percent, QueryResults, Run
+from retrieval.voting import DEFAULT_METHOD, METHODS, heaviest_labels, predict_every_k
 
-_Z95: Final = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
+TEST: Final = "test"  # instead of a data set's name: k is chosen on the very queries that are scored
 
 
-def compute_metrics(results: QueryResults, *, known_labels: Iterable[str]) -> Metrics:
+def measure(run: Run, *, choose_k_on: str | None = None) -> dict[str, Metrics]:
+    """Return the figures of every data set of a run.
+
+    Args:
+        run: as its log holds it.
+        choose_k_on: the data set whose accuracy by rank voting chooses a number of neighbours for all of them, or
+            ``test`` for each one's own best, which is optimistic. None: no other than the run's own k.
+
+    Raises:
+        RunError: no such data set, or one without an answered query.
+    """
+    about = run.info.about
+    if choose_k_on not in (None, TEST, *run.results):
+        raise RunError(
+            f"no data set {choose_k_on!r} to choose k on: {TEST} or one of {', '.join(run.results)} expected"
+        )
+    return {
+        name: compute_metrics(
+            _expect_answers(name, results),
+            absent=about["absent"].get(name, ()),
+            subset=frozenset(about["subsets"].get(name, ())),
+            excluded=about["excluded"].get(name, 0),
+            choose_k_on=_held_out(run, name, choose_k_on),
+        )
+        for name, results in run.results.items()
+    }
+
+
+def compute_metrics(
+    results: QueryResults,
+    *,
+    absent: Sequence[str] = (),
+    subset: AbstractSet[str] | None = None,
+    excluded: int = 0,
+    choose_k_on: tuple[str, QueryResults] | None = None,
+) -> Metrics:
     """Return the figures of one data set, at the k of its neighbours and at every smaller one.
 
     Args:
         results: at least one answered query.
-        known_labels: the labels of the memory.
+        absent: right labels that the memory does not have.
+        subset: the classes to which masked scoring is restricted: other labels have no vote, and ranks stay.
+        excluded: how many queries were left out beforehand.
+        choose_k_on: name and results of the data set that chooses another number of neighbours.
     """
-    labels, vocabulary = encode_labels(results.neighbor_labels)
-    truths = _truth_codes(results.truths, vocabulary)
-    right = {
-        method: is_right(predict_every_k(labels, results.neighbor_distances, method=method), truths)
-        for method in METHODS
+    truths = truth_codes(results)
+    labels = results.neighbor_labels.codes
+    right = {method: is_right(_winners(results, method), truths) for method in METHODS}
+    by_k = {method: _percents(every_k) for method, every_k in right.items()}
+    at_k = {method: every_k[:, -1] for method, every_k in right.items()}
+    hits = np.logical_or.accumulate(is_right(labels, truths), axis=1)
+    heaviest = {
+        method: heaviest_labels(labels, results.neighbor_distances, count=5, method=method) for method in METHODS
     }
-    by_k = {method: (100.0 * every_k.mean(axis=0)).tolist() for method, every_k in right.items()}
-    final = {method: every_k[:, -1] for method, every_k in right.items()}
+    shares = heaviest[DEFAULT_METHOD][1]
+    masked = _masked(results, truths, subset) if subset else None
+    final = at_k[DEFAULT_METHOD] if results.outcomes is None else are_right(final_labels(results), results.truths)
+    classes = per_class(results.truths, at_k | ({} if results.outcomes is None else {"final": final}))
     return Metrics(
         count=len(results),
         unreadable=len(results.unreadable),
+        excluded=excluded,
         top1={method: curve[-1] for method, curve in by_k.items()},
-        interval={method: wilson_interval(int(at_k.sum()), len(results)) for method, at_k in final.items()},
-        hit_rate=100.0 * float(is_right(labels, truths).any(axis=1).mean()),
+        top5={method: 100.0 * float(is_right(top, truths).any(axis=1).mean()) for method, (top, _) in heaviest.items()},
+        interval={method: interval(some) for method, some in at_k.items()},
+        bootstrap={method: bootstrap_interval(int(some.sum()), len(some)) for method, some in at_k.items()},
+        macro={method: _mean_over(classes, method) for method in METHODS},
+        masked={method: _percent(some) for method, some in masked.items()} if masked else None,
+        masked_interval={method: interval(some) for method, some in masked.items()} if masked else None,
+        masked_classes=len(subset) if subset else None,
+        hit_rate=_percent(hits[:, -1]),
+        hit_rate_by_k=_percents(hits),
         top1_by_k=by_k,
-        per_class=_per_class(results.truths, final),
-        labels_not_in_memory=sorted(frozenset().union(*results.truths) - set(known_labels)),
-        rerank=_rerank(results.outcomes, results.truths, final[DEFAULT_METHOD])
+        chosen=_chosen(choose_k_on, results, right) if choose_k_on else None,
+        calibration=calibrate(shares[:, 0], at_k[DEFAULT_METHOD]),
+        per_class=classes,
+        labels_not_in_memory=sorted(absent),
+        rerank=compute_rerank_metrics(
+            results.outcomes,
+            final,
+            vote_right=at_k[DEFAULT_METHOD],
+            margin=shares[:, 0] - shares[:, 1],
+            hit_rate=_percent(hits[:, -1]),
+            macro=_mean_over(classes, "final"),
+        )
         if results.outcomes is not None
         else None,
     )
 
 
+def vote_labels(results: QueryResults) -> list[str]:
+    """Return the label that rank voting gives each query, at the run's k."""
+    names = results.neighbor_labels.names
+    return [names[code] for code in _winners(results, DEFAULT_METHOD)[:, -1].tolist()]
+
+
+def final_labels(results: QueryResults) -> list[str]:
+    """Return each query's answer: that of the second stage where there was one, else the vote's."""
+    return vote_labels(results) if results.outcomes is None else [outcome.label for outcome in results.outcomes]
+
+
+def are_right(labels: Sequence[str], truths: Sequence[AbstractSet[str]]) -> Bool[np.ndarray, " queries"]:
+    """Tell which labels are among the right ones of their query."""
+    return np.fromiter((label in truth for label, truth in zip(labels, truths, strict=True)), bool, len(labels))
+
+
 def is_right(
-    predictions: Int[np.ndarray, "queries k"], truths: Int[np.ndarray, "queries allowed"]
-) -> Bool[np.ndarray, "queries k"]:
-    """Tell which predictions are among the right labels of their query; a truth of -1 is none."""
+    predictions: Int[np.ndarray, "queries n"], truths: Int[np.ndarray, "queries allowed"]
+) -> Bool[np.ndarray, "queries n"]:
+    """Tell which predictions are among the right labels of their query; a truth below 0 is none."""
     right = np.zeros(predictions.shape, bool)
     for column in truths.T:
-        right |= predictions == column[:, None]
+        right |= (predictions == column[:, None]) & (column >= 0)[:, None]
     return right
 
 
-def wilson_interval(successes: int, trials: int) -> tuple[Percent, Percent]:
-    """Return the 95 % Wilson score interval of a proportion, in percent (Wilson, 1927)."""
-    share = successes / trials
-    spread = _Z95**2 / trials
-    centre = (share + spread / 2) / (1 + spread)
-    half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
-    return 100.0 * max(0.0, centre - half), 100.0 * min(1.0, centre + half)
-
-
-def _rerank(outcomes: list[Outcome], truths: list[frozenset[str]], vote_right: np.ndarray) -> RerankMetrics:
-    right = np.array([outcome.label in truth for outcome, truth in zip(outcomes, truths, strict=True)])
-    prompt, cached, reply = (
-        sum(getattr(outcome, name) for outcome in outcomes)
-        for name in ("prompt_tokens", "cached_tokens", "reply_tokens")
-    )
-    costs = [outcome.cost for outcome in outcomes]
-    return RerankMetrics(
-        top1=100.0 * float(right.mean()),
-        interval=wilson_interval(int(right.sum()), len(outcomes)),
-        vote_top1=100.0 * float(vote_right.mean()),
-        fixed=int((right & ~vote_right).sum()),
-        broken=int((~right & vote_right).sum()),
-        reasons=dict(Counter(outcome.code for outcome in outcomes).most_common()),
-        calls=sum(outcome.calls for outcome in outcomes),
-        calls_saved=sum(outcome.calls_saved for outcome in outcomes),
-        prompt_tokens=prompt,
-        cached_tokens=cached,
-        reply_tokens=reply,
-        cost=None if None in costs else sum(cost for cost in costs if cost is not None),
-    )
-
-
-def _truth_codes(truths: list[frozenset[str]], vocabulary: list[str]) -> Int[np.ndarray, "queries allowed"]:
+def truth_codes(results: QueryResults) -> Int[np.ndarray, "queries allowed"]:
     """Number the right labels as the neighbours' are; -1 where a query has fewer, or where no neighbour has one."""
-    codes = {label: code for code, label in enumerate(vocabulary)}
-    table = np.full((len(truths), max(map(len, truths))), -1)
-    for query, truth in enumerate(truths):
+    codes = {label: code for code, label in enumerate(results.neighbor_labels.names)}
+    table = np.full((len(results), max(map(len, results.truths), default=0)), -1)
+    for query, truth in enumerate(results.truths):
         table[query, : len(truth)] = [codes.get(label, -1) for label in sorted(truth)]
     return table
 
 
-def _per_class(truths: list[frozenset[str]], final: dict[str, np.ndarray]) -> dict[str, dict[str, float | int]]:
+def interval(right: Bool[np.ndarray, " queries"]) -> Interval:
+    """Return the 95 % Wilson interval of an accuracy."""
+    return wilson_interval(int(right.sum()), len(right))
+
+
+def per_class(
+    truths: Sequence[AbstractSet[str]], right: Mapping[str, Bool[np.ndarray, " queries"]]
+) -> dict[str, dict[str, Any]]:
+    """Return of each true label how many queries have it, and the accuracies on them; a query may have several."""
     members: dict[str, list[int]] = {}
     for query, truth in enumerate(truths):
         for label in truth:
             members.setdefault(label, []).append(query)
     return {
-        label: {"count": len(queries)} | {m: 100.0 * float(right[queries].mean()) for m, right in final.items()}
+        label: {"count": len(queries)} | {name: _percent(some[queries]) for name, some in right.items()}
         for label, queries in sorted(members.items())
     }
+
+
+def _winners(
+    results: QueryResults, method: str, counted: Bool[np.ndarray, "queries k"] | None = None
+) -> Int[np.ndarray, "queries k"]:
+    codes: np.ndarray = predict_every_k(
+        results.neighbor_labels.codes, results.neighbor_distances, method=method, counted=counted
+    )
+    return codes
+
+
+def _masked(
+    results: QueryResults, truths: Int[np.ndarray, "queries allowed"], subset: AbstractSet[str]
+) -> dict[str, Bool[np.ndarray, " queries"]]:
+    in_subset = np.array([name in subset for name in results.neighbor_labels.names], bool)
+    counted = in_subset[results.neighbor_labels.codes]
+    return {method: is_right(_winners(results, method, counted)[:, -1:], truths)[:, 0] for method in METHODS}
+
+
+def _held_out(run: Run, name: str, choose_k_on: str | None) -> tuple[str, QueryResults] | None:
+    if choose_k_on is None:
+        return None
+    chosen_on = name if choose_k_on == TEST else choose_k_on
+    return chosen_on, _expect_answers(chosen_on, run.results[chosen_on])
+
+
+def _chosen(
+    choose_k_on: tuple[str, QueryResults], results: QueryResults, right: Mapping[str, Bool[np.ndarray, "queries k"]]
+) -> ChosenK:
+    name, held_out = choose_k_on
+    curve = is_right(_winners(held_out, DEFAULT_METHOD), truth_codes(held_out)).mean(axis=0)
+    k = min(int(curve.argmax()) + 1, results.k)
+    at_k = {method: every_k[:, k - 1] for method, every_k in right.items()}
+    return ChosenK(
+        k=k,
+        chosen_on=name,
+        optimistic=held_out is results,
+        top1={method: _percent(some) for method, some in at_k.items()},
+        interval={method: interval(some) for method, some in at_k.items()},
+    )
+
+
+def _expect_answers(name: str, results: QueryResults) -> QueryResults:
+    if not len(results):
+        first = next(iter(results.unreadable.values()), "none was asked yet")
+        raise RunError(f"{name} holds no usable picture among {len(results.unreadable)} files; the first: {first}")
+    return results
+
+
+def _percent(right: Bool[np.ndarray, " queries"]) -> Percent:
+    return 100.0 * float(right.mean())
+
+
+def _percents(right: Bool[np.ndarray, "queries k"]) -> list[Percent]:
+    return [100.0 * mean for mean in right.mean(axis=0).tolist()]
+
+
+def _mean_over(classes: Mapping[str, Mapping[str, Any]], name: str) -> Percent:
+    return float(np.mean([figures[name] for figures in classes.values()]))

@@ -5,24 +5,66 @@ from collections.abc import Mapping
 import typer
 
 from eval.estimate import Estimate
-from eval.types import Metrics
-from retrieval.terminal import print_table
-from retrieval.voting import METHODS
+from eval.summary import Summary
+from eval.types import Interval, Metrics, Run, Spending
+from retrieval.terminal import print_table, printable
+from retrieval.voting import DEFAULT_METHOD, METHODS
 
 
-def print_metrics(metrics: Mapping[str, Metrics]) -> None:
-    """Print top-1 accuracy by voting method."""
+def print_summary(run: Run, summary: Summary) -> None:
+    """Print a run's figures: accuracies by voting method, the second look, and what was left out."""
+    mark = " †" if run.info.centred else ""
+    print_metrics(summary.metrics, mark=mark)
+    _print_masked(summary.metrics)
+    _print_chosen(summary.metrics)
+    _print_rerank(summary)
+    if mark:
+        typer.echo(f"† centred by {run.info.centred}: transductive, the queries' own embeddings were used beforehand")
+    for name, figures in summary.metrics.items():
+        if figures.unreadable:
+            typer.echo(f"{name}: {figures.unreadable:,} files could not be used and are not counted")
+        if figures.excluded:
+            typer.echo(f"{name}: {figures.excluded:,} pictures have no right label and are not counted")
+        if figures.labels_not_in_memory:
+            absent = ", ".join(map(printable, figures.labels_not_in_memory[:10]))
+            typer.echo(f"{name}: {len(figures.labels_not_in_memory):,} labels are not in the memory ({absent})")
+
+
+def print_metrics(metrics: Mapping[str, Metrics], *, mark: str = "") -> None:
+    """Print top-1 accuracy by voting method; the mark follows every data set's name."""
 
     def cells(name: str, figures: Metrics) -> list[str]:
-        intervals = [(figures.top1[method], *figures.interval[method]) for method in METHODS]
-        return [
-            name,
-            str(figures.count),
-            *(f"{top:.1f} ({low:.0f}–{high:.0f})" for top, low, high in intervals),
-        ]
+        accuracies = [_percent(figures.top1[method], figures.interval[method]) for method in METHODS]
+        return [name + mark, f"{figures.count:,}", *accuracies, f"{figures.hit_rate:.1f}"]
 
     rows = [cells(name, figures) for name, figures in metrics.items()]
-    print_table(["queries", "n", *METHODS], rows, title="Top-1 accuracy in percent (95 % interval) by voting method")
+    columns = ["queries", "n", *METHODS, "hit rate"]
+    print_table(columns, rows, title="Top-1 accuracy in percent (95 % interval) by voting method")
+
+
+def _print_masked(metrics: Mapping[str, Metrics]) -> None:
+    rows = [
+        [name, str(figures.masked_classes), *(f"{figures.masked[method]:.1f}" for method in METHODS)]
+        for name, figures in metrics.items()
+        if figures.masked
+    ]
+    if rows:
+        title = "Masked: only the data set's own classes vote, as its authors score; above, all do, as in the paper"
+        print_table(["queries", "classes", *METHODS], rows, title=title)
+
+
+def _print_chosen(metrics: Mapping[str, Metrics]) -> None:
+    for name, figures in metrics.items():
+        if chosen := figures.chosen:
+            how = (
+                "the best on the test set itself: optimistic" if chosen.optimistic else f"chosen on {chosen.chosen_on}"
+            )
+            accuracy = _percent(chosen.top1[DEFAULT_METHOD], chosen.interval[DEFAULT_METHOD])
+            typer.echo(f"{name} at k = {chosen.k}, {how}: {accuracy} by {DEFAULT_METHOD} voting")
+
+
+def _percent(accuracy: float, interval: Interval) -> str:
+    return f"{accuracy:.1f} ({interval[0]:.0f}–{interval[1]:.0f})"
 
 
 def print_estimate(estimate: Estimate) -> None:
@@ -42,24 +84,29 @@ def print_estimate(estimate: Estimate) -> None:
     typer.echo(f"{estimate.basis}. Nothing was asked.")
 
 
-def print_rerank(metrics: Mapping[str, Metrics]) -> None:
-    """Print what the second look did, where there was one."""
-    reranked = {name: figures.rerank for name, figures in metrics.items() if figures.rerank}
+def _print_rerank(summary: Summary) -> None:
+    reranked = {name: figures.rerank for name, figures in summary.metrics.items() if figures.rerank}
     if not reranked:
         return
     rows = [
         [
             name,
             f"{figures.vote_top1:.1f}",
-            f"{figures.top1:.1f} ({figures.interval[0]:.0f}–{figures.interval[1]:.0f})",
+            _percent(figures.top1, figures.interval),
+            "–" if figures.efficiency is None else f"{figures.efficiency:.0%}",
             f"{figures.fixed:,}",
             f"{figures.broken:,}",
             ", ".join(f"{code} {count:,}" for code, count in figures.reasons.items()),
-            f"{figures.calls:,}",
-            f"{figures.calls_saved:,}",
-            "?" if figures.cost is None else f"${figures.cost:.4f}",
+            *_spent(summary.spending[name]),
         ]
         for name, figures in reranked.items()
     ]
-    columns = ["queries", "vote", "with the model", "fixed", "broken", "by reason", "calls", "from cache", "cost"]
+    columns = ["queries", "vote", "with the model", "efficiency", "fixed", "broken", "by reason"]
+    columns += ["calls", "from cache", "cost", "p50", "p95"]
     print_table(columns, rows, title="Second look: top-1 accuracy in percent (95 % interval)")
+
+
+def _spent(spending: Spending) -> list[str]:
+    cost = "?" if spending.cost is None else f"${spending.cost:.4f}"
+    seconds = [f"{spending.seconds[name]:.2f} s" if spending.seconds else "–" for name in ("p50", "p95")]
+    return [f"{spending.calls:,}", f"{spending.calls_saved:,}", cost, *seconds]

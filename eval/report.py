@@ -1,126 +1,104 @@
-"""A run as one self-contained page: the table of accuracies, and queries with the pictures that decided them."""
+"""A run as one self-contained page: figures, plots, classes, and every query with what decided it."""
 
-import base64
-import itertools
-import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
-from eval.types import Metrics, QueryResults, Sample
-from retrieval.images import ImageLike, decode, thumbnail
+from eval.drawing import as_svg
+from eval.metrics import final_labels, vote_labels
+from eval.page.assembly import svg_address, write_page
+from eval.page.cases import Source, choose_pictured, make_views, share_out
+from eval.page.listing import BY_SECOND_LOOK, BY_VOTE, Words, answered_columns, choices, query_flags
+from eval.page.pictures import Pictures, find_samples
+from eval.page.prompting import Recomposer
+from eval.page.summary import describe_run, flatten
+from eval.plots import draw_plots
+from eval.types import Dataset, Metrics, QueryResults, Run, Spending
 from retrieval.memory import VisualMemory
-from retrieval.terminal import write_text
-from retrieval.voting import DEFAULT_METHOD, METHODS, count_votes, predict_every_k
+from retrieval.voting import DEFAULT_METHOD, METHODS
 
-_SHOWN_PER_DATASET: Final = 8
-_SHOWN_NEIGHBORS: Final = 10
-_SHOWN_VOTES: Final = 4
-_QUERY_PIXELS: Final = 160
+PICTURED: Final = 200
 _TEMPLATE: Final = "report.html.jinja"
-
-
-@dataclass(frozen=True, slots=True)
-class _Shown:
-    """A query on the page; pictures as data addresses."""
-
-    id: str
-    picture: str
-    truth: str
-    prediction: str
-    right: bool
-    vote: str  # the first stage's answer
-    reason: str  # of the second stage; empty where the vote alone decided
-    votes: list[tuple[str, float]]  # label and share
-    neighbors: list[tuple[str, str, float, bool]]  # picture, label, distance, whether the label is right
 
 
 def write_report(
     path: Path,
-    memory: VisualMemory,
-    datasets: Mapping[str, Sequence[Sample]],
+    run: Run,
     metrics: Mapping[str, Metrics],
-    results: Mapping[str, QueryResults],
+    *,
+    spending: Mapping[str, Spending],
+    memory: VisualMemory | None,
+    datasets: Mapping[str, Dataset],
+    folder: Path,
+    pictured: int = PICTURED,
 ) -> None:
-    """Write the page. Of each data set it shows some right and some wrong decisions, drawn with a fixed seed.
+    """Write the page. It needs no network, and labels and names appear as text whatever they hold.
 
-    Labels and names appear as text whatever they hold. The page needs no network and runs no script.
+    Args:
+        path: the file.
+        run: what to show.
+        metrics: its figures by data set.
+        spending: what its second look took by data set; empty where no model was asked.
+        memory: where neighbours' pictures lie; None leaves gaps in their places.
+        datasets: where the queries' pictures lie, of as many data sets as there still are.
+        folder: the run's, for what the model was asked and replied.
+        pictured: how many queries of all data sets together carry pictures; the others are listed as text.
 
     Raises:
         StorageError: the file cannot be written.
+        RunError: the folder's log is not the run's.
+        NotAMemory: the memory is damaged.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    galleries = {
-        name: _gallery(memory, {sample.id: sample.image for sample in datasets[name]}, results[name])
-        for name in metrics
-    }
-    page = environment.get_template(_TEMPLATE).render(
+    words = Words()
+    source = Source(folder, memory, Recomposer.of(run.info.settings), words, Pictures())
+    groups = [answered_columns(name, run.results[name], words) for name in metrics]
+    cases = [
+        _cases(source, name, run.results[name], datasets.get(name), count)
+        for name, count in zip(metrics, share_out(pictured, len(metrics)), strict=True)
+    ]
+    classes = [_classes(figures, words) for figures in metrics.values()]
+    second_look = any(figures.rerank for figures in metrics.values())
+    outcomes = choices(BY_SECOND_LOOK if second_look else BY_VOTE)
+    write_page(
+        path,
+        _TEMPLATE,
         metrics=metrics,
-        galleries=galleries,
+        spending=spending,
         methods=METHODS,
         deciding=DEFAULT_METHOD,
-        memory=memory.stats(),
-        k=next(iter(results.values())).neighbor_labels.shape[1],
-    )
-    write_text(path, page)
-
-
-def _gallery(memory: VisualMemory, images: Mapping[str, ImageLike], results: QueryResults) -> list[_Shown]:
-    predictions = predict_every_k(results.neighbor_labels, results.neighbor_distances)[:, -1].tolist()
-    if results.outcomes is not None:
-        predictions = [outcome.label for outcome in results.outcomes]
-    right = np.array([label in truth for label, truth in zip(predictions, results.truths, strict=True)])
-    queries = [query for query in _mixed(right) if results.ids[query] in images]
-    near = [results.neighbor_ids[query, :_SHOWN_NEIGHBORS].tolist() for query in queries]
-    pictures = iter(memory.thumbnails(list(itertools.chain.from_iterable(near))))
-    return [
-        _shown(results, query, images[results.ids[query]], bool(right[query]), [next(pictures) for _ in ids])
-        for query, ids in zip(queries, near, strict=True)
-    ]
-
-
-def _mixed(right: np.ndarray) -> list[int]:
-    """Return some queries, half of them wrong where there are enough, in random order with a fixed seed."""
-    draw = random.Random(0)
-    wrong_ones, right_ones = ([int(i) for i in np.flatnonzero(mask)] for mask in (~right, right))
-    draw.shuffle(wrong_ones)
-    draw.shuffle(right_ones)
-    half = _SHOWN_PER_DATASET // 2
-    wrong_shown = wrong_ones[: max(half, _SHOWN_PER_DATASET - len(right_ones))]
-    return right_ones[: _SHOWN_PER_DATASET - len(wrong_shown)] + wrong_shown
-
-
-def _shown(results: QueryResults, query: int, image: ImageLike, right: bool, pictures: list[bytes | None]) -> _Shown:
-    one = slice(query, query + 1)
-    (votes,) = count_votes(results.neighbor_labels[one], results.neighbor_distances[one])
-    truth = results.truths[query]
-    neighbors: list[Any] = [
-        (_address(small), label, distance, label in truth)
-        for small, label, distance in zip(
-            pictures, results.neighbor_labels[query], results.neighbor_distances[query].tolist(), strict=False
-        )
-    ]
-    return _Shown(
-        id=results.ids[query],
-        picture=_address(thumbnail(decode(image), longest_side=_QUERY_PIXELS)),
-        truth=" or ".join(sorted(truth)),
-        prediction=votes.winner if results.outcomes is None else results.outcomes[query].label,
-        right=right,
-        vote=votes.winner,
-        reason="" if results.outcomes is None else results.outcomes[query].reason,
-        votes=list(zip(votes.labels, votes.shares, strict=True))[:_SHOWN_VOTES],
-        neighbors=neighbors,
+        centred=run.info.centred,
+        ways=len(memory.stats().labels) if memory else None,
+        codes=list(dict.fromkeys(code for m in metrics.values() if m.rerank for code in m.rerank.reasons)),
+        summary=describe_run(run, memory),
+        settings=flatten(run.info.settings) + flatten(run.info.about),
+        plots=[(plot.title, svg_address(as_svg(plot.figure))) for plot in draw_plots(metrics, spending)],
+        classes=classes,
+        gallery=words.tables() | {"groups": groups, "outcomes": outcomes},
+        cases={"pictures": source.pictures.encoded, "groups": cases},
     )
 
 
-def _address(picture: bytes | None) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(picture).decode() if picture else ""
+def _cases(
+    source: Source, name: str, results: QueryResults, dataset: Dataset | None, count: int
+) -> dict[int, dict[str, Any]]:
+    second_look = results.outcomes is not None
+    answers = [vote_labels(results), final_labels(results)] if second_look else [vote_labels(results)]
+    rows = choose_pictured(query_flags(results, answers), count, second_look=second_look)
+    samples = find_samples(dataset, [results.ids[row] for row in rows])
+    return {
+        row: {"picture": source.pictures.query(sample, (name, results.ids[row])), "views": [seen]}
+        for row, sample, seen in zip(rows, samples, make_views(source, results, rows), strict=True)
+    }
+
+
+def _classes(metrics: Metrics, words: Words) -> dict[str, Any]:
+    """Return a data set's classes as rows of a label's number and its figures, the worst first by the last column."""
+    columns = list(next(iter(metrics.per_class.values()), {"count": 0}))
+    rows = [
+        [words.label(label), *(round(figures[column], 1) for column in columns)]
+        for label, figures in metrics.per_class.items()
+    ]
+    decisive = columns.index("final" if "final" in columns else DEFAULT_METHOD) + 1 if rows else 0
+    rows.sort(key=lambda row: (row[decisive], -row[1]))
+    heads = ["with the model" if column == "final" else column for column in columns]
+    return {"columns": ["queries", *heads[1:]], "rows": rows, "by": decisive, "whole": 1, "decimals": 1}

@@ -6,21 +6,23 @@ A run that is killed loses at most the batch it was at: the next one reads the l
 import json
 import mmap
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-import numpy as np
-
 from agent.rerank import PASSING_CODES
+from eval.columns import Columns
 from eval.errors import OtherSettings, RunError
-from eval.types import Outcome, QueryResults, Sample
-from retrieval.types import Neighbor
+from eval.rerank_metrics import NO_ERRORS
+from eval.types import Run, RunInfo, Sample
+from retrieval.types import Neighbors
 
 _LOG: Final = "log.jsonl"
-_FORMAT: Final = 1
+_FORMAT: Final = 2
+_BEGINNING: Final = b'{"format": '  # of a log's first line
+_ABOUT: Final = "about"
 _KEYS: Final = {"dataset", "id"}
 _ANSWER_KEYS: Final = {"truth", "ids", "labels", "distances"}
 
@@ -28,26 +30,27 @@ _ANSWER_KEYS: Final = {"truth", "ids", "labels", "distances"}
 class RunLog:
     """A run folder's log, open for appending; use as a context."""
 
-    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: dict[str, Any], about: dict[str, Any]) -> None:
         """Begin a log or go on with one.
 
         Args:
             folder: the run folder; made if need be.
             settings: everything that can change a result, in JSON's types.
+            about: what else is worth knowing of the run (`RunInfo.about`), as it was when the log was begun.
 
         Raises:
             OtherSettings: the folder's log was begun with other settings.
             RunError: the folder cannot be written, or holds something else.
         """
         self._path = folder / _LOG
-        header = json.dumps({"format": _FORMAT} | settings) + "\n"
+        header = json.dumps({"format": _FORMAT} | settings | {_ABOUT: about}) + "\n"
         with _translated(folder):
             folder.mkdir(parents=True, exist_ok=True)
             if not self._path.exists() and any(folder.iterdir()):
                 raise RunError(f"{folder} holds other files and no run: choose another --out")
-            fresh = _is_fresh(self._path, header)
+            fresh = _is_fresh(self._path)
         if not fresh:
-            self._expect_settings(folder, json.loads(header))
+            self._expect_settings(folder, json.loads(json.dumps({"format": _FORMAT} | settings)))
         with _translated(folder):
             _cut_torn_line(self._path)
             # Unbuffered: a disk that is full says so here, not again when the file is closed.
@@ -63,13 +66,18 @@ class RunLog:
     ) -> None:
         self._file.close()
 
-    def finished(self) -> set[tuple[str, str]]:
-        """Return data set and id of every query that is in the log, save for those to which the model may yet reply."""
-        is_final = {(line["dataset"], line["id"]): not _may_yet_be_answered(line) for line in _lines(self._path)}
+    def finished(self, *, retry_errors: bool = False) -> set[tuple[str, str]]:
+        """Return data set and id of every query that is in the log, save for those that are worth another try.
+
+        Args:
+            retry_errors: whether so are all that a failure left to the vote, and all pictures that could not be used;
+                else only those whose failure may have passed.
+        """
+        is_final = {(line["dataset"], line["id"]): not _is_open(line, retry_errors) for _, line in _lines(self._path)}
         return {query for query, final in is_final.items() if final}
 
     def append(self, lines: Iterable[dict[str, Any]]) -> None:
-        """Write lines made by `answered_line` and `unreadable_line`; they survive the process from here on.
+        """Write lines as `answered_lines` and its like make them; they survive the process from here on.
 
         Raises:
             RunError: the disk refuses, as when it is full.
@@ -83,15 +91,13 @@ class RunLog:
         while remaining:
             remaining = remaining[self._file.write(remaining) :]
 
-    def results(self) -> dict[str, QueryResults]:
-        """Return the queries of every data set that has any in the log."""
-        return _results(self._path)
+    def run(self) -> Run:
+        """Return the run as far as it is in the log."""
+        return _read(self._path)
 
     def _expect_settings(self, folder: Path, settings: dict[str, Any]) -> None:
-        with self._path.open("rb") as log:
-            begun_with = _parsed(log.readline(), self._path)
-        if "format" not in begun_with:
-            raise RunError(f"{self._path} is no log of a run: choose another --out")
+        begun_with = _header(self._path)
+        begun_with.pop(_ABOUT, None)
         changed = [name for name in {**settings, **begun_with} if settings.get(name) != begun_with.get(name)]
         if changed:
             differences = "; ".join(
@@ -100,50 +106,87 @@ class RunLog:
             raise OtherSettings(f"{folder} was begun with other settings ({differences}): choose another --out")
 
 
-def read_run(folder: Path) -> dict[str, QueryResults]:
-    """Return the queries that a run's log holds, by data set; a run that is still under way is left alone.
+def read_run(folder: Path) -> Run:
+    """Return a run as its log holds it; one that is still under way is left alone.
 
     Raises:
         RunError: the folder holds no run, or a damaged one.
     """
+    return _read(_expect_log(folder))
+
+
+def lines_at(folder: Path, places: Iterable[int]) -> Iterator[dict[str, Any]]:
+    """Yield lines of a run's log by where they begin (`QueryResults.places`).
+
+    Raises:
+        RunError: the folder holds no run, or another one than the places are of.
+    """
+    path = _expect_log(folder)
+    with path.open("rb") as log:
+        for place in places:
+            log.seek(place)
+            yield _parsed(log.readline(), path)
+
+
+def _expect_log(folder: Path) -> Path:
     path = folder / _LOG
     if not path.is_file():
         raise RunError(f"{folder} holds no run: give the folder that `vmem eval run` wrote")
-    return _results(path)
+    return path
 
 
-def _results(path: Path) -> dict[str, QueryResults]:
-    by_dataset: dict[str, dict[str, dict[str, Any]]] = {}
-    for line in _lines(path):  # by id: a query that the model failed may have been asked again since
-        by_dataset.setdefault(line["dataset"], {})[line["id"]] = line
-    return {name: _query_results(list(lines.values())) for name, lines in by_dataset.items()}
+def _read(path: Path) -> Run:
+    header = _header(path)
+    about = header.pop(_ABOUT, {})
+    columns: dict[str, Columns] = {}
+    for place, line in _lines(path):
+        columns.setdefault(line["dataset"], Columns(path)).add(line, place)
+    in_order = [name for name in about["datasets"] if name in columns]
+    return Run(RunInfo(header, about), {name: columns[name].results() for name in in_order})
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def _header(path: Path) -> dict[str, Any]:
     with path.open("rb") as log:
-        next(log, None)
+        header = _parsed(log.readline(), path)
+    if "format" not in header:
+        raise RunError(f"{path} is no log of a run: choose another --out")
+    if header["format"] != _FORMAT:
+        raise RunError(f"{path} has format {header['format']}, and this version reads {_FORMAT}: choose another --out")
+    return header
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the lines after the first, each with where it begins."""
+    with path.open("rb") as log:
+        place = len(log.readline())
         for line in log:
             if not line.endswith(b"\n"):
                 return  # being written
             parsed = _parsed(line, path)
             if not _KEYS.issubset(parsed) or ("unreadable" not in parsed and not _ANSWER_KEYS.issubset(parsed)):
                 raise RunError(f"{path} has a damaged line: choose another --out, or delete that line")
-            yield parsed
+            yield place, parsed
+            place += len(line)
+
+
+def answered_lines(dataset: str, samples: Sequence[Sample], found: Neighbors) -> list[dict[str, Any]]:
+    """Return the lines of queries that the vote answered, one for each row of neighbours."""
+    rows = zip(found.ids.tolist(), found.labels.tolist(), found.distances.tolist(), strict=True)
+    return [answered_line(dataset, sample, *row) for sample, row in zip(samples, rows, strict=True)]
 
 
 def answered_line(
-    dataset: str, sample: Sample, neighbors: tuple[Neighbor, ...], *, rerank: dict[str, Any] | None = None
+    dataset: str, sample: Sample, ids: Sequence[str], labels: Sequence[str], distances: Sequence[float]
 ) -> dict[str, Any]:
-    """Return the line of a query that was answered; ``rerank`` is what the second stage made of it."""
-    line = {
+    """Return the line of a query with its neighbours, nearest first."""
+    return {
         "dataset": dataset,
         "id": sample.id,
         "truth": sorted(sample.labels),
-        "ids": [neighbor.id for neighbor in neighbors],
-        "labels": [neighbor.label for neighbor in neighbors],
-        "distances": [float(f"{n.distance:.9g}") for n in neighbors],  # enough to read the same float32 back
+        "ids": ids,
+        "labels": labels,
+        "distances": [float(f"{distance:.9g}") for distance in distances],  # enough to read the same float32 back
     }
-    return line if rerank is None else line | {"rerank": rerank}
 
 
 def unreadable_line(dataset: str, sample: Sample, reason: str) -> dict[str, Any]:
@@ -151,43 +194,11 @@ def unreadable_line(dataset: str, sample: Sample, reason: str) -> dict[str, Any]
     return {"dataset": dataset, "id": sample.id, "unreadable": reason}
 
 
-def _query_results(lines: list[dict[str, Any]]) -> QueryResults:
-    answered = [line for line in lines if "unreadable" not in line]
-    k = len(answered[0]["ids"]) if answered else 0
-    shape = (len(answered), k)
-    if any(len(line[name]) != k for line in answered for name in ("ids", "labels", "distances")):
-        raise RunError("the log has lines of different lengths: choose another --out")
-    return QueryResults(
-        ids=[line["id"] for line in answered],
-        truths=[frozenset(line["truth"]) for line in answered],
-        neighbor_ids=np.array([line["ids"] for line in answered], object).reshape(shape),
-        neighbor_labels=np.array([line["labels"] for line in answered], object).reshape(shape),
-        neighbor_distances=np.array([line["distances"] for line in answered], np.float32).reshape(shape),
-        unreadable={line["id"]: line["unreadable"] for line in lines if "unreadable" in line},
-        outcomes=[_outcome(line["rerank"]) for line in answered] if answered and "rerank" in answered[0] else None,
-    )
-
-
-def _may_yet_be_answered(line: dict[str, Any]) -> bool:
-    """Tell whether a query was left to the vote by a failure that may have passed."""
-    return "rerank" in line and line["rerank"]["reason"].partition(":")[0] in PASSING_CODES
-
-
-def _outcome(record: dict[str, Any]) -> Outcome:
-    paid = sum(not reply["from_cache"] for reply in record["replies"])
-    spent = {name: count or 0 for name, count in record["spent"].items()}
-    return Outcome(
-        record["label"],
-        next(iter(record["ranking"]), None),
-        record["reason"],
-        record["confidence"],
-        prompt_tokens=spent["prompt_tokens"],
-        cached_tokens=spent["cached_tokens"],
-        reply_tokens=spent["reply_tokens"] + spent["thought_tokens"],
-        calls=paid,
-        calls_saved=len(record["replies"]) - paid,
-        cost=record["cost"],
-    )
+def _is_open(line: dict[str, Any], retry_errors: bool) -> bool:
+    """Tell whether a query was left to the vote by a failure, or left out, and is worth another try."""
+    code = line["rerank"]["reason"].partition(":")[0] if "rerank" in line else "reranked"
+    failed = "unreadable" in line or code not in NO_ERRORS
+    return failed if retry_errors else code in PASSING_CODES
 
 
 def _parsed(line: bytes, path: Path) -> dict[str, Any]:
@@ -200,13 +211,13 @@ def _parsed(line: bytes, path: Path) -> dict[str, Any]:
     return parsed
 
 
-def _is_fresh(path: Path, header: str) -> bool:
+def _is_fresh(path: Path) -> bool:
     """Tell whether a log is still to be begun: it is not there, empty, or its first line was torn by a kill."""
     if not path.exists():
         return True
     with path.open("rb") as log:
         first = log.readline()
-    return not first.endswith(b"\n") and header.encode().startswith(first)
+    return not first.endswith(b"\n") and (first.startswith(_BEGINNING) or _BEGINNING.startswith(first))
 
 
 def _cut_torn_line(path: Path) -> None:

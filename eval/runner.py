@@ -1,10 +1,8 @@
-"""A run: embed and search what is missing from its log, then turn the log into figures."""
+"""A run: embed, search and ask for what is missing from its log."""
 
-import hashlib
-import json
-import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -15,26 +13,29 @@ from agent.batch_rounds import fetch_replies
 from agent.batches import BatchJobs
 from agent.metered import cost_of
 from agent.record import rerank_record
-from agent.stages import CONCURRENCY, Stages, decide_stream
-from agent.types import Usage
+from agent.stages import CONCURRENCY, Stages, decide_posed
+from agent.types import Prediction, Usage, total_usage
 from eval.errors import RunError
-from eval.metrics import compute_metrics
-from eval.runlog import RunLog, answered_line, unreadable_line
-from eval.types import Metrics, QueryResults, Sample
+from eval.fingerprint import describe, describe_settings
+from eval.first_stage import CentredFirstStage, FirstStage
+from eval.runlog import RunLog, answered_line, answered_lines, unreadable_line
+from eval.standing import Standing
+from eval.types import Dataset, Run, Sample
 from prompts.cost import Price
-from retrieval.disk import writing
-from retrieval.images import ImageLike
+from retrieval.centring import CENTRES, CentredMemory
+from retrieval.errors import InvalidArgument
 from retrieval.memory import DEFAULT_NEIGHBORS, VisualMemory
-from retrieval.pipeline import Failure
-from retrieval.progress import track
+from retrieval.pipeline import EmbeddedBatch, Failure
+from retrieval.progress import Counter, counter
 from retrieval.snapshot import check_neighbors
 
-METRICS: Final = "metrics.json"
+_TOGETHER: Final = 256  # queries that are searched and logged at once: an index reads itself whole for one or for many
+_SECONDS: Final = 2.0  # after which fewer are
 
 
 def run_evaluation(
     memory: VisualMemory,
-    datasets: Mapping[str, Sequence[Sample]],
+    datasets: Mapping[str, Dataset],
     out: str | Path,
     *,
     k: int = DEFAULT_NEIGHBORS,
@@ -42,130 +43,138 @@ def run_evaluation(
     concurrency: int = CONCURRENCY,
     price: Price | None = None,
     batch: BatchJobs | None = None,
+    centre: str = "",
+    retry_errors: bool = False,
+    paths: Mapping[str, str] | None = None,
     progress: bool = True,
-) -> tuple[dict[str, Metrics], dict[str, QueryResults]]:
-    """Find every query's neighbours, ask the model where one is given, log it, and return figures and results.
+) -> Run:
+    """Find every query's neighbours, ask the model where one is given, log it, and return the run.
 
-    A run that was cut off goes on where it stopped when it is called again with the same settings. ``metrics.json``
-    in the run folder holds the figures by data set.
+    A run that was cut off goes on where it stopped when it is called again with the same settings.
 
     Args:
         memory: what decides.
         datasets: queries by the data set's name.
         out: the run folder.
-        k: how many neighbours; each smaller number is scored as well.
+        k: how many neighbours.
         stages: both stages, as `agent.stages.prepare` gives them for this memory and k; None leaves every decision
             to the vote.
         concurrency: how many queries wait for the model at once.
         price: of the model, where it is known.
         batch: asks the model by batch jobs, at their price; None asks at once.
+        centre: ``queries`` or ``running``: search with embeddings centred by data set, see `retrieval.centring`;
+            transductive. Empty: as they are.
+        retry_errors: whether to ask again about queries that a failure left to the vote for good, and to try again
+            pictures that could not be used. Failures that may have passed are tried again in any case.
+        paths: where each data set lies, to be found again by who reads the run.
         progress: whether to show a bar.
 
     Raises:
         OtherSettings: the folder holds a run with other settings.
-        RunError: the folder cannot be written, or none of a data set's pictures can be used.
-        InvalidArgument: k below 1, or an empty memory.
+        RunError: the folder cannot be written, or a data set is empty.
+        InvalidArgument: k below 1, an empty memory, or a way of centring that there is not.
         EmbedderError: the memory's embedder cannot be had.
         EveryRequestFails: the model refuses everything, or the budget is spent; what is done is in the log.
     """
-    check_neighbors(k)
-    for name, samples in datasets.items():
-        if not samples:
-            raise RunError(f"the data set {name} has no queries: give at least one")
-    folder = Path(out)
-    rerank = stages.rerank if stages else None
-    settings = {
-        "memory": {"id": memory.settings.memory_id, "version": memory.version, "items": len(memory)},
-        "embedder": memory.settings.embedder.weights_digest,
-        "precision": memory.requested.precision,
-        "index": memory.build_index() if len(memory) else "none",
-        "k": k,
-        **({"rerank": rerank.settings()} if rerank else {}),
-        **{f"dataset {name}": _digest(samples) for name, samples in datasets.items()},
-    }
-    with RunLog(folder, settings) as log:
-        finished = log.finished()
-        for name, samples in datasets.items():
-            missing = [sample for sample in samples if (name, sample.id) not in finished]
-            if stages is None or rerank is None:
-                _vote(memory, name, missing, log, k=k, progress=progress)
+    _check(datasets, k, centre)
+    settings = describe_settings(memory, datasets, k=k, stages=stages, centre=centre)
+    centred = CentredMemory(memory) if centre else None
+    if stages:
+        stages = replace(stages, searched=centred)
+    with RunLog(Path(out), settings, describe(memory, datasets, paths or {})) as log:
+        finished = log.finished(retry_errors=retry_errors)
+        for name, dataset in datasets.items():
+            missing = [sample for sample in dataset.samples if (name, sample.id) not in finished]
+            if not missing:
                 continue
-            deciding = stages
-            if batch and missing:
-                deciding = fetch_replies(
-                    batch, stages, missing, image_of=lambda sample: sample.image, progress=progress
-                )
-            pricing = partial(cost_of, price=price, batch=batch is not None)
-            _decide(deciding, name, missing, log, concurrency=concurrency, pricing=pricing, progress=progress)
-        results = log.results()
-    known = memory.stats().labels
-    metrics = {name: compute_metrics(_expect_answers(name, results[name]), known_labels=known) for name in datasets}
-    _write_metrics(folder / METRICS, settings, metrics)
-    return metrics, results
+            first = FirstStage(memory)
+            if centred:
+                first = CentredFirstStage(memory, centred, name, dataset.samples, how=centre, progress=progress)
+            asked = _replies_fetched(batch, stages, first, missing, progress) if batch and stages else stages
+            with counter(f"Classifying {name}", total=len(missing), shown=progress) as bar:
+                if asked is None:
+                    _vote(first, name, missing, log, bar, k=k)
+                else:
+                    pricing = partial(cost_of, price=price, batch=batch is not None)
+                    decided = decide_posed(asked, first.pose(asked, missing), concurrency=concurrency)
+                    _log_decisions(decided, name, log, bar, pricing)
+        return log.run()
 
 
-def _vote(memory: VisualMemory, name: str, samples: list[Sample], log: RunLog, *, k: int, progress: bool) -> None:
-    if not samples:
-        return
-    queue = track(samples, f"Classifying {name}", total=len(samples), shown=progress)
-    for batch in memory.embed_stream(queue, image_of=lambda sample: sample.image):
-        lines = [unreadable_line(name, failure.item, str(failure.error)) for failure in batch.failures]
-        if batch.items:
-            found = memory.search_vectors(batch.vectors, k=k)
-            lines += [answered_line(name, *pair) for pair in zip(batch.items, found, strict=True)]
+def _check(datasets: Mapping[str, Dataset], k: int, centre: str) -> None:
+    check_neighbors(k)
+    if centre not in ("", *CENTRES):
+        raise InvalidArgument(f"--centre {centre!r}: choose one of {', '.join(CENTRES)}")
+    for name, dataset in datasets.items():
+        if not dataset.samples:
+            raise RunError(f"the data set {name} has no queries: give at least one")
+
+
+def _vote(first: FirstStage, name: str, samples: Sequence[Sample], log: RunLog, bar: Counter, *, k: int) -> None:
+    standing = Standing()
+    for items, vectors, failures in _together(first.embed(samples)):
+        lines = [unreadable_line(name, failure.item, str(failure.error)) for failure in failures]
+        if items:
+            found = first.searched.search_vectors(vectors, k=k)
+            lines += answered_lines(name, items, found)
+            standing.count_votes(found, items)
         log.append(lines)
+        bar.advance(len(lines), str(standing))
 
 
-def _decide(
-    stages: Stages,
+def _together(
+    batches: Iterable[EmbeddedBatch[Sample]],
+) -> Iterator[tuple[list[Sample], np.ndarray, list[Failure[Sample]]]]:
+    """Gather batches until there is enough to search for, or enough time has gone into them."""
+    waiting: list[EmbeddedBatch[Sample]] = []
+    since = time.monotonic()
+    for batch in batches:
+        waiting.append(batch)
+        if sum(len(some.items) for some in waiting) >= _TOGETHER or time.monotonic() - since >= _SECONDS:
+            yield _joined(waiting)
+            waiting, since = [], time.monotonic()
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(batches: Sequence[EmbeddedBatch[Sample]]) -> tuple[list[Sample], np.ndarray, list[Failure[Sample]]]:
+    items = [item for batch in batches for item in batch.items]
+    failures = [failure for batch in batches for failure in batch.failures]
+    return items, np.concatenate([batch.vectors for batch in batches]), failures
+
+
+def _log_decisions(
+    decided: Iterable[tuple[Sample, Prediction | Failure[Any]]],
     name: str,
-    samples: list[Sample],
     log: RunLog,
-    *,
-    concurrency: int,
+    bar: Counter,
     pricing: Callable[[Usage], float | None],
-    progress: bool,
 ) -> None:
-    queries = ((sample, sample.image) for sample in samples)
-    decided = decide_stream(stages, queries, concurrency=concurrency)
-    for sample, found in track(decided, f"Classifying {name}", total=len(samples), shown=progress):
+    standing = Standing()
+    for sample, found in decided:
         if isinstance(found, Failure):
-            log.append([unreadable_line(name, sample, str(found.error))])
+            line = unreadable_line(name, sample, str(found.error))
         else:
-            record = rerank_record(found) | {"cost": pricing(found.spent)}
-            log.append([answered_line(name, sample, found.neighbors, rerank=record)])
+            line = _decided_line(name, sample, found, pricing)
+            standing.count(found.label in sample.labels, line["rerank"]["cost"])
+        log.append([line])
+        bar.advance(1, str(standing))
 
 
-def _digest(samples: Sequence[Sample]) -> str:
-    digest = hashlib.sha256()
-    for sample in samples:
-        digest.update(json.dumps([sample.id, sorted(sample.labels), _content(sample.image)]).encode())
-    return f"{len(samples)} queries, {digest.hexdigest()[:16]}"
+def _decided_line(
+    name: str, sample: Sample, found: Prediction, pricing: Callable[[Usage], float | None]
+) -> dict[str, Any]:
+    near = found.neighbors
+    line = answered_line(name, sample, [n.id for n in near], [n.label for n in near], [n.distance for n in near])
+    everything = total_usage(reply.usage for reply in found.replies)  # what was in the cache had its price once
+    costs = {"cost": pricing(found.spent), "full_cost": pricing(everything)}
+    return line | {"rerank": rerank_record(found) | costs}
 
 
-def _content(image: ImageLike) -> str:
-    """Tell one picture from another of the same name: files by size and time of change, which reads none of them."""
-    if isinstance(image, bytes):
-        return hashlib.sha256(image).hexdigest()
-    if isinstance(image, str | Path):
-        try:
-            status = os.stat(image)
-        except OSError:
-            return "missing"  # decoding says what is wrong
-        return f"{status.st_size} {status.st_mtime_ns}"
-    return hashlib.sha256(np.asarray(image).tobytes()).hexdigest()
+def _replies_fetched(
+    batch: BatchJobs, stages: Stages, first: FirstStage, samples: Sequence[Sample], progress: bool
+) -> Stages:
+    def decide(stages: Stages, queries: Sequence[Sample], *, concurrency: int) -> Iterator[tuple[Sample, object]]:
+        return decide_posed(stages, first.pose(stages, queries), concurrency=concurrency)
 
-
-def _expect_answers(name: str, results: QueryResults) -> QueryResults:
-    if not len(results):
-        first = next(iter(results.unreadable.values()))
-        raise RunError(f"{name} holds no usable picture among {len(results.unreadable)} files; the first: {first}")
-    return results
-
-
-def _write_metrics(path: Path, settings: dict[str, Any], metrics: dict[str, Metrics]) -> None:
-    fresh = path.with_suffix(".new")
-    content = {"settings": settings, "datasets": {name: asdict(figures) for name, figures in metrics.items()}}
-    with writing(path):
-        fresh.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-        fresh.replace(path)
+    return fetch_replies(batch, stages, samples, decide=decide, progress=progress)

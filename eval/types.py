@@ -1,14 +1,34 @@
 """What an evaluation reads and writes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int
 
 from retrieval.images import ImageLike
 
 Percent = float
+Interval = tuple[Percent, Percent]
+
+
+@runtime_checkable
+class StoredPicture(Protocol):
+    """A picture inside an archive or a table, read when it is needed, by any number of threads at once."""
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells it from another picture in its place, without reading it."""
+        ...
+
+    def read(self) -> bytes:
+        """Return the encoded picture.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +36,25 @@ class Sample:
     """A query with the labels that count as right for it."""
 
     id: str
-    image: ImageLike
+    image: ImageLike | StoredPicture
     labels: frozenset[str]  # a set, since some data sets allow several; any of them is right
+
+    def picture(self) -> ImageLike:
+        """Return the picture, read from its archive where it lies in one.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        return self.image.read() if isinstance(self.image, StoredPicture) else self.image
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """Queries that are scored together."""
+
+    samples: Sequence[Sample]
+    subset: frozenset[str] | None = None  # the classes to which masked scoring is restricted, as for ImageNet-A and R
+    excluded: int = 0  # pictures left out because no label is right for them, as ReaL's empty lists
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +71,8 @@ class Outcome:
     calls: int  # that gave a reply
     calls_saved: int  # answered from the cache
     cost: float | None  # dollars; None where the price is not known
+    full_cost: float | None  # dollars that it costs where nothing is cached; None where that is not known
+    seconds: tuple[float, ...]  # that each call took
 
     @property
     def code(self) -> str:
@@ -42,19 +81,60 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Names:
+    """A table of names as numbers, because the same names stand in it millions of times."""
+
+    codes: Int[np.ndarray, "queries k"]
+    names: list[str]  # by number
+
+    def of(self, query: int) -> list[str]:
+        """Return the names in one row."""
+        return [self.names[code] for code in self.codes[query].tolist()]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class QueryResults:
     """What a run found for the queries of one data set, in the order of its log."""
 
     ids: list[str]
     truths: list[frozenset[str]]
-    neighbor_ids: Shaped[np.ndarray, "queries k"]
-    neighbor_labels: Shaped[np.ndarray, "queries k"]
+    neighbor_ids: Names
+    neighbor_labels: Names
     neighbor_distances: Float[np.ndarray, "queries k"]
     unreadable: dict[str, str]  # id → reason, of pictures that could not be used; they do not count
     outcomes: list[Outcome] | None = None  # None where the vote alone decided
+    places: Sequence[int] = ()  # where each query's line begins in the log, in bytes
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def k(self) -> int:
+        """Neighbours per query."""
+        return int(self.neighbor_distances.shape[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How well a confidence tells accuracy, over 15 bins of equal width from 0 to 1 (Guo et al., 2017)."""
+
+    ece: Percent  # expected calibration error: |accuracy - confidence| averaged over queries by bin
+    counts: list[int]  # queries in each bin
+    confidence: list[Percent | None]  # mean in each bin; None for an empty one
+    accuracy: list[Percent | None]
+
+
+@dataclass(frozen=True, slots=True)
+class GateCurve:
+    """What a gate on the vote's margin would have made of a run: the model is asked below the threshold only.
+
+    Points run from asking nobody to asking everybody that this run asked.
+    """
+
+    margin: list[float]  # thresholds
+    asked: list[Percent]  # of the queries
+    top1: list[Percent]
+    cost: list[float | None]  # dollars for all the data set's queries without a reply cache; None where not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +142,44 @@ class RerankMetrics:
     """What the second stage did to one data set; accuracies in percent of the answered queries."""
 
     top1: Percent  # of the final answers, fallbacks to the vote included
-    interval: tuple[Percent, Percent]  # Wilson, 95 %
+    interval: Interval  # Wilson, 95 %
+    bootstrap: Interval  # 95 %
+    macro: Percent  # mean over the classes
     vote_top1: Percent  # of rank voting on the same queries
+    efficiency: float | None  # (top1 - vote) / (hit rate - vote): the part of what reranking can gain; None: nothing
     fixed: int  # queries that the vote got wrong and the final answer right
     broken: int  # the other way round
+    unchanged_right: int  # both right
+    unchanged_wrong: int  # both wrong
     reasons: dict[str, int]  # queries by the reason's code, most frequent first; "reranked" is the model's answer
+    out_of_candidates: int  # of them, replies that named no candidate or were no answer at all
+    errors: int  # of them, those that a failure left to the vote
+    calibration: Calibration | None  # of the confidence that the model states; None where it states none
+    gate: GateCurve
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What the second stage took; unlike metrics it differs when replies come from the cache."""
+
     calls: int  # that gave a reply
     calls_saved: int  # answered from the cache
     prompt_tokens: int
     cached_tokens: int
     reply_tokens: int
     cost: float | None  # dollars; None where the price is not known
+    seconds: dict[str, float]  # a call's, by percentile: p50, p90, p95, p99, max; empty where no call was made
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenK:
+    """Accuracy at another number of neighbours than the run's."""
+
+    k: int
+    chosen_on: str  # name of the data set whose accuracy by rank voting was best at this k
+    optimistic: bool  # chosen on the very queries that are scored
+    top1: dict[str, Percent]  # by voting method
+    interval: dict[str, Interval]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +188,41 @@ class Metrics:
 
     count: int  # queries that were answered
     unreadable: int  # queries left out because their pictures could not be used
+    excluded: int  # queries left out because no label is right for them
     top1: dict[str, Percent]  # by voting method, at the run's k
-    interval: dict[str, tuple[Percent, Percent]]  # Wilson, 95 %
+    top5: dict[str, Percent]  # a right label among the five heaviest
+    interval: dict[str, Interval]  # of top1: Wilson, 95 %
+    bootstrap: dict[str, Interval]  # of top1: 95 %
+    macro: dict[str, Percent]  # top-1 averaged over the true classes
+    masked: dict[str, Percent] | None  # top-1 where only the subset's labels vote; None without a subset
+    masked_interval: dict[str, Interval] | None
+    masked_classes: int | None  # size of the subset
     hit_rate: Percent  # queries with a right label among their neighbours: the ceiling of any reranking
+    hit_rate_by_k: list[Percent]
     top1_by_k: dict[str, list[Percent]]  # by voting method, for k = 1, 2, …
-    per_class: dict[str, dict[str, Any]]  # true label → count and accuracy by voting method
+    chosen: ChosenK | None
+    calibration: Calibration  # of the winner's share of the rank vote
+    per_class: dict[str, dict[str, Any]]  # true label → count, accuracy by voting method and of the final answers
     labels_not_in_memory: list[str]  # true labels that no answer can have
     rerank: RerankMetrics | None = None  # None where the vote alone decided
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunInfo:
+    """What a run was made with."""
+
+    settings: dict[str, Any]  # everything that can change a result; a run goes on only with the same
+    about: dict[str, Any]  # where things lay and how the run was made; nothing of it changes a result
+
+    @property
+    def centred(self) -> str:
+        """How embeddings were centred: ``queries`` or ``running``, both transductive; empty where they were not."""
+        return str(self.settings.get("centre", ""))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """A run as its log holds it."""
+
+    info: RunInfo
+    results: dict[str, QueryResults]  # by data set

@@ -114,7 +114,7 @@ def test_a_demo_on_ones_own_folder_goes_from_pictures_to_a_report(
         made = vmem(*command)
         assert made.returncode == 0, made.stderr
         assert all(name in made.stdout for name in ("original", "rotated", "inverted", "noisy", "blurred", "edges"))
-    assert (tmp_path / "demo" / "report.html").stat().st_size > 10_000
+    assert (tmp_path / "demo" / "run" / "report.html").stat().st_size > 10_000
     figures = json.loads((tmp_path / "demo" / "run" / "metrics.json").read_text())["datasets"]
     assert len(figures) == 6 and figures["original"]["count"] == 6
     other = vmem(*command[:-1], 3)

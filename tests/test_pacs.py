@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from eval.metrics import compute_metrics
-from eval.types import Metrics, QueryResults
+from eval.types import Metrics, Names, QueryResults
 from retrieval import VisualMemory
 from retrieval.embedders import load_embedder
 from retrieval.embedders.base import Embedder
 from retrieval.folder import list_labelled_files
 from retrieval.pipeline import embed_images
+from retrieval.voting import encode_labels
 from tests.conftest import shared_data
 
 # EfficientNet-Lite0, memory of the 1,034 photographs, RankVoting: top-1 at k = 50, hit rate at 50, top-1 at k = 1.
@@ -54,8 +55,8 @@ def measured(
         ids, labels, vectors = features[domain]
         found = memory.search_vectors(vectors)
         truths = [frozenset([label]) for label in labels]
-        results = QueryResults(ids, truths, found.ids, found.labels, found.distances, {})
-        return compute_metrics(results, known_labels=memory.stats().labels)
+        ids_found, labels_found = (Names(*encode_labels(column)) for column in (found.ids, found.labels))
+        return compute_metrics(QueryResults(ids, truths, ids_found, labels_found, found.distances, {}))
 
     return {domain: measure(domain) for domain in EXPECTED}
 

@@ -14,14 +14,15 @@ from agent.loading import LoadedModel, make_ready
 from agent.metered import Meter
 from agent.reply_store import ReplyStore
 from agent.stages import prepare
-from eval.runner import run_evaluation
-from eval.types import Metrics, Sample
+from eval.summary import Summary
+from eval.types import Sample
 from prompts.cost import find_price
 from retrieval import VisualMemory
 from retrieval.errors import InvalidArgument
 from tests.agent.conftest import SWIFT, connect
 from tests.agent.test_batch_of_queries import answer_by_picture, noise
 from tests.gemini_server import Call, GeminiServer
+from tests.runs import evaluate
 
 COUNT = 30
 
@@ -32,11 +33,11 @@ def memory(built: Path) -> VisualMemory:
 
 
 @pytest.fixture
-def run(memory: VisualMemory, server: GeminiServer, fresh_store: ReplyStore, tmp_path: Path) -> Callable[..., Metrics]:
+def run(memory: VisualMemory, server: GeminiServer, fresh_store: ReplyStore, tmp_path: Path) -> Callable[..., Summary]:
     """Return a function that evaluates some queries by batch jobs in one run folder."""
     samples = [Sample(str(number), noise(number), frozenset(["red"])) for number in range(COUNT)]
 
-    def evaluate(*, batch: bool = True, out: str = "run", shuffles: int = 0, meter: Meter | None = None) -> Metrics:
+    def evaluate_by(*, batch: bool = True, out: str = "run", shuffles: int = 0, meter: Meter | None = None) -> Summary:
         from agent.config import TransportConfig
 
         model = make_ready(
@@ -48,44 +49,43 @@ def run(memory: VisualMemory, server: GeminiServer, fresh_store: ReplyStore, tmp
         stages = prepare(memory, model=model, neighbors=18, shuffles=shuffles)
         settings = BatchSettings(wave_requests=8, poll_seconds=0.05)
         jobs = BatchJobs(tmp_path / out, model, settings) if batch else None
-        metrics, _ = run_evaluation(
+        summary, _ = evaluate(
             memory,
             {"q": samples},
             tmp_path / out,
             k=18,
             stages=stages,
             batch=jobs,
-            progress=False,
             price=find_price("gemini-3.5-flash-lite"),
         )
-        return metrics["q"]
+        return summary
 
     server.answer, server.check_images = answer_by_picture, False
-    return evaluate
+    return evaluate_by
 
 
-def reasons(metrics: Metrics) -> dict[str, int]:
-    assert metrics.rerank is not None
-    return metrics.rerank.reasons
+def reasons(summary: Summary) -> dict[str, int]:
+    rerank = summary.metrics["q"].rerank
+    assert rerank is not None
+    return rerank.reasons
 
 
 def test_a_batch_run_answers_what_an_online_one_does_at_half_the_price(
-    run: Callable[..., Metrics], server: GeminiServer, fresh_store: ReplyStore
+    run: Callable[..., Summary], server: GeminiServer, fresh_store: ReplyStore
 ) -> None:
     by_batch = run()
     assert server.generate_calls() == [] and len(server.batch_jobs) == 4  # 30 queries in waves of 8
-    assert reasons(by_batch) == {"reranked": COUNT} and by_batch.rerank and by_batch.rerank.calls == COUNT
+    assert reasons(by_batch) == {"reranked": COUNT} and by_batch.spending["q"].calls == COUNT
     online = run(batch=False, out="again")
-    assert server.generate_calls() == [] and online.rerank  # the same replies, from the same store
-    assert (online.rerank.top1, online.rerank.calls_saved) == (by_batch.rerank.top1, COUNT)
+    assert server.generate_calls() == []  # the same replies, from the same store
+    assert online.metrics["q"].top1 == by_batch.metrics["q"].top1 and online.spending["q"].calls_saved == COUNT
+    spent = by_batch.spending["q"]
     price = find_price("gemini-3.5-flash-lite")
-    assert price and by_batch.rerank.cost == pytest.approx(
-        0.5 * price.cost(by_batch.rerank.prompt_tokens, by_batch.rerank.reply_tokens)
-    )
+    assert price and spent.cost == pytest.approx(0.5 * price.cost(spent.prompt_tokens, spent.reply_tokens))
 
 
 def test_items_that_fail_are_submitted_again_and_the_others_are_not(
-    run: Callable[..., Metrics], server: GeminiServer
+    run: Callable[..., Summary], server: GeminiServer
 ) -> None:
     seen: Counter[str] = Counter()
 
@@ -100,7 +100,7 @@ def test_items_that_fail_are_submitted_again_and_the_others_are_not(
 
 
 def test_items_that_are_blocked_or_never_answered_leave_votes_with_reasons(
-    run: Callable[..., Metrics], server: GeminiServer
+    run: Callable[..., Summary], server: GeminiServer
 ) -> None:
     server.batch_item_fault = lambda key, call: "blocked" if int(key[:8], 16) % 2 else "error"
     found = reasons(run())
@@ -110,24 +110,24 @@ def test_items_that_are_blocked_or_never_answered_leave_votes_with_reasons(
 
 @pytest.mark.parametrize("end", ["expired", "failed"])
 def test_a_job_that_ends_without_results_is_submitted_again(
-    run: Callable[..., Metrics], server: GeminiServer, end: str
+    run: Callable[..., Summary], server: GeminiServer, end: str
 ) -> None:
     server.batch_job_fault = [end]
     assert reasons(run()) == {"reranked": COUNT} and len(server.batch_jobs) == 5
 
 
-def test_further_orders_make_a_further_round(run: Callable[..., Metrics], server: GeminiServer) -> None:
+def test_further_orders_make_a_further_round(run: Callable[..., Summary], server: GeminiServer) -> None:
     metrics = run(shuffles=1)
-    assert reasons(metrics) == {"reranked": COUNT} and metrics.rerank and metrics.rerank.calls > COUNT
+    assert reasons(metrics) == {"reranked": COUNT} and metrics.spending["q"].calls > COUNT
 
 
-def test_a_second_run_of_the_same_folder_submits_nothing(run: Callable[..., Metrics], server: GeminiServer) -> None:
+def test_a_second_run_of_the_same_folder_submits_nothing(run: Callable[..., Summary], server: GeminiServer) -> None:
     first, calls = run(), len(server.calls)
     assert run() == first and len(server.calls) == calls
 
 
 def test_a_job_whose_creation_was_cut_off_is_found_by_its_name(
-    run: Callable[..., Metrics], server: GeminiServer, tmp_path: Path
+    run: Callable[..., Summary], server: GeminiServer, tmp_path: Path
 ) -> None:
     run()
     ledger = tmp_path / "run" / "batch" / "waves.jsonl"
@@ -141,7 +141,7 @@ def test_a_job_whose_creation_was_cut_off_is_found_by_its_name(
     assert Counter(server.batch_items) == paid
 
 
-def test_a_spent_budget_stops_before_the_job(run: Callable[..., Metrics], server: GeminiServer) -> None:
+def test_a_spent_budget_stops_before_the_job(run: Callable[..., Summary], server: GeminiServer) -> None:
     meter = Meter(find_price("gemini-3.5-flash-lite"), max_cost=0.002)
     with pytest.raises(EveryRequestFails, match="could exceed --max-cost 0.002"):
         run(meter=meter)
@@ -164,11 +164,11 @@ def test_a_refused_key_ends_the_run_before_anything_is_made(
     jobs = BatchJobs(tmp_path / "run", model, BatchSettings(poll_seconds=0.05))
     samples = {"q": [Sample("1", noise(1), frozenset(["red"]))]}
     with pytest.raises(ModelError, match="refuses the API key"):
-        run_evaluation(memory, samples, tmp_path / "run", k=18, stages=stages, batch=jobs, progress=False)
+        evaluate(memory, samples, tmp_path / "run", k=18, stages=stages, batch=jobs)
 
 
 def test_a_job_that_cannot_be_made_ends_the_run_and_costs_no_later_one(
-    run: Callable[..., Metrics], server: GeminiServer
+    run: Callable[..., Summary], server: GeminiServer
 ) -> None:
     server.models = {"another"}
     for _ in range(4):
@@ -178,7 +178,7 @@ def test_a_job_that_cannot_be_made_ends_the_run_and_costs_no_later_one(
     assert reasons(run()) == {"reranked": COUNT} and len(server.batch_items) == COUNT
 
 
-def test_the_budget_holds_for_all_waves_together(run: Callable[..., Metrics], server: GeminiServer) -> None:
+def test_the_budget_holds_for_all_waves_together(run: Callable[..., Summary], server: GeminiServer) -> None:
     meter = Meter(find_price("gemini-3.5-flash-lite"), max_cost=0.09)
     with pytest.raises(EveryRequestFails, match="--max-cost"):
         run(meter=meter)
@@ -187,7 +187,7 @@ def test_the_budget_holds_for_all_waves_together(run: Callable[..., Metrics], se
 
 
 def test_a_job_that_the_service_forgot_is_submitted_again(
-    run: Callable[..., Metrics], server: GeminiServer, tmp_path: Path
+    run: Callable[..., Summary], server: GeminiServer, tmp_path: Path
 ) -> None:
     server.models = {"another"}
     with pytest.raises(EveryRequestFails):
@@ -201,7 +201,7 @@ def test_a_job_that_the_service_forgot_is_submitted_again(
 
 
 def test_clearing_the_cache_while_jobs_run_loses_no_reply(
-    run: Callable[..., Metrics], server: GeminiServer, fresh_store: ReplyStore
+    run: Callable[..., Summary], server: GeminiServer, fresh_store: ReplyStore
 ) -> None:
     def forget(key: str, call: Call) -> None:
         fresh_store._store.clear()
@@ -211,13 +211,14 @@ def test_clearing_the_cache_while_jobs_run_loses_no_reply(
 
 
 def test_what_a_request_needs_the_second_time_survives_a_kill(
-    run: Callable[..., Metrics], server: GeminiServer, tmp_path: Path
+    run: Callable[..., Summary], server: GeminiServer, tmp_path: Path
 ) -> None:
     server.batch_item_fault, server.tokens_needed = (lambda key, call: "max-tokens"), 2000
     server.batch_job_fault = ["ok"] * 4
     whole = run()
-    assert reasons(whole) == {"reranked": COUNT} and whole.rerank
-    assert whole.rerank.prompt_tokens == 2 * whole.rerank.calls * whole.rerank.prompt_tokens // (2 * COUNT)
+    spent = whole.spending["q"]
+    assert reasons(whole) == {"reranked": COUNT}
+    assert spent.prompt_tokens == 2 * spent.calls * spent.prompt_tokens // (2 * COUNT)
     kept = [json.loads(line) for line in (tmp_path / "run" / "batch" / "results.jsonl").read_text().splitlines()]
     assert sum(line.get("again") == "cut_off" for line in kept) == COUNT
 

@@ -30,6 +30,7 @@ from agent.config import TransportConfig
 from agent.loading import load_model
 from eval.datasets.folder import read_folder
 from eval.runner import run_evaluation
+from eval.types import Dataset
 from retrieval import VisualMemory
 
 memory, queries, out, batch = VisualMemory.open(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), sys.argv[4] == "batch"
@@ -37,7 +38,7 @@ model = load_model("gemini-3.5-flash-lite", transport=TransportConfig(concurrenc
 stages = prepare(memory, model=model, neighbors=18)
 jobs = BatchJobs(out, model, BatchSettings(wave_requests=15, poll_seconds=0.05)) if batch else None
 print("begun", flush=True)
-run_evaluation(memory, {"q": read_folder(queries)}, out, k=18, stages=stages, batch=jobs, progress=False)
+run_evaluation(memory, {"q": Dataset(read_folder(queries))}, out, k=18, stages=stages, batch=jobs, progress=False)
 """
 
 

@@ -15,14 +15,13 @@ from agent.keys import GEMINI_VARIABLES, Secret, find_key, key_variable
 from agent.loading import LoadedModel, load_model
 from agent.reply_store import ReplyStore
 from agent.stages import prepare
-from eval.report import write_report
-from eval.runner import run_evaluation
 from eval.types import Sample
 from retrieval import VisualMemory
 from retrieval.errors import InvalidArgument
 from tests.agent.conftest import KEY, KINDS
 from tests.conftest import draw
 from tests.gemini_server import GeminiServer
+from tests.runs import evaluate, page_of
 
 # Both repeat the key in their errors, in the message or in the details.
 ECHOING = ("403", "bad-key", "401", "400", "500", "reset", "truncated", "disconnect", "malformed", "timeout", "safety")
@@ -82,8 +81,8 @@ def test_no_file_and_no_log_holds_the_key(
     server.script = ["ok", "403", "ok"] if kind == "never" else ["ok", "500", "ok", "safety", "400", "ok"]
     stages = prepare(memory, model=ready(kind, store=ReplyStore(tmp_path / "replies")), neighbors=6)
     samples = {"q": [Sample(str(number), draw((200, 30, 30), number), frozenset(["red"])) for number in range(5)]}
-    metrics, results = run_evaluation(memory, samples, tmp_path / "run", k=6, stages=stages, progress=False)
-    write_report(tmp_path / "run" / "report.html", memory, samples, metrics, results)
+    summary, run = evaluate(memory, samples, tmp_path / "run", k=6, stages=stages)
+    page_of(summary, run, memory, samples, tmp_path / "run")
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) >= 4
     assert not [path for path in files if KEY.encode() in path.read_bytes()]

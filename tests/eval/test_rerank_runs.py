@@ -8,11 +8,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from agent import ScriptedModel
 from agent.config import TransportConfig
-from agent.errors import EveryRequestFails
+from agent.errors import EveryRequestFails, RequestFailure
 from agent.keys import Secret
 from agent.loading import make_ready
 from agent.metered import Meter
@@ -21,9 +22,7 @@ from agent.reply_store import ReplyStore
 from agent.stages import prepare
 from eval.errors import OtherSettings, RunError
 from eval.fusion import fit_fusion
-from eval.report import write_report
 from eval.runlog import read_run
-from eval.runner import run_evaluation
 from eval.types import Sample
 from prompts.cost import find_price
 from prompts.types import Prompt
@@ -31,6 +30,7 @@ from retrieval import VisualMemory
 from tests.agent.test_batch_of_queries import noise
 from tests.conftest import draw
 from tests.gemini_server import GeminiServer
+from tests.runs import evaluate, page_of
 
 KEY = "test-key-of-the-command-line"
 VMEM = [sys.executable, "-m", "eval.vmem"]
@@ -75,14 +75,13 @@ def test_the_second_look_is_measured_beside_the_vote(
     replies = iter(['{"ranking": ["B"]}', "words", '{"ranking": ["NONE"]}'])
     model = ScriptedModel(lambda prompt: next(replies, '{"ranking": ["A"]}'))
     stages = prepare(memory, model=model, neighbors=18)
-    metrics, results = run_evaluation(
-        memory, {"q": samples}, tmp_path / "run", k=18, stages=stages, concurrency=1, progress=False
-    )
-    rerank = metrics["q"].rerank
+    summary, run = evaluate(memory, {"q": samples}, tmp_path / "run", k=18, stages=stages, concurrency=1)
+    rerank = summary.metrics["q"].rerank
     assert rerank and (rerank.vote_top1, rerank.top1, rerank.fixed, rerank.broken) == (100.0, 90.0, 0, 1)
     assert rerank.reasons == {"reranked": 8, "unusable_reply": 1, "none_of_these": 1}
-    assert rerank.calls == 10 and rerank.cost is None
-    assert results["q"].outcomes is not None and len(results["q"].outcomes) == 10
+    assert (rerank.out_of_candidates, rerank.errors, rerank.unchanged_right) == (1, 0, 9)
+    assert summary.spending["q"].calls == 10 and summary.spending["q"].cost is None
+    assert run.results["q"].outcomes is not None and len(run.results["q"].outcomes) == 10
     written = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert written["datasets"]["q"]["rerank"]["broken"] == 1
     assert written["settings"]["rerank"]["model"] == "scripted"
@@ -95,7 +94,7 @@ def test_a_run_that_was_cut_off_asks_only_what_is_missing(
 ) -> None:
     def run(model: ScriptedModel, out: Path) -> object:
         stages = prepare(memory, model=model, neighbors=6)
-        return run_evaluation(memory, {"q": samples}, out, k=6, stages=stages, progress=False)[0]
+        return evaluate(memory, {"q": samples}, out, k=6, stages=stages)[0]
 
     whole = run(ScriptedModel(lambda prompt: "A"), tmp_path / "run")
     log = tmp_path / "run" / "log.jsonl"
@@ -108,10 +107,10 @@ def test_another_way_of_asking_is_another_run(memory: VisualMemory, samples: lis
     for when in ("always", "margin<0.3"):
         stages = prepare(memory, model=ScriptedModel(lambda prompt: "A"), neighbors=6, when=when)
         if when == "always":
-            run_evaluation(memory, {"q": samples}, tmp_path / "run", k=6, stages=stages, progress=False)
+            evaluate(memory, {"q": samples}, tmp_path / "run", k=6, stages=stages)
             continue
         with pytest.raises(OtherSettings, match="rerank: .*always.*now .*margin<0.3"):
-            run_evaluation(memory, {"q": samples}, tmp_path / "run", k=6, stages=stages, progress=False)
+            evaluate(memory, {"q": samples}, tmp_path / "run", k=6, stages=stages)
 
 
 def test_what_every_query_would_meet_ends_the_run_and_keeps_what_is_done(
@@ -127,7 +126,7 @@ def test_what_every_query_would_meet_ends_the_run_and_keeps_what_is_done(
 
     stages = prepare(memory, model=ScriptedModel(reply), neighbors=6)
     with pytest.raises(EveryRequestFails, match="today's quota is spent"):
-        run_evaluation(memory, {"q": samples}, tmp_path / "run", k=6, stages=stages, concurrency=1, progress=False)
+        evaluate(memory, {"q": samples}, tmp_path / "run", k=6, stages=stages, concurrency=1)
     assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 1 + 4
 
 
@@ -212,8 +211,10 @@ def test_a_batch_run_by_command_line_ends_with_the_same_figures(
     shutil.rmtree(tmp_path / "cache")
     vmem(server, tmp_path / "cache", *shared, "--out", tmp_path / "online")
     figures = [json.loads((tmp_path / name / "metrics.json").read_text())["datasets"] for name in ("run", "online")]
-    costs = [figure["q"]["rerank"].pop("cost") for figure in figures]
-    assert figures[0] == figures[1] and costs[0] == pytest.approx(costs[1] / 2)
+    full_costs = [figure["q"]["rerank"]["gate"].pop("cost") for figure in figures]
+    assert figures[0] == figures[1] and full_costs[0] == pytest.approx([cost / 2 for cost in full_costs[1]])
+    spent = [json.loads((tmp_path / name / "usage.json").read_text())["datasets"]["q"] for name in ("run", "online")]
+    assert spent[0]["cost"] == pytest.approx(spent[1]["cost"] / 2)
 
 
 def test_a_weight_is_fitted_to_a_run(memory: VisualMemory, tmp_path: Path) -> None:
@@ -226,8 +227,8 @@ def test_a_weight_is_fitted_to_a_run(memory: VisualMemory, tmp_path: Path) -> No
 
     model = ScriptedModel(right)
     stages = prepare(memory, model=model, neighbors=18)
-    run_evaluation(memory, {"q": samples}, tmp_path / "run", k=18, stages=stages, concurrency=1, progress=False)
-    fitted = fit_fusion(read_run(tmp_path / "run"))
+    evaluate(memory, {"q": samples}, tmp_path / "run", k=18, stages=stages, concurrency=1)
+    fitted = fit_fusion(read_run(tmp_path / "run").results)
     assert fitted.queries == 40 and fitted.weight > 0.5
     assert fitted.fused_top1 == fitted.model_top1 > fitted.vote_top1
     told = subprocess.run(
@@ -237,9 +238,9 @@ def test_a_weight_is_fitted_to_a_run(memory: VisualMemory, tmp_path: Path) -> No
 
 
 def test_without_a_model_there_is_nothing_to_fit(memory: VisualMemory, samples: list[Sample], tmp_path: Path) -> None:
-    run_evaluation(memory, {"q": samples}, tmp_path / "run", k=6, progress=False)
+    evaluate(memory, {"q": samples}, tmp_path / "run", k=6)
     with pytest.raises(RunError, match="has 0 queries that a model answered"):
-        fit_fusion(read_run(tmp_path / "run"))
+        fit_fusion(read_run(tmp_path / "run").results)
     with pytest.raises(RunError, match="holds no run: give the folder that `vmem eval run` wrote"):
         read_run(tmp_path)
 
@@ -251,10 +252,8 @@ def test_votes_of_an_outage_are_asked_again_by_the_same_command(
         bare = Gemini("gemini-3.5-flash-lite", Secret(KEY), base_url=server.url)
         transport = TransportConfig(attempts=attempts, first_wait_seconds=0.01, failed_calls_before_break=4)
         stages = prepare(memory, model=make_ready(bare, transport=transport), neighbors=6)
-        metrics, _ = run_evaluation(
-            memory, {"q": samples}, tmp_path / "run", k=6, stages=stages, concurrency=1, progress=False
-        )
-        rerank = metrics["q"].rerank
+        summary, _ = evaluate(memory, {"q": samples}, tmp_path / "run", k=6, stages=stages, concurrency=1)
+        rerank = summary.metrics["q"].rerank
         return rerank.reasons if rerank else {}
 
     server.script = ["ok", "safety"] + ["503"] * 4
@@ -269,12 +268,11 @@ def test_equal_queries_are_paid_once(memory: VisualMemory, server: GeminiServer,
     meter = Meter(find_price("gemini-3.5-flash-lite"))
     stages = prepare(memory, model=make_ready(bare, meter=meter, store=ReplyStore(tmp_path / "r")), neighbors=6)
     samples = [Sample(str(number), noise(1), frozenset(["red"])) for number in range(10)]
-    metrics, _ = run_evaluation(
-        memory, {"q": samples}, tmp_path / "run", k=6, stages=stages, price=meter.price, progress=False
-    )
-    rerank = metrics["q"].rerank
-    assert rerank and (rerank.calls, rerank.calls_saved) == (1, 9)
-    assert rerank.cost == pytest.approx(meter.cost) and rerank.prompt_tokens == meter.prompt_tokens
+    summary, _ = evaluate(memory, {"q": samples}, tmp_path / "run", k=6, stages=stages, price=meter.price)
+    spent = summary.spending["q"]
+    assert (spent.calls, spent.calls_saved) == (1, 9)
+    assert spent.cost == pytest.approx(meter.cost) and spent.prompt_tokens == meter.prompt_tokens
+    assert spent.seconds["max"] >= 0.2
 
 
 def test_failed_attempts_are_counted_as_the_service_counts_them(
@@ -285,21 +283,20 @@ def test_failed_attempts_are_counted_as_the_service_counts_them(
     meter = Meter(find_price("gemini-3.5-flash-lite"))
     transport = TransportConfig(first_wait_seconds=0.01)
     stages = prepare(memory, model=make_ready(bare, meter=meter, transport=transport), neighbors=6)
-    metrics, _ = run_evaluation(
-        memory, {"q": samples}, tmp_path / "run", k=6, stages=stages, concurrency=1, price=meter.price, progress=False
+    summary, _ = evaluate(
+        memory, {"q": samples}, tmp_path / "run", k=6, stages=stages, concurrency=1, price=meter.price
     )
-    rerank = metrics["q"].rerank
-    assert rerank and rerank.cost == pytest.approx(meter.cost)
-    assert (rerank.prompt_tokens, rerank.reply_tokens) == (meter.prompt_tokens, meter.reply_tokens)
+    spent = summary.spending["q"]
+    assert spent.cost == pytest.approx(meter.cost)
+    assert (spent.prompt_tokens, spent.reply_tokens) == (meter.prompt_tokens, meter.reply_tokens)
 
 
 def test_half_a_character_in_a_reply_reaches_the_report_as_a_mark(
     memory: VisualMemory, samples: list[Sample], tmp_path: Path
 ) -> None:
     stages = prepare(memory, model=ScriptedModel(lambda prompt: '{"ranking": ["\\ud800"]}'), neighbors=6)
-    metrics, results = run_evaluation(memory, {"q": samples}, tmp_path / "run", k=6, stages=stages, progress=False)
-    write_report(tmp_path / "report.html", memory, {"q": samples}, metrics, results)
-    assert "unusable_reply" in (tmp_path / "report.html").read_text()
+    summary, run = evaluate(memory, {"q": samples}, tmp_path / "run", k=6, stages=stages)
+    assert "unusable_reply" in page_of(summary, run, memory, {"q": samples}, tmp_path / "run")
 
 
 def test_a_dry_run_needs_no_key(built: Path, server: GeminiServer, folder: Path, tmp_path: Path) -> None:
@@ -307,3 +304,37 @@ def test_a_dry_run_needs_no_key(built: Path, server: GeminiServer, folder: Path,
     arguments = (*shared, "--model", "gemini-3.5-flash-lite", "--dry-run")
     dry = vmem(server, tmp_path / "cache", *arguments, GEMINI_API_KEY="", GOOGLE_API_KEY="")
     assert dry.returncode == 0 and "Estimated by four characters a token" in dry.stdout and server.calls == []
+
+
+def test_refusals_are_asked_again_only_when_asked_for(
+    memory: VisualMemory, samples: list[Sample], tmp_path: Path
+) -> None:
+    def run(refused: int, **options: bool) -> tuple[dict[str, int], int]:
+        asked: list[Prompt] = []
+
+        def reply(prompt: Prompt) -> str:
+            asked.append(prompt)
+            if len(asked) <= refused:
+                raise RequestFailure("refused", code="request_refused")
+            return "A"
+
+        stages = prepare(memory, model=ScriptedModel(reply), neighbors=6)
+        summary, _ = evaluate(memory, {"q": samples}, tmp_path / "run", k=6, stages=stages, concurrency=1, **options)
+        rerank = summary.metrics["q"].rerank
+        assert rerank is not None
+        return rerank.reasons, len(asked)
+
+    assert run(3) == ({"reranked": 7, "request_refused": 3}, 10)
+    assert run(0) == ({"reranked": 7, "request_refused": 3}, 0)
+    assert run(0, retry_errors=True) == ({"reranked": 10}, 3)
+
+
+def test_a_centred_run_shows_the_model_the_neighbours_that_centring_found(
+    memory: VisualMemory, samples: list[Sample], tmp_path: Path
+) -> None:
+    model = ScriptedModel(lambda prompt: "A")
+    stages = prepare(memory, model=model, neighbors=6)
+    _, reranked = evaluate(memory, {"q": samples}, tmp_path / "model", k=6, stages=stages, centre="queries")
+    _, voted = evaluate(memory, {"q": samples}, tmp_path / "vote", k=6, centre="queries")
+    assert np.array_equal(reranked.results["q"].neighbor_distances, voted.results["q"].neighbor_distances)
+    assert len(model.prompts) == len(samples)

@@ -1,0 +1,235 @@
+"""Two runs on the same queries: what one gets right that the other does not, and whether that may be chance.
+
+Queries are paired by data set and id. The tests are McNemar's (1947), in its exact form: of the queries that one side
+gets right and the other wrong, each is as likely to fall either way where the two are equally good.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from eval.errors import RunError
+from eval.flips import KINDS, Flip, FlipKind, MovedClass, list_flips, moved_classes
+from eval.intervals import holm, paired_interval, sign_flip_p, wilson_interval
+from eval.metrics import final_labels, vote_labels
+from eval.pairing import Answers, Pairs, answer_all, pair_queries
+from eval.types import Interval, Percent, Run, RunInfo
+
+__all__ = [
+    "KINDS",
+    "Comparison",
+    "DatasetComparison",
+    "Flip",
+    "FlipKind",
+    "MovedClass",
+    "PairedFigures",
+    "RunComparison",
+    "Side",
+    "compare_runs",
+    "compare_with_vote",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """Whose answers are compared."""
+
+    name: str  # as tables show it; other for every side of a comparison
+    run: int  # place of its run among those that were compared
+    vote: bool  # True: rank voting's answers, though the run asked a model
+    centred: str  # `RunInfo.centred`: not empty means that the run is transductive
+
+
+@dataclass(frozen=True, slots=True)
+class PairedFigures:
+    """Two answers to the same queries; a difference is after less before, in points."""
+
+    count: int  # queries that both sides answered
+    before: Percent  # top-1
+    before_interval: Interval  # Wilson, 95 %
+    after: Percent
+    after_interval: Interval
+    difference: Percent
+    difference_interval: Interval  # paired bootstrap, 95 %
+    fixed: int  # wrong before, right after
+    broken: int  # right before, wrong after
+    p: float  # exact McNemar, two-sided
+    adjusted: float  # p by Holm's method, over the data sets and runs of the comparison; overall: over its runs
+
+    @property
+    def discordant(self) -> Percent:
+        """Queries on which the two differ in being right, in percent."""
+        return 100.0 * (self.fixed + self.broken) / self.count
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DatasetComparison:
+    """Two sides on one data set."""
+
+    name: str
+    figures: PairedFigures
+    only_before: int  # queries that the other side did not answer; they do not count
+    only_after: int
+    classes: list[MovedClass]  # most moved first, by |net|, then by fixed and broken together
+    flips: list[Flip]  # in the order of the first side's log
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunComparison:
+    """A side against the baseline."""
+
+    after: Side
+    datasets: list[DatasetComparison]  # those that both hold, in the baseline's order
+    overall: PairedFigures  # each query counts the same, so that large data sets weigh more
+    repeated: int  # pictures that stand in several data sets; overall draws them together and tests them as one
+    missing: list[str]  # data sets of either without a query that both answered
+    changed: dict[str, tuple[Any, Any]]  # settings in which the runs differ: before, after; None where it has none
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Comparison:
+    """A baseline and what was compared with it."""
+
+    before: Side
+    others: list[RunComparison]
+
+
+def compare_runs(runs: Sequence[tuple[str, Run]]) -> Comparison:
+    """Compare final answers with those of the first run.
+
+    Args:
+        runs: two or more, each with a name that no other has.
+
+    Raises:
+        RunError: a run shares no query with the first, or has other right labels for the same id.
+    """
+    sides = [Side(name, place, vote=False, centred=run.info.centred) for place, (name, run) in enumerate(runs)]
+    answers = [answer_all(run, final_labels) for _, run in runs]
+    changed = [_changed(runs[0][1].info, run.info) for _, run in runs]
+    return _compare(sides, answers, changed)
+
+
+def compare_with_vote(name: str, run: Run) -> Comparison:
+    """Compare a run's final answers with what its vote alone would have answered.
+
+    Raises:
+        RunError: the run asked no model.
+    """
+    if all(results.outcomes is None for results in run.results.values()):
+        raise RunError(f"{name} asked no model, so that its answers are its vote's: give a second run to compare with")
+    sides = [
+        Side(f"{name} (vote)", 0, vote=True, centred=run.info.centred),
+        Side(name, 0, vote=False, centred=run.info.centred),
+    ]
+    return _compare(sides, [answer_all(run, vote_labels), answer_all(run, final_labels)], [{}, {}])
+
+
+def _compare(
+    sides: list[Side], answers: list[dict[str, Answers]], changed: list[dict[str, tuple[Any, Any]]]
+) -> Comparison:
+    others = [
+        _compare_run(sides[0], side, answers[0], found, differing)
+        for side, found, differing in zip(sides[1:], answers[1:], changed[1:], strict=True)
+    ]
+    by_dataset = iter(holm([dataset.figures.p for other in others for dataset in other.datasets]))
+    by_run = iter(holm([other.overall.p for other in others]))
+    adjusted = [
+        replace(
+            other,
+            datasets=[replace(d, figures=replace(d.figures, adjusted=next(by_dataset))) for d in other.datasets],
+            overall=replace(other.overall, adjusted=next(by_run)),
+        )
+        for other in others
+    ]
+    return Comparison(sides[0], adjusted)
+
+
+def _compare_run(
+    baseline: Side,
+    side: Side,
+    before: dict[str, Answers],
+    after: dict[str, Answers],
+    changed: dict[str, tuple[Any, Any]],
+) -> RunComparison:
+    found = {
+        name: pair_queries(before[name], after[name], dataset=name, after_name=side.name)
+        for name in before
+        if name in after
+    }
+    pairs = {name: pair for name, pair in found.items() if len(pair.before_rows)}
+    if not pairs:
+        raise RunError(
+            f"{baseline.name} and {side.name} share no query: compare runs on the same data sets, under the same names"
+        )
+    overall, repeated = _overall(list(pairs.values()))
+    return RunComparison(
+        after=side,
+        datasets=[_compare_dataset(name, pair) for name, pair in pairs.items()],
+        overall=overall,
+        repeated=repeated,
+        missing=sorted((before.keys() | after.keys()) - pairs.keys()),
+        changed=changed,
+    )
+
+
+def _compare_dataset(name: str, pairs: Pairs) -> DatasetComparison:
+    change = pairs.change
+    return DatasetComparison(
+        name=name,
+        figures=_figures([pairs], np.bincount(change + 1, minlength=3)[None], units=len(change)),
+        only_before=len(pairs.before.results) - len(change),
+        only_after=len(pairs.after.results) - len(change),
+        classes=moved_classes(pairs),
+        flips=list_flips(pairs),
+    )
+
+
+def _overall(pairs: list[Pairs]) -> tuple[PairedFigures, int]:
+    """Return the figures of all data sets together, and how many queries stand in several of them.
+
+    The same id in the same place is the same picture, as in ImageNet's validation set and ReaL: its answers are no
+    independent evidence, so they are drawn and tested together. Strata are the data sets, and where ids
+    repeat their combinations.
+    """
+    numbers: dict[tuple[str, str], int] = {}
+    places = [np.array([numbers.setdefault(picture, len(numbers)) for picture in pair.pictures]) for pair in pairs]
+    change, stratum, times = (np.zeros(len(numbers), np.int64) for _ in range(3))
+    for place, pair in zip(places, pairs, strict=True):
+        change[place] += pair.change
+        times[place] += 1
+        stratum *= 2
+        stratum[place] += 1
+        stratum = np.unique(stratum, return_inverse=True)[1]  # so that many data sets do not overflow
+    counts = np.zeros((stratum.max() + 1, 2 * len(pairs) + 1), np.int64)
+    np.add.at(counts, (stratum, change + len(pairs)), 1)
+    return _figures(pairs, counts, units=len(numbers)), int((times > 1).sum())
+
+
+def _figures(pairs: list[Pairs], counts: Int[np.ndarray, "strata values"], *, units: int) -> PairedFigures:
+    """Return figures; ``counts`` is `paired_interval`'s, ``units`` the number of different queries."""
+    before, after = (np.concatenate(side) for side in zip(*(pair.right for pair in pairs), strict=True))
+    p = sign_flip_p(counts.sum(axis=0))
+    return PairedFigures(
+        count=len(before),
+        before=100.0 * float(before.mean()),
+        before_interval=wilson_interval(round(units * float(before.mean())), units),
+        after=100.0 * float(after.mean()),
+        after_interval=wilson_interval(round(units * float(after.mean())), units),
+        difference=100.0 * float(after.mean() - before.mean()),
+        difference_interval=paired_interval(counts, queries=len(before)),
+        fixed=int((after & ~before).sum()),
+        broken=int((before & ~after).sum()),
+        p=p,
+        adjusted=p,
+    )
+
+
+def _changed(before: RunInfo, after: RunInfo) -> dict[str, tuple[Any, Any]]:
+    return {
+        name: (before.settings.get(name), after.settings.get(name))
+        for name in {**before.settings, **after.settings}
+        if before.settings.get(name) != after.settings.get(name)
+    }

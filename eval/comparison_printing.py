@@ -1,0 +1,129 @@
+"""What the command line prints and writes of a comparison."""
+
+import dataclasses
+import json
+from typing import Final
+
+import typer
+
+from eval.compare import KINDS, Comparison, PairedFigures, RunComparison, Side
+from eval.conclusion import conclude
+from eval.power import needed_queries
+from eval.types import Interval
+from retrieval.labels import display_name
+from retrieval.terminal import print_table, printable
+
+_SHOWN_CLASSES: Final = 20
+_USUAL_DIFFERENCES: Final = (0.5, 1.0, 2.0, 5.0)  # points
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Print, for each run, its figures beside the baseline's, the classes that moved most, and a conclusion."""
+    for other in comparison.others:
+        _print_figures(comparison.before, other)
+        _print_counts(other)
+        _print_classes(other)
+    for side in (comparison.before, *(other.after for other in comparison.others)):
+        if side.centred:
+            typer.echo(f"† {printable(side.name)} centred the queries' embeddings ({side.centred}): it is transductive")
+    for other in comparison.others:
+        typer.echo(printable(conclude(comparison.before, other), longest=1000))
+
+
+def comparison_as_json(comparison: Comparison) -> str:
+    """Return a comparison as JSON: the fields of its dataclasses by name."""
+    return json.dumps(comparison, default=_as_json)
+
+
+def print_power(difference: float, *, discordant: float, power: float, alpha: float) -> None:
+    """Print how many queries tell a difference in points, and some usual ones beside it.
+
+    Raises:
+        InvalidArgument: a value outside what is possible.
+    """
+    asked = needed_queries(difference=difference, discordant=discordant, power=power, alpha=alpha)
+    needed = {
+        usual: needed_queries(difference=usual, discordant=discordant, power=power, alpha=alpha)
+        for usual in _USUAL_DIFFERENCES
+        if usual <= discordant
+    } | {abs(difference): asked}
+    rows = [(f"{points:g}", f"{queries:,}") for points, queries in sorted(needed.items())]
+    print_table(["difference in points", "queries needed"], rows)
+    typer.echo(
+        f"A difference of {abs(difference):g} points takes {asked:,} queries where the two differ in being right on "
+        f"{discordant:.3g} % of them: then {power:g} % of tests tell it (exact McNemar test, alpha {alpha:g})."
+    )
+
+
+def _print_figures(before: Side, other: RunComparison) -> None:
+    rows = [_cells(dataset.name, dataset.figures) for dataset in other.datasets]
+    if len(rows) > 1:
+        rows.append(_cells("all", other.overall))
+    columns = ["queries", "n", _marked(before), _marked(other.after), "difference", "fixed", "broken", "p", "p (Holm)"]
+    print_table(columns, rows, title="Top-1 accuracy in percent, difference in points (95 % intervals)")
+
+
+def _cells(name: str, figures: PairedFigures) -> list[str]:
+    return [
+        name,
+        f"{figures.count:,}",
+        f"{figures.before:.1f} {_spread(figures.before_interval)}",
+        f"{figures.after:.1f} {_spread(figures.after_interval)}",
+        f"{figures.difference:+.1f} {_spread(figures.difference_interval)}",
+        f"{figures.fixed:,}",
+        f"{figures.broken:,}",
+        _p(figures.p),
+        _p(figures.adjusted),
+    ]
+
+
+def _print_counts(other: RunComparison) -> None:
+    kinds = [flip.kind for dataset in other.datasets for flip in dataset.flips]
+    counts = ", ".join(f"{kinds.count(kind):,} {kind}" for kind in KINDS if kind in kinds)
+    typer.echo(f"Other answers: {counts or 'none'}")
+    for name, settings in other.changed.items():
+        before, after = (printable("none" if setting is None else setting) for setting in settings)
+        typer.echo(f"Other settings: {printable(name)}: {before}, then {after}")
+    for dataset in other.datasets:
+        if dataset.only_before or dataset.only_after:
+            typer.echo(
+                f"{printable(dataset.name)}: not counted are {dataset.only_before:,} queries that only the first run "
+                f"answered, and {dataset.only_after:,} that only the other did"
+            )
+    if other.missing:
+        typer.echo(f"Not compared, for want of shared queries: {', '.join(map(printable, other.missing))}")
+    if other.repeated:
+        typer.echo(f"{other.repeated:,} pictures stand in several data sets: the line 'all' tests each as one")
+
+
+def _print_classes(other: RunComparison) -> None:
+    moved = [(dataset, one) for dataset in other.datasets for one in dataset.classes]
+    moved.sort(key=lambda pair: -abs(pair[1].net))
+    rows = [
+        (display_name(one.label), dataset.name, one.count, one.fixed, one.broken, f"{one.net:+}", _p(one.p), _p(one.q))
+        for dataset, one in moved[:_SHOWN_CLASSES]
+    ]
+    if rows:
+        title = f"Classes that moved: {len(rows)} of {len(moved):,}, most first (q: false discovery rate)"
+        print_table(["class", "queries", "n", "fixed", "broken", "net", "p", "q"], rows, title=title)
+
+
+def _marked(side: Side) -> str:
+    return printable(side.name) + (" †" if side.centred else "")
+
+
+def _spread(interval: Interval) -> str:
+    low, high = interval
+    return f"({low:.1f} to {high:.1f})"
+
+
+def _p(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else "<0.001"
+
+
+def _as_json(value: object) -> object:
+    if isinstance(value, frozenset):
+        return sorted(value)
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    raise TypeError(f"JSON has no form for {type(value)}")

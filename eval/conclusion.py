@@ -1,0 +1,57 @@
+"""A comparison in one sentence."""
+
+from dataclasses import replace
+from typing import Final
+
+from eval.compare import PairedFigures, RunComparison, Side
+from eval.power import ALPHA, needed_queries
+
+_ASKED: Final = 1.0  # points: the difference for which a sentence says how many queries would tell it
+
+
+def conclude(before: Side, other: RunComparison) -> str:
+    """Say whether a run is better than the baseline over all their queries, and if that is open, what would tell.
+
+    Names of runs stand in it as they came. Its p is adjusted for the number of runs that are compared.
+    """
+    figures = other.overall
+    if not figures.fixed + figures.broken:
+        return (
+            f"{other.after.name} and {before.name} are right on the same queries: none of {figures.count:,} tells them "
+            "apart."
+        )
+    if figures.adjusted >= ALPHA:
+        return (
+            f"No difference between {other.after.name} and {before.name} can be told on {figures.count:,} queries "
+            f"({_with_interval(figures)}); {_what_would_tell(figures)}."
+        )
+    turned = figures if figures.difference > 0 else _turned(figures)
+    direction = "better" if turned is figures else "worse"
+    names = f"{other.after.name} is {direction} than {before.name}"
+    return f"{names} by {_with_interval(turned)} on {figures.count:,} queries."
+
+
+def format_p(p: float) -> str:
+    """Return a p to three decimals, as ``p = 0.002`` or ``p < 0.001``."""
+    return f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
+
+
+def _what_would_tell(figures: PairedFigures) -> str:
+    share = figures.discordant
+    if share < _ASKED:
+        return f"they differ in being right on {share:.2g} % of the queries only, too few for {_ASKED:g} point"
+    needed = needed_queries(difference=_ASKED, discordant=share)
+    if needed <= figures.count:
+        return f"so many would most likely have told {_ASKED:g} point"
+    return f"to tell {_ASKED:g} point you would need about {int(float(f'{needed:.2g}')):,} queries"
+
+
+def _turned(figures: PairedFigures) -> PairedFigures:
+    low, high = figures.difference_interval
+    return replace(figures, difference=-figures.difference, difference_interval=(-high, -low))
+
+
+def _with_interval(figures: PairedFigures) -> str:
+    decimals = 1 if abs(figures.difference) >= 0.1 else 2
+    difference, low, high = (f"{points:.{decimals}f}" for points in (figures.difference, *figures.difference_interval))
+    return f"{difference} points, 95 % interval {low} to {high}, {format_p(figures.adjusted)}"

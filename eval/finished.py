@@ -1,0 +1,134 @@
+"""Finished runs by their figures alone, without their logs."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eval.errors import RunError
+from eval.intervals import wilson_interval
+from eval.summary import METRICS
+from eval.types import Interval, Percent
+from retrieval.voting import DEFAULT_METHOD, METHODS
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """One accuracy of a run or of a publication."""
+
+    top1: Percent
+    interval: Interval | None = None  # Wilson, 95 %; None where it was not published
+    count: int | None = None  # queries
+    source: str = field(default="", compare=False)  # a publication, or a run's folder
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Finished:
+    """A run's settings and figures, as its ``metrics.json`` holds them."""
+
+    folder: Path
+    settings: Mapping[str, Any]
+    embedder: str  # its name
+    datasets: Mapping[str, Mapping[str, Any]]  # `Metrics` by data set, as JSON
+
+    @property
+    def items(self) -> int:
+        """Pictures in the memory."""
+        return int(self.settings["memory"]["items"])
+
+    @property
+    def k(self) -> int:
+        """Neighbours that voted."""
+        return int(self.settings["k"])
+
+    @property
+    def centred(self) -> str:
+        """As `RunInfo.centred`."""
+        return str(self.settings.get("centre", ""))
+
+    @property
+    def memory(self) -> str:
+        """What the memory is, for people."""
+        return f"{self.embedder}, {self.items:,} items"
+
+    @property
+    def first_stage(self) -> str:
+        """Everything that can change a vote, as a key."""
+        kept = {
+            name: setting
+            for name, setting in self.settings.items()
+            if name != "rerank" and not name.startswith("dataset ")
+        }
+        return json.dumps(kept, sort_keys=True)
+
+    @property
+    def second_stage(self) -> str:
+        """Everything that can change a model's answers, as a key; empty where none was asked."""
+        return json.dumps(self.settings["rerank"], sort_keys=True) if "rerank" in self.settings else ""
+
+    @property
+    def model(self) -> str:
+        """The model that was asked; empty where none was."""
+        return str(self.settings["rerank"]["model"]) if "rerank" in self.settings else ""
+
+    def vote(self, dataset: str, method: str = DEFAULT_METHOD) -> Accuracy:
+        """Return a vote's accuracy at the run's k."""
+        figures = self.datasets[dataset]
+        return self._accuracy(dataset, figures["top1"][method], figures["interval"][method])
+
+    def nearest(self, dataset: str) -> Accuracy:
+        """Return the accuracy of the nearest neighbour's label."""
+        figures = self.datasets[dataset]
+        top1, count = figures["top1_by_k"][DEFAULT_METHOD][0], figures["count"]
+        return self._accuracy(dataset, top1, wilson_interval(round(top1 * count / 100), count))
+
+    def masked(self, dataset: str) -> Accuracy | None:
+        """Return the vote's accuracy where only the data set's subset of classes votes, if it has one."""
+        figures = self.datasets[dataset]
+        if figures["masked"] is None:
+            return None
+        return self._accuracy(dataset, figures["masked"][DEFAULT_METHOD], figures["masked_interval"][DEFAULT_METHOD])
+
+    def masked_classes(self, dataset: str) -> int:
+        """Return the size of that subset; 0 where there is none."""
+        return int(self.datasets[dataset]["masked_classes"] or 0)
+
+    def reranked(self, dataset: str) -> Accuracy | None:
+        """Return the final answers' accuracy, if a model was asked."""
+        second = self.datasets[dataset]["rerank"]
+        return self._accuracy(dataset, second["top1"], second["interval"]) if second else None
+
+    def _accuracy(self, dataset: str, top1: Percent, interval: Sequence[Percent]) -> Accuracy:
+        low, high = interval
+        return Accuracy(top1, (low, high), self.datasets[dataset]["count"], source=str(self.folder))
+
+
+def read_finished(folder: Path) -> Finished:
+    """Return a run's figures.
+
+    Raises:
+        RunError: the folder holds no finished run, or a damaged one.
+    """
+    path = folder / METRICS
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        finished = Finished(folder, content["settings"], str(content["embedder"]), content["datasets"])
+        _look_at_everything(finished)
+    except OSError as error:
+        raise RunError(f"{folder} holds no figures ({METRICS}): give a run that `vmem eval run` finished") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{path} is damaged, or another version's: `vmem eval report {folder}` writes it again"
+        ) from error
+    return finished
+
+
+def _look_at_everything(finished: Finished) -> list[object]:
+    """Raise KeyError or the like now, where it can be said what is damaged."""
+    readers = (finished.nearest, finished.masked, finished.masked_classes, finished.reranked)
+    return [
+        (finished.memory, finished.k, finished.model),
+        *(finished.vote(dataset, method) for dataset in finished.datasets for method in METHODS),
+        *(read(dataset) for dataset in finished.datasets for read in readers),
+    ]

@@ -1,0 +1,1 @@
+"""What the pages of runs and of comparisons are made of."""

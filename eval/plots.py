@@ -1,0 +1,214 @@
+"""A run's figures as plots: matplotlib figures, written as PNG and SVG or put into a page.
+
+Colours are Okabe and Ito's, which tell apart under every kind of colour blindness; every line also has a marker or a
+stroke of its own. The background is white, so that a plot reads on a dark page as well.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from eval.drawing import LONGEST_NAME, as_png, as_svg, drawing, readable
+from eval.types import Calibration, GateCurve, Interval, Metrics, Percent, Spending
+from retrieval.disk import writing
+from retrieval.voting import DEFAULT_METHOD, METHODS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_BLUE, _ORANGE, _GREEN, _PINK, _INK = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#333333"
+_STROKES: Final = dict(zip(METHODS, [(_BLUE, "-"), (_ORANGE, "--"), (_GREEN, "-."), (_PINK, ":")], strict=True))
+_FEW: Final = 25  # points up to which each has a marker
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A figure with what tells it from the others."""
+
+    name: str  # of its files, without an ending
+    title: str  # what it shows, in words
+    figure: "Figure"
+
+
+def draw_plots(metrics: Mapping[str, Metrics], spending: Mapping[str, Spending]) -> Iterator[Plot]:
+    """Yield a run's plots, one at a time: accuracies first, then three kinds for each data set.
+
+    Args:
+        metrics: by data set.
+        spending: by data set, where a model was asked.
+    """
+    yield Plot("accuracy", "Top-1 accuracy by data set", accuracy_by_dataset(metrics))
+    for (dataset, figures), slug in zip(metrics.items(), _slugs(metrics), strict=True):
+        name = readable(dataset)
+        yield Plot(f"top1-by-k-{slug}", f"{name}: top-1 by number of neighbours", top1_by_k(dataset, figures))
+        yield Plot(f"reliability-{slug}", f"{name}: accuracy by confidence", reliability(dataset, figures))
+        if figures.rerank and figures.rerank.gate.top1:
+            gate = accuracy_by_cost(dataset, figures.rerank.gate, spending.get(dataset))
+            yield Plot(f"cost-{slug}", f"{name}: accuracy by what is spent", gate)
+
+
+def write_plots(folder: Path, metrics: Mapping[str, Metrics], spending: Mapping[str, Spending]) -> list[Path]:
+    """Write every plot as PNG and SVG into a folder, made if need be, and return the files.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for plot in draw_plots(metrics, spending):
+        for ending, encode in (("png", as_png), ("svg", lambda figure: as_svg(figure).encode())):
+            path = folder / f"{plot.name}.{ending}"
+            encoded = encode(plot.figure)
+            with writing(path):
+                path.write_bytes(encoded)
+            written.append(path)
+    return written
+
+
+def accuracy_by_dataset(metrics: Mapping[str, Metrics]) -> "Figure":
+    """Draw each data set's vote, final answers and ceiling, with 95 % Wilson intervals."""
+    with drawing((6.4, 1.3 + 0.55 * len(metrics))) as (figure, axes):
+        places = np.arange(len(metrics))
+        votes = [(m.top1[DEFAULT_METHOD], *m.interval[DEFAULT_METHOD]) for m in metrics.values()]
+        reranked = [(m.rerank.top1, *m.rerank.interval) if m.rerank else (np.nan,) * 3 for m in metrics.values()]
+        any_reranked = any(m.rerank for m in metrics.values())
+        apart = 0.13 if any_reranked else 0.0
+        _dots(axes, places - apart, votes, color=_BLUE, fmt="o", label=f"vote ({DEFAULT_METHOD})")
+        if any_reranked:
+            _dots(axes, places + apart, reranked, color=_ORANGE, fmt="s", label="with the model")
+        ceiling = [m.hit_rate for m in metrics.values()]
+        axes.plot(ceiling, places, "|", color=_INK, markersize=16, markeredgewidth=2, label="hit rate (ceiling)")
+        axes.set_yticks(places, [readable(name) for name in metrics])
+        axes.set_ylim(len(metrics) - 0.4, -0.6)  # the first on top
+        axes.set_xlabel("top-1 accuracy (%), with 95 % intervals")
+        handles, names = axes.get_legend_handles_labels()  # lines come first, and the ceiling is read last
+        figure.legend(handles[1:] + handles[:1], names[1:] + names[:1], loc="outside upper center", ncols=3)
+    return figure
+
+
+def top1_by_k(dataset: str, metrics: Metrics) -> "Figure":
+    """Draw the voting methods' accuracy and the hit rate for every number of neighbours; a star marks the chosen k."""
+    with drawing((5.2, 3.8), dataset) as (figure, axes):
+        ks = np.arange(1, len(metrics.hit_rate_by_k) + 1)
+        marker = "o" if len(ks) <= _FEW else ""
+        axes.plot(ks, metrics.hit_rate_by_k, color=_INK, lw=1.2, ls=(0, (1, 1)), label="hit rate (ceiling)")
+        for method, (colour, stroke) in _STROKES.items():
+            curve = metrics.top1_by_k[method]
+            axes.plot(ks, curve, color=colour, ls=stroke, marker=marker, markersize=3, label=method)
+        if metrics.chosen:
+            chosen = metrics.chosen
+            label = f"chosen k = {chosen.k} (on {readable(chosen.chosen_on)})"
+            axes.plot(chosen.k, chosen.top1[DEFAULT_METHOD], "*", color=_INK, markersize=12, label=label)
+        axes.set_xlabel("neighbours (k)")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_ylabel("top-1 accuracy (%)")
+        figure.legend(fontsize=8, loc="outside lower center", ncols=3)
+    return figure
+
+
+def reliability(dataset: str, metrics: Metrics) -> "Figure":
+    """Draw accuracy by the vote's share and by the model's confidence, and how many queries have which."""
+    stated = metrics.rerank.calibration if metrics.rerank else None
+    kinds = [("vote's share", metrics.calibration, _BLUE, "o-", -0.5)]
+    if stated:
+        kinds.append(("model's confidence", stated, _ORANGE, "s--", 0.5))
+    with drawing((5.2, 4.2), rows=(3, 1)) as (figure, (upper, lower)):
+        upper.set_title(readable(dataset))
+        upper.plot([0, 100], [0, 100], color=_INK, lw=1, ls=":", label="confidence = accuracy")
+        for name, calibration, colour, stroke, side in kinds:
+            _draw_bins(upper, lower, calibration, name=name, colour=colour, stroke=stroke, side=side * (len(kinds) - 1))
+        upper.set(ylabel="accuracy (%)", xlim=(0, 100), ylim=(-2, 102))
+        figure.legend(*upper.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=2)
+        lower.set(ylabel="queries (%)", xlabel="confidence (%)", xlim=(0, 100))
+    return figure
+
+
+def accuracy_by_cost(dataset: str, gate: GateCurve, spending: Spending | None = None) -> "Figure":
+    """Draw how accuracy grows with what is spent, as a gate on the vote's margin opens.
+
+    Costs are in dollars where they are known for every point, else in percent of the queries asked about.
+    """
+    priced = all(cost is not None for cost in gate.cost) and any(gate.cost)
+    spent = gate.cost if priced else gate.asked
+    with drawing((5.2, 3.8), dataset) as (figure, axes):
+        axes.plot(spent, gate.top1, color=_ORANGE, marker="s" if len(gate.top1) <= _FEW else "", markersize=4)
+        axes.axhline(gate.top1[0], color=_BLUE, ls="--", lw=1)
+        axes.annotate("vote alone", (1, gate.top1[0]), xycoords=("axes fraction", "data"), color=_BLUE, ha="right",
+                      xytext=(0, 3), textcoords="offset points")  # fmt: skip
+        _annotate_thresholds(axes, spent, gate)
+        unit = "cost of the data set (dollars, no reply cached)" if priced else "queries that the model is asked (%)"
+        axes.set(xlabel=unit, ylabel="top-1 accuracy (%)")
+        axes.margins(y=0.18)
+        if spending and spending.calls + spending.calls_saved:
+            paid = "cost not known" if spending.cost is None else f"${spending.cost:,.2f} paid"
+            took = f"this run: {spending.calls:,} calls, {spending.calls_saved:,} from the cache, {paid}"
+            figure.supxlabel(took, fontsize=8, color="#5d6677")
+    return figure
+
+
+def differences(rows: Sequence[tuple[str, Percent, Interval]]) -> "Figure":
+    """Draw differences in points with their 95 % intervals, the first on top.
+
+    Args:
+        rows: name, difference and interval of each.
+    """
+    with drawing((6.4, 1.1 + 0.4 * len(rows))) as (figure, axes):
+        places = np.arange(len(rows))
+        _dots(axes, places, [(middle, *interval) for _, middle, interval in rows], color=_BLUE, fmt="o")
+        axes.axvline(0.0, color=_INK, lw=1)
+        axes.set_yticks(places, [readable(name) for name, _, _ in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_xlabel("difference of top-1 accuracy (points), with 95 % intervals")
+    return figure
+
+
+def _dots(axes: "Axes", places: np.ndarray, points: Sequence[tuple[float, ...]], **style: Any) -> None:  # noqa: ANN401
+    middle, low, high = np.array(points, float).T
+    reach = np.maximum([middle - low, high - middle], 0.0)
+    axes.errorbar(middle, places, xerr=reach, markersize=6, elinewidth=1.5, capsize=3, linestyle="none", **style)
+
+
+def _draw_bins(
+    upper: "Axes", lower: "Axes", bins: Calibration, *, name: str, colour: str, stroke: str, side: float
+) -> None:
+    filled = [(c, a) for c, a in zip(bins.confidence, bins.accuracy, strict=True) if c is not None and a is not None]
+    confidence, accuracy = np.array(filled).reshape(-1, 2).T
+    upper.plot(confidence, accuracy, stroke, color=colour, markersize=4, label=f"{name} (ECE {bins.ece:.1f})")
+    edges = np.linspace(0, 100, len(bins.counts) + 1)
+    width = 0.42 * (edges[1] - edges[0])
+    share = 100.0 * np.array(bins.counts) / max(1, sum(bins.counts))
+    lower.bar((edges[:-1] + edges[1:]) / 2 + side * width, share, width, color=colour)
+
+
+def _annotate_thresholds(axes: "Axes", spent: list[Any], gate: GateCurve) -> None:
+    """Mark the margin at a few points, spread evenly."""
+    points = len(gate.margin)
+    for point in sorted({points // 4, points // 2, 3 * points // 4} - {0, points - 1}):
+        place = (spent[point], gate.top1[point])
+        axes.plot(*place, "s", color=_ORANGE, markersize=4)
+        axes.annotate(
+            f"margin<{gate.margin[point]:.2f}",
+            place,
+            xytext=(0, -14),
+            textcoords="offset points",
+            fontsize=7,
+            ha="center",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+        )
+
+
+def _slugs(names: Iterable[str]) -> list[str]:
+    """Return the names as parts of file names, each another one."""
+    slugs: list[str] = []
+    for name in names:
+        slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:LONGEST_NAME]
+        while slug in slugs:
+            slug += "-"
+        slugs.append(slug)
+    return slugs

@@ -1,0 +1,72 @@
+"""``kill -9`` at random points of runs: the figures are those of an unbroken run, to the byte.
+
+``VMEM_TEST_KILLS`` says how many points to try; a few by default.
+"""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from eval.runlog import read_run
+from tests.agent.test_batch_of_queries import noise
+
+KILLS = int(os.environ.get("VMEM_TEST_KILLS", "5"))
+COUNT = 700  # queries: three groups of a run that votes
+HEADER = 2000  # bytes: more than the log's first line, less than a group
+
+
+@pytest.fixture(scope="module")
+def queries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("queries")
+    for label in ("red", "green"):
+        (folder / label).mkdir()
+    for number in range(COUNT):
+        noise(number).save(folder / ("red", "green")[number % 2] / f"{number}.png")
+    (folder / "red" / "broken.png").write_text("words")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "way", [(), ("--model", "scripted"), ("--centre", "queries")], ids=["vote", "model", "centred"]
+)
+def test_a_run_that_is_killed_again_and_again_has_the_figures_of_an_unbroken_one(
+    built: Path, queries: Path, tmp_path: Path, way: tuple[str, ...]
+) -> None:
+    command = [sys.executable, "-m", "eval.vmem", "eval", "run", "--memory", str(built), "--k", "18"]
+    command += ["--dataset", f"q={queries}", "--pictures", "5", *way]
+    subprocess.run([*command, "--out", str(tmp_path / "whole"), "--no-cache"], check=True, capture_output=True)
+    broken = [*command, "--out", str(tmp_path / "broken"), "--no-cache"]
+    chance = random.Random(str(way))
+    # Half of them as soon as there is something more in the log, half at any time.
+    kills = sum(
+        killed(broken, tmp_path / "broken" / "log.jsonl", chance, in_log=number % 2 == 0) for number in range(KILLS)
+    )
+    subprocess.run(broken, check=True, capture_output=True)
+    assert kills >= 1
+    assert sorted(read_run(tmp_path / "broken").results["q"].ids) == sorted(
+        read_run(tmp_path / "whole").results["q"].ids
+    )
+    for name in ("metrics.json", *(["usage.json"] if "--model" in way else [])):
+        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def killed(command: list[str], log: Path, chance: random.Random, *, in_log: bool) -> bool:
+    """Run a command and kill it; tell whether it was still running."""
+
+    def size() -> int:
+        return log.stat().st_size if log.exists() else 0
+
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    before, until = size(), time.monotonic() + chance.uniform(0.3, 2.0)
+    while running.poll() is None and (size() < before + HEADER if in_log else time.monotonic() < until):
+        time.sleep(0.002)
+    time.sleep(chance.uniform(0, 0.02))
+    was_running = running.poll() is None
+    running.kill()
+    running.wait()
+    return was_running

@@ -1,0 +1,255 @@
+"""The paper's tables: the published numbers, and ours beside them."""
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from eval.errors import RunError
+from eval.reading_cli import app
+from eval.runlog import read_run
+from eval.summary import summarise
+from eval.tables import Table, make_table
+from eval.tables_text import format_table
+from retrieval.errors import InvalidArgument
+from retrieval.voting import METHODS
+
+
+def figures(top1: float, *, masked: float | None = None, reranked: float | None = None) -> dict[str, Any]:
+    """Return a data set's figures as metrics.json holds them; the other methods are tenths of points from rank."""
+    by_method = {method: top1 + place / 10 for place, method in enumerate(METHODS)}
+    return {
+        "count": 1000,
+        "top1": by_method,
+        "interval": {method: [value - 2, value + 2] for method, value in by_method.items()},
+        "top1_by_k": {method: [top1 - 5, value] for method, value in by_method.items()},
+        "masked": None if masked is None else {method: masked for method in METHODS},
+        "masked_interval": None if masked is None else {method: [masked - 1, masked + 1] for method in METHODS},
+        "masked_classes": None if masked is None else 200,
+        "rerank": None if reranked is None else {"top1": reranked, "interval": [reranked - 3, reranked + 3]},
+    }
+
+
+def finished_run(
+    folder: Path,
+    datasets: Mapping[str, Mapping[str, Any]],
+    *,
+    model: str = "",
+    embedder: str = "dinov2-vits14",
+    **settings: object,
+) -> Path:
+    """Write what a run leaves behind."""
+    every = {"format": 2, "memory": {"id": "m", "version": 1, "items": 1_281_167}, "k": 50} | settings
+    every |= {f"dataset {name}": "digest" for name in datasets}
+    if model:
+        every["rerank"] = {"model": model}
+    folder.mkdir()
+    (folder / "metrics.json").write_text(json.dumps({"embedder": embedder, "settings": every, "datasets": datasets}))
+    return folder
+
+
+def cells(table: Table) -> dict[str, dict[str, float]]:
+    return {row.name: {column: cell.top1 for column, cell in row.cells.items()} for row in table.ours}
+
+
+OURS = "ours: dinov2-vits14, 1,281,167 items, k 50"
+
+
+def test_each_data_set_of_the_paper_has_its_column_and_others_follow(tmp_path: Path) -> None:
+    run = finished_run(
+        tmp_path / "run",
+        {
+            "imagenet-a": figures(40),
+            "imagenet-v2-matched-frequency": figures(70),
+            "imagenet-v2-top-images": figures(80),
+        },
+    )
+    table = make_table(2, [run])
+    assert table.columns == ["IN-val", "IN-A", "IN-R", "IN-Sketch", "IN-V2", "IN-ReaL", "imagenet-v2-top-images"]
+    assert cells(table) == {OURS: {"IN-A": 40, "IN-V2": 70, "imagenet-v2-top-images": 80}}
+
+
+def test_runs_of_one_memory_share_their_rows(tmp_path: Path) -> None:
+    runs = [
+        finished_run(tmp_path / "a", {"imagenet-a": figures(40, masked=50)}),
+        finished_run(tmp_path / "r", {"imagenet-r": figures(60, masked=70), "imagenet-val": figures(80)}),
+        finished_run(tmp_path / "g", {"imagenet-a": figures(40, masked=50, reranked=45)}, model="gemini"),
+    ]
+    assert cells(make_table(2, runs)) == {
+        OURS: {"IN-A": 40, "IN-R": 60, "IN-val": 80},
+        f"{OURS} + gemini reranking": {"IN-A": 45},
+        f"{OURS}, masked to 200 classes": {"IN-A": 50, "IN-R": 70},
+    }
+
+
+@pytest.mark.parametrize("other", [{"k": 10}, {"precision": "int8"}, {"memory": {"id": "n", "version": 2, "items": 7}}])
+def test_runs_with_other_settings_keep_their_own_rows(tmp_path: Path, other: dict[str, Any]) -> None:
+    runs = [
+        finished_run(tmp_path / "one", {"imagenet-a": figures(40)}),
+        finished_run(tmp_path / "two", {"imagenet-r": figures(60)}, **other),
+    ]
+    table = make_table(2, runs)
+    assert len({row.name for row in table.ours}) == 2
+    assert [[*row.cells] for row in table.ours] == [["IN-A"], ["IN-R"]]
+
+
+def test_one_data_set_with_other_figures_is_never_overwritten(tmp_path: Path) -> None:
+    runs = [finished_run(tmp_path / name, {"imagenet-a": figures(top1)}) for name, top1 in [("one", 40), ("two", 41)]]
+    first, second = make_table(2, runs).ours
+    assert (first.cells["IN-A"].top1, second.cells["IN-A"].top1) == (40, 41)
+    assert "one" in first.name and "two" in second.name
+
+
+def test_transductive_rows_are_marked_in_every_form(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run", {"imagenet-val": figures(80)}, centre="queries")
+    plain = finished_run(tmp_path / "plain", {"imagenet-val": figures(79)})
+    for number, runs in [(1, [plain, run]), (2, [plain, run]), (3, [plain, run])]:
+        table = make_table(number, runs)
+        assert any("Transductive" in note for note in table.notes)
+        assert f"{table.ours[-1].name} †" in format_table(table, "md").replace("\\", "")
+        assert r"\textdagger{}" in format_table(table, "latex")
+        marked = {line["transductive"] for line in read_csv(table)}
+        assert marked == {"", "queries"} or number == 1
+    assert not any("Transductive" in note for note in make_table(2, [plain]).notes)
+
+
+def test_adding_classes_takes_the_runs_before_and_after(tmp_path: Path) -> None:
+    before = finished_run(tmp_path / "before", {"imagenet-val": figures(80)})
+    after = finished_run(tmp_path / "after", {"imagenet-val": figures(79), "ninco": figures(85)})
+    table = make_table(1, [before, after])
+    columns = ["IN-train: IN-val", "IN-train-and-NINCO: IN-val", "IN-train-and-NINCO: NINCO"]
+    assert table.columns == columns and len(table.ours) == len(table.published) == 5
+    by_method = {row.name.rpartition(", ")[2]: [row.cells[column].top1 for column in columns] for row in table.ours}
+    assert by_method["no aggregation"] == [75, 74, 80] and by_method["RankVoting"] == [80, 79, 85]
+    with pytest.raises(InvalidArgument, match="table 1 of 1 runs: two expected"):
+        make_table(1, [before])
+
+
+def test_pruning_takes_runs_in_the_order_none_hard_soft(tmp_path: Path) -> None:
+    runs = [finished_run(tmp_path / str(top1), {"imagenet-val": figures(top1)}) for top1 in (80, 81, 82, 83)]
+    ours = make_table(3, runs[:3]).ours
+    assert [row.name.rpartition(", ")[2] for row in ours] == ["no pruning", "hard pruning", "soft pruning"]
+    assert [row.cells["RankVoting"].top1 for row in ours] == [80, 81, 82]
+    assert len(make_table(3, runs[:1]).ours) == 1
+    with pytest.raises(InvalidArgument, match="table 3 of 4 runs"):
+        make_table(3, runs)
+
+
+def read_csv(table: Table) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(format_table(table, "csv"))))
+
+
+def test_csv_holds_a_line_a_figure_with_interval_and_source(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run", {"imagenet-a": figures(40)})
+    lines = read_csv(make_table(2, [run]))
+    assert lines[0] == {
+        "table": "2",
+        "row": "DINOv2 ViT-L14, linear probe",
+        "column": "IN-val",
+        "top1": "86.3",
+        "low": "",
+        "high": "",
+        "queries": "",
+        "transductive": "",
+        "source": "Geirhos et al., ICML 2025, section 2.2",
+    }
+    ours = {"row": OURS, "column": "IN-A", "top1": "40.0", "low": "38.0", "high": "42.0", "queries": "1000"}
+    assert lines[-1] == ours | {"table": "2", "transductive": "", "source": str(run)}
+
+
+HOSTILE = "a|b_c%d$e&f#g{h}i~j^k\\l<script>[x](y)*`\x1b[31m\n\\end{tabular}"
+
+
+def test_names_stay_text_in_latex(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run", {"imagenet-a": figures(40, reranked=50)}, model=HOSTILE, embedder=HOSTILE)
+    text = format_table(make_table(2, [run]), "latex")
+    assert text.count(r"\end{tabular}") == 1 and "\x1b" not in text
+    body = text[text.index(r"\midrule") :]
+    assert len(re.findall(r"(?<!\\)&", body)) == body.count(r" \\") * 6
+    assert r"a\textbar{}b\_c\%d\$e\&f\#g\{h\}i\textasciitilde{}j\textasciicircum{}k\textbackslash{}l\textless{}" in body
+
+
+def test_names_stay_text_in_markdown(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run", {"imagenet-a": figures(40)}, embedder=HOSTILE)
+    text = format_table(make_table(2, [run]), "md")
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {8}
+    assert "\x1b" not in text and not re.search(r"(?<!\\)[<`*_\[](?!\*|Table|Top)", rows[-1])
+
+
+def test_other_tables_and_formats_are_refused(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run", {"imagenet-a": figures(40)})
+    with pytest.raises(InvalidArgument, match="no table 4: 1, 2 or 3"):
+        make_table(4, [run])
+    with pytest.raises(InvalidArgument, match="no format 'html': choose one of md, csv, latex"):
+        format_table(make_table(2, [run]), "html")
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"settings": [], "datasets": {}}', '{"settings": {}, "datasets": {"q": {}}}']
+)
+def test_a_damaged_run_is_refused(tmp_path: Path, content: str) -> None:
+    run = finished_run(tmp_path / "run", {})
+    (run / "metrics.json").write_text(content)
+    with pytest.raises(RunError, match="metrics.json is damaged"):
+        make_table(2, [run])
+
+
+def test_tables_read_what_a_run_writes(tmp_path: Path) -> None:
+    settings = {"format": 2, "memory": {"id": "m", "version": 1, "items": 2}, "k": 2}
+    about = {"embedder": "e", "datasets": {"ninco": ""}, "subsets": {"ninco": ["t"]}, "excluded": {}, "absent": {}}
+    found = {"dataset": "ninco", "ids": ["a", "b"], "labels": ["w", "t"], "distances": [0.1, 0.2]}
+    lines = [settings | {"about": about}] + [found | {"id": str(n), "truth": [label]} for n, label in enumerate("wtww")]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    summarise(read_run(tmp_path), tmp_path)
+    row, masked = make_table(2, [tmp_path]).ours
+    assert row.cells["NINCO"].top1 == 75 and masked.name.endswith("masked to 1 classes")
+    assert masked.cells["NINCO"].top1 == 25
+    assert len(make_table(1, [tmp_path, tmp_path]).ours) == 5
+
+
+def test_a_folder_without_figures_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="holds no figures"):
+        make_table(2, [tmp_path])
+
+
+def test_the_command_writes_the_table_that_it_prints(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run", {"imagenet-a": figures(40)})
+    printed = CliRunner().invoke(app, ["table", str(run), "--format", "csv"])
+    written = CliRunner().invoke(app, ["table", str(run), "--format", "csv", "--out", str(tmp_path / "t.csv")])
+    assert printed.exit_code == written.exit_code == 0
+    assert (tmp_path / "t.csv").read_text() == printed.output
+
+
+def paper() -> str:
+    """Return the paper's text, which lies beside some checkouts; skip, and say so, where it does not."""
+    beside = Path(os.environ.get("VMEM_TEST_DATA", Path(__file__).parents[3] / "shared" / "data")).parent / "paper.txt"
+    if not beside.is_file():
+        pytest.skip(f"the paper's text is not on this machine ({beside}; set VMEM_TEST_DATA)")
+    return beside.read_text("utf-8")
+
+
+def published_rows(number: int, runs: list[Path]) -> list[list[float]]:
+    return [[cell.top1 for cell in row.cells.values()] for row in make_table(number, runs).published]
+
+
+@pytest.mark.parametrize(("number", "rows"), [(1, 5), (2, 5), (3, 3)])
+def test_published_numbers_are_those_of_the_paper(tmp_path: Path, number: int, rows: int) -> None:
+    text = paper()
+    part = text[text.index(f"\nTable {number}: ") :].split("\n\n")[0]
+    printed = [
+        [float(value) for value in re.findall(r"(?<![+\w.-])\d\d\.\d\b", line)] for line in part.splitlines()[2:]
+    ]
+    runs = [finished_run(tmp_path / name, {"imagenet-val": figures(80)}) for name in ("one", "two")]
+    shown = published_rows(number, runs)
+    if number == 2:  # IN-val is not in the paper's table but in its text
+        assert [values.pop(0) for values in shown[:3]] == [86.3, 83.6, 88.5]
+        assert "88.5% ImageNet validation accuracy" in text and "linear probing (86.3%)" in text
+    assert [values for values in printed if values] == shown and len(shown) == rows
