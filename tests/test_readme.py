@@ -19,6 +19,7 @@ build_memory("pets/", "photos/", embedder="dinov2-vits14")
 VERDICT = """
 assert prediction.source == "rerank" and prediction.label == prediction.votes.labels[0]
 assert model.prompts and len(memory) == 8
+assert summary.metrics["held-out"].count == 6
 """
 
 
@@ -35,7 +36,7 @@ def test_every_python_example_runs(tmp_path: Path) -> None:
     for name in ("query.jpg", "a.jpg", "b.jpg"):
         draw((100, 60, 60), 4).save(tmp_path / name)
     examples = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(examples) == 5
+    assert len(examples) == 6
     environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
     program = "\n".join([SETTING, *examples, VERDICT])
     ran = subprocess.run(
