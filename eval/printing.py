@@ -96,14 +96,16 @@ def _print_rerank(summary: Summary) -> None:
             "–" if figures.efficiency is None else f"{figures.efficiency:.0%}",
             f"{figures.fixed:,}",
             f"{figures.broken:,}",
-            ", ".join(f"{code} {count:,}" for code, count in figures.reasons.items()),
-            *_spent(summary.spending[name]),
         ]
         for name, figures in reranked.items()
     ]
-    columns = ["queries", "vote", "with the model", "efficiency", "fixed", "broken", "by reason"]
-    columns += ["calls", "from cache", "cost", "p50", "p95"]
-    print_table(columns, rows, title="Second look: top-1 accuracy in percent (95 % interval)")
+    title = "Second look: top-1 accuracy in percent (95 % interval)"
+    print_table(["queries", "vote", "with the model", "efficiency", "fixed", "broken"], rows, title=title)
+    spent = [[name, *_spent(summary.spending[name])] for name in reranked]
+    print_table(["queries", "calls", "from cache", "cost", "median", "95th percentile"], spent, title="What it took")
+    for name, figures in reranked.items():
+        reasons = ", ".join(f"{code} {count:,}" for code, count in figures.reasons.items())
+        typer.echo(f"{name}, by reason: {reasons}")
 
 
 def _spent(spending: Spending) -> list[str]:

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from filelock import FileLock, Timeout
+
 from agent.rerank import PASSING_CODES
 from eval.columns import Columns
 from eval.errors import OtherSettings, RunError
@@ -20,6 +22,7 @@ from eval.types import Run, RunInfo, Sample
 from retrieval.types import Neighbors
 
 _LOG: Final = "log.jsonl"
+_LOCK: Final = "log.lock"
 _FORMAT: Final = 2
 _BEGINNING: Final = b'{"format": '  # of a log's first line
 _ABOUT: Final = "about"
@@ -40,7 +43,7 @@ class RunLog:
 
         Raises:
             OtherSettings: the folder's log was begun with other settings.
-            RunError: the folder cannot be written, or holds something else.
+            RunError: the folder cannot be written, holds something else, or is being written by another process.
         """
         self._path = folder / _LOG
         header = json.dumps({"format": _FORMAT} | settings | {_ABOUT: about}) + "\n"
@@ -48,15 +51,20 @@ class RunLog:
             folder.mkdir(parents=True, exist_ok=True)
             if not self._path.exists() and any(folder.iterdir()):
                 raise RunError(f"{folder} holds other files and no run: choose another --out")
+            self._lock = _lock(folder)
             fresh = _is_fresh(self._path)
-        if not fresh:
-            self._expect_settings(folder, json.loads(json.dumps({"format": _FORMAT} | settings)))
-        with _translated(folder):
-            _cut_torn_line(self._path)
-            # Unbuffered: a disk that is full says so here, not again when the file is closed.
-            self._file = self._path.open("ab", buffering=0)
-            if fresh:
-                self._write(header)
+        try:
+            if not fresh:
+                self._expect_settings(folder, json.loads(json.dumps({"format": _FORMAT} | settings)))
+            with _translated(folder):
+                _cut_torn_line(self._path)
+                # Unbuffered: a disk that is full says so here, not again when the file is closed.
+                self._file = self._path.open("ab", buffering=0)
+                if fresh:
+                    self._write(header)
+        except BaseException:
+            self._lock.release()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -65,6 +73,7 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+        self._lock.release()
 
     def finished(self, *, retry_errors: bool = False) -> set[tuple[str, str]]:
         """Return data set and id of every query that is in the log, save for those that are worth another try.
@@ -209,6 +218,16 @@ def _parsed(line: bytes, path: Path) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         raise RunError(f"{path} is no log of a run: choose another --out")
     return parsed
+
+
+def _lock(folder: Path) -> FileLock:
+    """Keep other processes from writing the log; the lock ends with the process, however that ends."""
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(f"{folder} is being written by another process: wait for it, or choose another --out") from None
+    return lock
 
 
 def _is_fresh(path: Path) -> bool:

@@ -187,6 +187,18 @@ class LatePicture:
         return self._content
 
 
+def test_a_run_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:
+    with RunLog(tmp_path / "run", {"k": 1}, {}):
+        with pytest.raises(RunError, match="run is being written by another process: wait for it"):
+            RunLog(tmp_path / "run", {"k": 1}, {})
+    with RunLog(tmp_path / "run", {"k": 1}, {}):
+        pass
+    with pytest.raises(OtherSettings, match="k: 1, now 2"):
+        RunLog(tmp_path / "run", {"k": 2}, {})
+    with RunLog(tmp_path / "run", {"k": 1}, {}):
+        pass
+
+
 def test_lines_of_a_log_are_found_by_their_places(memory: VisualMemory, queries: list[Sample], tmp_path: Path) -> None:
     _, run = evaluate(memory, {"a": queries[:5], "b": queries[5:]}, tmp_path / "run", k=5)
     found = run.results["b"]
