@@ -1,6 +1,6 @@
-"""vmem eval compare, power and table: what finished runs tell."""
+"""vmem eval report, compare, power, table and fusion: what runs tell that were made."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,11 +8,75 @@ import typer
 
 if TYPE_CHECKING:
     from eval.compare import Comparison
-    from eval.types import Run
+    from eval.types import Dataset, Run
+    from retrieval.memory import VisualMemory
 
 app = typer.Typer(no_args_is_help=True)
 
+ChooseKOn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Also score at the number of neighbours that is best on this data set of the run, held out for that;"
+        " 'test' takes each data set's own best, which is optimistic and marked so.",
+    ),
+]
+Pictures = Annotated[int, typer.Option(min=0, help="How many queries appear with pictures in the report.")]
 _Runs = Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders, as `vmem eval run` wrote them.")]
+
+
+@app.command()
+def report(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `vmem eval run` wrote.")],
+    memory: Annotated[
+        Path | None, typer.Option(help="Where the memory lies now. Left out: where it lay; without it, no pictures.")
+    ] = None,
+    choose_k_on: ChooseKOn = None,
+    pictures: Pictures = 200,
+) -> None:
+    """Make a run's figures, plots and report again from its log, finished or not. Nothing is embedded or asked.
+
+    Example: vmem eval report runs/1 --choose-k-on held-out
+    """
+    from eval.datasets.loading import load_dataset
+    from eval.runlog import read_run
+    from retrieval.errors import VisualMemoryError
+    from retrieval.memory import VisualMemory
+    from retrieval.terminal import printable
+
+    found = read_run(run_folder)
+    opened = None
+    datasets: dict[str, Dataset] = {}
+    try:
+        opened = VisualMemory.open(memory or Path(found.info.about["memory"]))
+        datasets = {name: load_dataset(name, path) for name, path in found.info.about["datasets"].items() if path}
+    except VisualMemoryError as error:
+        if memory:
+            raise
+        typer.echo(f"Note: pictures are missing in the report: {printable(error)}", err=True)
+    finish_run(found, run_folder, memory=opened, datasets=datasets, choose_k_on=choose_k_on, pictures=pictures)
+
+
+@app.command()
+def fusion(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run that asked a model, without --fusion.")],
+) -> None:
+    """Fit the weight by which vote and model are best combined, for --fusion. Fit it on queries that you do not score.
+
+    Example: vmem eval fusion runs/held-out
+    """
+    from eval.fusion import fit_fusion
+    from eval.runlog import read_run
+    from retrieval.terminal import print_table
+
+    fitted = fit_fusion(read_run(run_folder).results)
+    rows = [
+        ("vote", f"{fitted.vote_top1:.1f}"),
+        ("model", f"{fitted.model_top1:.1f}"),
+        ("combined, cross-fitted", f"{fitted.fused_top1:.1f}"),
+    ]
+    print_table([f"{fitted.queries:,} queries that the model answered", "top-1"], rows)
+    typer.echo(f"--fusion {fitted.weight:.2f}")
 
 
 @app.command()
@@ -119,3 +183,23 @@ def _compare(runs: "list[tuple[Path, Run]]") -> "Comparison":
         names = [str(folder) for folder, _ in runs]
     named = [(name, run) for name, (_, run) in zip(names, runs, strict=True)]
     return compare_runs(named) if len(named) > 1 else compare_with_vote(*named[0])
+
+
+def finish_run(
+    run: "Run",
+    folder: Path,
+    *,
+    memory: "VisualMemory | None",
+    datasets: "Mapping[str, Dataset]",
+    choose_k_on: str | None,
+    pictures: int,
+) -> None:
+    """Write a run's figures, plots and report, and print what matters."""
+    from eval.printing import print_summary
+    from eval.summary import REPORT, summarise, write_pages
+    from retrieval.terminal import printable
+
+    summary = summarise(run, folder, choose_k_on=choose_k_on)
+    print_summary(run, summary)
+    write_pages(run, summary, folder, memory=memory, datasets=datasets, pictured=pictures)
+    typer.echo(f"Look at {printable(folder / REPORT)}; figures in {printable(folder / 'metrics.json')}")
