@@ -155,12 +155,13 @@ def _as_json(image: Path, prediction: "Prediction") -> str:
 
 
 def _print_prediction(image: Path, prediction: "Prediction") -> None:
+    from retrieval.labels import display_name, full_name
     from retrieval.terminal import printable
 
     shares = zip(prediction.votes.labels[:4], prediction.votes.shares[:4], strict=True)
     nearest = prediction.neighbors[:3]
-    typer.echo(f"{printable(image)}: {printable(prediction.label)}")
-    typer.echo("  votes    " + ", ".join(f"{printable(label)} {share:.0%}" for label, share in shares))
+    typer.echo(f"{printable(image)}: {printable(full_name(prediction.label))}")
+    typer.echo("  votes    " + ", ".join(f"{printable(display_name(label))} {share:.0%}" for label, share in shares))
     typer.echo("  nearest  " + ", ".join(f"{printable(n.id)} ({n.distance:.3f})" for n in nearest))
     if prediction.evidence:
         typer.echo("  evidence " + ", ".join(printable(n.id) for n in prediction.evidence[:5]))

@@ -56,3 +56,9 @@ def display_name(label: str) -> str:
 
 def _class(index: str, wnid: str, name: str, in_a: str, in_r: str) -> ImageNetClass:
     return ImageNetClass(int(index), wnid, name, in_a == "1", in_r == "1")
+
+
+def full_name(label: str) -> str:
+    """Return the name of a label followed by the label itself, where they differ: ``tench (n01440764)``."""
+    name = display_name(label)
+    return label if name == label else f"{name} ({label})"

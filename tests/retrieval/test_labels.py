@@ -2,7 +2,7 @@
 
 import pytest
 
-from retrieval.labels import display_name, imagenet_by_wnid, imagenet_classes
+from retrieval.labels import display_name, full_name, imagenet_by_wnid, imagenet_classes
 
 
 def test_the_thousand_classes_stand_in_the_order_of_their_wnids() -> None:
@@ -47,3 +47,7 @@ def test_a_label_has_a_name_that_people_read(label: str, name: str) -> None:
 
 def test_classes_are_found_by_wnid() -> None:
     assert imagenet_by_wnid()["n02012849"].name == "crane bird"
+
+
+def test_a_full_name_tells_the_label_too_where_it_differs() -> None:
+    assert (full_name("n01440764"), full_name("cat")) == ("tench (n01440764)", "cat")
