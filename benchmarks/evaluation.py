@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from eval.datasets.folder import read_folder
-from eval.runlog import read_run
+from eval.log_reader import read_run
 from eval.runner import run_evaluation
 from eval.summary import summarise, write_pages
 from eval.types import Dataset, Sample

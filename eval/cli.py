@@ -98,8 +98,9 @@ def run(
     from agent.batches import BatchJobs
     from eval.datasets.loading import load_dataset
     from eval.estimate import estimate_run
+    from eval.metrics import check_choice
     from eval.printing import print_estimate
-    from eval.runner import run_evaluation
+    from eval.runner import check_run, run_evaluation
     from retrieval.errors import InvalidArgument
     from retrieval.folder import expect_outside
     from retrieval.memory import VisualMemory
@@ -134,9 +135,11 @@ def run(
     opened = VisualMemory.open(
         memory, embedder=embedder, device=device, backend=backend, precision=precision, cache=cache
     )
+    check_run(datasets, k=k, centre=centre)
+    check_choice(choose_k_on, datasets)
     stages = second.stages(opened, loaded, k=k, voting="rank")
     if dry_run and loaded:
-        print_estimate(estimate_run(stages, datasets, loaded, batch=batch))
+        print_estimate(estimate_run(stages, datasets, loaded, batch=batch, centre=centre))
         return
     try:
         done = run_evaluation(
@@ -148,7 +151,7 @@ def run(
             concurrency=concurrency,
             price=loaded.meter.price if loaded else None,
             batch=BatchJobs(out, loaded) if batch and loaded else None,
-            centre=centre or "",
+            centre=centre,
             retry_errors=retry_errors,
             paths={name: str(folder.resolve()) for name, folder in folders.items()},
         )

@@ -33,9 +33,15 @@ class Columns:
         """Add a line of the log that begins at a place.
 
         Raises:
-            RunError: it has another number of neighbours than the lines before it.
+            RunError: it has another number of neighbours than the lines before it, or something is missing in it.
         """
-        query = line["id"]
+        try:
+            self._add(line, place)
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise damaged(self._path) from error
+
+    def _add(self, line: Mapping[str, Any], place: int) -> None:
+        query: str = line["id"]
         if "unreadable" in line:
             self._row_of.pop(query, None)
             self._unreadable[query] = line["unreadable"]
@@ -72,8 +78,13 @@ class Columns:
     def _expect_neighbors(self, line: Mapping[str, Any]) -> None:
         lengths = {len(line[name]) for name in ("ids", "labels", "distances")}
         self._k = len(line["ids"]) if self._k < 0 else self._k
-        if lengths != {self._k}:
+        if not self._k or lengths != {self._k}:
             raise RunError(f"{self._path} has lines of different lengths: choose another --out")
+
+
+def damaged(path: Path) -> RunError:
+    """Return the error of a log with a line that is none of ours."""
+    return RunError(f"{path} has a damaged line: choose another --out, or delete that line")
 
 
 def read_outcome(record: Mapping[str, Any]) -> Outcome:

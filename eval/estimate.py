@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from agent import background
@@ -13,9 +13,11 @@ from agent.models.gemini import Gemini
 from agent.reply_key import key_of
 from agent.stages import Stages
 from agent.types import Request
-from eval.types import Dataset, Sample
+from eval.first_stage import open_first_stage
+from eval.types import Dataset
 from prompts.cost import Dollars, estimate_prompt_tokens, prices_date
 from prompts.question import Question
+from retrieval.centring import CentredMemory
 from retrieval.errors import ImageError
 from retrieval.progress import track
 
@@ -44,27 +46,20 @@ class Estimate:
 
 
 def estimate_run(
-    stages: Stages, datasets: Mapping[str, Dataset], model: LoadedModel, *, batch: bool = False
+    stages: Stages,
+    datasets: Mapping[str, Dataset],
+    model: LoadedModel,
+    *,
+    batch: bool = False,
+    centre: str | None = None,
 ) -> Estimate:
     """Return what a run would take: the gate is applied to every query, prompts are made of a sample of them.
 
     Gemini's own count of three prompts' tokens, which costs nothing, goes before our estimate where it can be had.
     """
     assert stages.rerank is not None
-    generation, gate, price = stages.rerank.generation, stages.rerank.gate, model.meter.price
-    samples = [sample for dataset in datasets.values() for sample in dataset.samples]
-    queries, asked, chance = 0, 0, random.Random(0)
-    drawn: list[Question] = []
-    for batch_of in stages.memory.embed_stream(track(samples, "Voting", total=len(samples)), image_of=Sample.picture):
-        if batch_of.items:
-            queries += len(batch_of.items)
-            posed = stages.questions([sample.picture() for sample in batch_of.items], batch_of.vectors)
-            for question in filter(lambda question: gate.asks(question.votes), posed):
-                asked += 1
-                if len(drawn) < _SAMPLED:
-                    drawn.append(question)
-                elif (place := chance.randrange(asked)) < _SAMPLED:  # every query is as likely to be in the sample
-                    drawn[place] = question
+    generation, price = stages.rerank.generation, model.meter.price
+    drawn, queries, asked = _draw(stages, datasets, centre)
     requests = _requests(stages, drawn)
     tokens = [
         estimate_prompt_tokens(request.prompt, price, media_resolution=generation.media_resolution)
@@ -78,6 +73,26 @@ def estimate_run(
     reply_tokens = calls * _REPLY_TOKENS
     cost = price.cost(prompt_tokens, reply_tokens, batch=batch) if price else None
     return Estimate(queries, asked, cached, prompt_tokens, reply_tokens, cost, basis)
+
+
+def _draw(stages: Stages, datasets: Mapping[str, Dataset], centre: str | None) -> tuple[list[Question], int, int]:
+    """Return a sample of the questions that the gate would ask, the number of usable queries, and of those asked."""
+    assert stages.rerank is not None
+    chance, drawn, queries, asked = random.Random(0), list[Question](), 0, 0
+    centred = CentredMemory(stages.memory) if centre else None
+    searching = replace(stages, searched=centred)
+    for name, dataset in datasets.items():
+        first = open_first_stage(stages.memory, centred, name, dataset, how=centre or "", progress=True)
+        posed = track(first.pose(searching, dataset.samples), f"Voting on {name}", total=len(dataset.samples))
+        for question in (question for _, question in posed if isinstance(question, Question)):
+            queries += 1
+            if stages.rerank.gate.asks(question.votes):
+                asked += 1
+                if len(drawn) < _SAMPLED:
+                    drawn.append(question)
+                elif (place := chance.randrange(asked)) < _SAMPLED:  # every query is as likely to be in the sample
+                    drawn[place] = question
+    return drawn, queries, asked
 
 
 def _requests(stages: Stages, questions: Sequence[Question]) -> list[Request]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -15,9 +15,11 @@ from eval.types import Dataset, Sample, StoredPicture
 from retrieval.images import ImageLike
 from retrieval.memory import VisualMemory
 
+_DIGITS: Final = 16  # of a digest, in hexadecimal
+
 
 def describe_settings(
-    memory: VisualMemory, datasets: Mapping[str, Dataset], *, k: int, stages: Stages | None, centre: str
+    memory: VisualMemory, datasets: Mapping[str, Dataset], *, k: int, stages: Stages | None, centre: str | None
 ) -> dict[str, Any]:
     """Return everything that can change a result, in JSON's types (`RunInfo.settings`)."""
     return {
@@ -40,6 +42,8 @@ def describe(memory: VisualMemory, datasets: Mapping[str, Dataset], paths: Mappi
         "memory": str(memory.path.resolve()),
         "embedder": memory.settings.embedder.name,
         "datasets": {name: paths.get(name, "") for name in datasets},
+        "queries": {name: len(dataset.samples) for name, dataset in datasets.items()},
+        "classes": len(known),
         "subsets": {name: sorted(dataset.subset) for name, dataset in datasets.items() if dataset.subset},
         "excluded": {name: dataset.excluded for name, dataset in datasets.items()},
         "absent": {
@@ -52,21 +56,21 @@ def describe(memory: VisualMemory, datasets: Mapping[str, Dataset], paths: Mappi
 def _digest(dataset: Dataset) -> str:
     digest = hashlib.sha256()
     for sample in dataset.samples:
-        digest.update(json.dumps([sample.id, sorted(sample.labels), _content(sample)]).encode())
+        digest.update(json.dumps([sample.id, sorted(sample.labels)]).encode())
     return f"{len(dataset.samples)} queries, {digest.hexdigest()[:16]}"
 
 
-def _content(sample: Sample) -> str:
-    """Tell one picture from another of the same name: files by size and time of change, which reads none of them."""
+def picture_mark(sample: Sample) -> str:
+    """Return what tells a picture from another of the same name: of a file its size and its time, which reads none."""
     image: ImageLike | StoredPicture = sample.image
     if isinstance(image, bytes):
-        return hashlib.sha256(image).hexdigest()
+        return hashlib.sha256(image).hexdigest()[:_DIGITS]
     if isinstance(image, str | Path):
         try:
             status = os.stat(image)
         except OSError:
             return "missing"  # decoding says what is wrong
-        return f"{status.st_size} {status.st_mtime_ns}"
+        return f"{status.st_size}:{status.st_mtime_ns}"
     if isinstance(image, StoredPicture):
         return image.fingerprint
-    return hashlib.sha256(np.asarray(image).tobytes()).hexdigest()
+    return hashlib.sha256(np.asarray(image).tobytes()).hexdigest()[:_DIGITS]

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 
 from agent.stages import Stages
-from eval.types import Sample
+from eval.types import Dataset, Sample
 from prompts.question import Question
 from retrieval.centring import CentredMemory, centre_queries
 from retrieval.memory import VisualMemory
@@ -87,3 +87,21 @@ class CentredFirstStage(FirstStage):
         vectors = np.concatenate(parts)
         if len(vectors):
             self._vectors = centre_queries(vectors, self._how, memory_mean=self.searched.mean)
+
+
+def open_first_stage(
+    memory: VisualMemory, centred: CentredMemory | None, name: str, dataset: Dataset, *, how: str, progress: bool
+) -> FirstStage:
+    """Return the first stage of a data set.
+
+    Args:
+        memory: what decides.
+        centred: the same centred, where embeddings are to be.
+        name: of the data set, for the progress bar.
+        dataset: its queries.
+        how: one of `retrieval.centring.CENTRES`; without meaning where nothing is centred.
+        progress: whether to show a bar.
+    """
+    if centred is None:
+        return FirstStage(memory)
+    return CentredFirstStage(memory, centred, name, dataset.samples, how=how, progress=progress)

@@ -1,7 +1,8 @@
 """From a run's neighbours to the figures of its votes: pure functions over arrays."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -17,8 +18,17 @@ from retrieval.voting import DEFAULT_METHOD, METHODS, heaviest_labels, predict_e
 TEST: Final = "test"  # instead of a data set's name: k is chosen on the very queries that are scored
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldOut:
+    """Queries that choose a number of neighbours."""
+
+    name: str  # of their data set
+    results: QueryResults
+    same_pictures: bool  # as those that are scored
+
+
 def measure(run: Run, *, choose_k_on: str | None = None) -> dict[str, Metrics]:
-    """Return the figures of every data set of a run.
+    """Return the figures of every data set of a run of which a query was answered.
 
     Args:
         run: as its log holds it.
@@ -26,41 +36,56 @@ def measure(run: Run, *, choose_k_on: str | None = None) -> dict[str, Metrics]:
             ``test`` for each one's own best, which is optimistic. None: no other than the run's own k.
 
     Raises:
-        RunError: no such data set, or one without an answered query.
+        RunError: no such data set, or no query was answered.
     """
     about = run.info.about
-    if choose_k_on not in (None, TEST, *run.results):
-        raise RunError(
-            f"no data set {choose_k_on!r} to choose k on: {TEST} or one of {', '.join(run.results)} expected"
-        )
+    answered = {name: results for name, results in run.results.items() if len(results)}
+    if not answered:
+        raise RunError(_why_nothing(run))
+    check_choice(choose_k_on, answered)
     return {
         name: compute_metrics(
-            _expect_answers(name, results),
+            results,
+            queries=about["queries"][name],
             absent=about["absent"].get(name, ()),
             subset=frozenset(about["subsets"].get(name, ())),
             excluded=about["excluded"].get(name, 0),
+            centred=run.info.centred,
             choose_k_on=_held_out(run, name, choose_k_on),
         )
-        for name, results in run.results.items()
+        for name, results in answered.items()
     }
+
+
+def check_choice(choose_k_on: str | None, datasets: Iterable[str]) -> None:
+    """Raise RunError unless a number of neighbours can be chosen on what is asked for."""
+    names = list(datasets)
+    if choose_k_on not in (None, TEST, *names):
+        raise RunError(f"--choose-k-on {choose_k_on!r}: {TEST} or one of {', '.join(names)} expected")
+    if choose_k_on == TEST and TEST in names:
+        raise RunError(f"--choose-k-on {TEST} means the queries that are scored: give the data set another name")
 
 
 def compute_metrics(
     results: QueryResults,
     *,
+    queries: int | None = None,
     absent: Sequence[str] = (),
     subset: AbstractSet[str] | None = None,
     excluded: int = 0,
-    choose_k_on: tuple[str, QueryResults] | None = None,
+    centred: str = "",
+    choose_k_on: HeldOut | None = None,
 ) -> Metrics:
     """Return the figures of one data set, at the k of its neighbours and at every smaller one.
 
     Args:
         results: at least one answered query.
+        queries: how many the data set has; None where all are in the results.
         absent: right labels that the memory does not have.
         subset: the classes to which masked scoring is restricted: other labels have no vote, and ranks stay.
         excluded: how many queries were left out beforehand.
-        choose_k_on: name and results of the data set that chooses another number of neighbours.
+        centred: as `RunInfo.centred`.
+        choose_k_on: what chooses another number of neighbours.
     """
     truths = truth_codes(results)
     labels = results.neighbor_labels.codes
@@ -77,6 +102,7 @@ def compute_metrics(
     classes = per_class(results.truths, at_k | ({} if results.outcomes is None else {"final": final}))
     return Metrics(
         count=len(results),
+        queries=len(results) + len(results.unreadable) if queries is None else queries,
         unreadable=len(results.unreadable),
         excluded=excluded,
         top1={method: curve[-1] for method, curve in by_k.items()},
@@ -104,6 +130,7 @@ def compute_metrics(
         )
         if results.outcomes is not None
         else None,
+        centred=centred,
     )
 
 
@@ -178,34 +205,36 @@ def _masked(
     return {method: is_right(_winners(results, method, counted)[:, -1:], truths)[:, 0] for method in METHODS}
 
 
-def _held_out(run: Run, name: str, choose_k_on: str | None) -> tuple[str, QueryResults] | None:
+def _held_out(run: Run, name: str, choose_k_on: str | None) -> HeldOut | None:
     if choose_k_on is None:
         return None
     chosen_on = name if choose_k_on == TEST else choose_k_on
-    return chosen_on, _expect_answers(chosen_on, run.results[chosen_on])
+    places = run.info.about["datasets"]
+    # The same folder under another name, as for ImageNet's validation set and ReaL, is not held out either.
+    same = chosen_on == name or bool(places[name]) and places[name] == places[chosen_on]
+    return HeldOut(chosen_on, run.results[chosen_on], same)
 
 
-def _chosen(
-    choose_k_on: tuple[str, QueryResults], results: QueryResults, right: Mapping[str, Bool[np.ndarray, "queries k"]]
-) -> ChosenK:
-    name, held_out = choose_k_on
-    curve = is_right(_winners(held_out, DEFAULT_METHOD), truth_codes(held_out)).mean(axis=0)
+def _chosen(held_out: HeldOut, results: QueryResults, right: Mapping[str, Bool[np.ndarray, "queries k"]]) -> ChosenK:
+    chooser = held_out.results
+    curve = is_right(_winners(chooser, DEFAULT_METHOD), truth_codes(chooser)).mean(axis=0)
     k = min(int(curve.argmax()) + 1, results.k)
     at_k = {method: every_k[:, k - 1] for method, every_k in right.items()}
     return ChosenK(
         k=k,
-        chosen_on=name,
-        optimistic=held_out is results,
+        chosen_on=held_out.name,
+        optimistic=held_out.same_pictures,
         top1={method: _percent(some) for method, some in at_k.items()},
         interval={method: interval(some) for method, some in at_k.items()},
     )
 
 
-def _expect_answers(name: str, results: QueryResults) -> QueryResults:
-    if not len(results):
-        first = next(iter(results.unreadable.values()), "none was asked yet")
-        raise RunError(f"{name} holds no usable picture among {len(results.unreadable)} files; the first: {first}")
-    return results
+def _why_nothing(run: Run) -> str:
+    reasons = [(name, reason) for name, results in run.results.items() for reason in results.unreadable.values()]
+    if not reasons:
+        return "no query of the run is answered yet: run the same `vmem eval run` again"
+    name, first = reasons[0]
+    return f"{name} holds no usable picture among {len(run.results[name].unreadable)} files; the first: {first}"
 
 
 def _percent(right: Bool[np.ndarray, " queries"]) -> Percent:

@@ -1,5 +1,6 @@
 """From what a model answered to the second stage's figures: gains, failures, calibration, accuracy against cost."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final
@@ -98,12 +99,14 @@ def _gate_curve(
     Queries of equal margin pass a gate together, so points lie between different margins only.
     """
     asked = np.flatnonzero([outcome.code not in ("decisive", "no_model") for outcome in outcomes])
-    order = asked[np.argsort(margin[asked], kind="stable")]
+    full = [outcome.full_cost for outcome in outcomes]
+    costs = None if None in full else np.array(full, float)
+    # Of equal margins the cheaper first: sums then round the same in whatever order the queries come.
+    order = asked[np.lexsort((np.zeros(len(asked)) if costs is None else costs[asked], margin[asked]))]
     gained = np.cumsum(right[order].astype(int) - vote_right[order].astype(int))
     ends = np.flatnonzero(np.diff(margin[order], append=np.inf)) + 1  # how many are asked below each threshold
     ends = ends[np.unique(np.linspace(0, len(ends) - 1, min(_POINTS, len(ends))).astype(int))] if len(ends) else ends
-    full = [outcome.full_cost for outcome in outcomes]
-    spent = None if None in full else np.concatenate([[0.0], np.cumsum(np.array(full, float)[order])])
+    spent = None if costs is None else np.concatenate([[0.0], np.cumsum(costs[order])])
     asks = [0, *ends.tolist()]
     return GateCurve(
         margin=[0.0, *(float(margin[order[end]]) if end < len(order) else _ABOVE_ALL for end in ends.tolist())],
@@ -114,4 +117,4 @@ def _gate_curve(
 
 
 def _sum(costs: Sequence[float | None]) -> float | None:
-    return None if None in costs else sum((cost for cost in costs if cost is not None), 0.0)
+    return None if None in costs else math.fsum(cost for cost in costs if cost is not None)

@@ -15,19 +15,15 @@ from typing import Any, Final, Self
 from filelock import FileLock, Timeout
 
 from agent.rerank import PASSING_CODES
-from eval.columns import Columns
 from eval.errors import OtherSettings, RunError
+from eval.fingerprint import picture_mark
+from eval.log_reader import ABOUT, FORMAT, LOG, read_header, read_lines, read_log
 from eval.rerank_metrics import NO_ERRORS
-from eval.types import Run, RunInfo, Sample
+from eval.types import Run, Sample
 from retrieval.types import Neighbors
 
-_LOG: Final = "log.jsonl"
 _LOCK: Final = "log.lock"
-_FORMAT: Final = 2
 _BEGINNING: Final = b'{"format": '  # of a log's first line
-_ABOUT: Final = "about"
-_KEYS: Final = {"dataset", "id"}
-_ANSWER_KEYS: Final = {"truth", "ids", "labels", "distances"}
 
 
 class RunLog:
@@ -45,17 +41,17 @@ class RunLog:
             OtherSettings: the folder's log was begun with other settings.
             RunError: the folder cannot be written, holds something else, or is being written by another process.
         """
-        self._path = folder / _LOG
-        header = json.dumps({"format": _FORMAT} | settings | {_ABOUT: about}) + "\n"
+        self._path = folder / LOG
+        header = json.dumps({"format": FORMAT} | settings | {ABOUT: about}) + "\n"
         with _translated(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            if not self._path.exists() and any(folder.iterdir()):
+            if not self._path.exists() and any(entry.name != _LOCK for entry in folder.iterdir()):
                 raise RunError(f"{folder} holds other files and no run: choose another --out")
             self._lock = _lock(folder)
             fresh = _is_fresh(self._path)
         try:
             if not fresh:
-                self._expect_settings(folder, json.loads(json.dumps({"format": _FORMAT} | settings)))
+                self._expect_settings(folder, json.loads(json.dumps({"format": FORMAT} | settings)))
             with _translated(folder):
                 _cut_torn_line(self._path)
                 # Unbuffered: a disk that is full says so here, not again when the file is closed.
@@ -75,15 +71,18 @@ class RunLog:
         self._file.close()
         self._lock.release()
 
-    def finished(self, *, retry_errors: bool = False) -> set[tuple[str, str]]:
-        """Return data set and id of every query that is in the log, save for those that are worth another try.
+    def finished(self, *, retry_errors: bool = False) -> dict[tuple[str, str], str]:
+        """Return what is in the log by data set and query, save for what is worth another try: the pictures' marks.
 
         Args:
             retry_errors: whether so are all that a failure left to the vote, and all pictures that could not be used;
                 else only those whose failure may have passed.
         """
-        is_final = {(line["dataset"], line["id"]): not _is_open(line, retry_errors) for _, line in _lines(self._path)}
-        return {query for query, final in is_final.items() if final}
+        found: dict[tuple[str, str], str | None] = {}
+        for _, line in read_lines(self._path):
+            is_open = _is_open(line, retry_errors)
+            found[line["dataset"], line["id"]] = None if is_open else line["picture"]
+        return {query: mark for query, mark in found.items() if mark is not None}
 
     def append(self, lines: Iterable[dict[str, Any]]) -> None:
         """Write lines as `answered_lines` and its like make them; they survive the process from here on.
@@ -102,80 +101,17 @@ class RunLog:
 
     def run(self) -> Run:
         """Return the run as far as it is in the log."""
-        return _read(self._path)
+        return read_log(self._path)
 
     def _expect_settings(self, folder: Path, settings: dict[str, Any]) -> None:
-        begun_with = _header(self._path)
-        begun_with.pop(_ABOUT, None)
+        begun_with = read_header(self._path)
+        begun_with.pop(ABOUT, None)
         changed = [name for name in {**settings, **begun_with} if settings.get(name) != begun_with.get(name)]
         if changed:
             differences = "; ".join(
                 f"{name}: {begun_with.get(name, 'none')}, now {settings.get(name, 'none')}" for name in changed
             )
             raise OtherSettings(f"{folder} was begun with other settings ({differences}): choose another --out")
-
-
-def read_run(folder: Path) -> Run:
-    """Return a run as its log holds it; one that is still under way is left alone.
-
-    Raises:
-        RunError: the folder holds no run, or a damaged one.
-    """
-    return _read(_expect_log(folder))
-
-
-def lines_at(folder: Path, places: Iterable[int]) -> Iterator[dict[str, Any]]:
-    """Yield lines of a run's log by where they begin (`QueryResults.places`).
-
-    Raises:
-        RunError: the folder holds no run, or another one than the places are of.
-    """
-    path = _expect_log(folder)
-    with path.open("rb") as log:
-        for place in places:
-            log.seek(place)
-            yield _parsed(log.readline(), path)
-
-
-def _expect_log(folder: Path) -> Path:
-    path = folder / _LOG
-    if not path.is_file():
-        raise RunError(f"{folder} holds no run: give the folder that `vmem eval run` wrote")
-    return path
-
-
-def _read(path: Path) -> Run:
-    header = _header(path)
-    about = header.pop(_ABOUT, {})
-    columns: dict[str, Columns] = {}
-    for place, line in _lines(path):
-        columns.setdefault(line["dataset"], Columns(path)).add(line, place)
-    in_order = [name for name in about["datasets"] if name in columns]
-    return Run(RunInfo(header, about), {name: columns[name].results() for name in in_order})
-
-
-def _header(path: Path) -> dict[str, Any]:
-    with path.open("rb") as log:
-        header = _parsed(log.readline(), path)
-    if "format" not in header:
-        raise RunError(f"{path} is no log of a run: choose another --out")
-    if header["format"] != _FORMAT:
-        raise RunError(f"{path} has format {header['format']}, and this version reads {_FORMAT}: choose another --out")
-    return header
-
-
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the lines after the first, each with where it begins."""
-    with path.open("rb") as log:
-        place = len(log.readline())
-        for line in log:
-            if not line.endswith(b"\n"):
-                return  # being written
-            parsed = _parsed(line, path)
-            if not _KEYS.issubset(parsed) or ("unreadable" not in parsed and not _ANSWER_KEYS.issubset(parsed)):
-                raise RunError(f"{path} has a damaged line: choose another --out, or delete that line")
-            yield place, parsed
-            place += len(line)
 
 
 def answered_lines(dataset: str, samples: Sequence[Sample], found: Neighbors) -> list[dict[str, Any]]:
@@ -191,6 +127,7 @@ def answered_line(
     return {
         "dataset": dataset,
         "id": sample.id,
+        "picture": picture_mark(sample),
         "truth": sorted(sample.labels),
         "ids": ids,
         "labels": labels,
@@ -200,24 +137,15 @@ def answered_line(
 
 def unreadable_line(dataset: str, sample: Sample, reason: str) -> dict[str, Any]:
     """Return the line of a query whose picture could not be used."""
-    return {"dataset": dataset, "id": sample.id, "unreadable": reason}
+    return {"dataset": dataset, "id": sample.id, "picture": picture_mark(sample), "unreadable": reason}
 
 
 def _is_open(line: dict[str, Any], retry_errors: bool) -> bool:
     """Tell whether a query was left to the vote by a failure, or left out, and is worth another try."""
-    code = line["rerank"]["reason"].partition(":")[0] if "rerank" in line else "reranked"
+    record = line.get("rerank")
+    code = str(record.get("reason")).partition(":")[0] if isinstance(record, dict) else "reranked"
     failed = "unreadable" in line or code not in NO_ERRORS
     return failed if retry_errors else code in PASSING_CODES
-
-
-def _parsed(line: bytes, path: Path) -> dict[str, Any]:
-    try:
-        parsed = json.loads(line)
-    except ValueError as error:
-        raise RunError(f"{path} is no log of a run, or damaged: choose another --out") from error
-    if not isinstance(parsed, dict):
-        raise RunError(f"{path} is no log of a run: choose another --out")
-    return parsed
 
 
 def _lock(folder: Path) -> FileLock:

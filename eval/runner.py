@@ -16,8 +16,8 @@ from agent.record import rerank_record
 from agent.stages import CONCURRENCY, Stages, decide_posed
 from agent.types import Prediction, Usage, total_usage
 from eval.errors import RunError
-from eval.fingerprint import describe, describe_settings
-from eval.first_stage import CentredFirstStage, FirstStage
+from eval.fingerprint import describe, describe_settings, picture_mark
+from eval.first_stage import FirstStage, open_first_stage
 from eval.runlog import RunLog, answered_line, answered_lines, unreadable_line
 from eval.standing import Standing
 from eval.types import Dataset, Run, Sample
@@ -43,14 +43,15 @@ def run_evaluation(
     concurrency: int = CONCURRENCY,
     price: Price | None = None,
     batch: BatchJobs | None = None,
-    centre: str = "",
+    centre: str | None = None,
     retry_errors: bool = False,
     paths: Mapping[str, str] | None = None,
     progress: bool = True,
 ) -> Run:
     """Find every query's neighbours, ask the model where one is given, log it, and return the run.
 
-    A run that was cut off goes on where it stopped when it is called again with the same settings.
+    A run that was cut off goes on where it stopped when it is called again with the same settings. Pictures that have
+    changed since they were answered are answered again.
 
     Args:
         memory: what decides.
@@ -63,7 +64,7 @@ def run_evaluation(
         price: of the model, where it is known.
         batch: asks the model by batch jobs, at their price; None asks at once.
         centre: ``queries`` or ``running``: search with embeddings centred by data set, see `retrieval.centring`;
-            transductive. Empty: as they are.
+            transductive. None: as they are.
         retry_errors: whether to ask again about queries that a failure left to the vote for good, and to try again
             pictures that could not be used. Failures that may have passed are tried again in any case.
         paths: where each data set lies, to be found again by who reads the run.
@@ -76,7 +77,7 @@ def run_evaluation(
         EmbedderError: the memory's embedder cannot be had.
         EveryRequestFails: the model refuses everything, or the budget is spent; what is done is in the log.
     """
-    _check(datasets, k, centre)
+    check_run(datasets, k=k, centre=centre)
     settings = describe_settings(memory, datasets, k=k, stages=stages, centre=centre)
     centred = CentredMemory(memory) if centre else None
     if stages:
@@ -84,12 +85,10 @@ def run_evaluation(
     with RunLog(Path(out), settings, describe(memory, datasets, paths or {})) as log:
         finished = log.finished(retry_errors=retry_errors)
         for name, dataset in datasets.items():
-            missing = [sample for sample in dataset.samples if (name, sample.id) not in finished]
+            missing = [one for one in dataset.samples if finished.get((name, one.id)) != picture_mark(one)]
             if not missing:
                 continue
-            first = FirstStage(memory)
-            if centred:
-                first = CentredFirstStage(memory, centred, name, dataset.samples, how=centre, progress=progress)
+            first = open_first_stage(memory, centred, name, dataset, how=centre or "", progress=progress)
             asked = _replies_fetched(batch, stages, first, missing, progress) if batch and stages else stages
             with counter(f"Classifying {name}", total=len(missing), shown=progress) as bar:
                 if asked is None:
@@ -101,9 +100,15 @@ def run_evaluation(
         return log.run()
 
 
-def _check(datasets: Mapping[str, Dataset], k: int, centre: str) -> None:
+def check_run(datasets: Mapping[str, Dataset], *, k: int, centre: str | None) -> None:
+    """Raise unless a run can be made of this.
+
+    Raises:
+        RunError: a data set is empty.
+        InvalidArgument: k below 1, or a way of centring that there is not.
+    """
     check_neighbors(k)
-    if centre not in ("", *CENTRES):
+    if centre not in (None, *CENTRES):
         raise InvalidArgument(f"--centre {centre!r}: choose one of {', '.join(CENTRES)}")
     for name, dataset in datasets.items():
         if not dataset.samples:
@@ -166,7 +171,8 @@ def _decided_line(
 ) -> dict[str, Any]:
     near = found.neighbors
     line = answered_line(name, sample, [n.id for n in near], [n.label for n in near], [n.distance for n in near])
-    everything = total_usage(reply.usage for reply in found.replies)  # what was in the cache had its price once
+    # What was in the cache had its price once; what was spent now includes attempts that gave no reply.
+    everything = total_usage([found.spent, *(reply.usage for reply in found.replies if reply.from_cache)])
     costs = {"cost": pricing(found.spent), "full_cost": pricing(everything)}
     return line | {"rerank": rerank_record(found) | costs}
 

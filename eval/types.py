@@ -154,7 +154,7 @@ class RerankMetrics:
     reasons: dict[str, int]  # queries by the reason's code, most frequent first; "reranked" is the model's answer
     out_of_candidates: int  # of them, replies that named no candidate or were no answer at all
     errors: int  # of them, those that a failure left to the vote
-    calibration: Calibration | None  # of the confidence that the model states; None where it states none
+    calibration: Calibration | None  # of the confidence beside the model's answers, combined ones too; None without any
     gate: GateCurve
 
 
@@ -187,6 +187,7 @@ class Metrics:
     """One data set's figures; all accuracies in percent of ``count``."""
 
     count: int  # queries that were answered
+    queries: int  # of the data set; more than those answered and unreadable where the run is not finished
     unreadable: int  # queries left out because their pictures could not be used
     excluded: int  # queries left out because no label is right for them
     top1: dict[str, Percent]  # by voting method, at the run's k
@@ -204,7 +205,13 @@ class Metrics:
     calibration: Calibration  # of the winner's share of the rank vote
     per_class: dict[str, dict[str, Any]]  # true label → count, accuracy by voting method and of the final answers
     labels_not_in_memory: list[str]  # true labels that no answer can have
-    rerank: RerankMetrics | None = None  # None where the vote alone decided
+    rerank: RerankMetrics | None  # None where the vote alone decided
+    centred: str = ""  # as `RunInfo.centred`
+
+    @property
+    def missing(self) -> int:
+        """Queries that the run has yet to answer."""
+        return self.queries - self.count - self.unreadable
 
 
 @dataclass(frozen=True, slots=True, eq=False)

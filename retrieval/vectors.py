@@ -1,10 +1,13 @@
 """Vectors of length 1: the form in which everything is stored and searched."""
 
+from typing import Final
+
 import numpy as np
 from jaxtyping import Float, Shaped
 
 from retrieval.errors import InvalidArgument
 
+_NOTHING: Final = 1e-6  # a length that unit vectors of single precision differ by when they are the same
 
 def to_unit_vectors(vectors: Shaped[np.ndarray, "..."], *, dimension: int) -> Float[np.ndarray, "items dimension"]:
     """Return the vectors as contiguous float32 of length 1.
@@ -38,4 +41,7 @@ def centre(
     Raises:
         InvalidArgument: a vector is the mean itself, so that nothing of it is left.
     """
-    return to_unit_vectors(vectors - mean.astype(np.float32), dimension=vectors.shape[1])
+    shifted = vectors - mean.astype(np.float32)
+    if (np.linalg.norm(shifted, axis=1) < _NOTHING).any():
+        raise InvalidArgument("centring leaves nothing of vectors that all are the same: give pictures that differ")
+    return to_unit_vectors(shifted, dimension=vectors.shape[1])

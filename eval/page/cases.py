@@ -9,11 +9,11 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Int
 
+from eval.log_reader import lines_at
 from eval.page.listing import FIRST_RIGHT, SECOND_RIGHT, Words
 from eval.page.pictures import Pictures
 from eval.page.prompting import Recomposer
 from eval.page.text import one_line, some_lines
-from eval.runlog import lines_at
 from eval.types import QueryResults
 from retrieval.memory import VisualMemory
 from retrieval.types import Neighbor, Votes

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 _BLOCK_BYTES = 64 * 2**20  # of similarities held at a time
 _QUERIES_AT_A_TIME = 256  # a matrix product of this height keeps the cores busy
 _SPARE = 8  # candidates beyond k: the product's rounding may have swapped those around the k-th
+_ROUNDING = 2e-6  # more than two ways to round a similarity differ by
 _COMPARED_AT_A_TIME = 16  # queries whose candidates are compared once more
 
 
@@ -62,8 +63,19 @@ class ExactIndex:
             some = slice(start, start + _COMPARED_AT_A_TIME)
             np.einsum("qkd,qd->qk", self._vectors[candidates[some]], queries[some], out=similarities[some])
         order = np.lexsort((candidates, -similarities))[:, :k]
-        distances = 1.0 - np.take_along_axis(similarities, order, axis=1)
-        return np.take_along_axis(candidates, order, axis=1), np.clip(distances, 0.0, 2.0)
+        positions = np.take_along_axis(candidates, order, axis=1)
+        best = np.take_along_axis(similarities, order, axis=1)
+        if candidates.shape[1] < len(self):
+            for query in np.flatnonzero(best[:, -1] - similarities.min(axis=1) < _ROUNDING):
+                positions[query], best[query] = self._search_all(queries[query], k, float(best[query, -1]))
+        return positions, np.clip(1.0 - best, 0.0, 2.0)
+
+    def _search_all(self, query: np.ndarray, k: int, least: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return the best of every vector as similar as the least one, of which there are more than the candidates."""
+        near = np.flatnonzero(self._vectors @ query >= least - _ROUNDING)
+        similarities = np.einsum("nd,d->n", self._vectors[near], query)
+        order = np.lexsort((near, -similarities))[:k]
+        return near[order], similarities[order]
 
     def _candidates(self, queries: np.ndarray, k: int) -> np.ndarray:
         """Return the positions of the k most similar vectors by a matrix product, in any order."""

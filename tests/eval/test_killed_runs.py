@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.runlog import read_run
+from eval.log_reader import read_run
 from tests.agent.test_batch_of_queries import noise
 
 KILLS = int(os.environ.get("VMEM_TEST_KILLS", "5"))

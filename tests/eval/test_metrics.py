@@ -71,15 +71,27 @@ def test_k_is_chosen_on_held_out_queries_and_on_the_scored_ones_only_by_name() -
     nearest_is_right = results([{"a"}] * 4, [["a", "b", "b"]] * 4)
     third_is_right = results([{"b"}] * 4, [["a", "b", "b"]] * 4)
     run = Run(
-        RunInfo({}, {"absent": {}, "subsets": {}, "excluded": {}}),
+        RunInfo(
+            {},
+            {
+                "absent": {},
+                "subsets": {},
+                "excluded": {},
+                "queries": {"scored": 9, "held-out": 4},
+                "datasets": {"scored": "/a", "held-out": "/b"},
+            },
+        ),
         {"scored": third_is_right, "held-out": nearest_is_right},
     )
     held_out = measure(run, choose_k_on="held-out")["scored"].chosen
     assert held_out and (held_out.k, held_out.top1["rank"], held_out.optimistic) == (1, 0, False)
     own = measure(run, choose_k_on="test")["scored"].chosen
     assert own and (own.k, own.top1["rank"], own.optimistic) == (3, 100, True)
-    assert measure(run)["scored"].chosen is None
-    with pytest.raises(RunError, match="no data set 'x' to choose k on: test or one of scored, held-out expected"):
+    assert measure(run)["scored"].chosen is None and measure(run)["scored"].missing == 4
+    run.info.about["datasets"]["held-out"] = "/a"  # as ImageNet's validation set and ReaL are the same pictures
+    same = measure(run, choose_k_on="held-out")["scored"].chosen
+    assert same and same.optimistic
+    with pytest.raises(RunError, match="--choose-k-on 'x': test or one of scored, held-out expected"):
         measure(run, choose_k_on="x")
 
 

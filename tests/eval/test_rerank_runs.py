@@ -15,15 +15,16 @@ from agent import ScriptedModel
 from agent.config import TransportConfig
 from agent.errors import EveryRequestFails, RequestFailure
 from agent.keys import Secret
-from agent.loading import make_ready
+from agent.loading import load_model, make_ready
 from agent.metered import Meter
 from agent.models.gemini import Gemini
 from agent.reply_store import ReplyStore
 from agent.stages import prepare
 from eval.errors import OtherSettings, RunError
+from eval.estimate import estimate_run
 from eval.fusion import fit_fusion
-from eval.runlog import read_run
-from eval.types import Sample
+from eval.log_reader import read_run
+from eval.types import Dataset, Sample
 from prompts.cost import find_price
 from prompts.types import Prompt
 from retrieval import VisualMemory
@@ -288,6 +289,8 @@ def test_failed_attempts_are_counted_as_the_service_counts_them(
     )
     spent = summary.spending["q"]
     assert spent.cost == pytest.approx(meter.cost)
+    rerank = summary.metrics["q"].rerank
+    assert rerank and rerank.gate.cost[-1] == pytest.approx(meter.cost)  # attempts without a reply have their price too
     assert (spent.prompt_tokens, spent.reply_tokens) == (meter.prompt_tokens, meter.reply_tokens)
 
 
@@ -338,3 +341,33 @@ def test_a_centred_run_shows_the_model_the_neighbours_that_centring_found(
     _, voted = evaluate(memory, {"q": samples}, tmp_path / "vote", k=6, centre="queries")
     assert np.array_equal(reranked.results["q"].neighbor_distances, voted.results["q"].neighbor_distances)
     assert len(model.prompts) == len(samples)
+
+
+@pytest.mark.parametrize("centre", [None, "queries"])
+def test_a_dry_run_asks_the_gate_about_the_neighbours_that_the_run_will_find(
+    memory: VisualMemory, tmp_path: Path, centre: str | None
+) -> None:
+    samples = [Sample(str(n), draw((190, 40 + 8 * n, 40), n), frozenset(["red"])) for n in range(12)]
+    model = load_model("scripted", cache=False)
+    stages = prepare(memory, model=model, neighbors=18, when="margin<0.4")
+    estimate = estimate_run(stages, {"q": Dataset(samples)}, model, centre=centre)
+    summary, _ = evaluate(memory, {"q": samples}, tmp_path / "run", k=18, stages=stages, centre=centre)
+    rerank = summary.metrics["q"].rerank
+    assert rerank and estimate.queries == 12 and estimate.asked == 12 - rerank.reasons.get("decisive", 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--centre", ""), "--centre '': choose one of queries, running"),
+        (("--centre", "mean", "--dry-run", "--model", "scripted"), "--centre 'mean': choose one of queries, running"),
+        (("--choose-k-on", "p"), "--choose-k-on 'p': test or one of q expected"),
+    ],
+)
+def test_options_are_looked_at_before_anything_is_embedded(
+    built: Path, folder: Path, tmp_path: Path, options: tuple[str, ...], said: str
+) -> None:
+    command = [*VMEM, "eval", "run", "--memory", str(built), "--dataset", f"q={folder}", "--out", str(tmp_path / "run")]
+    refused = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    assert refused.returncode == 2 and said in refused.stderr and "openvino" not in refused.stderr
+    assert not (tmp_path / "run").exists()

@@ -1,7 +1,7 @@
 """Runs: what they write, and that being killed costs nothing but time."""
 
-import io
 import json
+import random
 import shutil
 from pathlib import Path
 
@@ -10,7 +10,9 @@ import pytest
 
 from eval.datasets.folder import read_folder
 from eval.errors import OtherSettings, RunError
-from eval.runlog import RunLog, lines_at, read_run
+from eval.log_reader import lines_at, read_run
+from eval.metrics import measure
+from eval.runlog import RunLog
 from eval.types import Sample
 from retrieval import VisualMemory
 from retrieval.building import build_memory
@@ -74,13 +76,15 @@ def test_a_finished_run_is_not_embedded_again(queries: list[Sample], pictures: P
     assert again == first
 
 
-def test_other_pictures_of_the_same_names_are_another_data_set(
+def test_pictures_that_changed_since_are_answered_again(
     memory: VisualMemory, queries: list[Sample], tmp_path: Path
 ) -> None:
     evaluate(memory, {"q": queries}, tmp_path / "run", k=5)
-    others = [Sample(sample.id, draw((0, 0, 0), 1), sample.labels) for sample in queries]
-    with pytest.raises(OtherSettings, match="dataset q: 24 queries, .*, now 24 queries"):
-        evaluate(memory, {"q": others}, tmp_path / "run", k=5)
+    changed = [Sample(queries[0].id, draw((40, 60, 200), 9), queries[0].labels), *queries[1:]]
+    _, run = evaluate(memory, {"q": changed}, tmp_path / "run", k=5)
+    assert run.results["q"].neighbor_labels.of(0)[0] == "blue"
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert len(lines) == 1 + len(queries) + 1  # that one alone
 
 
 def test_other_settings_are_refused_by_name(memory: VisualMemory, queries: list[Sample], tmp_path: Path) -> None:
@@ -98,9 +102,69 @@ def test_unreadable_queries_are_counted_apart(memory: VisualMemory, queries: lis
     assert "is not a picture" in run.results["q"].unreadable["bad"]
 
 
-def test_a_data_set_without_a_usable_picture_is_an_error(memory: VisualMemory, tmp_path: Path) -> None:
+def test_a_run_without_a_usable_picture_is_an_error(memory: VisualMemory, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="q holds no usable picture among 1 files; the first: .*not a picture"):
         evaluate(memory, {"q": [Sample("bad", b"words", frozenset(["x"]))]}, tmp_path / "run", k=5)
+
+
+def test_a_data_set_without_a_usable_picture_leaves_the_figures_of_the_others(
+    memory: VisualMemory, queries: list[Sample], tmp_path: Path
+) -> None:
+    bad = [Sample("bad", b"words", frozenset(["x"]))]
+    summary, run = evaluate(memory, {"bad": bad, "q": queries}, tmp_path / "run", k=5)
+    assert list(summary.metrics) == ["q"] and list(run.results["bad"].unreadable) == ["bad"]
+
+
+def test_a_run_that_was_killed_before_its_first_answer_has_no_figures(
+    memory: VisualMemory, queries: list[Sample], tmp_path: Path
+) -> None:
+    evaluate(memory, {"q": queries}, tmp_path / "run", k=5)
+    log = tmp_path / "run" / "log.jsonl"
+    log.write_bytes(log.read_bytes().splitlines(keepends=True)[0])
+    with pytest.raises(RunError, match="no query of the run is answered yet: run the same"):
+        measure(read_run(tmp_path / "run"))
+
+
+def test_figures_do_not_depend_on_the_order_of_the_log(
+    memory: VisualMemory, queries: list[Sample], tmp_path: Path
+) -> None:
+    evaluate(memory, {"q": queries}, tmp_path / "run", k=5)
+    log = tmp_path / "run" / "log.jsonl"
+    before = measure(read_run(tmp_path / "run"))
+    first, *lines = log.read_bytes().splitlines(keepends=True)
+    random.Random(0).shuffle(lines)
+    log.write_bytes(first + b"".join(lines))
+    assert measure(read_run(tmp_path / "run")) == before
+
+
+DAMAGE = {
+    "nothing of the second look": {"rerank": {}},
+    "a distance that is a word": {"distances": ["near", 0.2, 0.3, 0.4, 0.5]},
+    "no neighbours": {"ids": [], "labels": [], "distances": []},
+    "a truth that is a number": {"truth": 3},
+    "an id that is a list": {"id": ["a"]},
+    "another data set": {"dataset": "x"},
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_line_that_is_none_of_ours_is_told(
+    memory: VisualMemory, queries: list[Sample], tmp_path: Path, case: str
+) -> None:
+    evaluate(memory, {"q": queries}, tmp_path / "run", k=5)
+    log = tmp_path / "run" / "log.jsonl"
+    first, second, *lines = log.read_text().splitlines()
+    log.write_text("\n".join([first, json.dumps(json.loads(second) | DAMAGE[case]), *lines]) + "\n")
+    with pytest.raises(RunError, match="has (a damaged line|lines of different lengths)"):
+        read_run(tmp_path / "run")
+
+
+def test_a_lock_that_a_killed_run_left_is_no_other_file(
+    memory: VisualMemory, queries: list[Sample], tmp_path: Path
+) -> None:
+    (tmp_path / "log.lock").touch()
+    summary, _ = evaluate(memory, {"q": queries}, tmp_path, k=5)
+    assert summary.metrics["q"].count == len(queries)
 
 
 def test_a_data_set_without_queries_is_an_error(memory: VisualMemory, tmp_path: Path) -> None:
@@ -156,35 +220,40 @@ def test_a_centred_run_is_another_run_and_resumes_to_the_same_figures(
         evaluate(memory, {"q": queries}, tmp_path / "other", k=5, centre="mean")
 
 
-def test_pictures_that_could_not_be_used_are_tried_again_when_asked_for(
+def test_pictures_that_could_not_be_used_are_tried_again_when_they_are_mended_or_asked_for(
     memory: VisualMemory, queries: list[Sample], tmp_path: Path
 ) -> None:
-    picture = tmp_path / "late.png"
-    picture.write_bytes(b"")
+    picture = LatePicture(tmp_path / "late.png")
     samples = [Sample("late", picture, frozenset(["red"])), *queries[:3]]
-    status = picture.stat()
     summary, _ = evaluate(memory, {"q": samples}, tmp_path / "run", k=5)
     assert summary.metrics["q"].unreadable == 1
     log = tmp_path / "run" / "log.jsonl"
     before = log.read_bytes()
+    draw((190, 40, 40), 1).save(tmp_path / "late.png")
     evaluate(memory, {"q": samples}, tmp_path / "run", k=5)
-    assert log.read_bytes() == before
-    whole = io.BytesIO()
-    draw((190, 40, 40), 1).save(whole, "PNG")
-    again = Sample("late", LatePicture(whole.getvalue(), f"{status.st_size} {status.st_mtime_ns}"), frozenset(["red"]))
-    summary, run = evaluate(memory, {"q": [again, *queries[:3]]}, tmp_path / "run", k=5, retry_errors=True)
+    assert log.read_bytes() == before  # its mark is the same
+    summary, run = evaluate(memory, {"q": samples}, tmp_path / "run", k=5, retry_errors=True)
     assert (summary.metrics["q"].count, summary.metrics["q"].unreadable) == (4, 0) and "late" in run.results["q"].ids
+    unbroken, _ = evaluate(memory, {"q": samples}, tmp_path / "unbroken", k=5)
+    assert summary == unbroken
+    (tmp_path / "torn.png").write_bytes(b"")
+    torn = [Sample("torn", tmp_path / "torn.png", frozenset(["red"])), *queries[:3]]
+    evaluate(memory, {"q": torn}, tmp_path / "second", k=5)
+    draw((190, 40, 40), 1).save(tmp_path / "torn.png")
+    summary, _ = evaluate(memory, {"q": torn}, tmp_path / "second", k=5)
+    assert summary.metrics["q"].unreadable == 0
 
 
 class LatePicture:
-    """A picture that a mount shows at last."""
+    """A picture that a mount shows late, under a mark that does not change."""
 
-    def __init__(self, content: bytes, fingerprint: str) -> None:
-        self._content = content
-        self.fingerprint = fingerprint
+    fingerprint = "mount"
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
 
     def read(self) -> bytes:
-        return self._content
+        return self._path.read_bytes() if self._path.exists() else b""
 
 
 def test_a_run_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:

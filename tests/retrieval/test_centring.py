@@ -79,3 +79,9 @@ def centred_query(query: np.ndarray, centred: CentredMemory) -> np.ndarray:
 def test_what_cannot_be_centred_is_told(random_vectors: Make, how: str, count: int, said: str) -> None:
     with pytest.raises(InvalidArgument, match=said):
         centre_queries(random_vectors(4, 8)[:count], how, memory_mean=np.zeros(8))
+
+
+def test_queries_that_are_all_the_same_have_nothing_left(random_vectors: Make) -> None:
+    same = np.repeat(random_vectors(1, 8), 3, axis=0)
+    with pytest.raises(InvalidArgument, match="centring leaves nothing of vectors that all are the same"):
+        centre_queries(same, "queries", memory_mean=np.zeros(8))

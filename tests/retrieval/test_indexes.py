@@ -10,6 +10,7 @@ import pytest
 from retrieval.errors import InvalidArgument
 from retrieval.indexes import SCANN_FROM, build_index, choose_kind, load_index, save_index
 from retrieval.indexes.base import Index
+from retrieval.indexes.exact import ExactIndex
 from retrieval.indexes.scann import BRUTE_FORCE_BELOW
 
 Vectors = Callable[[int, int], np.ndarray]
@@ -140,3 +141,19 @@ def test_auto_takes_exact_for_small_memories_and_scann_for_large_ones() -> None:
 def test_an_unknown_kind_is_refused_by_name() -> None:
     with pytest.raises(InvalidArgument, match="no index 'tree': choose one of auto, exact, scann"):
         choose_kind("tree", items=1)
+
+
+@pytest.mark.parametrize("copies", [0, 60])
+def test_exact_neighbours_do_not_depend_on_the_queries_beside(copies: int, random_vectors: Vectors) -> None:
+    vectors = random_vectors(1001, 96)
+    vectors[10 : 10 + 16 * copies : 16] = vectors[10]
+    queries = random_vectors(130, 96)
+    queries[::2] = vectors[10] + 0.02 * queries[::2]
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    index = ExactIndex(vectors)
+    positions, distances = index.search(queries, 50)
+    alone = [index.search(queries[row : row + 1], 50) for row in range(len(queries))]
+    assert np.array_equal(positions, np.concatenate([found for found, _ in alone]))
+    assert np.array_equal(distances, np.concatenate([found for _, found in alone]))
+    if copies:
+        assert positions[0].tolist() == list(range(10, 10 + 16 * 50, 16))  # the first of the copies, in order
