@@ -10,12 +10,16 @@ import math
 from collections.abc import Sequence, Set
 from typing import Final
 
+import numpy as np
+from jaxtyping import Bool, Float
+
 from retrieval.errors import InvalidArgument
 from retrieval.types import Label, Votes
 
 _UNCLAIMED: Final = 0.9  # for a model that states no confidence
 _LEAST: Final = 0.01  # a claim of certainty must not outweigh any vote
 _HEAVIEST: Final = 10.0
+_IMPOSSIBLE: Final = 1e-300  # a likelihood that rounds to 0
 
 
 def fuse(votes: Votes, label: Label, confidence: float | None, *, weight: float) -> list[tuple[Label, float]]:
@@ -27,10 +31,9 @@ def fuse(votes: Votes, label: Label, confidence: float | None, *, weight: float)
         confidence: what it claims for it.
         weight: how much the model counts beside the vote.
     """
-    claimed = min(max(_UNCLAIMED if confidence is None else confidence, _LEAST), 1 - _LEAST)
-    others = (1 - claimed) / max(1, len(votes.labels) - 1)
+    answer, others = _log_experts(confidence, len(votes.labels))
     scores = [
-        math.log(share) + weight * math.log(claimed if voted == label else others)
+        math.log(share) + weight * (answer if voted == label else others)
         for voted, share in zip(votes.labels, votes.shares, strict=True)
     ]
     highest = max(scores)
@@ -54,9 +57,40 @@ def fit_fusion_weight(
     rows = [row for row in zip(votes, labels, confidences, truths, strict=True) if row[3] & set(row[0].labels)]
     if not rows:
         raise InvalidArgument("no query has its right label among the voted ones: a fusion weight cannot be fitted")
+    shares, model, right = _as_arrays(rows)
 
     def surprise(weight: float) -> float:
-        fused = ((dict(fuse(voted, label, claim, weight=weight)), truth) for voted, label, claim, truth in rows)
-        return -sum(math.log(max(sum(p.get(label, 0.0) for label in truth), 1e-300)) for p, truth in fused)
+        scores = shares + weight * model
+        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+        likelihood = np.where(right, powers, 0.0).sum(axis=1) / powers.sum(axis=1)
+        return -float(np.log(np.maximum(likelihood, _IMPOSSIBLE)).sum())
 
     return float(minimize_scalar(surprise, bounds=(0.0, _HEAVIEST), method="bounded").x)
+
+
+_Row = tuple[Votes, Label, float | None, Set[Label]]
+
+
+def _as_arrays(
+    rows: Sequence[_Row],
+) -> tuple[Float[np.ndarray, "queries most"], Float[np.ndarray, "queries most"], Bool[np.ndarray, "queries most"]]:
+    """Return, of every query's voted labels, log share, the model's log probability, and whether they are right.
+
+    Rows are filled up to the most labels that a query has; a share of nothing keeps what is filled in out of sums.
+    """
+    most = max(len(votes.labels) for votes, *_ in rows)
+    shares, model = np.full((len(rows), most), -np.inf), np.zeros((len(rows), most))
+    right = np.zeros((len(rows), most), bool)
+    for row, (votes, label, confidence, truth) in enumerate(rows):
+        width = len(votes.labels)
+        answer, others = _log_experts(confidence, width)
+        shares[row, :width] = np.log(votes.shares)
+        model[row, :width] = [answer if voted == label else others for voted in votes.labels]
+        right[row, :width] = [voted in truth for voted in votes.labels]
+    return shares, model, right
+
+
+def _log_experts(confidence: float | None, labels: int) -> tuple[float, float]:
+    """Return the model's log probability of its answer, and of each other of so many voted labels."""
+    claimed = min(max(_UNCLAIMED if confidence is None else confidence, _LEAST), 1 - _LEAST)
+    return math.log(claimed), math.log((1 - claimed) / max(1, labels - 1))

@@ -1,7 +1,5 @@
 """vmem eval and vmem demo."""
 
-import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +8,8 @@ import typer
 import eval.datasets_cli
 import eval.reading_cli
 from agent import options
+from eval.folders import named_folders
+from eval.page import PICTURED
 from eval.reading_cli import ChooseKOn, Pictures, finish_run
 from retrieval.options import Backend, Cache, Device, EmbedderOverride, Precision
 
@@ -80,7 +80,7 @@ def run(
             "--retry-errors", help="Try failures again that are in the log for good: refusals, unusable pictures."
         ),
     ] = False,
-    pictures: Pictures = 200,
+    pictures: Pictures = PICTURED,
     embedder: EmbedderOverride = None,
     device: Device = "auto",
     backend: Backend = "auto",
@@ -125,7 +125,7 @@ def run(
         key_file=key_file,
         cache=cache,
     )
-    folders = _named_folders(dataset)
+    folders = named_folders(dataset)
     for folder in folders.values():
         expect_outside(out, folder)
     loaded = second.load(expect_key=not dry_run)
@@ -192,17 +192,3 @@ def demo(
         typer.echo(f"{made.left_out:,} pictures were left out (--limit {limit})")
     typer.echo(f"Look at {printable(made.report)} in a browser. Then try:")
     typer.echo(f"  vmem classify --memory {printable(made.memory)} PICTURE")
-
-
-def _named_folders(arguments: list[str]) -> Mapping[str, Path]:
-    from retrieval.errors import InvalidArgument
-
-    folders: dict[str, Path] = {}
-    for argument in arguments:
-        parts = re.fullmatch(r"([\w.-]+)=(.+)", argument, re.DOTALL)
-        if parts is None:
-            raise InvalidArgument(f"--dataset {argument!r}: NAME=PATH expected, such as sketch=data/sketch")
-        if parts[1] in folders:
-            raise InvalidArgument(f"--dataset {parts[1]} is given twice: choose two names")
-        folders[parts[1]] = Path(parts[2])
-    return folders

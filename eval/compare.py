@@ -4,7 +4,7 @@ Queries are paired by data set and id. The tests are McNemar's (1947), in its ex
 gets right and the other wrong, each is as likely to fall either way where the two are equally good.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,10 +13,11 @@ from jaxtyping import Int
 
 from eval.errors import RunError
 from eval.flips import KINDS, Flip, FlipKind, MovedClass, list_flips, moved_classes
+from eval.gaps import find_unfinished
 from eval.intervals import holm, paired_interval, sign_flip_p, wilson_interval
-from eval.metrics import final_labels, vote_labels
 from eval.pairing import Answers, Pairs, answer_all, pair_queries
-from eval.types import Interval, Percent, Run, RunInfo
+from eval.scoring import final_labels, vote_labels
+from eval.types import Interval, Percent, Run
 
 __all__ = [
     "KINDS",
@@ -41,6 +42,7 @@ class Side:
     run: int  # place of its run among those that were compared
     vote: bool  # True: rank voting's answers, though the run asked a model
     centred: str  # `RunInfo.centred`: not empty means that the run is transductive
+    unfinished: list[str]  # sentences on data sets that the run has not got through; those queries do not count
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,8 @@ class RunComparison:
     overall: PairedFigures  # each query counts the same, so that large data sets weigh more
     repeated: int  # pictures that stand in several data sets; overall draws them together and tests them as one
     missing: list[str]  # data sets of either without a query that both answered
-    changed: dict[str, tuple[Any, Any]]  # settings in which the runs differ: before, after; None where it has none
+    changed: dict[str, tuple[Any, Any]]  # settings in which the runs differ: before, after; None where it has none;
+    # settings within settings by both their names, as in "memory version"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,9 +109,9 @@ def compare_runs(runs: Sequence[tuple[str, Run]]) -> Comparison:
     Raises:
         RunError: a run shares no query with the first, or has other right labels for the same id.
     """
-    sides = [Side(name, place, vote=False, centred=run.info.centred) for place, (name, run) in enumerate(runs)]
+    sides = [_side(name, run, place=place, vote=False) for place, (name, run) in enumerate(runs)]
     answers = [answer_all(run, final_labels) for _, run in runs]
-    changed = [_changed(runs[0][1].info, run.info) for _, run in runs]
+    changed = [_changed(runs[0][1].info.settings, run.info.settings) for _, run in runs]
     return _compare(sides, answers, changed)
 
 
@@ -120,11 +123,12 @@ def compare_with_vote(name: str, run: Run) -> Comparison:
     """
     if all(results.outcomes is None for results in run.results.values()):
         raise RunError(f"{name} asked no model, so that its answers are its vote's: give a second run to compare with")
-    sides = [
-        Side(f"{name} (vote)", 0, vote=True, centred=run.info.centred),
-        Side(name, 0, vote=False, centred=run.info.centred),
-    ]
+    sides = [_side(f"{name} (vote)", run, place=0, vote=True), _side(name, run, place=0, vote=False)]
     return _compare(sides, [answer_all(run, vote_labels), answer_all(run, final_labels)], [{}, {}])
+
+
+def _side(name: str, run: Run, *, place: int, vote: bool) -> Side:
+    return Side(name, place, vote, run.info.centred, list(map(str, find_unfinished(run))))
 
 
 def _compare(
@@ -227,9 +231,12 @@ def _figures(pairs: list[Pairs], counts: Int[np.ndarray, "strata values"], *, un
     )
 
 
-def _changed(before: RunInfo, after: RunInfo) -> dict[str, tuple[Any, Any]]:
-    return {
-        name: (before.settings.get(name), after.settings.get(name))
-        for name in {**before.settings, **after.settings}
-        if before.settings.get(name) != after.settings.get(name)
-    }
+def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    changed: dict[str, tuple[Any, Any]] = {}
+    for name in {**before, **after}:
+        was, now = before.get(name), after.get(name)
+        if isinstance(was, Mapping) and isinstance(now, Mapping):
+            changed |= {f"{name} {part}": both for part, both in _changed(was, now).items()}
+        elif was != now:
+            changed[name] = was, now
+    return changed

@@ -8,8 +8,9 @@ from typing import Any, Final
 import numpy as np
 
 from eval.compare import Comparison, DatasetComparison, MovedClass, Side
-from eval.conclusion import conclude, format_p
+from eval.conclusion import conclude, describe_setting, format_p
 from eval.drawing import as_svg
+from eval.page import PICTURED
 from eval.page.assembly import svg_address, write_page
 from eval.page.cases import Source, choose_pictured, make_views, share_out
 from eval.page.listing import BETWEEN_RUNS, FLAGS_OF_KIND, Words, choices, confidences
@@ -20,7 +21,6 @@ from eval.page.text import one_line
 from eval.plots import differences
 from eval.types import Dataset, QueryResults, Run
 
-_PICTURED: Final = 200
 _TEMPLATE: Final = "comparison.html.jinja"
 
 
@@ -55,9 +55,9 @@ def write_comparison(path: Path, comparison: Comparison, runs: Sequence[tuple[Pa
     words, pictures = Words(), Pictures()
     sources = [_source(folder, run, words, pictures) for folder, run in runs]
     pairs = [(other, dataset) for other in comparison.others for dataset in other.datasets]
-    found = {name: find_dataset(name, [run for _, run in runs]) for name in {dataset.name for _, dataset in pairs}}
+    found = {name: find_dataset(name, [run.info for _, run in runs]) for name in {dataset.name for _, dataset in pairs}}
     groups, cases = [], []
-    for (other, dataset), count in zip(pairs, share_out(_PICTURED, len(pairs)), strict=True):
+    for (other, dataset), count in zip(pairs, share_out(PICTURED, len(pairs)), strict=True):
         looks = [
             _Look(side, sources[side.run], runs[side.run][1].results[dataset.name])
             for side in (comparison.before, other.after)
@@ -69,12 +69,20 @@ def write_comparison(path: Path, comparison: Comparison, runs: Sequence[tuple[Pa
         _TEMPLATE,
         comparison=comparison,
         conclusions=[one_line(conclude(comparison.before, other), longest=1000) for other in comparison.others],
+        gaps=[one_line(gap, longest=500) for gap in _say_unfinished(comparison)],
         format_p=format_p,
+        describe_setting=describe_setting,
         plot=svg_address(as_svg(differences(list(_difference_rows(comparison))))),
         classes=[_classes(dataset.classes, words) for _, dataset in pairs],
         gallery=words.tables() | {"groups": groups, "outcomes": choices(BETWEEN_RUNS)},
         cases={"pictures": pictures.encoded, "groups": cases},
     )
+
+
+def _say_unfinished(comparison: Comparison) -> Iterator[str]:
+    for side in (comparison.before, *(other.after for other in comparison.others)):
+        if not side.vote:  # which is of the run beside it
+            yield from (f"{side.name} is {gap}; what it has not answered does not count" for gap in side.unfinished)
 
 
 def _source(folder: Path, run: Run, words: Words, pictures: Pictures) -> Source:

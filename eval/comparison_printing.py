@@ -7,9 +7,10 @@ from typing import Final
 import typer
 
 from eval.compare import KINDS, Comparison, PairedFigures, RunComparison, Side
-from eval.conclusion import conclude
-from eval.power import needed_queries
+from eval.conclusion import conclude, describe_setting
+from eval.power import mcnemar_power, needed_queries
 from eval.types import Interval
+from eval.wording import counted, points
 from retrieval.labels import display_name
 from retrieval.terminal import print_table, printable
 
@@ -26,6 +27,8 @@ def print_comparison(comparison: Comparison) -> None:
     for side in (comparison.before, *(other.after for other in comparison.others)):
         if side.centred:
             typer.echo(f"† {printable(side.name)} centred the queries' embeddings ({side.centred}): it is transductive")
+        for sentence in [] if side.vote else side.unfinished:  # the vote is of the run beside it
+            typer.echo(f"{printable(side.name)} is {printable(sentence)}")
     for other in comparison.others:
         typer.echo(printable(conclude(comparison.before, other), longest=1000))
 
@@ -39,19 +42,24 @@ def print_power(difference: float, *, discordant: float, power: float, alpha: fl
     """Print how many queries tell a difference in points, and some usual ones beside it.
 
     Raises:
-        InvalidArgument: a value outside what is possible.
+        InvalidArgument: a value out of range.
     """
     asked = needed_queries(difference=difference, discordant=discordant, power=power, alpha=alpha)
     needed = {
         usual: needed_queries(difference=usual, discordant=discordant, power=power, alpha=alpha)
         for usual in _USUAL_DIFFERENCES
         if usual <= discordant
-    } | {abs(difference): asked}
-    rows = [(f"{points:g}", f"{queries:,}") for points, queries in sorted(needed.items())]
-    print_table(["difference in points", "queries needed"], rows)
+    } | {difference: asked}
+    exact = {
+        usual: mcnemar_power(queries, difference=usual, discordant=discordant, alpha=alpha)
+        for usual, queries in needed.items()
+    }
+    rows = [(f"{usual:g}", f"{queries:,}", f"{exact[usual]:.1f}") for usual, queries in sorted(needed.items())]
+    print_table(["difference in points", "queries needed", "power in percent"], rows)
     typer.echo(
-        f"A difference of {abs(difference):g} points takes {asked:,} queries where the two differ in being right on "
-        f"{discordant:.3g} % of them: then {power:g} % of tests tell it (exact McNemar test, alpha {alpha:g})."
+        f"A difference of {points(difference)} takes {counted(asked, 'query')} where the two differ in being right on "
+        f"{discordant:.3g} % of them: then {exact[difference]:.1f} % of tests tell it, where {power:g} % are asked for "
+        f"(exact McNemar test, alpha {alpha:g})."
     )
 
 
@@ -82,18 +90,19 @@ def _print_counts(other: RunComparison) -> None:
     counts = ", ".join(f"{kinds.count(kind):,} {kind}" for kind in KINDS if kind in kinds)
     typer.echo(f"Other answers: {counts or 'none'}")
     for name, settings in other.changed.items():
-        before, after = (printable("none" if setting is None else setting) for setting in settings)
+        before, after = (printable(describe_setting(setting)) for setting in settings)
         typer.echo(f"Other settings: {printable(name)}: {before}, then {after}")
     for dataset in other.datasets:
         if dataset.only_before or dataset.only_after:
             typer.echo(
-                f"{printable(dataset.name)}: not counted are {dataset.only_before:,} queries that only the first run "
-                f"answered, and {dataset.only_after:,} that only the other did"
+                f"{printable(dataset.name)}: without {counted(dataset.only_before, 'query')} that only the first run "
+                f"answered, and {counted(dataset.only_after, 'query')} that only the other did"
             )
     if other.missing:
         typer.echo(f"Not compared, for want of shared queries: {', '.join(map(printable, other.missing))}")
     if other.repeated:
-        typer.echo(f"{other.repeated:,} pictures stand in several data sets: the line 'all' tests each as one")
+        told = counted(other.repeated, "picture")
+        typer.echo(f"In several data sets at once: {told}; the line 'all' tests each as one")
 
 
 def _print_classes(other: RunComparison) -> None:

@@ -1,10 +1,12 @@
 """A comparison in one sentence."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
 from eval.compare import PairedFigures, RunComparison, Side
 from eval.power import ALPHA, needed_queries
+from eval.wording import counted, points
 
 _ASKED: Final = 1.0  # points: the difference for which a sentence says how many queries would tell it
 
@@ -15,6 +17,7 @@ def conclude(before: Side, other: RunComparison) -> str:
     Names of runs stand in it as they came. Its p is adjusted for the number of runs that are compared.
     """
     figures = other.overall
+    queries = counted(figures.count, "query")
     if not figures.fixed + figures.broken:
         return (
             f"{other.after.name} and {before.name} are right on the same queries: none of {figures.count:,} tells them "
@@ -22,13 +25,20 @@ def conclude(before: Side, other: RunComparison) -> str:
         )
     if figures.adjusted >= ALPHA:
         return (
-            f"No difference between {other.after.name} and {before.name} can be told on {figures.count:,} queries "
+            f"No difference between {other.after.name} and {before.name} can be told on {queries} "
             f"({_with_interval(figures)}); {_what_would_tell(figures)}."
         )
     turned = figures if figures.difference > 0 else _turned(figures)
     direction = "better" if turned is figures else "worse"
     names = f"{other.after.name} is {direction} than {before.name}"
-    return f"{names} by {_with_interval(turned)} on {figures.count:,} queries."
+    return f"{names} by {_with_interval(turned)} on {queries}."
+
+
+def describe_setting(setting: object) -> str:
+    """Return a setting of a run as people read it; ``none`` for None."""
+    if isinstance(setting, Mapping):
+        return ", ".join(f"{name} {describe_setting(part)}" for name, part in setting.items())
+    return "none" if setting in (None, "") else str(setting)
 
 
 def format_p(p: float) -> str:
@@ -39,11 +49,12 @@ def format_p(p: float) -> str:
 def _what_would_tell(figures: PairedFigures) -> str:
     share = figures.discordant
     if share < _ASKED:
-        return f"they differ in being right on {share:.2g} % of the queries only, too few for {_ASKED:g} point"
+        return f"they differ in being right on {share:.2g} % of the queries only, too few for {points(_ASKED)}"
     needed = needed_queries(difference=_ASKED, discordant=share)
     if needed <= figures.count:
-        return f"so many would most likely have told {_ASKED:g} point"
-    return f"to tell {_ASKED:g} point you would need about {int(float(f'{needed:.2g}')):,} queries"
+        return f"so many would most likely have told {points(_ASKED)}"
+    about = counted(int(float(f"{needed:.2g}")), "query")
+    return f"to tell {points(_ASKED)} you would need about {about}"
 
 
 def _turned(figures: PairedFigures) -> PairedFigures:
@@ -53,5 +64,5 @@ def _turned(figures: PairedFigures) -> PairedFigures:
 
 def _with_interval(figures: PairedFigures) -> str:
     decimals = 1 if abs(figures.difference) >= 0.1 else 2
-    difference, low, high = (f"{points:.{decimals}f}" for points in (figures.difference, *figures.difference_interval))
-    return f"{difference} points, 95 % interval {low} to {high}, {format_p(figures.adjusted)}"
+    low, high = (f"{bound:.{decimals}f}" for bound in figures.difference_interval)
+    return f"{points(figures.difference, f'.{decimals}f')}, 95 % interval {low} to {high}, {format_p(figures.adjusted)}"

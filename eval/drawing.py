@@ -27,9 +27,15 @@ def as_png(figure: "Figure") -> bytes:
 
 @contextmanager
 def drawing(
-    inches: tuple[float, float], dataset: str = "", *, rows: tuple[int, ...] = ()
+    inches: tuple[float, float], title: str = "", *, rows: tuple[int, ...] = ()
 ) -> Iterator[tuple["Figure", Any]]:
-    """Give a figure with one pair of axes, or with several above each other of relative heights."""
+    """Give a figure with one pair of axes, or with several above each other of relative heights.
+
+    Args:
+        inches: width and height.
+        title: of a single pair of axes, in characters that the font has.
+        rows: heights of several.
+    """
     from matplotlib.figure import Figure
 
     with _style():
@@ -38,7 +44,7 @@ def drawing(
             yield figure, figure.subplots(len(rows), 1, sharex=True, height_ratios=rows)
         else:
             axes = figure.subplots()
-            axes.set_title(readable(dataset))
+            axes.set_title(title)
             yield figure, axes
 
 

@@ -4,13 +4,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from eval.errors import RunError
+from eval.gaps import Unfinished, lacks_classes, lacks_pictures
 from eval.intervals import wilson_interval
 from eval.summary import METRICS
 from eval.types import Interval, Percent
+from eval.wording import counted
 from retrieval.voting import DEFAULT_METHOD, METHODS
+
+_VOTING: Final = ("embedder", "precision", "k", "centre")  # settings; the index follows from the memory's size
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,8 @@ class Accuracy:
     top1: Percent
     interval: Interval | None = None  # Wilson, 95 %; None where it was not published
     count: int | None = None  # queries
+    centred: str = ""  # how embeddings were centred; not empty means that the figure is transductive
+    remarks: tuple[str, ...] = ()  # why it does not compare with what is published
     source: str = field(default="", compare=False)  # a publication, or a run's folder
 
 
@@ -30,12 +36,18 @@ class Finished:
     folder: Path
     settings: Mapping[str, Any]
     embedder: str  # its name
+    classes: int  # labels of the memory
     datasets: Mapping[str, Mapping[str, Any]]  # `Metrics` by data set, as JSON
 
     @property
     def items(self) -> int:
         """Pictures in the memory."""
         return int(self.settings["memory"]["items"])
+
+    @property
+    def memory_state(self) -> tuple[str, int]:
+        """Which memory it was, and in which version."""
+        return str(self.settings["memory"]["id"]), int(self.settings["memory"]["version"])
 
     @property
     def k(self) -> int:
@@ -50,7 +62,7 @@ class Finished:
     @property
     def memory(self) -> str:
         """What the memory is, for people."""
-        return f"{self.embedder}, {self.items:,} items"
+        return f"{self.embedder}, {counted(self.items, 'item')} of {counted(self.classes, 'class')}"
 
     @property
     def first_stage(self) -> str:
@@ -61,6 +73,11 @@ class Finished:
             if name != "rerank" and not name.startswith("dataset ")
         }
         return json.dumps(kept, sort_keys=True)
+
+    @property
+    def voting(self) -> dict[str, Any]:
+        """What of the first stage is the same for memories that are to be compared."""
+        return {name: self.settings.get(name, "") for name in _VOTING}
 
     @property
     def second_stage(self) -> str:
@@ -101,19 +118,34 @@ class Finished:
 
     def _accuracy(self, dataset: str, top1: Percent, interval: Sequence[Percent]) -> Accuracy:
         low, high = interval
-        return Accuracy(top1, (low, high), self.datasets[dataset]["count"], source=str(self.folder))
+        figures = self.datasets[dataset]
+        remarks = (
+            lacks_pictures(dataset, figures["count"]),
+            lacks_classes(figures["labels_not_in_memory"], figures["per_class"]),
+        )
+        return Accuracy(
+            top1,
+            (low, high),
+            figures["count"],
+            centred=self.centred,
+            remarks=tuple(filter(None, remarks)),
+            source=str(self.folder),
+        )
 
 
 def read_finished(folder: Path) -> Finished:
     """Return a run's figures.
 
     Raises:
-        RunError: the folder holds no finished run, or a damaged one.
+        RunError: the folder holds no run with figures, one that is not finished, or a damaged one.
     """
     path = folder / METRICS
     try:
         content = json.loads(path.read_text("utf-8"))
-        finished = Finished(folder, content["settings"], str(content["embedder"]), content["datasets"])
+        finished = Finished(
+            folder, content["settings"], str(content["embedder"]), int(content["classes"]), content["datasets"]
+        )
+        unfinished = [Unfinished(**dataset) for dataset in content["unfinished"]]
         _look_at_everything(finished)
     except OSError as error:
         raise RunError(f"{folder} holds no figures ({METRICS}): give a run that `vmem eval run` finished") from error
@@ -121,6 +153,8 @@ def read_finished(folder: Path) -> Finished:
         raise RunError(
             f"{path} is damaged, or another version's: `vmem eval report {folder}` writes it again"
         ) from error
+    if unfinished:
+        raise RunError(f"{folder} is {unfinished[0]}; the same `vmem eval run` goes on, and then its figures are final")
     return finished
 
 
@@ -128,7 +162,7 @@ def _look_at_everything(finished: Finished) -> list[object]:
     """Raise KeyError or the like now, where it can be said what is damaged."""
     readers = (finished.nearest, finished.masked, finished.masked_classes, finished.reranked)
     return [
-        (finished.memory, finished.k, finished.model),
+        (finished.memory, finished.memory_state, finished.k, finished.model),
         *(finished.vote(dataset, method) for dataset in finished.datasets for method in METHODS),
         *(read(dataset) for dataset in finished.datasets for read in readers),
     ]

@@ -8,6 +8,7 @@ import numpy as np
 from agent.fusion import fit_fusion_weight, fuse
 from eval.errors import RunError
 from eval.types import Percent, QueryResults
+from eval.wording import counted
 from retrieval.types import Votes
 from retrieval.voting import count_votes
 
@@ -26,14 +27,21 @@ class FittedFusion:
 def fit_fusion(results: Mapping[str, QueryResults]) -> FittedFusion:
     """Return the weight under which the right labels of a run's queries are likeliest.
 
+    Queries whose right label has no vote are wrong under any weight; the others are what the halves are made of.
+
     Raises:
-        RunError: the run asked no model, or too few queries were answered.
-        InvalidArgument: no right label had a vote.
+        RunError: the run asked no model, or too few queries were answered or have their right label among the voted.
     """
     rows = [row for found in results.values() for row in _answered(found)]
     if len(rows) < 2:
-        raise RunError(f"the run has {len(rows)} queries that a model answered: 2 or more expected")
-    halves = rows[::2], rows[1::2]
+        raise RunError(f"the run has {counted(len(rows), 'query')} that a model answered: 2 or more expected")
+    hits = [row for row in rows if row[3] & set(row[0].labels)]
+    if len(hits) < 2:
+        raise RunError(
+            f"of {len(rows):,} queries that the model answered, {len(hits)} had the right label among the voted: 2 or "
+            "more expected to fit a weight"
+        )
+    halves = hits[::2], hits[1::2]
     right = sum(
         fuse(votes, label, claim, weight=weight)[0][0] in truth
         for weight, half in ((_fit(halves[1]), halves[0]), (_fit(halves[0]), halves[1]))

@@ -10,10 +10,11 @@ from jaxtyping import Bool, Int
 
 from eval.calibration import calibrate
 from eval.errors import RunError
-from eval.intervals import bootstrap_interval, wilson_interval
+from eval.intervals import bootstrap_interval
 from eval.rerank_metrics import compute_rerank_metrics
+from eval.scoring import are_right, final_labels, interval, is_right, per_class, percent, truth_codes, winners
 from eval.types import ChosenK, Interval, Metrics, Percent, QueryResults, Run
-from retrieval.voting import DEFAULT_METHOD, METHODS, heaviest_labels, predict_every_k
+from retrieval.voting import DEFAULT_METHOD, METHODS, heaviest_labels
 
 TEST: Final = "test"  # instead of a data set's name: k is chosen on the very queries that are scored
 
@@ -88,113 +89,55 @@ def compute_metrics(
         choose_k_on: what chooses another number of neighbours.
     """
     truths = truth_codes(results)
-    labels = results.neighbor_labels.codes
-    right = {method: is_right(_winners(results, method), truths) for method in METHODS}
-    by_k = {method: _percents(every_k) for method, every_k in right.items()}
+    labels, distances = results.neighbor_labels.codes, results.neighbor_distances
+    right = {method: is_right(winners(results, method), truths) for method in METHODS}
     at_k = {method: every_k[:, -1] for method, every_k in right.items()}
-    hits = np.logical_or.accumulate(is_right(labels, truths), axis=1)
-    heaviest = {
-        method: heaviest_labels(labels, results.neighbor_distances, count=5, method=method) for method in METHODS
-    }
+    hits = _reached(labels, truths)
+    heaviest = {method: heaviest_labels(labels, distances, count=5, method=method) for method in METHODS}
     shares = heaviest[DEFAULT_METHOD][1]
     masked = _masked(results, truths, subset) if subset else None
-    final = at_k[DEFAULT_METHOD] if results.outcomes is None else are_right(final_labels(results), results.truths)
-    classes = per_class(results.truths, at_k | ({} if results.outcomes is None else {"final": final}))
+    final = None if results.outcomes is None else are_right(final_labels(results), results.truths)
+    classes = per_class(results.truths, at_k | ({} if final is None else {"final": final}))
     return Metrics(
         count=len(results),
         queries=len(results) + len(results.unreadable) if queries is None else queries,
         unreadable=len(results.unreadable),
         excluded=excluded,
-        top1={method: curve[-1] for method, curve in by_k.items()},
-        top5={method: 100.0 * float(is_right(top, truths).any(axis=1).mean()) for method, (top, _) in heaviest.items()},
-        interval={method: interval(some) for method, some in at_k.items()},
+        top1=_percents(at_k),
+        top5={method: _curve(_reached(top, truths))[-1] for method, (top, _) in heaviest.items()},
+        interval=_intervals(at_k),
         bootstrap={method: bootstrap_interval(int(some.sum()), len(some)) for method, some in at_k.items()},
         macro={method: _mean_over(classes, method) for method in METHODS},
-        masked={method: _percent(some) for method, some in masked.items()} if masked else None,
-        masked_interval={method: interval(some) for method, some in masked.items()} if masked else None,
+        masked=_percents(masked) if masked else None,
+        masked_interval=_intervals(masked) if masked else None,
         masked_classes=len(subset) if subset else None,
-        hit_rate=_percent(hits[:, -1]),
-        hit_rate_by_k=_percents(hits),
-        top1_by_k=by_k,
+        hit_rate=percent(hits[:, -1]),
+        hit_rate_by_k=_curve(hits),
+        top1_by_k={method: _curve(every_k) for method, every_k in right.items()},
         chosen=_chosen(choose_k_on, results, right) if choose_k_on else None,
         calibration=calibrate(shares[:, 0], at_k[DEFAULT_METHOD]),
         per_class=classes,
         labels_not_in_memory=sorted(absent),
-        rerank=compute_rerank_metrics(
+        rerank=None
+        if results.outcomes is None or final is None
+        else compute_rerank_metrics(
             results.outcomes,
             final,
             vote_right=at_k[DEFAULT_METHOD],
             margin=shares[:, 0] - shares[:, 1],
-            hit_rate=_percent(hits[:, -1]),
+            hit_rate=percent(hits[:, -1]),
             macro=_mean_over(classes, "final"),
-        )
-        if results.outcomes is not None
-        else None,
+        ),
         centred=centred,
     )
 
 
-def vote_labels(results: QueryResults) -> list[str]:
-    """Return the label that rank voting gives each query, at the run's k."""
-    names = results.neighbor_labels.names
-    return [names[code] for code in _winners(results, DEFAULT_METHOD)[:, -1].tolist()]
-
-
-def final_labels(results: QueryResults) -> list[str]:
-    """Return each query's answer: that of the second stage where there was one, else the vote's."""
-    return vote_labels(results) if results.outcomes is None else [outcome.label for outcome in results.outcomes]
-
-
-def are_right(labels: Sequence[str], truths: Sequence[AbstractSet[str]]) -> Bool[np.ndarray, " queries"]:
-    """Tell which labels are among the right ones of their query."""
-    return np.fromiter((label in truth for label, truth in zip(labels, truths, strict=True)), bool, len(labels))
-
-
-def is_right(
-    predictions: Int[np.ndarray, "queries n"], truths: Int[np.ndarray, "queries allowed"]
+def _reached(
+    labels: Int[np.ndarray, "queries n"], truths: Int[np.ndarray, "queries allowed"]
 ) -> Bool[np.ndarray, "queries n"]:
-    """Tell which predictions are among the right labels of their query; a truth below 0 is none."""
-    right = np.zeros(predictions.shape, bool)
-    for column in truths.T:
-        right |= (predictions == column[:, None]) & (column >= 0)[:, None]
-    return right
-
-
-def truth_codes(results: QueryResults) -> Int[np.ndarray, "queries allowed"]:
-    """Number the right labels as the neighbours' are; -1 where a query has fewer, or where no neighbour has one."""
-    codes = {label: code for code, label in enumerate(results.neighbor_labels.names)}
-    table = np.full((len(results), max(map(len, results.truths), default=0)), -1)
-    for query, truth in enumerate(results.truths):
-        table[query, : len(truth)] = [codes.get(label, -1) for label in sorted(truth)]
-    return table
-
-
-def interval(right: Bool[np.ndarray, " queries"]) -> Interval:
-    """Return the 95 % Wilson interval of an accuracy."""
-    return wilson_interval(int(right.sum()), len(right))
-
-
-def per_class(
-    truths: Sequence[AbstractSet[str]], right: Mapping[str, Bool[np.ndarray, " queries"]]
-) -> dict[str, dict[str, Any]]:
-    """Return of each true label how many queries have it, and the accuracies on them; a query may have several."""
-    members: dict[str, list[int]] = {}
-    for query, truth in enumerate(truths):
-        for label in truth:
-            members.setdefault(label, []).append(query)
-    return {
-        label: {"count": len(queries)} | {name: _percent(some[queries]) for name, some in right.items()}
-        for label, queries in sorted(members.items())
-    }
-
-
-def _winners(
-    results: QueryResults, method: str, counted: Bool[np.ndarray, "queries k"] | None = None
-) -> Int[np.ndarray, "queries k"]:
-    codes: np.ndarray = predict_every_k(
-        results.neighbor_labels.codes, results.neighbor_distances, method=method, counted=counted
-    )
-    return codes
+    """Tell whether a right label is among the first 1, 2, …, n."""
+    reached: np.ndarray = np.logical_or.accumulate(is_right(labels, truths), axis=1)
+    return reached
 
 
 def _masked(
@@ -202,7 +145,7 @@ def _masked(
 ) -> dict[str, Bool[np.ndarray, " queries"]]:
     in_subset = np.array([name in subset for name in results.neighbor_labels.names], bool)
     counted = in_subset[results.neighbor_labels.codes]
-    return {method: is_right(_winners(results, method, counted)[:, -1:], truths)[:, 0] for method in METHODS}
+    return {method: is_right(winners(results, method, counted)[:, -1:], truths)[:, 0] for method in METHODS}
 
 
 def _held_out(run: Run, name: str, choose_k_on: str | None) -> HeldOut | None:
@@ -217,15 +160,15 @@ def _held_out(run: Run, name: str, choose_k_on: str | None) -> HeldOut | None:
 
 def _chosen(held_out: HeldOut, results: QueryResults, right: Mapping[str, Bool[np.ndarray, "queries k"]]) -> ChosenK:
     chooser = held_out.results
-    curve = is_right(_winners(chooser, DEFAULT_METHOD), truth_codes(chooser)).mean(axis=0)
+    curve = is_right(winners(chooser, DEFAULT_METHOD), truth_codes(chooser)).mean(axis=0)
     k = min(int(curve.argmax()) + 1, results.k)
     at_k = {method: every_k[:, k - 1] for method, every_k in right.items()}
     return ChosenK(
         k=k,
         chosen_on=held_out.name,
         optimistic=held_out.same_pictures,
-        top1={method: _percent(some) for method, some in at_k.items()},
-        interval={method: interval(some) for method, some in at_k.items()},
+        top1=_percents(at_k),
+        interval=_intervals(at_k),
     )
 
 
@@ -237,11 +180,15 @@ def _why_nothing(run: Run) -> str:
     return f"{name} holds no usable picture among {len(run.results[name].unreadable)} files; the first: {first}"
 
 
-def _percent(right: Bool[np.ndarray, " queries"]) -> Percent:
-    return 100.0 * float(right.mean())
+def _percents(right: Mapping[str, Bool[np.ndarray, " queries"]]) -> dict[str, Percent]:
+    return {method: percent(some) for method, some in right.items()}
 
 
-def _percents(right: Bool[np.ndarray, "queries k"]) -> list[Percent]:
+def _intervals(right: Mapping[str, Bool[np.ndarray, " queries"]]) -> dict[str, Interval]:
+    return {method: interval(some) for method, some in right.items()}
+
+
+def _curve(right: Bool[np.ndarray, "queries k"]) -> list[Percent]:
     return [100.0 * mean for mean in right.mean(axis=0).tolist()]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
 from eval.errors import RunError
-from eval.metrics import are_right
+from eval.scoring import are_right
 from eval.types import QueryResults, Run
 
 

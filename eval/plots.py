@@ -8,12 +8,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
 from eval.drawing import LONGEST_NAME, as_png, as_svg, drawing, readable
 from eval.types import Calibration, GateCurve, Interval, Metrics, Percent, Spending
+from eval.wording import counted
 from retrieval.disk import writing
 from retrieval.voting import DEFAULT_METHOD, METHODS
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _BLUE, _ORANGE, _GREEN, _PINK, _INK = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#333333"
 _STROKES: Final = dict(zip(METHODS, [(_BLUE, "-"), (_ORANGE, "--"), (_GREEN, "-."), (_PINK, ":")], strict=True))
+_LEAST_SPREAD: Final = 2.0  # points between the ends of an axis of accuracies or differences
 _FEW: Final = 25  # points up to which each has a marker
 
 
@@ -44,11 +46,11 @@ def draw_plots(metrics: Mapping[str, Metrics], spending: Mapping[str, Spending])
     """
     yield Plot("accuracy", "Top-1 accuracy by data set", accuracy_by_dataset(metrics))
     for (dataset, figures), slug in zip(metrics.items(), _slugs(metrics), strict=True):
-        name = readable(dataset)
+        name = _marked(dataset, figures)
         yield Plot(f"top1-by-k-{slug}", f"{name}: top-1 by number of neighbours", top1_by_k(dataset, figures))
         yield Plot(f"reliability-{slug}", f"{name}: accuracy by confidence", reliability(dataset, figures))
         if figures.rerank and figures.rerank.gate.top1:
-            gate = accuracy_by_cost(dataset, figures.rerank.gate, spending.get(dataset))
+            gate = accuracy_by_cost(dataset, figures, spending.get(dataset))
             yield Plot(f"cost-{slug}", f"{name}: accuracy by what is spent", gate)
 
 
@@ -84,9 +86,10 @@ def accuracy_by_dataset(metrics: Mapping[str, Metrics]) -> "Figure":
             _dots(axes, places + apart, reranked, color=_ORANGE, fmt="s", label="with the model")
         ceiling = [m.hit_rate for m in metrics.values()]
         axes.plot(ceiling, places, "|", color=_INK, markersize=16, markeredgewidth=2, label="hit rate (ceiling)")
-        axes.set_yticks(places, [readable(name) for name in metrics])
+        axes.set_yticks(places, [_marked(name, m) for name, m in metrics.items()])
         axes.set_ylim(len(metrics) - 0.4, -0.6)  # the first on top
-        axes.set_xlabel("top-1 accuracy (%), with 95 % intervals")
+        centred = any(m.centred for m in metrics.values())
+        axes.set_xlabel("top-1 accuracy (%), with 95 % intervals" + ("\n† centred: transductive" if centred else ""))
         handles, names = axes.get_legend_handles_labels()  # lines come first, and the ceiling is read last
         figure.legend(handles[1:] + handles[:1], names[1:] + names[:1], loc="outside upper center", ncols=3)
     return figure
@@ -94,7 +97,7 @@ def accuracy_by_dataset(metrics: Mapping[str, Metrics]) -> "Figure":
 
 def top1_by_k(dataset: str, metrics: Metrics) -> "Figure":
     """Draw the voting methods' accuracy and the hit rate for every number of neighbours; a star marks the chosen k."""
-    with drawing((5.2, 3.8), dataset) as (figure, axes):
+    with drawing((5.2, 3.8), _title(dataset, metrics)) as (figure, axes):
         ks = np.arange(1, len(metrics.hit_rate_by_k) + 1)
         marker = "o" if len(ks) <= _FEW else ""
         axes.plot(ks, metrics.hit_rate_by_k, color=_INK, lw=1.2, ls=(0, (1, 1)), label="hit rate (ceiling)")
@@ -108,18 +111,22 @@ def top1_by_k(dataset: str, metrics: Metrics) -> "Figure":
         axes.set_xlabel("neighbours (k)")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_ylabel("top-1 accuracy (%)")
+        _spread(axes, "y")
         figure.legend(fontsize=8, loc="outside lower center", ncols=3)
     return figure
 
 
 def reliability(dataset: str, metrics: Metrics) -> "Figure":
-    """Draw accuracy by the vote's share and by the model's confidence, and how many queries have which."""
+    """Draw accuracy by the vote's share and by the confidence of the answers, and how many queries have which.
+
+    That confidence is what the model states, or what became of it together with the vote or further orders.
+    """
     stated = metrics.rerank.calibration if metrics.rerank else None
     kinds = [("vote's share", metrics.calibration, _BLUE, "o-", -0.5)]
     if stated:
-        kinds.append(("model's confidence", stated, _ORANGE, "s--", 0.5))
+        kinds.append(("confidence of the answer", stated, _ORANGE, "s--", 0.5))
     with drawing((5.2, 4.2), rows=(3, 1)) as (figure, (upper, lower)):
-        upper.set_title(readable(dataset))
+        upper.set_title(_title(dataset, metrics))
         upper.plot([0, 100], [0, 100], color=_INK, lw=1, ls=":", label="confidence = accuracy")
         for name, calibration, colour, stroke, side in kinds:
             _draw_bins(upper, lower, calibration, name=name, colour=colour, stroke=stroke, side=side * (len(kinds) - 1))
@@ -129,14 +136,21 @@ def reliability(dataset: str, metrics: Metrics) -> "Figure":
     return figure
 
 
-def accuracy_by_cost(dataset: str, gate: GateCurve, spending: Spending | None = None) -> "Figure":
+def accuracy_by_cost(dataset: str, metrics: Metrics, spending: Spending | None = None) -> "Figure":
     """Draw how accuracy grows with what is spent, as a gate on the vote's margin opens.
 
     Costs are in dollars where they are known for every point, else in percent of the queries asked about.
+
+    Args:
+        dataset: its name.
+        metrics: of a run that asked a model.
+        spending: what that took.
     """
+    assert metrics.rerank is not None
+    gate = metrics.rerank.gate
     priced = all(cost is not None for cost in gate.cost) and any(gate.cost)
     spent = gate.cost if priced else gate.asked
-    with drawing((5.2, 3.8), dataset) as (figure, axes):
+    with drawing((5.2, 3.8), _title(dataset, metrics)) as (figure, axes):
         axes.plot(spent, gate.top1, color=_ORANGE, marker="s" if len(gate.top1) <= _FEW else "", markersize=4)
         axes.axhline(gate.top1[0], color=_BLUE, ls="--", lw=1)
         axes.annotate("vote alone", (1, gate.top1[0]), xycoords=("axes fraction", "data"), color=_BLUE, ha="right",
@@ -145,9 +159,10 @@ def accuracy_by_cost(dataset: str, gate: GateCurve, spending: Spending | None = 
         unit = "cost of the data set (dollars, no reply cached)" if priced else "queries that the model is asked (%)"
         axes.set(xlabel=unit, ylabel="top-1 accuracy (%)")
         axes.margins(y=0.18)
+        _spread(axes, "y")
         if spending and spending.calls + spending.calls_saved:
             paid = "cost not known" if spending.cost is None else f"${spending.cost:,.2f} paid"
-            took = f"this run: {spending.calls:,} calls, {spending.calls_saved:,} from the cache, {paid}"
+            took = f"this run: {counted(spending.calls, 'call')}, {spending.calls_saved:,} from the cache, {paid}"
             figure.supxlabel(took, fontsize=8, color="#5d6677")
     return figure
 
@@ -164,8 +179,25 @@ def differences(rows: Sequence[tuple[str, Percent, Interval]]) -> "Figure":
         axes.axvline(0.0, color=_INK, lw=1)
         axes.set_yticks(places, [readable(name) for name, _, _ in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
+        _spread(axes, "x")
         axes.set_xlabel("difference of top-1 accuracy (points), with 95 % intervals")
     return figure
+
+
+def _marked(dataset: str, metrics: Metrics) -> str:
+    return readable(dataset) + (" †" if metrics.centred else "")
+
+
+def _title(dataset: str, metrics: Metrics) -> str:
+    return _marked(dataset, metrics) + (" centred: transductive" if metrics.centred else "")
+
+
+def _spread(axes: "Axes", side: Literal["x", "y"]) -> None:
+    """See that figures that are all but equal look so on their axis too."""
+    low, high = axes.get_xlim() if side == "x" else axes.get_ylim()
+    if high - low < _LEAST_SPREAD:
+        middle = (low + high) / 2
+        axes.set(**{f"{side}lim": (middle - _LEAST_SPREAD / 2, middle + _LEAST_SPREAD / 2)})
 
 
 def _dots(axes: "Axes", places: np.ndarray, points: Sequence[tuple[float, ...]], **style: Any) -> None:  # noqa: ANN401

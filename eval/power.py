@@ -7,10 +7,14 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from eval.types import Percent
+from eval.wording import points
 from retrieval.errors import InvalidArgument
 
 POWER: Final = 80.0  # percent; the customary one
 ALPHA: Final = 0.05
+_DIFFERENCES: Final = (0.01, 100.0)  # points; sums of exact probabilities end in time within these bounds
+_POWERS: Final = (50.0, 99.9)  # percent
+_ALPHAS: Final = (1e-6, 0.5)
 _MANY: Final = 10_000_000
 _NEGLIGIBLE: Final = 1e-12  # mass of the number of discordant queries that is left out at either end
 _TOOTH: Final = 12  # discordant queries after which, at the latest, the power rises again from a fall
@@ -23,16 +27,16 @@ def mcnemar_power(queries: int, *, difference: Percent, discordant: Percent, alp
 
     Args:
         queries: answered by both sides.
-        difference: between the two accuracies, in points; its sign does not matter.
+        difference: between the two accuracies, in points: 0.01 to 100.
         discordant: queries on which the two differ in being right, in percent.
-        alpha: the p at or below which the test says that there is a difference.
+        alpha: the p at or below which the test says that there is a difference: 1e-6 to 0.5.
 
     Raises:
-        InvalidArgument: a value outside what is possible, such as a difference above the discordant share.
+        InvalidArgument: a value out of range, such as a difference above the discordant share.
     """
     _check(queries, difference, discordant, alpha)
     numbers = _likely_numbers(queries, discordant / 100)
-    given = _power_given(numbers, abs(difference) / discordant, alpha)
+    given = _power_given(numbers, difference / discordant, alpha)
     return float(_mean(given, numbers, np.array([queries]), discordant / 100)[0])
 
 
@@ -45,18 +49,17 @@ def needed_queries(*, difference: Percent, discordant: Percent, power: Percent =
     which is then right to a thousandth, is returned itself.
 
     Args:
-        difference: between the two accuracies, in points; its sign does not matter.
+        difference: between the two accuracies, in points: 0.01 to 100.
         discordant: queries on which the two differ in being right, in percent.
-        power: how often the test is to find the difference, in percent.
-        alpha: the p at or below which the test says that there is a difference.
+        power: how often the test is to find the difference, in percent: 50 to 99.9.
+        alpha: the p at or below which the test says that there is a difference: 1e-6 to 0.5.
 
     Raises:
-        InvalidArgument: a value outside what is possible, such as a difference above the discordant share.
+        InvalidArgument: a value out of range, such as a difference above the discordant share.
     """
     _check(1, difference, discordant, alpha)
-    if not 100 * alpha < power < 100:
-        raise InvalidArgument(f"a power of {power:g} %: more than alpha ({100 * alpha:g} %) and below 100 % expected")
-    difference, discordant = abs(difference) / 100, discordant / 100
+    _expect_within(power, _POWERS, f"a power of {power:.15g} %", "%")
+    difference, discordant = difference / 100, discordant / 100
     approximate = _connor(difference, discordant, power / 100, alpha)
     if approximate > _MANY:
         return approximate
@@ -124,12 +127,17 @@ def _mean(
 def _check(queries: int, difference: Percent, discordant: Percent, alpha: float) -> None:
     if queries < 1:
         raise InvalidArgument(f"{queries} queries: 1 or more expected")
-    if not 0 < discordant <= 100:
-        raise InvalidArgument(f"{discordant:g} % discordant queries: more than 0 and at most 100 expected")
-    if not 0 < abs(difference) <= discordant:
+    _expect_within(discordant, _DIFFERENCES, f"{discordant:g} % discordant queries", "%")
+    _expect_within(difference, _DIFFERENCES, f"a difference of {points(difference)}", "points")
+    if difference > discordant:
         raise InvalidArgument(
-            f"a difference of {difference:g} points where the answers differ on {discordant:g} % of the queries: "
-            "other than 0 and at most that share expected"
+            f"a difference of {points(difference)} where the answers differ on {discordant:g} % of the queries: "
+            "at most that share expected"
         )
-    if not 0 < alpha < 1:
-        raise InvalidArgument(f"an alpha of {alpha:g}: between 0 and 1 expected")
+    _expect_within(alpha, _ALPHAS, f"an alpha of {alpha:g}")
+
+
+def _expect_within(value: float, bounds: tuple[float, float], what: str, unit: str = "") -> None:
+    low, high = bounds
+    if not low <= value <= high:  # nor is what is no number
+        raise InvalidArgument(f"{what}: {low:g} to {high:g} {unit}".rstrip() + " expected")

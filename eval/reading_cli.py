@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from eval.folders import named_folders
+from eval.page import PICTURED
+
 if TYPE_CHECKING:
     from eval.compare import Comparison
-    from eval.types import Dataset, Run
+    from eval.types import Dataset, Run, RunInfo
     from retrieval.memory import VisualMemory
 
 app = typer.Typer(no_args_is_help=True)
@@ -31,30 +34,63 @@ def report(
     memory: Annotated[
         Path | None, typer.Option(help="Where the memory lies now. Left out: where it lay; without it, no pictures.")
     ] = None,
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PATH", help="Where a data set lies now, if it was moved. Repeatable."),
+    ] = None,
     choose_k_on: ChooseKOn = None,
-    pictures: Pictures = 200,
+    pictures: Pictures = PICTURED,
 ) -> None:
     """Make a run's figures, plots and report again from its log, finished or not. Nothing is embedded or asked.
 
     Example: vmem eval report runs/1 --choose-k-on held-out
     """
-    from eval.datasets.loading import load_dataset
-    from eval.runlog import read_run
-    from retrieval.errors import VisualMemoryError
-    from retrieval.memory import VisualMemory
+    from eval.log_reader import read_run
+    from eval.page.sources import open_memory
+
+    moved = named_folders(dataset or ())
+    found = read_run(run_folder)
+    finish_run(
+        found,
+        run_folder,
+        memory=open_memory(found.info, memory) if memory else _find_memory(found.info),
+        datasets=_find_datasets(found, moved),
+        choose_k_on=choose_k_on,
+        pictures=pictures,
+    )
+
+
+def _find_memory(info: "RunInfo") -> "VisualMemory | None":
+    from eval.page.sources import find_memory
     from retrieval.terminal import printable
 
-    found = read_run(run_folder)
-    opened = None
-    datasets: dict[str, Dataset] = {}
-    try:
-        opened = VisualMemory.open(memory or Path(found.info.about["memory"]))
-        datasets = {name: load_dataset(name, path) for name, path in found.info.about["datasets"].items() if path}
-    except VisualMemoryError as error:
-        if memory:
-            raise
-        typer.echo(f"Note: pictures are missing in the report: {printable(error)}", err=True)
-    finish_run(found, run_folder, memory=opened, datasets=datasets, choose_k_on=choose_k_on, pictures=pictures)
+    memory = find_memory(info)
+    if memory is None:
+        place = printable(info.about["memory"])
+        typer.echo(f"Note: neighbours' pictures are missing: the memory is not in {place}; give --memory", err=True)
+    return memory
+
+
+def _find_datasets(run: "Run", moved: Mapping[str, Path]) -> "dict[str, Dataset]":
+    """Return a run's data sets from where they lie, those that can be found."""
+    from eval.page.sources import find_dataset, open_dataset
+    from retrieval.errors import InvalidArgument
+    from retrieval.terminal import printable
+
+    places = run.info.about["datasets"]
+    if strange := [name for name in moved if name not in places]:
+        raise InvalidArgument(f"--dataset {strange[0]}: no data set of the run; it has {', '.join(places)}")
+    found = {name: open_dataset(name, path, run.results.get(name)) for name, path in moved.items()}
+    for name, place in places.items():
+        if name in found:
+            continue
+        if dataset := find_dataset(name, [run.info]):
+            found[name] = dataset
+        else:
+            why = f"{printable(place)} does not hold them" if place else "the run does not say where they lie"
+            known = printable(name)
+            typer.echo(f"Note: queries of {known} have no pictures: {why}; give --dataset {known}=PATH", err=True)
+    return found
 
 
 @app.command()
@@ -66,7 +102,8 @@ def fusion(
     Example: vmem eval fusion runs/held-out
     """
     from eval.fusion import fit_fusion
-    from eval.runlog import read_run
+    from eval.log_reader import read_run
+    from eval.wording import counted
     from retrieval.terminal import print_table
 
     fitted = fit_fusion(read_run(run_folder).results)
@@ -75,7 +112,7 @@ def fusion(
         ("model", f"{fitted.model_top1:.1f}"),
         ("combined, cross-fitted", f"{fitted.fused_top1:.1f}"),
     ]
-    print_table([f"{fitted.queries:,} queries that the model answered", "top-1"], rows)
+    print_table([f"{counted(fitted.queries, 'query')} that the model answered", "top-1"], rows)
     typer.echo(f"--fusion {fitted.weight:.2f}")
 
 
@@ -113,7 +150,7 @@ def compare(
 
 @app.command()
 def power(
-    difference: Annotated[float, typer.Option(help="To be told, in points of accuracy.")] = 1.0,
+    difference: Annotated[float, typer.Option(help="To be told, in points of accuracy: 0.01 to 100.")] = 1.0,
     discordant: Annotated[
         float | None,
         typer.Option(help="Queries that one of the two gets right and the other wrong, in percent. Left out: 10."),
@@ -121,14 +158,17 @@ def power(
     runs: Annotated[
         tuple[Path, Path] | None, typer.Option(metavar="RUN RUN", help="Take --discordant from two runs instead.")
     ] = None,
-    power: Annotated[float, typer.Option("--power", help="How often a test is to tell it, in percent.")] = 80.0,
-    alpha: Annotated[float, typer.Option(help="The p below which a difference counts as told.")] = 0.05,
+    power: Annotated[
+        float, typer.Option("--power", help="How often a test is to tell it, in percent: 50 to 99.9.")
+    ] = 80.0,
+    alpha: Annotated[float, typer.Option(help="The p up to which a difference counts as told: 1e-6 to 0.5.")] = 0.05,
 ) -> None:
     """Say how many queries it takes to tell a difference between two runs, by the exact McNemar test.
 
     Example: vmem eval power --difference 0.5 --runs runs/vote runs/gemini
     """
     from eval.comparison_printing import print_power
+    from eval.wording import counted
     from retrieval.errors import InvalidArgument
 
     if runs and discordant is not None:
@@ -136,7 +176,7 @@ def power(
     if runs:
         figures = _compare(_read_runs(runs)).others[0].overall
         discordant = figures.discordant
-        typer.echo(f"The runs differ in being right on {discordant:.2f} % of {figures.count:,} queries")
+        typer.echo(f"The runs differ in being right on {discordant:.2f} % of {counted(figures.count, 'query')}")
     print_power(difference, discordant=10.0 if discordant is None else discordant, power=power, alpha=alpha)
 
 
@@ -167,7 +207,7 @@ def table(
 
 
 def _read_runs(folders: Sequence[Path]) -> "list[tuple[Path, Run]]":
-    from eval.runlog import read_run
+    from eval.log_reader import read_run
     from retrieval.errors import InvalidArgument
 
     if len({folder.resolve() for folder in folders}) < len(folders):

@@ -5,19 +5,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from eval.drawing import as_svg
-from eval.metrics import final_labels, vote_labels
+from eval.gaps import masked_notes
+from eval.page import PICTURED
 from eval.page.assembly import svg_address, write_page
 from eval.page.cases import Source, choose_pictured, make_views, share_out
 from eval.page.listing import BY_SECOND_LOOK, BY_VOTE, Words, answered_columns, choices, query_flags
 from eval.page.pictures import Pictures, find_samples
 from eval.page.prompting import Recomposer
-from eval.page.summary import describe_run, flatten
+from eval.page.summary import describe_run, flatten, say_gaps
 from eval.plots import draw_plots
+from eval.scoring import final_labels, vote_labels
 from eval.types import Dataset, Metrics, QueryResults, Run, Spending
 from retrieval.memory import VisualMemory
 from retrieval.voting import DEFAULT_METHOD, METHODS
 
-PICTURED: Final = 200
 _TEMPLATE: Final = "report.html.jinja"
 
 
@@ -67,7 +68,9 @@ def write_report(
         methods=METHODS,
         deciding=DEFAULT_METHOD,
         centred=run.info.centred,
-        ways=len(memory.stats().labels) if memory else None,
+        ways=run.info.about["classes"],
+        gaps=say_gaps(run, metrics),
+        masked={name: masked_notes(figures) for name, figures in metrics.items() if figures.masked},
         codes=list(dict.fromkeys(code for m in metrics.values() if m.rerank for code in m.rerank.reasons)),
         summary=describe_run(run, memory),
         settings=flatten(run.info.settings) + flatten(run.info.about),

@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from eval.gaps import find_unfinished
 from eval.metrics import measure
+from eval.page import PICTURED
 from eval.plots import write_plots
 from eval.report import write_report
 from eval.rerank_metrics import sum_spending
@@ -40,12 +42,17 @@ def summarise(run: Run, folder: str | Path, *, choose_k_on: str | None = None) -
         choose_k_on: see `eval.metrics.measure`.
 
     Raises:
-        RunError: none of a data set's pictures could be used, or there is no such data set to choose k on.
+        RunError: no query was answered, or there is no such data set to choose k on; nothing is written then.
         StorageError: the folder cannot be written.
     """
     metrics = measure(run, choose_k_on=choose_k_on)
     spending = {name: sum_spending(found.outcomes) for name, found in run.results.items() if found.outcomes}
-    about = {"embedder": run.info.about["embedder"], "settings": run.info.settings}
+    about = {
+        "embedder": run.info.about["embedder"],
+        "classes": run.info.about["classes"],
+        "unfinished": [asdict(dataset) for dataset in find_unfinished(run)],
+        "settings": run.info.settings,
+    }
     _write(Path(folder) / METRICS, about | {"datasets": _records(metrics)})
     if spending:
         _write(Path(folder) / USAGE, about | {"datasets": _records(spending)})
@@ -59,7 +66,7 @@ def write_pages(
     *,
     memory: VisualMemory | None,
     datasets: Mapping[str, Dataset],
-    pictured: int = 200,
+    pictured: int = PICTURED,
 ) -> None:
     """Write the plots and the report of a run into its folder; see `eval.report.write_report`.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from eval.finished import Accuracy, Finished, read_finished
+from eval.wording import counted
 from retrieval.errors import InvalidArgument
 
 _COLUMNS: Final = {  # as the paper calls data sets
@@ -37,7 +38,6 @@ class Row:
 
     name: str
     cells: dict[str, Accuracy]  # by column
-    centred: str = ""  # how embeddings were centred; not empty means that the row is transductive
 
     @property
     def sources(self) -> str:
@@ -55,6 +55,7 @@ class Table:
     published: list[Row]
     ours: list[Row]
     notes: list[str]
+    marks: dict[str, str]  # of remarks on figures, as they stand behind these
 
     @property
     def rows(self) -> list[Row]:
@@ -84,7 +85,7 @@ def make_table(number: int, folders: Sequence[Path]) -> Table:
 
 def _added_classes(runs: Sequence[Finished]) -> Table:
     if len(runs) != 2:
-        raise InvalidArgument(f"table 1 of {len(runs)} runs: two expected, before and after classes were added")
+        raise InvalidArgument(f"table 1 of {counted(len(runs), 'run')}: two expected, before and after adding classes")
     methods: dict[str, Callable[[Finished, str], Accuracy]] = {"no aggregation": Finished.nearest}
     methods |= {_VOTING[method]: _vote_by(method) for method in _VOTING}
     ours = [
@@ -95,12 +96,26 @@ def _added_classes(runs: Sequence[Finished]) -> Table:
                 for memory, run in zip((_BEFORE, _AFTER), runs, strict=True)
                 for dataset in run.datasets
             },
-            next((run.centred for run in runs if run.centred), ""),
         )
         for shown, accuracy in methods.items()
     ]
     notes = [f"Ours, {name}: {run.memory}." for name, run in zip((_BEFORE, _AFTER), runs, strict=True)]
+    notes += _nothing_added(*runs) + _differing(runs)
     return _table(1, "Adding classes to the memory: query set by memory", ours, notes)
+
+
+def _nothing_added(before: Finished, after: Finished) -> list[str]:
+    if before.memory_state == after.memory_state:
+        return ["Both runs are of the same memory: no classes were added between them."]
+    if before.classes >= after.classes:
+        return ["The second memory has no more classes than the first: is this the order, before and after?"]
+    return []
+
+
+def _differing(runs: Sequence[Finished]) -> list[str]:
+    """Say in what runs differ that are to differ in their memory only."""
+    differing = dict.fromkeys(name for run in runs for name in run.voting if run.voting[name] != runs[0].voting[name])
+    return [f"The runs differ in more than the memory: {', '.join(differing)}."] if differing else []
 
 
 def _vote_by(method: str) -> Callable[[Finished, str], Accuracy]:
@@ -117,7 +132,7 @@ def _shifted(runs: Sequence[Finished]) -> Table:
     ours = _told_apart([row for key in in_order for row in rows[key]])
     notes = [
         "Published: which IN-V2 is meant is not stated; ours is the matched-frequency one.",
-        "Every label of the memory may be an answer, as in the paper (1000-way), except in rows that are masked.",
+        "Every label of the memory may be an answer, except in rows that are masked; the paper's memory has 1000.",
         "Whether the linear probe's IN-A and IN-R are over 1000 or 200 classes is not stated.",
     ]
     return _table(2, "Shifted data sets", ours, notes)
@@ -127,14 +142,14 @@ def _kinds_of_rows(run: Finished) -> Iterator[tuple[str, Row]]:
     """Yield a run's rows, each with what tells it from the others with the same first stage; the first letter sorts."""
     name = f"ours: {run.memory}, k {run.k}" + (f", centred ({run.centred})" if run.centred else "")
     columns = {dataset: _COLUMNS.get(dataset, dataset) for dataset in run.datasets}
-    yield "a", Row(name, {columns[dataset]: run.vote(dataset) for dataset in columns}, run.centred)
+    yield "a", Row(name, {columns[dataset]: run.vote(dataset) for dataset in columns})
     reranked = {columns[dataset]: found for dataset in columns if (found := run.reranked(dataset))}
     if reranked:
-        yield f"b {run.second_stage}", Row(f"{name} + {run.model} reranking", reranked, run.centred)
+        yield f"b {run.second_stage}", Row(f"{name} + {run.model} reranking", reranked)
     masked = {dataset: found for dataset in columns if (found := run.masked(dataset))}
     for classes in sorted({run.masked_classes(dataset) for dataset in masked}):
         cells = {columns[dataset]: masked[dataset] for dataset in masked if run.masked_classes(dataset) == classes}
-        yield f"c {classes}", Row(f"{name}, masked to {classes} classes", cells, run.centred)
+        yield f"c {classes}", Row(f"{name}, masked to {counted(classes, 'class')}", cells)
 
 
 def _merge(rows: list[Row], added: Row) -> None:
@@ -154,17 +169,20 @@ def _told_apart(rows: list[Row]) -> list[Row]:
 
 def _pruned(runs: Sequence[Finished]) -> Table:
     if not 1 <= len(runs) <= len(_PRUNING):
-        raise InvalidArgument(f"table 3 of {len(runs)} runs: one to three expected, in the order none, hard, soft")
+        given = counted(len(runs), "run")
+        raise InvalidArgument(f"table 3 of {given}: one to three expected, in the order none, hard, soft")
     ours = [
         Row(
             f"ours: {run.memory}, {_COLUMNS.get(dataset, dataset)}, {pruning}",
             {shown: run.vote(dataset, method) for method, shown in _VOTING.items()},
-            run.centred,
         )
         for run, pruning in zip(runs, _PRUNING, strict=False)
         for dataset in run.datasets
     ]
-    return _table(3, "Pruning the memory (published: IN-val)", ours, [])
+    states = [run.memory_state for run in runs]
+    same = ["Runs of one memory stand in several rows: nothing was pruned between them."]
+    notes = (same if len(set(states)) < len(states) else []) + _differing(runs)
+    return _table(3, "Pruning the memory (published: IN-val)", ours, notes)
 
 
 _MAKERS: Final[Mapping[int, Callable[[Sequence[Finished]], Table]]] = {1: _added_classes, 2: _shifted, 3: _pruned}
@@ -175,9 +193,13 @@ def _table(number: int, title: str, ours: list[Row], notes: list[str]) -> Table:
     columns = dict.fromkeys(column for row in published + ours for column in row.cells)
     sources = dict.fromkeys(cell.source for row in published for cell in row.cells.values())
     closing = [f"Published: {'; '.join(sources)}. Ours: with 95 % Wilson intervals."]
-    if any(row.centred for row in ours):
+    cells = [cell for row in ours for cell in row.cells.values()]
+    if any(cell.centred for cell in cells):
         closing.append("† Transductive: embeddings were centred with those of the queries.")
-    return Table(number, f"{title}. Top-1 accuracy in percent", list(columns), published, ours, notes + closing)
+    remarks = dict.fromkeys(remark for cell in cells for remark in cell.remarks)
+    marks = {remark: f"[{place}]" for place, remark in enumerate(remarks, 1)}
+    closing += [f"{mark} Not comparable with what is published: {remark}." for remark, mark in marks.items()]
+    return Table(number, f"{title}. Top-1 accuracy in percent", list(columns), published, ours, notes + closing, marks)
 
 
 def _published(number: int) -> list[Row]:

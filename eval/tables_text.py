@@ -49,7 +49,7 @@ def _as_markdown(table: Table) -> str:
         "",
         _markdown_row(["", *table.columns]),
         "|---|" + "---:|" * len(table.columns),
-        *(_markdown_row([_name(row), *_texts(table, row)]) for row in table.rows),
+        *(_markdown_row([row.name, *_texts(table, row)]) for row in table.rows),
         "",
         *(f"- {_markdown(note)}" for note in table.notes),
     ]
@@ -74,9 +74,9 @@ def _as_latex(table: Table) -> str:
         r"\toprule",
         _latex_row(["", *table.columns]),
         r"\midrule",
-        *(_latex_row([_name(row), *_texts(table, row)]) for row in table.published),
+        *(_latex_row([row.name, *_texts(table, row)]) for row in table.published),
         r"\midrule",
-        *(_latex_row([_name(row), *_texts(table, row)]) for row in table.ours),
+        *(_latex_row([row.name, *_texts(table, row)]) for row in table.ours),
         r"\bottomrule",
         r"\end{tabular}",
         *(rf"\par\footnotesize {_latex(note)}" for note in table.notes),
@@ -96,30 +96,35 @@ def _latex(text: str) -> str:
 def _as_csv(table: Table) -> str:
     text = io.StringIO(newline="")
     lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(["table", "row", "column", "top1", "low", "high", "queries", "transductive", "source"])
+    lines.writerow(["table", "row", "column", "top1", "low", "high", "queries", "transductive", "remarks", "source"])
     for row in table.rows:
         for column in table.columns:
             if cell := row.cells.get(column):
                 figures = [cell.top1, *(cell.interval or ("", "")), "" if cell.count is None else cell.count]
-                lines.writerow(map(printable, (table.number, row.name, column, *figures, row.centred, cell.source)))
+                names = map(_csv, (row.name, column))
+                told = map(_csv, (cell.centred, "; ".join(cell.remarks), cell.source))
+                lines.writerow([table.number, *names, *figures, *told])
     return text.getvalue()
+
+
+def _csv(text: str) -> str:
+    """Return text that no spreadsheet takes for a formula (OWASP, CSV injection)."""
+    shown = printable(text, longest=_LONGEST)
+    return f"'{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
 
 
 _FORMS: Final[Mapping[str, Callable[[Table], str]]] = {"md": _as_markdown, "csv": _as_csv, "latex": _as_latex}
 
 
-def _name(row: Row) -> str:
-    return f"{row.name} †" if row.centred else row.name
-
-
 def _texts(table: Table, row: Row) -> list[str]:
-    return [_text(row.cells.get(column)) for column in table.columns]
+    return [_text(table, row.cells.get(column)) for column in table.columns]
 
 
-def _text(cell: Accuracy | None) -> str:
+def _text(table: Table, cell: Accuracy | None) -> str:
     if cell is None:
         return "–"
     if cell.interval is None:
         return f"{cell.top1:.1f}"
     low, high = cell.interval
-    return f"{cell.top1:.1f} ({low:.1f}–{high:.1f})"
+    marks = [*("†" if cell.centred else ""), *(table.marks[remark] for remark in cell.remarks)]
+    return " ".join([f"{cell.top1:.1f} ({low:.1f}–{high:.1f})", *marks])

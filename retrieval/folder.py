@@ -75,4 +75,7 @@ def expect_outside(path: str | Path, folder: str | Path) -> None:
 
 def as_text(name: str | Path) -> str:
     """Return a file name as text that any store takes: bytes that are no UTF-8 become escapes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    try:
+        return os.fsencode(name).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # halves of characters, which JSON may hold and no file name does
+        return str(name).encode("utf-8", "backslashreplace").decode()

@@ -9,6 +9,7 @@ from retrieval.errors import InvalidArgument
 
 _NOTHING: Final = 1e-6  # a length that unit vectors of single precision differ by when they are the same
 
+
 def to_unit_vectors(vectors: Shaped[np.ndarray, "..."], *, dimension: int) -> Float[np.ndarray, "items dimension"]:
     """Return the vectors as contiguous float32 of length 1.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from eval.page.text import one_line
+from eval.wording import counted
 from retrieval.terminal import write_text
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def write_page(path: Path, template: str, **values: object) -> None:
     }
     script = "".join((_FOLDER / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     style = (_FOLDER / "page.css").read_text(encoding="utf-8")
+    environment.globals["counted"] = counted
     page = environment.get_template(template).render(
         script=Markup(script),
         style=Markup(style),

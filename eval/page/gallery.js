@@ -140,7 +140,7 @@ const show = (wanted) => {
   document.getElementById("gallery").replaceChildren(...articles);
   const all = gallery.groups.reduce((sum, group) => sum + group.ids.length, 0);
   document.getElementById("count").textContent =
-    `${grouped(matches.length / 2)} of ${grouped(all)} queries; page ${grouped(page + 1)} of ${grouped(pages())}`;
+    `${grouped(matches.length / 2)} of ${grouped(all)} ${all === 1 ? "query" : "queries"}; page ${grouped(page + 1)} of ${grouped(pages())}`;
   updatePagers.forEach((update) => update());
 };
 

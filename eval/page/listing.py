@@ -8,8 +8,8 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Int
 
-from eval.metrics import are_right, final_labels, vote_labels
 from eval.page.text import one_line
+from eval.scoring import are_right, final_labels, vote_labels
 from eval.types import Outcome, QueryResults
 from retrieval.labels import display_name
 

@@ -25,7 +25,9 @@ def made_run(queries: dict[str, int], *, rerank: bool, labels: Sequence[str] = (
         name: _results(name, count, classes, k=k, rerank=rerank, seed=place)
         for place, (name, count) in enumerate(queries.items())
     }
-    return Run(RunInfo(settings, ABOUT | {"datasets": dict.fromkeys(queries, "")}), results)
+    held = {name: len(found) + len(found.unreadable) for name, found in results.items()}
+    about = ABOUT | {"classes": len(classes), "datasets": dict.fromkeys(queries, ""), "queries": held}
+    return Run(RunInfo(settings, about), results)
 
 
 def _results(name: str, count: int, classes: list[str], *, k: int, rerank: bool, seed: int) -> QueryResults:

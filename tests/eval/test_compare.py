@@ -45,7 +45,8 @@ def outcome(label: str) -> Outcome:
 
 
 def run(settings: dict[str, object] | None = None, *, place: str = "", **datasets: QueryResults) -> Run:
-    return Run(RunInfo(settings or {}, {"datasets": dict.fromkeys(datasets, place)}), datasets)
+    about = {"datasets": dict.fromkeys(datasets, place), "queries": {name: len(d) for name, d in datasets.items()}}
+    return Run(RunInfo(settings or {}, about), datasets)
 
 
 def compared(before: Run, after: Run) -> Comparison:
@@ -192,6 +193,10 @@ def test_what_differs_between_runs_is_kept() -> None:
     after = run({"k": 50, "centre": "queries", "rerank": {"model": "m"}}, q=results(["t"]))
     other = compared(before, after).others[0]
     assert other.changed == {"k": (10, 50), "centre": ("", "queries"), "rerank": (None, {"model": "m"})}
+    parts = compared(
+        run({"memory": {"id": "m", "version": 1}}, q=results(["t"])), run({"memory": {"id": "m"}}, q=results(["t"]))
+    )
+    assert parts.others[0].changed == {"memory version": (1, None)}
     assert other.after.centred == "queries"
 
 
@@ -241,16 +246,22 @@ def test_two_hundred_thousand_queries_take_seconds() -> None:
     assert len(dataset.flips) > 60_000 and len(dataset.classes) == 1000
 
 
-def write_run(folder: Path, answered: Sequence[str], *, asked: bool = False, **settings: object) -> str:
-    """Write the log of a run whose data set is q; ``asked``: a model said that every query is "t"."""
+def write_run(
+    folder: Path, answered: Sequence[str], *, asked: bool = False, queries: int = 0, **settings: object
+) -> str:
+    """Write the log of a run whose data set is q; ``asked``: a model said that every query is "t".
+
+    ``queries``: how many the data set has, if more than are answered.
+    """
     reply = {"label": "t", "ranking": ["t"], "reason": "reranked: ", "confidence": None, "replies": []}
     spent = dict.fromkeys(("prompt_tokens", "cached_tokens", "reply_tokens", "thought_tokens"), 0)
     second = {"rerank": reply | {"spent": spent, "cost": 0.0, "full_cost": 0.0}} if asked else {}
-    about = {"datasets": {"q": ""}}
+    about = {"datasets": {"q": ""}, "queries": {"q": queries or len(answered)}, "embedder": "e", "memory": "/nowhere"}
+    about |= {"classes": 2, "subsets": {}, "excluded": {}, "absent": {}}
     lines = [{"format": 2} | settings | {"about": about}]
     for number, label in enumerate(answered):
         found = {"truth": ["t"], "ids": ["n"], "labels": [label], "distances": [0.1]}
-        lines.append({"dataset": "q", "id": f"t/{number}.png"} | found | second)
+        lines.append({"dataset": "q", "id": f"t/{number}.png", "picture": ""} | found | second)
     folder.mkdir()
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return str(folder)
@@ -266,6 +277,23 @@ def test_the_command_prints_figures_classes_and_a_conclusion(tmp_path: Path) -> 
     assert "after is better than before by 10.0 points" in said.output
     written = json.loads((tmp_path / "c.json").read_text())["others"][0]["datasets"][0]
     assert written["figures"]["fixed"] == 10 and written["flips"][0]["truth"] == ["t"]
+
+
+def test_the_command_names_the_settings_that_differ_and_no_others(tmp_path: Path) -> None:
+    rerank = {"model": "m", "prompt": "p", "shuffles": 0}
+    before = write_run(tmp_path / "before", ["t"], asked=True, rerank=rerank)
+    after = write_run(tmp_path / "after", ["t"], asked=True, rerank=rerank | {"shuffles": 3})
+    alone = write_run(tmp_path / "alone", ["t"])
+    said = CliRunner().invoke(app, ["compare", before, after, alone]).output
+    assert "Other settings: rerank shuffles: 0, then 3" in said
+    assert "Other settings: rerank: model m, prompt p, shuffles 0, then none" in said
+
+
+def test_the_command_says_which_run_is_unfinished(tmp_path: Path) -> None:
+    before = write_run(tmp_path / "before", ["t", "w"], queries=2506)
+    after = write_run(tmp_path / "after", ["t", "t"])
+    said = CliRunner().invoke(app, ["compare", before, after]).output
+    assert "before is unfinished: 2 of 2,506 queries of q" in said and "after is unfinished" not in said
 
 
 def test_the_command_compares_one_run_with_its_vote(tmp_path: Path) -> None:

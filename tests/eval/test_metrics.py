@@ -8,8 +8,9 @@ import pytest
 from eval.calibration import calibrate
 from eval.errors import RunError
 from eval.intervals import bootstrap_interval, wilson_interval
-from eval.metrics import compute_metrics, is_right, measure
+from eval.metrics import compute_metrics, measure
 from eval.rerank_metrics import sum_spending
+from eval.scoring import is_right
 from eval.types import Names, Outcome, QueryResults, Run, RunInfo
 from retrieval.voting import encode_labels
 

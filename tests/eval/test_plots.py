@@ -65,9 +65,9 @@ def test_hostile_names_are_text_in_plots_and_stay_in_the_folder(tmp_path: Path) 
 def test_costs_stand_in_dollars_where_prices_are_known_and_in_queries_where_not(one: tuple[Metrics, Spending]) -> None:
     metrics, spending = one
     assert metrics.rerank
-    gate = metrics.rerank.gate
-    unknown = replace(gate, cost=[None] * len(gate.cost))
-    assert "dollars" in accuracy_by_cost("val", gate, spending).axes[0].get_xlabel()
+    gate = replace(metrics.rerank.gate, cost=[None] * len(metrics.rerank.gate.cost))
+    unknown = replace(metrics, rerank=replace(metrics.rerank, gate=gate))
+    assert "dollars" in accuracy_by_cost("val", metrics, spending).axes[0].get_xlabel()
     assert "(%)" in accuracy_by_cost("val", unknown).axes[0].get_xlabel()
 
 
@@ -94,3 +94,35 @@ def test_a_model_that_states_no_confidence_has_no_line_of_its_own(one: tuple[Met
 
 def test_a_drawing_is_small_enough_for_a_page(one: tuple[Metrics, Spending]) -> None:
     assert len(as_svg(top1_by_k("val", one[0]))) < 100_000
+
+
+def test_centred_figures_are_marked_in_every_plot(one: tuple[Metrics, Spending]) -> None:
+    metrics = replace(one[0], centred="queries")
+    for draw in (top1_by_k, reliability, accuracy_by_cost):
+        assert draw("val", metrics).axes[0].get_title() == "val † centred: transductive"
+        assert draw("val", one[0]).axes[0].get_title() == "val"
+    axes = accuracy_by_dataset({"val": metrics, "plain": one[0]}).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["val †", "plain"]
+    assert "† centred: transductive" in axes.get_xlabel()
+
+
+def test_accuracies_that_are_all_the_same_have_an_axis_in_points(one: tuple[Metrics, Spending]) -> None:
+    metrics, _ = one
+    assert metrics.rerank
+    nothing = {method: [0.0] * len(curve) for method, curve in metrics.top1_by_k.items()}
+    gate = replace(metrics.rerank.gate, top1=[0.0] * len(metrics.rerank.gate.top1))
+    flat = replace(
+        metrics,
+        top1_by_k=nothing,
+        hit_rate_by_k=nothing["rank"],
+        chosen=None,
+        rerank=replace(metrics.rerank, gate=gate),
+    )
+    for figure in (top1_by_k("val", flat), accuracy_by_cost("val", flat)):
+        assert figure.axes[0].get_ylim() == pytest.approx((-1, 1))
+    assert differences([("val", 0.0, (0.0, 0.0))]).axes[0].get_xlim() == pytest.approx((-1, 1))
+
+
+def test_what_a_model_states_and_what_becomes_of_it_go_by_one_name(one: tuple[Metrics, Spending]) -> None:
+    names = [str(line.get_label()) for line in reliability("val", one[0]).axes[0].get_lines()]
+    assert names[2].startswith("confidence of the answer (ECE ")

@@ -16,7 +16,7 @@ from retrieval.errors import InvalidArgument
 
 @pytest.mark.parametrize(
     ("queries", "difference", "discordant", "alpha"),
-    [(500, 3, 10, 0.05), (200, 5, 20, 0.05), (300, 0.5, 8, 0.05), (400, 5, 12, 0.001), (60, -20, 40, 0.05)],
+    [(500, 3, 10, 0.05), (200, 5, 20, 0.05), (300, 0.5, 8, 0.05), (400, 5, 12, 0.001), (60, 20, 40, 0.05)],
 )
 def test_the_power_is_the_share_of_simulated_tests_that_tell(
     queries: int, difference: float, discordant: float, alpha: float
@@ -55,8 +55,13 @@ def test_the_number_is_the_smallest_from_which_on_the_power_holds(
     assert max(1, needed - 40) + last_too_few + 1 == needed
 
 
-def test_a_difference_counts_the_same_in_either_direction() -> None:
-    assert needed_queries(difference=-2, discordant=10) == needed_queries(difference=2, discordant=10)
+@pytest.mark.parametrize("power", [50, 99.9])
+@pytest.mark.parametrize("alpha", [1e-6, 0.5])
+@pytest.mark.parametrize(("difference", "discordant"), [(0.01, 0.01), (0.01, 0.02), (0.3, 100), (1, 10), (100, 100)])
+def test_a_number_is_found_up_to_every_bound(difference: float, discordant: float, power: float, alpha: float) -> None:
+    needed = needed_queries(difference=difference, discordant=discordant, power=power, alpha=alpha)
+    reached = mcnemar_power(needed, difference=difference, discordant=discordant, alpha=alpha)
+    assert reached >= power - 0.01
 
 
 def test_very_many_queries_come_from_the_approximation() -> None:
@@ -68,13 +73,17 @@ def test_very_many_queries_come_from_the_approximation() -> None:
     ("wrong", "message"),
     [
         ({"difference": 11.0}, "a difference of 11 points where the answers differ on 10 % of the queries"),
-        ({"difference": 0.0}, "a difference of 0 points"),
-        ({"discordant": 0.0}, "0 % discordant queries: more than 0"),
+        ({"difference": 0.0}, "a difference of 0 points: 0.01 to 100 points expected"),
+        ({"difference": 1e-200}, "a difference of 1e-200 points: 0.01 to 100 points expected"),
+        ({"difference": -1.0}, "a difference of -1 points: 0.01 to 100 points expected"),
+        ({"discordant": 0.0}, "0 % discordant queries: 0.01 to 100 % expected"),
         ({"discordant": 101.0}, "101 % discordant queries"),
         ({"discordant": math.nan}, "nan % discordant queries"),
-        ({"alpha": 1.0}, "an alpha of 1: between 0 and 1"),
-        ({"power": 100.0}, "a power of 100 %"),
-        ({"power": 4.0}, r"more than alpha \(5 %\)"),
+        ({"alpha": 1.0}, "an alpha of 1: 1e-06 to 0.5 expected"),
+        ({"alpha": 0.0}, "an alpha of 0: 1e-06 to 0.5 expected"),
+        ({"power": 100.0}, "a power of 100 %: 50 to 99.9 % expected"),
+        ({"power": 99.99999999}, "a power of 99.99999999 %"),
+        ({"power": 4.0}, "a power of 4 %"),
     ],
 )
 def test_what_cannot_be_is_refused(wrong: dict[str, float], message: str) -> None:
@@ -95,6 +104,13 @@ def test_the_command_prints_usual_differences_beside_the_asked_one() -> None:
     needed = needed_queries(difference=0.7, discordant=4)
     assert numbers[1][1] == f"{needed:,}"
     assert f"A difference of 0.7 points takes {needed:,} queries" in said.output
+    exact = mcnemar_power(needed, difference=0.7, discordant=4)
+    assert numbers[1][2] == f"{exact:.1f}" and f"then {exact:.1f} % of tests tell it" in said.output
+
+
+def test_one_point_is_no_points() -> None:
+    said = CliRunner().invoke(app, ["power", "--difference", "1"])
+    assert "A difference of 1 point takes" in said.output
 
 
 def test_the_command_takes_one_source_of_the_discordant_share(tmp_path: Path) -> None:

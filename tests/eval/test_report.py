@@ -151,7 +151,11 @@ def test_figures_intervals_and_what_the_second_look_did_stand_in_tables(tmp_path
 def test_masked_accuracy_says_how_many_classes_it_is_about(tmp_path: Path) -> None:
     run = made_run({"val": 100}, rerank=False)
     subset = replace(run.info, about=run.info.about | {"subsets": {"val": ["class 001", "class 002"]}})
-    assert "2 classes only" in report(tmp_path, replace(run, info=subset)).text
+    text = report(tmp_path, replace(run, info=subset)).text
+    assert "2 classes only" in text and "neighbours of other classes have no vote, and ranks stay" in text
+    absent = replace(subset, about=subset.about | {"absent": {"val": ["class 002"]}})
+    shown = report(tmp_path, replace(run, info=absent)).text
+    assert "2 classes only" in shown and "1 not in the memory" in shown
     assert "classes only" not in report(tmp_path, run).text
 
 

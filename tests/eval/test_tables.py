@@ -5,7 +5,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from eval.errors import RunError
+from eval.log_reader import read_run
 from eval.reading_cli import app
-from eval.runlog import read_run
 from eval.summary import summarise
 from eval.tables import Table, make_table
 from eval.tables_text import format_table
@@ -22,11 +22,20 @@ from retrieval.errors import InvalidArgument
 from retrieval.voting import METHODS
 
 
-def figures(top1: float, *, masked: float | None = None, reranked: float | None = None) -> dict[str, Any]:
+def figures(
+    top1: float,
+    *,
+    masked: float | None = None,
+    reranked: float | None = None,
+    count: int = 100_000,
+    absent: Sequence[str] = (),
+) -> dict[str, Any]:
     """Return a data set's figures as metrics.json holds them; the other methods are tenths of points from rank."""
     by_method = {method: top1 + place / 10 for place, method in enumerate(METHODS)}
     return {
-        "count": 1000,
+        "count": count,
+        "labels_not_in_memory": list(absent),
+        "per_class": dict.fromkeys(f"class {number}" for number in range(1000)),
         "top1": by_method,
         "interval": {method: [value - 2, value + 2] for method, value in by_method.items()},
         "top1_by_k": {method: [top1 - 5, value] for method, value in by_method.items()},
@@ -43,6 +52,8 @@ def finished_run(
     *,
     model: str = "",
     embedder: str = "dinov2-vits14",
+    classes: int = 1000,
+    unfinished: Sequence[dict[str, object]] = (),
     **settings: object,
 ) -> Path:
     """Write what a run leaves behind."""
@@ -51,7 +62,8 @@ def finished_run(
     if model:
         every["rerank"] = {"model": model}
     folder.mkdir()
-    (folder / "metrics.json").write_text(json.dumps({"embedder": embedder, "settings": every, "datasets": datasets}))
+    content = {"embedder": embedder, "classes": classes, "unfinished": list(unfinished), "settings": every}
+    (folder / "metrics.json").write_text(json.dumps(content | {"datasets": datasets}))
     return folder
 
 
@@ -59,7 +71,7 @@ def cells(table: Table) -> dict[str, dict[str, float]]:
     return {row.name: {column: cell.top1 for column, cell in row.cells.items()} for row in table.ours}
 
 
-OURS = "ours: dinov2-vits14, 1,281,167 items, k 50"
+OURS = "ours: dinov2-vits14, 1,281,167 items of 1,000 classes, k 50"
 
 
 def test_each_data_set_of_the_paper_has_its_column_and_others_follow(tmp_path: Path) -> None:
@@ -107,17 +119,52 @@ def test_one_data_set_with_other_figures_is_never_overwritten(tmp_path: Path) ->
     assert "one" in first.name and "two" in second.name
 
 
-def test_transductive_rows_are_marked_in_every_form(tmp_path: Path) -> None:
-    run = finished_run(tmp_path / "run", {"imagenet-val": figures(80)}, centre="queries")
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_transductive_figures_and_no_others_are_marked_in_every_form(tmp_path: Path, number: int) -> None:
     plain = finished_run(tmp_path / "plain", {"imagenet-val": figures(79)})
-    for number, runs in [(1, [plain, run]), (2, [plain, run]), (3, [plain, run])]:
-        table = make_table(number, runs)
-        assert any("Transductive" in note for note in table.notes)
-        assert f"{table.ours[-1].name} †" in format_table(table, "md").replace("\\", "")
-        assert r"\textdagger{}" in format_table(table, "latex")
-        marked = {line["transductive"] for line in read_csv(table)}
-        assert marked == {"", "queries"} or number == 1
+    run = finished_run(tmp_path / "run", {"imagenet-val": figures(90)}, centre="queries")
+    table = make_table(number, [plain, run])
+    assert any("Transductive" in note for note in table.notes)
+    for form, mark in (("md", ") †"), ("latex", r") \textdagger{}")):
+        text = format_table(table, form)
+        assert text.count(f"92.0{mark}") == 1 and text.count(f"81.0{mark}") == 0 and "79.0 (77.0" in text
+    ours = [line for line in read_csv(table) if line["queries"]]
+    assert {(float(line["top1"]) > 83, line["transductive"]) for line in ours} == {(False, ""), (True, "queries")}
     assert not any("Transductive" in note for note in make_table(2, [plain]).notes)
+
+
+def test_an_unfinished_run_has_no_place_in_a_table(tmp_path: Path) -> None:
+    left = [{"name": "imagenet-a", "done": 100, "queries": 2506}]
+    run = finished_run(tmp_path / "run", {"imagenet-a": figures(40)}, unfinished=left)
+    with pytest.raises(
+        RunError, match="run is unfinished: 100 of 2,506 queries of imagenet-a; the same `vmem eval run`"
+    ):
+        make_table(2, [run])
+
+
+def test_what_does_not_compare_with_published_figures_is_marked_in_every_form(tmp_path: Path) -> None:
+    absent = [f"class {number}" for number in range(206)]
+    run = finished_run(
+        tmp_path / "run",
+        {
+            "imagenet-val": figures(80, count=300, absent=absent),
+            "imagenet-a": figures(40),
+            "mine": figures(50, count=3),
+        },
+        classes=794,
+    )
+    table = make_table(2, [run])
+    assert table.notes[-2:] == [
+        "[1] Not comparable with what is published: 300 of 50,000 pictures.",
+        "[2] Not comparable with what is published: 206 of 1,000 classes are not in the memory.",
+    ]
+    for form in ("md", "latex"):
+        text = format_table(table, form).replace("\\[", "[").replace("\\]", "]")
+        assert "80.0 (78.0" in text and ") [1] [2] " in text and text.count("[1]") == 2
+    told = [line["remarks"] for line in read_csv(table) if line["queries"]]
+    assert told == ["300 of 50,000 pictures; 206 of 1,000 classes are not in the memory", "", ""]
+    assert table.ours[0].name == "ours: dinov2-vits14, 1,281,167 items of 794 classes, k 50"
+    assert not any("1000-way" in note for note in table.notes)
 
 
 def test_adding_classes_takes_the_runs_before_and_after(tmp_path: Path) -> None:
@@ -128,8 +175,25 @@ def test_adding_classes_takes_the_runs_before_and_after(tmp_path: Path) -> None:
     assert table.columns == columns and len(table.ours) == len(table.published) == 5
     by_method = {row.name.rpartition(", ")[2]: [row.cells[column].top1 for column in columns] for row in table.ours}
     assert by_method["no aggregation"] == [75, 74, 80] and by_method["RankVoting"] == [80, 79, 85]
-    with pytest.raises(InvalidArgument, match="table 1 of 1 runs: two expected"):
+    with pytest.raises(InvalidArgument, match="table 1 of 1 run: two expected"):
         make_table(1, [before])
+
+
+def test_tables_of_two_memories_say_where_the_runs_are_of_one(tmp_path: Path) -> None:
+    one = finished_run(tmp_path / "one", {"imagenet-val": figures(80)})
+    two = finished_run(tmp_path / "two", {"imagenet-val": figures(81)}, centre="queries", k=10)
+    larger = {"id": "m", "version": 2, "items": 1_300_000}
+    grown = finished_run(tmp_path / "grown", {"imagenet-val": figures(81)}, classes=1064, memory=larger)
+    for number, note in ((1, "Both runs are of the same memory"), (3, "nothing was pruned between them")):
+        notes = make_table(number, [one, two]).notes
+        assert any(note in said for said in notes)
+        assert "The runs differ in more than the memory: k, centre." in notes
+    assert make_table(1, [one, grown]).notes[:3] == [
+        "Ours, IN-train: dinov2-vits14, 1,281,167 items of 1,000 classes.",
+        "Ours, IN-train-and-NINCO: dinov2-vits14, 1,300,000 items of 1,064 classes.",
+        make_table(1, [one, grown]).notes[-1],
+    ]
+    assert any("is this the order, before and after?" in note for note in make_table(1, [grown, one]).notes)
 
 
 def test_pruning_takes_runs_in_the_order_none_hard_soft(tmp_path: Path) -> None:
@@ -158,10 +222,19 @@ def test_csv_holds_a_line_a_figure_with_interval_and_source(tmp_path: Path) -> N
         "high": "",
         "queries": "",
         "transductive": "",
+        "remarks": "",
         "source": "Geirhos et al., ICML 2025, section 2.2",
     }
-    ours = {"row": OURS, "column": "IN-A", "top1": "40.0", "low": "38.0", "high": "42.0", "queries": "1000"}
-    assert lines[-1] == ours | {"table": "2", "transductive": "", "source": str(run)}
+    ours = {"row": OURS, "column": "IN-A", "top1": "40.0", "low": "38.0", "high": "42.0", "queries": "100000"}
+    assert lines[-1] == ours | {"table": "2", "transductive": "", "remarks": "", "source": str(run)}
+
+
+@pytest.mark.parametrize("first", list("=+-@"))
+def test_no_name_is_a_formula_in_a_spreadsheet(tmp_path: Path, first: str) -> None:
+    hostile = f'{first}HYPERLINK("http://x")'
+    run = finished_run(tmp_path / "run", {hostile: figures(40)})
+    line = read_csv(make_table(2, [run]))[-1]
+    assert line["column"] == f"'{hostile}" and line["low"] == "38.0"
 
 
 HOSTILE = "a|b_c%d$e&f#g{h}i~j^k\\l<script>[x](y)*`\x1b[31m\n\\end{tabular}"
@@ -204,14 +277,15 @@ def test_a_damaged_run_is_refused(tmp_path: Path, content: str) -> None:
 
 def test_tables_read_what_a_run_writes(tmp_path: Path) -> None:
     settings = {"format": 2, "memory": {"id": "m", "version": 1, "items": 2}, "k": 2}
-    about = {"embedder": "e", "datasets": {"ninco": ""}, "subsets": {"ninco": ["t"]}, "excluded": {}, "absent": {}}
-    found = {"dataset": "ninco", "ids": ["a", "b"], "labels": ["w", "t"], "distances": [0.1, 0.2]}
+    about = {"embedder": "e", "memory": "", "classes": 2, "datasets": {"ninco": ""}, "queries": {"ninco": 4}}
+    about |= {"subsets": {"ninco": ["t"]}, "excluded": {}, "absent": {}}
+    found = {"dataset": "ninco", "picture": "", "ids": ["a", "b"], "labels": ["w", "t"], "distances": [0.1, 0.2]}
     lines = [settings | {"about": about}] + [found | {"id": str(n), "truth": [label]} for n, label in enumerate("wtww")]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     summarise(read_run(tmp_path), tmp_path)
     row, masked = make_table(2, [tmp_path]).ours
-    assert row.cells["NINCO"].top1 == 75 and masked.name.endswith("masked to 1 classes")
-    assert masked.cells["NINCO"].top1 == 25
+    assert row.cells["NINCO"].top1 == 75 and masked.name.endswith("masked to 1 class")
+    assert masked.cells["NINCO"].top1 == 25 and row.cells["NINCO"].remarks == ("4 of 5,879 pictures",)
     assert len(make_table(1, [tmp_path, tmp_path]).ours) == 5
 
 
