@@ -72,8 +72,8 @@ def write_log(folder: Path, queries: int, k: int, *, rerank: bool) -> None:
     classes = [f"n{number:08}" for number in range(1000)]
     header = {"format": 2, "memory": {"id": "m", "version": 1, "items": 1_281_167}, "embedder": "e", "index": "scann"}
     header |= {"k": k} | ({"rerank": {"model": "scripted", "prompt": "rerank_v1", "when": "always"}} if rerank else {})
-    names = {"imagenet-val": ""}
-    header["about"] = {"embedder": "e", "memory": "", "datasets": names, "subsets": {}, "excluded": {}, "absent": {}}
+    header["about"] = {"embedder": "e", "memory": "", "classes": 1000, "subsets": {}, "excluded": {}, "absent": {}}
+    header["about"] |= {"datasets": {"imagenet-val": ""}, "queries": {"imagenet-val": queries}}
     folder.mkdir()
     with (folder / "log.jsonl").open("w") as log:
         log.write(json.dumps(header) + "\n")
@@ -85,6 +85,7 @@ def write_log(folder: Path, queries: int, k: int, *, rerank: bool) -> None:
             line = {
                 "dataset": "imagenet-val",
                 "id": f"{truth}/ILSVRC2012_val_{query:08}.JPEG",
+                "picture": f"{110_000 + query}:1700000000000000000",
                 "truth": [truth],
                 "ids": [f"{label}/{label}_{item}.JPEG" for label, item in zip(labels, items, strict=True)],
                 "labels": labels,

@@ -1,11 +1,12 @@
 """vmem eval datasets and vmem eval check."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from eval.datasets.catalogue import Official
     from eval.datasets.checking import Check
 
 app = typer.Typer()
@@ -17,10 +18,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def datasets(as_json: AsJson = False) -> None:
     """List the published data sets that are read by name: what they hold, and where to get them.
 
-    Any other name stands for your own pictures: a folder or an archive laid out as <label>/<image>, Parquet, or a CSV,
-    TSV or JSONL file with the columns path and label.
+    Any other name stands for your own pictures: a folder or an archive (tar, tar.gz, zip) laid out as <label>/<image>,
+    or a table: Parquet, a folder that Hugging Face's save_to_disk wrote, CSV, TSV or JSONL.
+
+    Columns of a table: path (of the picture, from the table's own folder on), or image (the picture itself, in Parquet
+    and Arrow); label, or labels where any of several is right (in CSV and TSV a JSON list); id, if the rows have names.
     """
-    import dataclasses
     import json
 
     from eval.datasets.catalogue import official_datasets
@@ -28,13 +31,29 @@ def datasets(as_json: AsJson = False) -> None:
 
     known = official_datasets().values()
     if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(official) for official in known], indent=2))
+        typer.echo(json.dumps([_as_json(official) for official in known], indent=2))
         return
     rows = [
         [one.name, f"{one.images:,}", f"{one.classes:,}", "200 classes" if one.masked else "", one.source]
         for one in known
     ]
     print_table(["name", "images", "classes", "also scored over", "where from"], rows)
+
+
+def _as_json(official: "Official") -> dict[str, Any]:
+    import dataclasses
+
+    return {
+        "name": official.name,
+        "title": official.title,
+        "images": official.images,
+        "classes": official.classes,
+        "per_class": official.per_class,
+        "also_scored_over": len(official.subset) if official.subset else None,
+        "source": official.source,
+        "archives": [dataclasses.asdict(archive) for archive in official.archives],
+        "mistakes": [mistake.says for mistake in official.mistakes],
+    }
 
 
 @app.command()
@@ -50,7 +69,13 @@ def check(
 
     Exits with 1 where something is wrong.
 
-    Example: vmem eval check imagenet-v2-matched-frequency imagenetv2-matched-frequency-format-val/
+    Examples, of a folder, of an archive as it was downloaded, and of pictures of your own:
+
+    vmem eval check imagenet-v2-matched-frequency imagenetv2-matched-frequency-format-val/
+
+    vmem eval check imagenet-a imagenet-a.tar
+
+    vmem eval check mine pictures.zip --sample 0
     """
     import dataclasses
     import json

@@ -21,6 +21,17 @@ class Archive:
     size: int | None = None  # bytes
 
 
+About = Literal["images", "classes", "formats", "copies", "reading", "always"]
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """What usually goes wrong with a data set."""
+
+    about: About  # what is worth looking at where this deviates; "reading": what is no mistake here
+    says: str
+
+
 @dataclass(frozen=True, slots=True)
 class Official:
     """A published data set."""
@@ -33,7 +44,7 @@ class Official:
     family: Family  # which layout it has
     folders: tuple[str, ...]  # names of its own folder, then of those on the way to it, in lower case
     splits: tuple[str, ...]  # its names among the splits of a Hugging Face data set
-    mistakes: tuple[str, ...]  # what usually goes wrong, as sentences
+    mistakes: tuple[Mistake, ...]  # what usually goes wrong
     archives: tuple[Archive, ...]  # releases of the file it comes in, the newest first
     per_class: int | None = None  # pictures of each class, where all have the same number
     masked: Literal["a", "r"] | None = None  # whose 200 classes the authors score over
@@ -69,5 +80,6 @@ def find_official(name: str) -> Official | None:
 
 def _official(name: str, fields: dict[str, Any]) -> Official:
     archives = tuple(Archive(**archive) for archive in fields.pop("archives", []))
+    mistakes = tuple(Mistake(**mistake) for mistake in fields.pop("mistakes"))
     lists = {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}
-    return Official(name=name, archives=archives, **(fields | lists))
+    return Official(name=name, archives=archives, mistakes=mistakes, **(fields | lists))

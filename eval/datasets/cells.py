@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_ARROW_FILE: Final = b"ARROW1"  # begins one of Arrow's two formats; the other is a stream
+_END_OF_STREAM: Final = b"\xff\xff\xff\xff\0\0\0\0"
 _GROUPS_KEPT: Final = 4  # decoded row groups; threads that read in order are at one or two of them
 
 
@@ -99,10 +101,13 @@ class ArrowRows:
 
         self.path = path
         mapped = pa.memory_map(str(path))
-        try:
-            self._table = pa.ipc.open_stream(mapped).read_all()
-        except pa.ArrowInvalid:  # Arrow's other file format
+        if mapped.read(len(_ARROW_FILE)) == _ARROW_FILE:
             self._table = pa.ipc.open_file(mapped).read_all()
+        else:
+            mapped.seek(0)
+            self._table = pa.ipc.open_stream(mapped).read_all()
+            _expect_end(mapped)
+        self._table.validate(full=True)  # else a damaged one ends the whole program when a cell is read
         self.schema = self._table.schema
 
     def columns(self, names: Sequence[str]) -> "pa.Table":
@@ -112,6 +117,16 @@ class ArrowRows:
     def cell(self, column: str, row: int) -> Any:  # noqa: ANN401
         """See `RowFile`."""
         return self._table.column(column)[row].as_py()
+
+
+def _expect_end(stream: "pa.MemoryMappedFile") -> None:
+    """Raise ArrowInvalid unless a stream that was read ends with its file, as its writer ended it."""
+    import pyarrow as pa
+
+    place = stream.tell()
+    stream.seek(max(0, place - len(_END_OF_STREAM)))
+    if place != stream.size() or stream.read() != _END_OF_STREAM:
+        raise pa.ArrowInvalid(f"it breaks off or is damaged at byte {place:,}")
 
 
 def _flat(table: "pa.Table", names: Sequence[str]) -> "pa.Table":

@@ -1,14 +1,15 @@
 """Whether a copy of a data set is what it should be: counts, classes, names, archive, and pictures that open."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from eval.datasets.catalogue import find_official
-from eval.datasets.deviations import compare_archive, digest_of, find_deviations
-from eval.datasets.loading import load_dataset
+from eval.datasets.catalogue import About, Official, find_official
+from eval.datasets.deviations import compare_archive, digest_of, find_deviations, same_classes
+from eval.datasets.loading import find_dataset
 from eval.datasets.opening import Opened, open_spread
+from eval.wording import counted
 
 SAMPLE: Final = 200  # pictures that are opened
 _NAMED: Final = 3  # examples in a sentence
@@ -44,36 +45,67 @@ def check_dataset(name: str, path: str | Path, *, sample: int = SAMPLE) -> Check
         FolderError: nothing is there that could be counted.
         InvalidArgument: the name stands for several published sets.
     """
-    dataset, official = load_dataset(name, path), find_official(name)
+    found, official = find_dataset(name, path), find_official(name)
+    dataset = found.dataset
     opened = open_spread(dataset.samples, count=sample)
-    found = [*find_deviations(official, dataset), *compare_archive(official, Path(path))] if official else []
-    problems = (*found, *_problems(opened))
+    labels = frozenset().union(*{one.labels for one in dataset.samples})
+    deviations = find_deviations(official, dataset) if official else {}
+    archive = compare_archive(official, Path(path)) if official else []
+    usual = _usual_mistakes(official, deviations, opened) if official else _as_published(labels)
     return Check(
         name,
         images=len(dataset.samples),
         expected_images=official.images if official else None,
-        classes=len(frozenset().union(*{one.labels for one in dataset.samples})),
+        classes=len(labels),
         expected_classes=official.classes if official else None,
         excluded=dataset.excluded,
         digest=digest_of(f"{one.id}\t{' '.join(sorted(one.labels))}" for one in dataset.samples),
         opened=opened,
-        problems=problems,
-        notes=(*_notes(opened), *(official.mistakes if official and problems else ())),
+        problems=(*(wrong for about in deviations.values() for wrong in about), *archive, *_problems(opened)),
+        notes=(*found.notes, *_notes(opened), *usual),
     )
+
+
+def _usual_mistakes(official: Official, deviations: dict[About, list[str]], opened: Opened) -> Iterator[str]:
+    """Yield what usually goes wrong with what is wrong here."""
+    fits: dict[About, bool] = {
+        "images": bool(deviations["images"]),
+        "classes": bool(deviations["classes"]),
+        "formats": bool(opened.misnamed or opened.cmyk),
+        "copies": bool(opened.copies),
+        "reading": False,
+        "always": True,
+    }
+    return (mistake.says for mistake in official.mistakes if fits[mistake.about])
+
+
+def _as_published(labels: Collection[str]) -> Iterator[str]:
+    same = same_classes(labels)
+    if same:
+        yield (
+            f"the labels are the classes of {' or '.join(same)}: give that name where it is that set, which is then"
+            " compared and scored as published"
+        )
 
 
 def _problems(opened: Opened) -> Iterator[str]:
     if opened.unreadable:
         examples = "; ".join(f"{name} ({reason})" for name, reason in opened.unreadable[:_NAMED])
-        yield f"{len(opened.unreadable):,} of {opened.count:,} pictures that were opened are unusable: {examples}"
+        are = "is" if len(opened.unreadable) == 1 else "are"
+        many = counted(opened.count, "picture")
+        yield f"{len(opened.unreadable):,} of {many} that were opened {are} unusable: {examples}"
 
 
 def _notes(opened: Opened) -> Iterator[str]:
     if opened.misnamed:
         example, kind = opened.misnamed[0]
-        yield f"{len(opened.misnamed):,} pictures are called as another format's, such as {example}, a {kind}; no harm"
+        called = "is called" if len(opened.misnamed) == 1 else "are called"
+        many = counted(len(opened.misnamed), "picture")
+        yield f"{many} {called} as if of another format, such as {example}, a {kind}; no harm"
     if opened.cmyk:
-        yield f"{len(opened.cmyk):,} pictures are CMYK, such as {opened.cmyk[0]}; they become RGB"
+        are = "is" if len(opened.cmyk) == 1 else "are"
+        yield f"{counted(len(opened.cmyk), 'picture')} {are} CMYK, such as {opened.cmyk[0]}, and read as RGB"
     if opened.copies:
         one, other = opened.copies[0]
-        yield f"{len(opened.copies):,} pictures are copies of others under another label, such as {other} of {one}"
+        repeat = "repeats another" if len(opened.copies) == 1 else "repeat others"
+        yield f"{counted(len(opened.copies), 'picture')} {repeat} under another label, such as {other} that of {one}"

@@ -3,13 +3,14 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from eval.datasets.catalogue import Archive, Official, official_datasets
+from eval.datasets.catalogue import About, Archive, Official, official_datasets
 from eval.datasets.shipped import VAL_IMAGES, ninco_classes
 from eval.types import Dataset
+from eval.wording import counted
 from retrieval.labels import imagenet_classes
 from retrieval.progress import track
 
@@ -18,15 +19,20 @@ _PIECE: Final = 1 << 24  # bytes of an archive digested at a time
 _VAL_NUMBER: Final = re.compile(r"ILSVRC2012_val_(\d{8})")
 
 
-def find_deviations(official: Official, dataset: Dataset) -> list[str]:
-    """Return what is wrong with a copy's counts, classes and names."""
+def find_deviations(official: Official, dataset: Dataset) -> dict[About, list[str]]:
+    """Return what is wrong with a copy, by what it is about: its number of images and their names, or its classes."""
     count_of = Counter(label for sample in dataset.samples for label in sample.labels)
-    return [
-        *_of_images(official, dataset),
-        *_of_classes(official, count_of),
-        *_of_class_sizes(official, count_of),
-        *_of_names(official, [sample.id for sample in dataset.samples], dataset.excluded),
-    ]
+    names = [sample.id for sample in dataset.samples]
+    return {
+        "images": [*_of_images(official, dataset), *_of_names(official, names, dataset.excluded)],
+        "classes": [*_of_classes(official, count_of), *_of_class_sizes(official, count_of)],
+    }
+
+
+def same_classes(labels: Collection[str]) -> list[str]:
+    """Return the names of the published sets whose classes are exactly these."""
+    found = frozenset(labels)
+    return [name for name, official in official_datasets().items() if found and _expected_classes(official) == found]
 
 
 def compare_archive(official: Official, path: Path) -> list[str]:
@@ -52,12 +58,12 @@ def _of_images(official: Official, dataset: Dataset) -> Iterator[str]:
         return
     twins = [other.title for other in official_datasets().values() if other.images == found and _alike(official, other)]
     if twins:
-        why = f"that is how many {' and '.join(twins)} has"
+        why = f"that is how many {' and '.join(twins)} {'has' if len(twins) == 1 else 'have'}"
     elif found < official.images:
         why = "the copy is incomplete, download or unpack it again"
     else:
         why = "other files lie among them"
-    yield f"{found:,} pictures, {official.images:,} expected: {why}"
+    yield f"{counted(found, 'picture')}, {official.images:,} expected: {why}"
 
 
 def _alike(official: Official, other: Official) -> bool:
@@ -68,11 +74,15 @@ def _of_classes(official: Official, count_of: Mapping[str, int]) -> Iterator[str
     expected = _expected_classes(official)
     if expected is None:
         if len(count_of) != official.classes:
-            yield f"{len(count_of):,} classes, {official.classes:,} expected"
+            yield f"{counted(len(count_of), 'class')}, {official.classes:,} expected"
         return
     missing = sorted(expected - set(count_of))
     if missing:
-        yield f"{len(missing):,} of {len(expected):,} classes have no picture: {_some(missing)}"
+        twins = " and ".join(official_datasets()[name].title for name in same_classes(count_of))
+        yield (
+            f"{len(missing):,} of {counted(len(expected), 'class')} have no picture: {_some(missing)}"
+            + (f"; those that have are the classes of {twins}" if twins else "")
+        )
 
 
 def _expected_classes(official: Official) -> frozenset[str] | None:
@@ -91,25 +101,27 @@ def _of_class_sizes(official: Official, count_of: Mapping[str, int]) -> Iterator
         if sizes[label] not in (None, count)
     ]
     if wrong:
-        yield f"{len(wrong):,} classes have another number of pictures than published: {_some(wrong)}"
+        have = "has" if len(wrong) == 1 else "have"
+        yield f"{counted(len(wrong), 'class')} {have} another number of pictures than published: {_some(wrong)}"
 
 
 def _of_names(official: Official, ids: list[str], excluded: int) -> Iterator[str]:
     if official.family in ("val", "real"):
         yield from _of_val_numbers(ids, excluded)
     # A table has names of its own; "/" tells that these are paths.
-    elif official.names_digest and "/" in ids[0] and digest_of(ids) != official.names_digest:
+    elif official.names_digest and ids and "/" in ids[0] and digest_of(ids) != official.names_digest:
         yield "the files have other names than the published ones: some were renamed or replaced"
 
 
 def _of_val_numbers(ids: list[str], excluded: int) -> Iterator[str]:
     times = Counter(int(named[1]) for named in map(_VAL_NUMBER.search, ids) if named)
-    twice = [f"{number:08d}" for number, count in times.items() if count > 1]
+    twice = sorted(f"{number:08d}" for number, count in times.items() if count > 1)
     if twice:
-        yield f"{len(twice):,} pictures lie there twice, flat and in folders maybe: number {_some(sorted(twice))}"
+        lie = "lies" if len(twice) == 1 else "lie"
+        yield f"{counted(len(twice), 'picture')} {lie} there twice, flat and in folders maybe: number {_some(twice)}"
     missing = VAL_IMAGES - len(times) - excluded
     if times and missing > 0:
-        yield f"{missing:,} of the {VAL_IMAGES:,} numbered files are missing"
+        yield f"{missing:,} of the {VAL_IMAGES:,} numbered files {'is' if missing == 1 else 'are'} missing"
 
 
 def digest_of(lines: Iterable[str]) -> str:

@@ -2,15 +2,20 @@
 
 import csv
 import json
+from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
 from eval.datasets.rows import PATHS, Table, reading, row_labels
 from retrieval.errors import FolderError
+from retrieval.folder import as_text
 
 LISTS: Final = (".csv", ".tsv", ".jsonl")
+_PATHS: Final = (*PATHS, "image", "image_path")
 _LABELS: Final = ("labels", "label")
 _LONGEST_FIELD: Final = 1 << 24  # of a CSV file; csv's own limit is 128 KiB
+_Row = tuple[int, dict[str, Any]]  # the line that it ends on, as people count, and its cells
 
 
 def read_list(path: Path) -> Table:
@@ -20,38 +25,78 @@ def read_list(path: Path) -> Table:
         FolderError: it cannot be read, or lacks a column or a value.
     """
     with reading(path):
-        rows = _rows(path)
-        if not rows:
-            raise FolderError(f"{path} has no rows: one for each picture expected")
-        where, label = _first(PATHS, rows[0]), _first(_LABELS, rows[0])
-        if where is None or label is None:
-            raise FolderError(
-                f"{path} has the columns {', '.join(map(str, rows[0]))}: path, label or labels, and maybe id expected"
-            )
-        labels = [row.get(label) for row in rows]
-        if label == "labels":
-            labels = [json.loads(value) if isinstance(value, str) else value for value in labels]
-    paths = [_path(path, number, row.get(where)) for number, row in enumerate(rows)]
-    ids = [str(row["id"]) for row in rows] if "id" in rows[0] else paths
-    return Table(path, ids, row_labels(path, labels), None, lambda place: path.parent / paths[place])
+        try:
+            rows = list(_json_rows(path) if path.suffix.lower() == ".jsonl" else _csv_rows(path))
+        except UnicodeDecodeError as error:
+            raise FolderError(f"{path} is not written in UTF-8: save it in that encoding ({error.reason})") from error
+    if not rows:
+        raise FolderError(f"{path} has no rows: one for each picture expected")
+    _expect_columns(path, rows[0][1])
+    paths = [_path(path, line, row) for line, row in rows]
+    ids = [place if row.get("id") is None else str(row["id"]) for place, (_, row) in zip(paths, rows, strict=True)]
+    labels = row_labels(path, [_labels(path, *row) for row in rows], name_of=lambda row: f"line {rows[row][0]}")
+    return Table(path, [as_text(name) for name in ids], labels, None, lambda place: path.parent / paths[place])
 
 
-def _first(names: tuple[str, ...], row: dict[str, Any]) -> str | None:
-    return next((name for name in names if name in row), None)
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
+def _csv_rows(path: Path) -> Iterator[_Row]:
     csv.field_size_limit(_LONGEST_FIELD)
     with path.open(encoding="utf-8-sig", newline="") as stream:
-        if path.suffix.lower() != ".jsonl":
-            return list(csv.DictReader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ","))
-        rows = [json.loads(line) for line in stream if line.strip()]
-    if not all(isinstance(row, dict) for row in rows):
-        raise FolderError(f"{path} has lines that are no JSON objects: one object for each picture expected")
-    return rows
+        cells = csv.reader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", skipinitialspace=True)
+        header = [name.strip().lower() for name in next(cells, [])]
+        for row in filter(None, cells):
+            if len(row) > len(header):
+                raise FolderError(
+                    f"line {cells.line_num} of {path} has {len(row)} cells, but there are {len(header)} columns: put"
+                    " text that holds the separator into quotes"
+                )
+            yield cells.line_num, dict(zip_longest(header, row))
 
 
-def _path(listing: Path, number: int, value: Any) -> str:  # noqa: ANN401 - whatever stands there
-    if not isinstance(value, str) or not value:
-        raise FolderError(f"row {number} of {listing} names no picture: a path expected")
+def _json_rows(path: Path) -> Iterator[_Row]:
+    with path.open(encoding="utf-8-sig") as stream:
+        for number, line in enumerate(stream, 1):
+            if line.strip():
+                row = _from_json(path, number, line)
+                if not isinstance(row, dict):
+                    raise FolderError(f"line {number} of {path} is no JSON object: one for each picture expected")
+                yield number, {name.strip().lower(): value for name, value in row.items()}
+
+
+def _from_json(path: Path, line: int, text: str) -> Any:  # noqa: ANN401 - whatever it holds
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FolderError(f"line {line} of {path} is no JSON: {getattr(error, 'msg', error)}") from error
+
+
+def _expect_columns(path: Path, row: dict[str, Any]) -> None:
+    if any(name in row for name in _PATHS) and any(name in row for name in _LABELS):
+        return
+    names = as_text(", ".join(row))
+    separators = any(mark in names for mark in ";\t|") and path.suffix.lower() == ".csv"
+    raise FolderError(
+        f"{path} has the columns {names}: path, label or labels, and maybe id expected"
+        + ("; in a .csv file commas stand between them" if separators else "")
+    )
+
+
+def _path(path: Path, line: int, row: dict[str, Any]) -> str:
+    value = next((row[name] for name in _PATHS if name in row), None)
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise FolderError(f"line {line} of {path} names no picture: a path expected")
+    return value
+
+
+def _labels(path: Path, line: int, row: dict[str, Any]) -> Any:  # noqa: ANN401
+    """Return a row's label or list of labels; in CSV and TSV a list is written as JSON."""
+    name = next((name for name in _LABELS if name in row), "")
+    value = row.get(name)
+    if name != "labels" or not isinstance(value, str):
+        return value
+    try:
+        value = json.loads(value)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, list):
+        raise FolderError(f'line {line} of {path} has labels that are no JSON list: ["cat", "dog"] or alike expected')
     return value

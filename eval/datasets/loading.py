@@ -1,5 +1,7 @@
 """Any data set by name and place: the published ones in all their forms, and everybody's own."""
 
+import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,22 +10,23 @@ from typing import Final
 from eval.datasets import imagenet, others, wnids
 from eval.datasets.archives import open_archive
 from eval.datasets.catalogue import Family, Official, find_official, official_datasets
-from eval.datasets.folder import read_folder
+from eval.datasets.folder import label_folders
 from eval.datasets.rows import Table, expect_unique
+from eval.datasets.start import find_start
 from eval.datasets.tables import find_table
-from eval.datasets.trees import (
-    ArchiveTree,
-    Files,
-    FolderTree,
-    LazySamples,
-    Tree,
-    find_start,
-    pictures_below,
-    samples_of,
-)
+from eval.datasets.trees import Files, FolderTree, Tree, is_picture, pictures_below, samples_of
 from eval.datasets.wnids import Labels
 from eval.types import Dataset
-from retrieval.errors import FolderError
+from eval.wording import counted
+from retrieval.errors import FolderError, VisualMemoryWarning
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """A data set and what was passed over in finding it."""
+
+    dataset: Dataset
+    notes: tuple[str, ...]  # sentences
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,23 +77,43 @@ def load_dataset(name: str, path: str | Path) -> Dataset:
     Returns:
         samples in a fixed order, by path or as a table has them. Ids are paths below the data set's own folder, so
         that they are the same whether it is unpacked or not. Labels are wnids for ImageNet and its variants, folder
-        names for all others.
+        names for all others. What was passed over, such as links that lead out of an archive, is warned of.
 
     Raises:
         FolderError: nothing is there, or not what the name says; an incomplete copy is no error.
         InvalidArgument: the name stands for several published sets.
     """
+    found = find_dataset(name, path)
+    for note in found.notes:
+        warnings.warn(f"{path}: {note}", VisualMemoryWarning, stacklevel=2)
+    return found.dataset
+
+
+def find_dataset(name: str, path: str | Path) -> Found:
+    """Return what `load_dataset` does, and what was passed over beside.
+
+    Raises:
+        FolderError: as `load_dataset` does.
+        InvalidArgument: as `load_dataset` does.
+    """
     official = find_official(name)
     place = Path(path)
-    if not place.exists():
+    if not os.path.lexists(place):
         raise FolderError(f"{place} is not there: a folder, an archive or a table of pictures expected")
     table = find_table(place, split=official.splits if official else ())
     if table is not None:
         expect_unique(table)
-        return _from_table(official, table)
-    if official is not None:
-        return _from_tree(official, FolderTree(place) if place.is_dir() else open_archive(place))
-    return Dataset(read_folder(place) if place.is_dir() else _labelled(open_archive(place)))
+        return Found(_from_table(official, table), ())
+    tree: Tree = FolderTree(place) if os.path.isdir(place) else open_archive(place)
+    found = _own(tree) if official is None else _from_tree(official, tree)
+    return Found(found.dataset, (*tree.notes, *found.notes))
+
+
+def _own(tree: Tree) -> Found:
+    files, labels = label_folders(tree)
+    beside = sum(right is None and is_picture(path) for path, right in zip(files.paths, labels, strict=True))
+    note = f"{counted(beside, 'picture')} passed over: beside the label folders, not in one"
+    return Found(Dataset(samples_of(files, labels)), (note,) if beside else ())
 
 
 def _from_table(official: Official | None, table: Table) -> Dataset:
@@ -101,7 +124,7 @@ def _from_table(official: Official | None, table: Table) -> Dataset:
     return _dataset(table.root, official, Files(table.ids, table.picture), labels)
 
 
-def _from_tree(official: Official, tree: Tree) -> Dataset:
+def _from_tree(official: Official, tree: Tree) -> Found:
     layout = _LAYOUTS[official.family]
     start = find_start(tree, names=official.folders, begins=layout.begins, layout=layout.in_words)
     _expect_form(official, tree, start)
@@ -111,7 +134,7 @@ def _from_tree(official: Official, tree: Tree) -> Dataset:
         labels: Labels = [frozenset([annotations[p]]) if p in annotations else None for p in files.paths]
     else:
         labels = layout.of_files(official, files.paths)
-    return _dataset(tree.root, official, files, labels)
+    return Found(_dataset(tree.root, official, files, labels), ())
 
 
 def _dataset(place: Path, official: Official | None, files: Files, labels: Labels) -> Dataset:
@@ -129,19 +152,3 @@ def _expect_form(official: Official, tree: Tree, start: str) -> None:
         named = other.folders[0].removesuffix("-format-val") in where
         if named and other != official and other.family == official.family == "v2":
             raise FolderError(f"{tree.root / start} is {other.title}, not {official.title}: give the other folder")
-
-
-def _labelled(tree: ArchiveTree) -> LazySamples:
-    """Return an archive's files, laid out as <label>/<image> below the folders that all of them share."""
-    start = ""
-    while True:
-        folders, files = tree.entries(start)
-        below = f"{start}/{folders[0]}" if start else folders[0] if folders else ""
-        if files or len(folders) != 1 or not tree.entries(below)[0]:
-            break
-        start = below
-    found = tree.files(start)
-    labels = wnids.by_class(found.paths, lambda path: path.partition("/")[0] if "/" in path else None, str)
-    if not any(labels):
-        raise FolderError(f"{tree.root} holds no labelled files: <label>/<image> expected, one folder for each label")
-    return samples_of(found, labels)

@@ -10,6 +10,7 @@ from typing import Final
 
 from PIL import Image
 
+from eval.datasets.stored import read_file
 from eval.types import Sample
 from retrieval.errors import ImageError
 from retrieval.images import FORMATS, decode
@@ -68,9 +69,9 @@ def _spread(items: int, count: int) -> Sequence[int]:
 def _look(sample: Sample) -> _Seen:
     try:
         picture = sample.picture()
-        encoded = picture.read_bytes() if isinstance(picture, Path) else picture
+        encoded = read_file(Path(picture)) if isinstance(picture, str | Path) else picture
         decode(encoded)
-    except (ImageError, OSError) as error:
+    except ImageError as error:
         return _Seen(sample, reason=str(error))
     if not isinstance(encoded, bytes):  # a picture that was decoded before it came here
         return _Seen(sample)

@@ -8,9 +8,11 @@ from typing import Final
 from eval.datasets.catalogue import Official
 from eval.datasets.rows import Table
 from eval.datasets.shipped import ninco_classes
+from eval.datasets.stored import read_file
 from eval.datasets.trees import Tree
 from eval.datasets.wnids import Labels, as_class, by_class, is_wnid
 from retrieval.errors import FolderError, ImageError
+from retrieval.folder import as_text
 
 _TAXON: Final = re.compile(r"\d{5}(?:_[^_]+){7}")  # as in 03111_Animalia_Chordata_Aves_…_Turdus_migratorius
 _ANNOTATIONS: Final = "val_annotations.txt"
@@ -78,10 +80,10 @@ def tiny_annotations(official: Official, tree: Tree, start: str) -> dict[str, st
     found = tree.files(start)
     source = found.picture(list(found.paths).index(_ANNOTATIONS))
     try:
-        lines = (source.read_bytes() if isinstance(source, Path) else source.read()).decode().splitlines()
+        lines = (read_file(source) if isinstance(source, Path) else source.read()).decode().splitlines()
         rows = [line.split("\t") for line in lines]
         return {f"images/{row[0]}": as_class(official, row[1]) for row in rows}
-    except (OSError, ValueError, IndexError, ImageError) as error:
+    except (ValueError, IndexError, ImageError) as error:
         raise FolderError(
             f"{tree.root / start / _ANNOTATIONS} cannot be read: {error}; unpack the zip again"
         ) from error
@@ -90,10 +92,10 @@ def tiny_annotations(official: Official, tree: Tree, start: str) -> dict[str, st
 def named_labels(table: Table) -> list[frozenset[str]]:
     """Return the labels of a table's rows as text: by class name where they are numbers."""
     names = table.class_names
-    as_text: dict[frozenset[str] | frozenset[int], frozenset[str]] = {}
+    sets: dict[frozenset[str] | frozenset[int], frozenset[str]] = {}
     for allowed in dict.fromkeys(table.labels):
-        as_text[allowed] = frozenset(_text(table, label, names) for label in allowed)
-    return [as_text[allowed] for allowed in table.labels]
+        sets[allowed] = frozenset(as_text(_text(table, label, names)) for label in allowed)
+    return [sets[allowed] for allowed in table.labels]
 
 
 def _text(table: Table, label: str | int, names: Sequence[str] | None) -> str:
@@ -117,7 +119,7 @@ def _taxon(name: str) -> str:
             f"{name!r} is no class of iNaturalist 2021, which are called as in"
             " 00000_Kingdom_Phylum_Class_Order_Family_Genus_epithet"
         )
-    return name
+    return as_text(name)
 
 
 def _folder(path: str) -> str | None:

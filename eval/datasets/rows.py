@@ -1,6 +1,7 @@
 """Rows with a picture and labels each, however they are stored."""
 
 import csv
+import reprlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,8 +11,10 @@ from typing import Any, Final
 
 from eval.types import StoredPicture
 from retrieval.errors import FolderError
+from retrieval.folder import as_text
 
-PATHS: Final = ("path", "file_name", "file")  # columns that name a picture's file
+PATHS: Final = ("path", "file_name", "filename", "file")  # columns that name a picture's file
+_DAMAGE: Final = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, MemoryError, csv.Error)
 RowLabels = frozenset[str] | frozenset[int]
 
 
@@ -31,15 +34,25 @@ class Table:
         return any(isinstance(label, int) for label in next(filter(None, self.labels), ()))
 
 
-def row_labels(root: Path, values: list[Any]) -> list[RowLabels]:
-    """Return each row's labels as a set; equal sets are one object, since there are millions."""
-    sets: dict[Any, RowLabels] = {}
+def row_labels(root: Path, values: list[Any], *, name_of: Callable[[int], str]) -> list[RowLabels]:
+    """Return each row's labels as a set; equal sets are one object, since there are millions.
+
+    Args:
+        root: the table.
+        values: a label or a list of labels for each row.
+        name_of: what a row is called in an error, as in "row 7".
+
+    Raises:
+        FolderError: something is no label, or some are text and others numbers.
+    """
+    sets: dict[tuple[str | int, ...], RowLabels] = {}
     labels: list[RowLabels] = []
     for row, value in enumerate(values):
-        key = tuple(value) if isinstance(value, list) else (value,)
-        if key not in sets:
-            sets[key] = _as_set(root, row, key)
-        labels.append(sets[key])
+        items = tuple(value) if isinstance(value, list) else (value,)
+        wrong = [item for item in items if not _is_label(item)]
+        if wrong:
+            raise FolderError(f"{name_of(row)} of {root} has {_in_words(wrong[0])}")
+        labels.append(sets.setdefault(items, frozenset(items)))
     kinds = {type(label) for allowed in sets.values() for label in allowed}
     if len(kinds) > 1:
         raise FolderError(f"{root} has labels that are text and others that are numbers: all of one kind expected")
@@ -62,13 +75,17 @@ def reading(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ValueError, KeyError, csv.Error, pa.ArrowException) as error:
+    except (*_DAMAGE, pa.ArrowException) as error:
         raise FolderError(f"{path} cannot be read as a table of pictures: {error}") from error
 
 
-def _as_set(root: Path, row: int, values: tuple[Any, ...]) -> RowLabels:
-    if all(type(value) is int and value >= 0 for value in values) or all(isinstance(value, str) for value in values):
-        return frozenset(values)
-    if -1 in values:
-        raise FolderError(f"row {row} of {root} has the label -1, which test sets without labels have: give another")
-    raise FolderError(f"row {row} of {root} has the label {values[0]!r}: text or a number from 0 expected")
+def _is_label(value: Any) -> bool:  # noqa: ANN401 - whatever stands there
+    return bool(value.strip()) if isinstance(value, str) else type(value) is int and value >= 0
+
+
+def _in_words(value: Any) -> str:  # noqa: ANN401
+    if value == -1:
+        return "the label -1, which test sets without labels have: give the training or the validation set"
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return "no label: text or a number from 0 expected"
+    return f"the label {as_text(reprlib.repr(value))}: text or a number from 0 expected"

@@ -6,18 +6,20 @@ table's own folder); ``label`` (one) or ``labels`` (several, any of which is rig
 """
 
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Final
 
-from eval.datasets.archives import fingerprint
 from eval.datasets.cells import ArrowRows, ParquetRows, RowFile, RowGroups
 from eval.datasets.lists import LISTS, read_list
 from eval.datasets.rows import PATHS, Table, reading, row_labels
+from eval.datasets.stored import fingerprint, read_file
 from eval.types import StoredPicture
 from retrieval.errors import FolderError, ImageError
+from retrieval.folder import as_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,14 +47,22 @@ class _Cell:
 
         try:
             found = self.file.cell(self.column, self.row)
-            if isinstance(found, dict):
-                beside = found.get("path")
-                found = found["bytes"] or (beside and (self.file.path.parent / beside).read_bytes())
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, LookupError, ValueError) as error:
             raise ImageError(f"row {self.row} of {self.file.path} cannot be read: {error}") from error
+        if isinstance(found, dict):
+            found = found["bytes"] or (found.get("path") and self._beside(str(found["path"])))
         if not isinstance(found, bytes):
             raise ImageError(f"row {self.row} of {self.file.path} holds no picture: encoded bytes expected")
         return found
+
+    def _beside(self, path: str) -> bytes:
+        """Return the bytes of a file below the table's folder; a table from elsewhere must not name any other."""
+        if os.path.isabs(path) or ".." in PurePath(path).parts:
+            raise ImageError(
+                f"row {self.row} of {self.file.path} names a picture outside its folder ({as_text(path)}): a path below"
+                " it expected"
+            )
+        return read_file(self.file.path.parent / path)
 
 
 def find_table(path: Path, *, split: Sequence[str] = ()) -> Table | None:
@@ -65,9 +75,11 @@ def find_table(path: Path, *, split: Sequence[str] = ()) -> Table | None:
     Raises:
         FolderError: it cannot be read, lacks a column, or holds several splits none of which is named.
     """
-    if path.suffix.lower() in LISTS:
+    if os.path.isfile(path) and path.suffix.lower() in LISTS:
         return read_list(path)
-    if path.is_file():
+    if not os.path.isdir(path) and not os.path.isfile(path):  # a pipe, which would be waited for
+        return None
+    if os.path.isfile(path):
         return _open_files(path, [path]) if path.suffix.lower() in (".parquet", ".arrow") else None
     for suffix in ("parquet", "arrow"):
         files = _files_of_split(path, _table_files(path, suffix), split)
@@ -79,10 +91,35 @@ def find_table(path: Path, *, split: Sequence[str] = ()) -> Table | None:
 def _table_files(path: Path, suffix: str) -> list[Path]:
     """Return a folder's Parquet or Arrow files, where Hugging Face puts them; folders of pictures are not searched."""
     for places in _PLACES:
-        found = sorted(file for place in places for file in path.glob(f"{place}*.{suffix}"))
-        if found:
-            return found
+        found = sorted(file for place in places for file in path.glob(f"{place}*.{suffix}") if os.path.isfile(file))
+        saved = {folder: _saved_files(folder) for folder in {file.parent for file in found}}
+        kept = [file for file in found if _is_saved(file, saved[file.parent])]
+        if kept:
+            return kept
     return []
+
+
+def _saved_files(folder: Path) -> list[str] | None:
+    """Return the names of the files that ``save_to_disk`` wrote into a folder, by its own list; None without one.
+
+    Raises:
+        FolderError: the list is damaged, or one of them is missing.
+    """
+    listing = folder / "state.json"
+    if not os.path.isfile(listing):
+        return None
+    with reading(listing):
+        rows = json.loads(listing.read_bytes()).get("_data_files")
+        names = [str(row["filename"]) for row in rows] if rows else None
+    for name in names or ():
+        if not os.path.isfile(folder / name):
+            raise FolderError(f"{folder} lacks the file {as_text(name)}, which its state.json lists: copy it again")
+    return names
+
+
+def _is_saved(file: Path, names: list[str] | None) -> bool:
+    """Tell whether a file is part of the table; Hugging Face keeps intermediate results beside it."""
+    return file.name in names if names else not file.name.startswith("cache-")
 
 
 def _files_of_split(path: Path, files: list[Path], split: Sequence[str]) -> list[Path]:
@@ -108,10 +145,12 @@ def _open_files(root: Path, paths: list[Path]) -> Table:
         file_name = f"{image}.path" if _has_field(schema, image, "path") else image if image in PATHS else None
         wanted = [label, *(name for name in ("id", file_name) if name and name.partition(".")[0] in schema.names)]
         columns = [file.columns(wanted) for file in files]
+        class_names = _class_names(schema, label)
+        values = {name: [value for held in columns for value in held.column(name).to_pylist()] for name in wanted}
     rows = [(file, row) for file, held in zip(files, columns, strict=True) for row in range(held.num_rows)]
-    values = {name: [value for held in columns for value in held.column(name).to_pylist()] for name in wanted}
     ids = _ids(root, rows, values.get("id"), values.get(file_name or ""))
     if image in PATHS:
+        _expect_paths(root, values[image])
         beside = [file.path.parent / str(name) for (file, _), name in zip(rows, values[image], strict=True)]
         picture: Callable[[int], Path | StoredPicture] = beside.__getitem__
     else:
@@ -121,7 +160,14 @@ def _open_files(root: Path, paths: list[Path]) -> Table:
             file, row = rows[place]
             return _Cell(file, marks[file.path], image, row)
 
-    return Table(root, ids, row_labels(root, values[label]), _class_names(schema, label), picture)
+    labels = row_labels(root, values[label], name_of=lambda row: f"row {row}")
+    return Table(root, ids, labels, class_names, picture)
+
+
+def _expect_paths(root: Path, values: list[Any]) -> None:
+    missing = next((row for row, value in enumerate(values) if not isinstance(value, str) or not value), None)
+    if missing is not None:
+        raise FolderError(f"row {missing} of {root} names no picture: a path expected")
 
 
 def _label_column(root: Path, schema: "pa.Schema") -> str:
@@ -167,8 +213,8 @@ def _class_names(schema: "pa.Schema", label: str) -> list[str] | None:
 def _ids(root: Path, rows: list[tuple[RowFile, int]], own: list[Any] | None, names: list[Any] | None) -> list[str]:
     """Return the rows' own ids, or else their pictures' file names where no two are the same, or else their places."""
     if own is not None:
-        return [str(value) for value in own]
+        return [as_text(str(value)) for value in own]
     if names is not None and None not in names and len(set(names)) == len(names):
-        return [str(value) for value in names]
+        return [as_text(str(value)) for value in names]
     folder = root if root.is_dir() else root.parent
     return [f"{file.path.relative_to(folder).as_posix()}:{row}" for file, row in rows]

@@ -1,4 +1,4 @@
-"""Pictures that lie in folders, on disk or inside an archive, and where among the folders a data set begins."""
+"""Pictures that lie in folders, on disk or inside an archive."""
 
 import os
 import re
@@ -13,7 +13,6 @@ from retrieval.folder import as_text
 
 _NOT_OURS: Final = re.compile(r"(?:^|/)(?:\.|__MACOSX(?:/|$)|(?:thumbs\.db|desktop\.ini)$)", re.IGNORECASE)
 _PICTURE: Final = re.compile(r"\.(?:jpe?g|png|gif|webp|bmp|tiff?)$", re.IGNORECASE)
-_DEEPEST: Final = 5  # folders that a data set may lie below the path that was given: "ILSVRC/Data/CLS-LOC/val" is four
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +31,11 @@ class Tree(Protocol):
         """The folder or the archive."""
         ...
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was passed over, as sentences."""
+        ...
+
     def entries(self, folder: str) -> tuple[list[str], list[str]]:
         """Return the names of the folders and of the files that lie right in a folder; "" is the root."""
         ...
@@ -46,6 +50,7 @@ class FolderTree:
     """Folders on disk; links are followed, but never in a circle."""
 
     root: Path
+    notes: tuple[str, ...] = ()
 
     def entries(self, folder: str) -> tuple[list[str], list[str]]:
         """See `Tree`.
@@ -55,7 +60,7 @@ class FolderTree:
         """
         try:
             with os.scandir(self.root / folder) as found:
-                visible = [(entry.name, entry.is_dir()) for entry in found if not is_left_behind(entry.name)]
+                visible = [(entry.name, _is_folder(entry)) for entry in found if not is_left_behind(entry.name)]
         except OSError as error:
             raise _unreadable(error) from error
         return sorted(name for name, below in visible if below), sorted(name for name, below in visible if not below)
@@ -81,6 +86,7 @@ class ArchiveTree:
     root: Path
     members: dict[str, int]  # path → number of the member
     picture: Callable[[int], StoredPicture]  # by number
+    notes: tuple[str, ...] = ()
 
     def entries(self, folder: str) -> tuple[list[str], list[str]]:
         """See `Tree`."""
@@ -125,6 +131,11 @@ def samples_of(files: Files, labels: Sequence[frozenset[str] | None]) -> LazySam
     )
 
 
+def is_picture(path: str) -> bool:
+    """Tell whether a file's name ends as pictures' do."""
+    return _PICTURE.search(path) is not None
+
+
 def pictures_below(tree: Tree, folder: str) -> Files:
     """Return the files whose names end as pictures' do; annotations and read-me files lie among official ones.
 
@@ -132,44 +143,10 @@ def pictures_below(tree: Tree, folder: str) -> Files:
         FolderError: there are none.
     """
     files = tree.files(folder)
-    kept = [place for place, path in enumerate(files.paths) if _PICTURE.search(path)]
+    kept = [place for place, path in enumerate(files.paths) if is_picture(path)]
     if not kept:
         raise FolderError(f"{tree.root / folder} holds no pictures: .jpg, .jpeg, .png, .gif, .webp, .bmp or .tif files")
     return Files([files.paths[place] for place in kept], lambda number: files.picture(kept[number]))
-
-
-def find_start(tree: Tree, *, names: Sequence[str], begins: Callable[[list[str], list[str]], bool], layout: str) -> str:
-    """Return the folder where a data set begins, at the root or below it.
-
-    Args:
-        tree: where to look.
-        names: what the folders on the way are called, in lower case, those to prefer first.
-        begins: whether it begins in a folder with these folders and files.
-        layout: what is looked for, in words.
-
-    Raises:
-        FolderError: nowhere, as far as one can tell.
-    """
-    folder = ""
-    for _ in range(_DEEPEST):
-        folders, files = tree.entries(folder)
-        if begins(folders, files):
-            return folder
-        by_name = {name.lower(): name for name in folders}
-        known = next((by_name[name] for name in names if name in by_name), None)
-        below = known or (folders[0] if len(folders) == 1 else None)
-        if below is None:
-            break
-        folder = f"{folder}/{below}" if folder else below
-    raise FolderError(
-        f"{tree.root / folder} holds {_in_words(folders, files)}: {layout} expected{_hint(folders, files)}"
-    )
-
-
-def _hint(folders: list[str], files: list[str]) -> str:
-    if folders and all(name.isdigit() for name in folders):
-        return "; whose numbers these are nobody can tell, so take the official archive"
-    return "; if this is a single class, give the folder above it" if files and not folders else ""
 
 
 def is_left_behind(path: str) -> bool:
@@ -178,29 +155,30 @@ def is_left_behind(path: str) -> bool:
 
 
 def _walk(base: str) -> Iterator[str]:
-    entered: set[str] = set()
-    for folder, subfolders, names in os.walk(base, onerror=_stop, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in entered:
-            subfolders.clear()
+    """Yield the paths of the files below a folder; a link to a folder is passed over where it leads back above."""
+    waiting: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(base, "", frozenset())]
+    while waiting:
+        folder, below, entered = waiting.pop()
+        status = os.stat(folder)
+        here = (status.st_dev, status.st_ino)
+        if here in entered:
             continue
-        entered.add(real)
-        subfolders[:] = [name for name in subfolders if not is_left_behind(name)]
-        above = "" if folder == base else os.path.relpath(folder, base).replace(os.sep, "/") + "/"
-        yield from (above + name for name in names if not is_left_behind(name))
+        with os.scandir(folder) as found:
+            for entry in found:
+                if is_left_behind(entry.name):
+                    continue
+                if _is_folder(entry):
+                    waiting.append((entry.path, f"{below}{entry.name}/", entered | {here}))
+                else:
+                    yield below + entry.name
 
 
-def _stop(error: OSError) -> None:
-    raise error
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # links in a circle, which are no pictures
+        return False
 
 
 def _unreadable(error: OSError) -> FolderError:
     return FolderError(f"{error.filename} cannot be read: {error.strerror}; make it readable")
-
-
-def _in_words(folders: list[str], files: list[str]) -> str:
-    if not folders and not files:
-        return "nothing"
-    counted = [f"{len(names):,} {kind}" for names, kind in ((folders, "folders"), (files, "files")) if names]
-    named = ", ".join(as_text(name) for name in (folders or files)[:3])
-    return f"{' and '.join(counted)} ({named}{', …' if len(folders or files) > 3 else ''})"

@@ -14,6 +14,7 @@ Labels = list[frozenset[str] | None]
 
 _WNID: Final = re.compile(r"n\d{8}")
 _IN_NAME: Final = re.compile(r"(n\d{8})_\d+(?:_n\d{8})?\.\w+")
+_SUBSET: Final = 200  # classes of ImageNet-A, and of ImageNet-R
 _SHARED_WORDS: Final = 0.5  # of the 1,000 names in ImageNet's order; wordnet's own share a word with 95 % of ours
 
 
@@ -51,12 +52,23 @@ def v2_file_labels(official: Official, paths: Sequence[str]) -> Labels:
     """Return the labels of ImageNet-V2's files.
 
     Raises:
-        FolderError: a folder is neither an index from 0 to 999 nor a wnid of ImageNet-1k.
+        FolderError: a folder is neither an index from 0 to 999 nor a wnid of ImageNet-1k, or the folders are numbered
+            as those of a set of 200 classes.
     """
 
     def as_label(folder: str) -> str:
-        return imagenet_classes()[int(folder)].wnid if _is_index(folder) else as_class(official, folder)
+        if _is_index(folder):
+            return imagenet_classes()[int(folder)].wnid
+        if folder.isdigit():
+            raise FolderError(f"the folder {folder} is none of {official.title}, whose folders are 0 to 999")
+        return as_class(official, folder)
 
+    folders = {path.partition("/")[0] for path in paths if "/" in path}
+    if folders == {str(number) for number in range(_SUBSET)}:
+        raise FolderError(
+            "the folders 0 to 199 are all there are: that is how a loader numbers the classes of ImageNet-A or"
+            f" ImageNet-R, and {official.title} has 0 to 999"
+        )
     return by_class(paths, lambda path: path.partition("/")[0] if "/" in path else None, as_label)
 
 
@@ -107,8 +119,9 @@ def wnid_row_labels(official: Official, table: Table) -> Labels:
 
 
 def _wnid(table: Table, label: str | int, by_index: Sequence[str]) -> str:
-    if isinstance(label, str):
+    if isinstance(label, str) and not (label.isascii() and label.isdigit()):
         return label
+    label = int(label)  # lists hold text alone, class indices too
     if label >= len(by_index):
         raise FolderError(f"{table.root} has the label {label}: indices from 0 to {len(by_index) - 1} expected")
     return by_index[label]
@@ -116,10 +129,15 @@ def _wnid(table: Table, label: str | int, by_index: Sequence[str]) -> str:
 
 def _expect_order(official: Official, table: Table, names: Sequence[str]) -> None:
     """Raise FolderError unless names without wnids stand in ImageNet's order, as far as their words can tell."""
+    if len(names) != len(imagenet_classes()):
+        raise FolderError(
+            f"{table.root} names {len(names):,} classes ({', '.join(names[:3])}, …): numbers that count others than"
+            f" ImageNet's 1,000 cannot be told apart without wnids; take a copy of {official.title} with wnids"
+        )
     ours = [set(known.name.lower().split()) for known in imagenet_classes()]
     theirs = [set(re.findall(r"[^\s,]+", name.lower())) for name in names]
-    alike = sum(bool(mine & other) for mine, other in zip(ours, theirs, strict=False))
-    if len(names) != len(ours) or alike < _SHARED_WORDS * len(ours):
+    alike = sum(bool(mine & other) for mine, other in zip(ours, theirs, strict=True))
+    if alike < _SHARED_WORDS * len(ours):
         raise FolderError(
             f"{table.root} names {len(names):,} classes ({', '.join(names[:3])}, …) in another order than the sorted"
             f" wnids: take a copy of {official.title} with wnids"

@@ -80,7 +80,7 @@ def test_an_archive_of_ones_own_is_read_below_the_folders_that_all_files_share(k
 def test_an_archive_without_label_folders_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "flat.zip", "w") as archive:
         archive.writestr("a.jpg", encoded(1))
-    with pytest.raises(FolderError, match="holds no labelled files: <label>/<image> expected"):
+    with pytest.raises(FolderError, match="holds 1 file .a.jpg.: <label>/<image> expected"):
         load_dataset("mine", tmp_path / "flat.zip")
 
 
@@ -108,13 +108,13 @@ def test_a_damaged_member_of_a_zip_is_no_picture(tmp_path: Path) -> None:
     damaged[100] ^= 0xFF
     (tmp_path / "a.zip").write_bytes(damaged)
     (sample,) = load_dataset("mine", tmp_path / "a.zip").samples
-    with pytest.raises(ImageError, match="a/1.jpg in .*a.zip is damaged or encrypted: download it again"):
+    with pytest.raises(ImageError, match="a/1.jpg in .*a.zip is damaged: download it again"):
         sample.picture()
 
 
 def test_a_file_that_is_no_archive_says_what_was_expected(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(b"hello" * 1000)
-    with pytest.raises(FolderError, match="is no archive: a folder, a tar, a tar.gz or a zip expected"):
+    with pytest.raises(FolderError, match="is no archive and no table: a folder, a tar, tar.gz or zip, or .* expected"):
         load_dataset("imagenet-val", tmp_path / "a.tar")
 
 
@@ -127,9 +127,8 @@ def test_a_compression_that_is_not_read_is_named(tmp_path: Path) -> None:
 def test_a_zip_with_a_compression_that_is_not_read_says_so(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_LZMA) as archive:
         archive.writestr("a/1.jpg", encoded(1))
-    (sample,) = load_dataset("mine", tmp_path / "a.zip").samples
-    with pytest.raises(ImageError, match="its compression is not read here; unpack the zip"):
-        sample.picture()
+    with pytest.raises(FolderError, match="a/1.jpg in .*a.zip is compressed by lzma: unpack the zip"):
+        load_dataset("mine", tmp_path / "a.zip")
 
 
 def test_a_zip_that_breaks_off_is_refused(tmp_path: Path) -> None:

@@ -27,9 +27,9 @@ def deviations(name: str, labels: dict[str, str], *, excluded: int = 0) -> list[
     """Return what is wrong with a copy that has these labels by id."""
     official = find_official(name)
     assert official is not None
-    return find_deviations(
-        official, Dataset([Sample(name, b"", frozenset([label])) for name, label in labels.items()], excluded=excluded)
-    )
+    samples = [Sample(name, b"", frozenset([label])) for name, label in labels.items()]
+    found = find_deviations(official, Dataset(samples, excluded=excluded))
+    return [problem for problems in found.values() for problem in problems]
 
 
 def v2(per_class: int = 10) -> dict[str, str]:
@@ -70,7 +70,7 @@ def test_a_class_of_v2_without_exactly_ten_pictures_is_named() -> None:
 
 def test_an_incomplete_copy_names_what_is_missing() -> None:
     copy = {name: wnid for name, wnid in val().items() if wnid != TENCH}
-    images, classes, numbers = deviations("imagenet-val", copy)
+    images, numbers, classes = deviations("imagenet-val", copy)
     assert images.startswith("49,950 pictures, 50,000 expected: the copy is incomplete")
     assert classes == f"1 of 1,000 classes have no picture: {TENCH}"
     assert numbers == "50 of the 50,000 numbered files are missing"
@@ -78,7 +78,7 @@ def test_an_incomplete_copy_names_what_is_missing() -> None:
 
 def test_a_validation_picture_that_lies_there_flat_and_in_a_folder_is_named() -> None:
     problems = deviations("imagenet-val", {**val(), f"{VAL_1}/ILSVRC2012_val_00000001.JPEG": VAL_1})
-    assert "1 pictures lie there twice, flat and in folders maybe: number 00000001" in problems
+    assert "1 picture lies there twice, flat and in folders maybe: number 00000001" in problems
     assert problems[0] == "50,001 pictures, 50,000 expected: other files lie among them"
 
 
@@ -126,7 +126,7 @@ def test_pictures_that_do_not_open_are_a_problem(tmp_path: Path) -> None:
     (tmp_path / "a" / "2.jpg").write_bytes(encoded(1)[:200])
     found = check_small("mine", tmp_path)
     assert found.opened.count == 2 and [name for name, _ in found.opened.unreadable] == ["a/2.jpg"]
-    assert found.problems[0].startswith("1 of 2 pictures that were opened are unusable: a/2.jpg (")
+    assert found.problems[0].startswith("1 of 2 pictures that were opened is unusable: a/2.jpg (")
 
 
 def test_cmyk_and_a_png_called_jpeg_are_noted_and_no_problem(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_copies_under_two_labels_are_noted(tmp_path: Path) -> None:
     (tmp_path / "crane bird" / "1.jpg").write_bytes((tmp_path / "construction crane" / "1.jpg").read_bytes())
     found = check_small("mine", tmp_path)
     assert found.opened.copies == (("construction crane/1.jpg", "crane bird/1.jpg"),)
-    assert "1 pictures are copies of others under another label" in found.notes[0]
+    assert "1 picture repeats another under another label" in found.notes[0]
 
 
 def test_the_sample_is_spread_over_the_set(tmp_path: Path) -> None:

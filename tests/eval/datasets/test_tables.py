@@ -1,7 +1,7 @@
-"""Pictures in tables: Parquet, Hugging Face's folders, and lists of files."""
+"""Pictures in tables: Parquet and Hugging Face's folders."""
 
 import json
-import threading
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from eval.datasets.cells import RowGroups
 from eval.datasets.loading import load_dataset
 from eval.types import Dataset, StoredPicture
 from retrieval.errors import FolderError, ImageError
 from retrieval.labels import imagenet_classes
-from tests.eval.datasets.making import GOLDFISH, SHARK, TENCH, VAL_1, VAL_3, contents, encoded, truths, write_files
+from tests.eval.datasets.making import GOLDFISH, SHARK, TENCH, VAL_1, VAL_3, contents, encoded, write_files
 
 WNIDS = [known.wnid for known in imagenet_classes()]
 NAMES = [known.name for known in imagenet_classes()]
@@ -167,23 +166,6 @@ def test_several_threads_read_the_same_cells_as_one(suffix: str, tmp_path: Path)
             assert list(threads.map(lambda sample: sample.picture(), samples)) == [encoded(n) for n in range(60)]
 
 
-def test_a_row_group_is_decoded_once_however_many_threads_want_it() -> None:
-    groups, decoded = RowGroups(), []
-    together = threading.Barrier(4)
-
-    def decode() -> pa.ChunkedArray:
-        decoded.append(1)
-        return pa.chunked_array([[1, 2]])
-
-    def get(_: int) -> int:
-        together.wait(timeout=10)
-        return int(groups.get(Path("a"), "image", 0, decode)[1].as_py())
-
-    with ThreadPoolExecutor(4) as threads:
-        assert list(threads.map(get, range(4))) == [2] * 4
-    assert decoded == [1]
-
-
 def test_a_cell_has_its_own_fingerprint(tmp_path: Path) -> None:
     images = [sample.image for sample in load_parquet(tmp_path, "mine", hub_table([0, 1])).samples]
     assert len({image.fingerprint for image in images if isinstance(image, StoredPicture)}) == 2
@@ -214,68 +196,53 @@ def test_a_damaged_table_is_one_sentence(tmp_path: Path) -> None:
         load_dataset("mine", tmp_path)
 
 
-LISTS = {
-    "list.csv": 'path,label\npictures/1.jpg,"cat, black"\npictures/2.jpg,007\n',
-    "list.tsv": "path\tlabel\npictures/1.jpg\tcat, black\npictures/2.jpg\t007\n",
-    "list.jsonl": '{"path": "pictures/1.jpg", "label": "cat, black"}\n{"path": "pictures/2.jpg", "label": "007"}\n',
-}
-
-
-@pytest.mark.parametrize("name", LISTS)
-def test_a_list_names_pictures_below_its_own_folder_and_labels_stay_text(name: str, tmp_path: Path) -> None:
-    write_files(tmp_path / "pictures", ["1.jpg", "2.jpg"])
-    (tmp_path / name).write_text("\ufeff" * (name == "list.csv") + LISTS[name])  # Excel writes a mark first
-    dataset = load_dataset("mine", tmp_path / name)
-    assert truths(dataset) == {"pictures/1.jpg": {"cat, black"}, "pictures/2.jpg": {"007"}}
-    assert contents(dataset) == {"pictures/1.jpg": encoded(0), "pictures/2.jpg": encoded(1)}
-
-
 def test_a_parquet_list_of_paths_is_read(tmp_path: Path) -> None:
     write_files(tmp_path / "pictures", ["1.jpg"])
     dataset = load_parquet(tmp_path, "mine", pa.table({"path": ["pictures/1.jpg"], "label": ["cat"]}))
     assert contents(dataset) == {"pictures/1.jpg": encoded(0)}
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("a.csv", 'id,path,labels\nx,1.jpg,"[""cat"", ""dog""]"\ny,2.jpg,[]\n'),
-        (
-            "a.jsonl",
-            '{"id": "x", "path": "1.jpg", "labels": ["cat", "dog"]}\n{"id": "y", "path": "2.jpg", "labels": []}',
-        ),
-    ],
-)
-def test_a_row_may_have_several_labels_or_none(name: str, text: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_text(text)
-    dataset = load_dataset("mine", tmp_path / name)
-    assert truths(dataset) == {"x": {"cat", "dog"}} and dataset.excluded == 1
+@pytest.mark.parametrize("beside", ["/etc/hostname", "../secret.jpg", "a/../../secret.jpg", "pipe", "no\0file"])
+def test_a_cell_reads_no_file_outside_the_tables_folder_and_no_pipe(beside: str, tmp_path: Path) -> None:
+    write_files(tmp_path, ["secret.jpg", "table/inside.jpg"])
+    os.mkfifo(tmp_path / "table" / "pipe")
+    images = [{"bytes": None, "path": beside}, {"bytes": None, "path": "inside.jpg"}]
+    table = pa.table({"image": pa.array(images, _IMAGE), "label": ["a", "b"]})
+    outside, inside = load_parquet(tmp_path / "table", "mine", table).samples
+    with pytest.raises(ImageError, match="names a picture outside its folder|is not a file|cannot be read"):
+        outside.picture()
+    assert inside.picture() == encoded(1)
 
 
-def test_a_list_of_an_official_sets_pictures_must_have_its_labels(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text(f"path,label\nx.jpg,{TENCH}\n")
-    assert truths(load_dataset("imagenet-val", tmp_path / "a.csv")) == {"x.jpg": {TENCH}}
-    (tmp_path / "b.csv").write_text("path,label\nx.jpg,tench\n")
-    with pytest.raises(FolderError, match="tench is no class of ImageNet-1k"):
-        load_dataset("imagenet-val", tmp_path / "b.csv")
+def test_what_hugging_face_keeps_beside_a_saved_table_is_passed_over(tmp_path: Path) -> None:
+    table = hub_table([1, 0], class_names=["cat", "dog"])
+    for name, held in (("data-00000-of-00001", table), ("cache-0a1b", pa.table({"indices": [0, 1]}))):
+        with pa.ipc.new_stream(str(tmp_path / f"{name}.arrow"), held.schema) as writer:
+            writer.write_table(held)
+    assert labels_of(load_dataset("mine", tmp_path)) == [{"dog"}, {"cat"}]
+    state = {"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}
+    (tmp_path / "state.json").write_text(json.dumps(state))
+    assert labels_of(load_dataset("mine", tmp_path)) == [{"dog"}, {"cat"}]
+    state["_data_files"].append({"filename": "data-00001-of-00001.arrow"})
+    (tmp_path / "state.json").write_text(json.dumps(state))
+    with pytest.raises(FolderError, match=r"lacks the file data-00001-of-00001.arrow, which its state.json lists"):
+        load_dataset("mine", tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "problem"),
-    [
-        ("a.csv", "", "has no rows"),
-        ("a.csv", "file name,class\nx,y\n", "has the columns file name, class: path, label or labels, .* expected"),
-        ("a.csv", "path,label\n,cat\n", "row 0 of .* names no picture"),
-        ("a.jsonl", "[1]\n", "has lines that are no JSON objects"),
-        ("a.jsonl", "{nothing\n", "cannot be read as a table of pictures"),
-        ("a.jsonl", '{"path": "x.jpg", "label": 1.5}\n', "has the label 1.5: text or a number from 0 expected"),
-        ("a.jsonl", '{"path": "x", "label": 1}\n{"path": "y", "label": "cat"}\n', "all of one kind expected"),
-        ("a.csv", "path,label\nx.jpg,cat\nx.jpg,dog\n", r"rows with the same id \(x.jpg\)"),
-    ],
-)
-def test_a_list_that_cannot_be_used_is_refused_in_a_sentence(
-    name: str, text: str, problem: str, tmp_path: Path
-) -> None:
-    (tmp_path / name).write_text(text)
-    with pytest.raises(FolderError, match=problem):
-        load_dataset("mine", tmp_path / name)
+@pytest.mark.parametrize("metadata", ["[]", '{"info": []}', "[" * 100_000, "{"])
+def test_damaged_metadata_are_one_sentence(metadata: str, tmp_path: Path) -> None:
+    table = hub_table([0]).replace_schema_metadata({"huggingface": metadata})
+    with pytest.raises(FolderError, match="cannot be read as a table of pictures"):
+        load_parquet(tmp_path, "mine", table)
+
+
+def test_an_arrow_stream_that_lacks_its_end_is_refused(tmp_path: Path) -> None:
+    table = hub_table([0, 1, 0, 1], class_names=["cat", "dog"])
+    with pa.ipc.new_stream(str(tmp_path / "a.arrow"), table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+    whole = (tmp_path / "a.arrow").read_bytes()
+    second = whole.rindex(b"\xff" * 4, 0, len(whole) - 8)
+    for damaged in (whole[:-8], whole[:second], whole[:second] + whole[-8:] + whole[second:]):
+        (tmp_path / "a.arrow").write_bytes(damaged)
+        with pytest.raises(FolderError, match="it breaks off or is damaged at byte"):
+            load_dataset("mine", tmp_path)
