@@ -132,7 +132,7 @@ def _shifted(runs: Sequence[Finished]) -> Table:
     ours = _told_apart([row for key in in_order for row in rows[key]])
     notes = [
         "Published: which IN-V2 is meant is not stated; ours is the matched-frequency one.",
-        "Every label of the memory may be an answer, except in rows that are masked; the paper's memory has 1,000 classes.",
+        "Every label of the memory may be an answer, except in masked rows; the paper's memory has 1,000 classes.",
         "Whether the linear probe's IN-A and IN-R are over 1000 or 200 classes is not stated.",
     ]
     return _table(2, "Shifted data sets", ours, notes)
