@@ -23,7 +23,7 @@ class Columns:
         self._known_truths: dict[tuple[str, ...], frozenset[str]] = {}
         self._id_codes, self._label_codes = array("i"), array("i")
         self._distances = array("f")
-        self._id_numbers, self._label_numbers = _numbering(), _numbering()
+        self._id_numbers, self._label_numbers = numbering(), numbering()
         self._outcomes: list[Outcome | None] = []
         self._places: list[int] = []
         self._unreadable: dict[str, str] = {}
@@ -107,7 +107,7 @@ def read_outcome(record: Mapping[str, Any]) -> Outcome:
     )
 
 
-def _numbering() -> defaultdict[str, int]:
+def numbering() -> defaultdict[str, int]:
     """Return a table that gives each new name the next number."""
     return defaultdict(count().__next__)
 

@@ -1,16 +1,25 @@
-"""How plots look and how they become files: one style, white ground, text that is only ever text."""
+"""How plots look and how they become files: one style, text that is only ever text.
+
+Colours are Okabe and Ito's, which tell apart under every kind of colour blindness; every line also has a marker or a
+stroke of its own. The background is white, so that a plot reads on a dark page as well.
+"""
 
 import io
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from retrieval.terminal import printable
+from retrieval.voting import METHODS
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+BLUE, ORANGE, GREEN, PINK, INK = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#333333"
+STROKES: Final = dict(zip(METHODS, [(BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PINK, ":")], strict=True))
 LONGEST_NAME: Final = 32
 _DOTS_PER_INCH: Final = 150
 
@@ -77,10 +86,28 @@ def _saved(figure: "Figure", kind: str, **options: Any) -> bytes:  # noqa: ANN40
     return encoded.getvalue()
 
 
+def plain_numbers(axes: "Axes") -> None:
+    """Write the numbers of logarithmic axes out: powers would need the mathematical text that is switched off."""
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda number, place: f"{number:,.0f}" if number >= 1 else f"{number:g}")
+        axis.set_minor_formatter(lambda number, place: "")
+
+
 def readable(name: str) -> str:
     """Return a name on one line, in characters that the font has."""
     has = _characters()
     return "".join(c if ord(c) in has else "�" for c in printable(name, longest=LONGEST_NAME))
+
+
+def slugs(names: Iterable[str]) -> list[str]:
+    """Return the names as names of files or folders, each another one."""
+    slugs: list[str] = []
+    for name in names:
+        slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:LONGEST_NAME].lstrip(".") or "-"
+        while slug in slugs:
+            slug += "-"
+        slugs.append(slug)
+    return slugs
 
 
 @lru_cache(maxsize=1)

@@ -1,8 +1,9 @@
 """What can go wrong with a run.
 
 VisualMemoryError
-└── RunError                a run folder that cannot be used
-    └── OtherSettings       a run that was begun with other settings than it is to go on with
+├── RunError                a run folder that cannot be used
+│   └── OtherSettings       a run that was begun with other settings than it is to go on with
+└── NeighborFileError       a file of neighbours that cannot be used
 """
 
 from retrieval.errors import VisualMemoryError
@@ -14,3 +15,7 @@ class RunError(VisualMemoryError):
 
 class OtherSettings(RunError):
     """A run that was begun with other settings than it is to go on with."""
+
+
+class NeighborFileError(VisualMemoryError):
+    """A file of neighbours that cannot be used."""

@@ -1,29 +1,22 @@
-"""A run's figures as plots: matplotlib figures, written as PNG and SVG or put into a page.
+"""A run's figures as plots: matplotlib figures, written as PNG and SVG or put into a page."""
 
-Colours are Okabe and Ito's, which tell apart under every kind of colour blindness; every line also has a marker or a
-stroke of its own. The background is white, so that a plot reads on a dark page as well.
-"""
-
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from eval.drawing import LONGEST_NAME, as_png, as_svg, drawing, readable
+from eval.drawing import BLUE, INK, ORANGE, STROKES, as_png, as_svg, drawing, readable, slugs
 from eval.types import Calibration, GateCurve, Interval, Metrics, Percent, Spending
 from eval.wording import counted
 from retrieval.disk import writing
-from retrieval.voting import DEFAULT_METHOD, METHODS
+from retrieval.voting import DEFAULT_METHOD
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_BLUE, _ORANGE, _GREEN, _PINK, _INK = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#333333"
-_STROKES: Final = dict(zip(METHODS, [(_BLUE, "-"), (_ORANGE, "--"), (_GREEN, "-."), (_PINK, ":")], strict=True))
 _LEAST_SPREAD: Final = 2.0  # points between the ends of an axis of accuracies or differences
 _FEW: Final = 25  # points up to which each has a marker
 
@@ -45,7 +38,7 @@ def draw_plots(metrics: Mapping[str, Metrics], spending: Mapping[str, Spending])
         spending: by data set, where a model was asked.
     """
     yield Plot("accuracy", "Top-1 accuracy by data set", accuracy_by_dataset(metrics))
-    for (dataset, figures), slug in zip(metrics.items(), _slugs(metrics), strict=True):
+    for (dataset, figures), slug in zip(metrics.items(), slugs(metrics), strict=True):
         name = _marked(dataset, figures)
         yield Plot(f"top1-by-k-{slug}", f"{name}: top-1 by number of neighbours", top1_by_k(dataset, figures))
         yield Plot(f"reliability-{slug}", f"{name}: accuracy by confidence", reliability(dataset, figures))
@@ -81,11 +74,11 @@ def accuracy_by_dataset(metrics: Mapping[str, Metrics]) -> "Figure":
         reranked = [(m.rerank.top1, *m.rerank.interval) if m.rerank else (np.nan,) * 3 for m in metrics.values()]
         any_reranked = any(m.rerank for m in metrics.values())
         apart = 0.13 if any_reranked else 0.0
-        _dots(axes, places - apart, votes, color=_BLUE, fmt="o", label=f"vote ({DEFAULT_METHOD})")
+        _dots(axes, places - apart, votes, color=BLUE, fmt="o", label=f"vote ({DEFAULT_METHOD})")
         if any_reranked:
-            _dots(axes, places + apart, reranked, color=_ORANGE, fmt="s", label="with the model")
+            _dots(axes, places + apart, reranked, color=ORANGE, fmt="s", label="with the model")
         ceiling = [m.hit_rate for m in metrics.values()]
-        axes.plot(ceiling, places, "|", color=_INK, markersize=16, markeredgewidth=2, label="hit rate (ceiling)")
+        axes.plot(ceiling, places, "|", color=INK, markersize=16, markeredgewidth=2, label="hit rate (ceiling)")
         axes.set_yticks(places, [_marked(name, m) for name, m in metrics.items()])
         axes.set_ylim(len(metrics) - 0.4, -0.6)  # the first on top
         centred = any(m.centred for m in metrics.values())
@@ -100,14 +93,14 @@ def top1_by_k(dataset: str, metrics: Metrics) -> "Figure":
     with drawing((5.2, 3.8), _title(dataset, metrics)) as (figure, axes):
         ks = np.arange(1, len(metrics.hit_rate_by_k) + 1)
         marker = "o" if len(ks) <= _FEW else ""
-        axes.plot(ks, metrics.hit_rate_by_k, color=_INK, lw=1.2, ls=(0, (1, 1)), label="hit rate (ceiling)")
-        for method, (colour, stroke) in _STROKES.items():
+        axes.plot(ks, metrics.hit_rate_by_k, color=INK, lw=1.2, ls=(0, (1, 1)), label="hit rate (ceiling)")
+        for method, (colour, stroke) in STROKES.items():
             curve = metrics.top1_by_k[method]
             axes.plot(ks, curve, color=colour, ls=stroke, marker=marker, markersize=3, label=method)
         if metrics.chosen:
             chosen = metrics.chosen
             label = f"chosen k = {chosen.k} (on {readable(chosen.chosen_on)})"
-            axes.plot(chosen.k, chosen.top1[DEFAULT_METHOD], "*", color=_INK, markersize=12, label=label)
+            axes.plot(chosen.k, chosen.top1[DEFAULT_METHOD], "*", color=INK, markersize=12, label=label)
         axes.set_xlabel("neighbours (k)")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_ylabel("top-1 accuracy (%)")
@@ -122,12 +115,12 @@ def reliability(dataset: str, metrics: Metrics) -> "Figure":
     That confidence is what the model states, or what became of it together with the vote or further orders.
     """
     stated = metrics.rerank.calibration if metrics.rerank else None
-    kinds = [("vote's share", metrics.calibration, _BLUE, "o-", -0.5)]
+    kinds = [("vote's share", metrics.calibration, BLUE, "o-", -0.5)]
     if stated:
-        kinds.append(("confidence of the answer", stated, _ORANGE, "s--", 0.5))
+        kinds.append(("confidence of the answer", stated, ORANGE, "s--", 0.5))
     with drawing((5.2, 4.2), rows=(3, 1)) as (figure, (upper, lower)):
         upper.set_title(_title(dataset, metrics))
-        upper.plot([0, 100], [0, 100], color=_INK, lw=1, ls=":", label="confidence = accuracy")
+        upper.plot([0, 100], [0, 100], color=INK, lw=1, ls=":", label="confidence = accuracy")
         for name, calibration, colour, stroke, side in kinds:
             _draw_bins(upper, lower, calibration, name=name, colour=colour, stroke=stroke, side=side * (len(kinds) - 1))
         upper.set(ylabel="accuracy (%)", xlim=(0, 100), ylim=(-2, 102))
@@ -151,9 +144,9 @@ def accuracy_by_cost(dataset: str, metrics: Metrics, spending: Spending | None =
     priced = all(cost is not None for cost in gate.cost) and any(gate.cost)
     spent = gate.cost if priced else gate.asked
     with drawing((5.2, 3.8), _title(dataset, metrics)) as (figure, axes):
-        axes.plot(spent, gate.top1, color=_ORANGE, marker="s" if len(gate.top1) <= _FEW else "", markersize=4)
-        axes.axhline(gate.top1[0], color=_BLUE, ls="--", lw=1)
-        axes.annotate("vote alone", (1, gate.top1[0]), xycoords=("axes fraction", "data"), color=_BLUE, ha="right",
+        axes.plot(spent, gate.top1, color=ORANGE, marker="s" if len(gate.top1) <= _FEW else "", markersize=4)
+        axes.axhline(gate.top1[0], color=BLUE, ls="--", lw=1)
+        axes.annotate("vote alone", (1, gate.top1[0]), xycoords=("axes fraction", "data"), color=BLUE, ha="right",
                       xytext=(0, 3), textcoords="offset points")  # fmt: skip
         _annotate_thresholds(axes, spent, gate)
         unit = "cost of the data set (dollars, no reply cached)" if priced else "queries that the model is asked (%)"
@@ -175,8 +168,8 @@ def differences(rows: Sequence[tuple[str, Percent, Interval]]) -> "Figure":
     """
     with drawing((6.4, 1.1 + 0.4 * len(rows))) as (figure, axes):
         places = np.arange(len(rows))
-        _dots(axes, places, [(middle, *interval) for _, middle, interval in rows], color=_BLUE, fmt="o")
-        axes.axvline(0.0, color=_INK, lw=1)
+        _dots(axes, places, [(middle, *interval) for _, middle, interval in rows], color=BLUE, fmt="o")
+        axes.axvline(0.0, color=INK, lw=1)
         axes.set_yticks(places, [readable(name) for name, _, _ in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         _spread(axes, "x")
@@ -223,7 +216,7 @@ def _annotate_thresholds(axes: "Axes", spent: list[Any], gate: GateCurve) -> Non
     points = len(gate.margin)
     for point in sorted({points // 4, points // 2, 3 * points // 4} - {0, points - 1}):
         place = (spent[point], gate.top1[point])
-        axes.plot(*place, "s", color=_ORANGE, markersize=4)
+        axes.plot(*place, "s", color=ORANGE, markersize=4)
         axes.annotate(
             f"margin<{gate.margin[point]:.2f}",
             place,
@@ -233,14 +226,3 @@ def _annotate_thresholds(axes: "Axes", spent: list[Any], gate: GateCurve) -> Non
             ha="center",
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
         )
-
-
-def _slugs(names: Iterable[str]) -> list[str]:
-    """Return the names as parts of file names, each another one."""
-    slugs: list[str] = []
-    for name in names:
-        slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:LONGEST_NAME]
-        while slug in slugs:
-            slug += "-"
-        slugs.append(slug)
-    return slugs

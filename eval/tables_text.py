@@ -45,22 +45,23 @@ def format_table(table: Table, form: str) -> str:
 
 def _as_markdown(table: Table) -> str:
     lines = [
-        f"**Table {table.number}. {_markdown(table.title)}**",
+        f"**Table {table.number}. {markdown_text(table.title)}**",
         "",
         _markdown_row(["", *table.columns]),
         "|---|" + "---:|" * len(table.columns),
         *(_markdown_row([row.name, *_texts(table, row)]) for row in table.rows),
         "",
-        *(f"- {_markdown(note)}" for note in table.notes),
+        *(f"- {markdown_text(note)}" for note in table.notes),
     ]
     return "\n".join(lines) + "\n"
 
 
 def _markdown_row(texts: list[str]) -> str:
-    return "| " + " | ".join(map(_markdown, texts)) + " |"
+    return "| " + " | ".join(map(markdown_text, texts)) + " |"
 
 
-def _markdown(text: str) -> str:
+def markdown_text(text: str) -> str:
+    """Return text on one line that Markdown takes for nothing else."""
     return re.sub(r"([\\`*_{}\[\]<>#|~$&!])", r"\\\1", printable(text, longest=_LONGEST))
 
 
@@ -101,14 +102,14 @@ def _as_csv(table: Table) -> str:
         for column in table.columns:
             if cell := row.cells.get(column):
                 figures = [cell.top1, *(cell.interval or ("", "")), "" if cell.count is None else cell.count]
-                names = map(_csv, (row.name, column))
-                told = map(_csv, (cell.centred, "; ".join(cell.remarks), cell.source))
+                names = map(csv_text, (row.name, column))
+                told = map(csv_text, (cell.centred, "; ".join(cell.remarks), cell.source))
                 lines.writerow([table.number, *names, *figures, *told])
     return text.getvalue()
 
 
-def _csv(text: str) -> str:
-    """Return text that no spreadsheet takes for a formula (OWASP, CSV injection)."""
+def csv_text(text: str) -> str:
+    """Return text on one line that no spreadsheet takes for a formula (OWASP, CSV injection)."""
     shown = printable(text, longest=_LONGEST)
     return f"'{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
 

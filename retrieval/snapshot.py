@@ -60,6 +60,10 @@ class Snapshot:
         labels: np.ndarray = self._table.labels().to_numpy()
         return labels
 
+    def vectors(self) -> Float[np.ndarray, "items dimension"]:
+        """Return every vector as it is stored, float32, in row order; read anew at each call."""
+        return self._table.vectors()
+
     @cached_property
     def mean(self) -> Float[np.ndarray, " dimension"]:
         """The mean of all vectors, float64."""

@@ -60,6 +60,7 @@ def predict_every_k(
     *,
     method: str = DEFAULT_METHOD,
     counted: Bool[np.ndarray, "queries k"] | None = None,
+    factors: Float[np.ndarray, "queries k"] | None = None,
 ) -> Shaped[np.ndarray, "queries k"]:
     """Return the winning label when the nearest 1, 2, …, k neighbours vote: column ``j`` is the answer at k = j + 1.
 
@@ -72,6 +73,7 @@ def predict_every_k(
         method: one of ``METHODS``.
         counted: which neighbours have a vote, each keeping the weight of its rank; None for all. Where none has, the
             nearest one's label is returned.
+        factors: above 0, by which the neighbours' weights are multiplied, as for reliability (section 3.6); None: 1.
 
     Raises:
         InvalidArgument: no such method.
@@ -80,6 +82,8 @@ def predict_every_k(
     winners = np.empty_like(labels)
     for some in _slices(len(labels)):
         weights = neighbor_weights(distances[some], method)
+        if factors is not None:
+            weights = weights * factors[some]
         leaders = _leaders(codes[some], weights if counted is None else weights * counted[some])
         winners[some] = np.take_along_axis(labels[some], leaders, axis=1)
     return winners
@@ -167,7 +171,7 @@ def _gathered_weights(
     gathered = np.zeros((k + 1, queries))
     np.copyto(gathered[1:], weights.T)
     flat = gathered.reshape(-1)
-    for rank, place in enumerate(_previous_places(codes), start=1):
+    for rank, place in enumerate(previous_places(codes), start=1):
         gathered[rank] += flat[place]
     return gathered[1:]
 
@@ -176,7 +180,7 @@ def _has_later(codes: Int[np.ndarray, "queries k"]) -> Bool[np.ndarray, "queries
     """Tell which neighbours are followed by one of the same label further out."""
     queries, k = codes.shape
     later = np.zeros((k + 1) * queries, bool)
-    later[_previous_places(codes).reshape(-1)] = True
+    later[previous_places(codes).reshape(-1)] = True
     return later.reshape(k + 1, queries)[1:].T
 
 
@@ -184,23 +188,25 @@ def _slices(queries: int) -> Iterator[slice]:
     return (slice(start, start + _QUERIES_AT_A_TIME) for start in range(0, queries, _QUERIES_AT_A_TIME))
 
 
-def _previous_places(codes: Int[np.ndarray, "queries k"]) -> Int[np.ndarray, "k queries"]:
+def previous_places(codes: Int[np.ndarray, "queries k"]) -> Int[np.ndarray, "k queries"]:
     """Return where, in a flat array of k + 1 rows, each neighbour finds its label's last neighbour further inwards.
 
-    Row 0 stands for none; rank r has row r + 1.
+    Row 0 stands for none; rank r has row r + 1. One table serves every weighting of the same labels.
     """
     queries, k = codes.shape
-    # Sorting code and rank as one number brings equal labels together in order of rank.
-    ordered = codes.astype(np.int64) * k
-    ordered += np.arange(k)
+    # Sorting code and rank as one number brings equal labels together in order of rank; narrow numbers sort faster.
+    narrow = (int(codes.max(initial=0)) + 1) * k < 2**31
+    ordered = codes.astype(np.int32 if narrow else np.int64) * k
+    ordered += np.arange(k, dtype=ordered.dtype)
     ordered.sort(axis=1)
     ordered_codes, ranks = np.divmod(ordered, k)
     rows = np.zeros((queries, k), np.int64)
     same = ordered_codes[:, 1:] == ordered_codes[:, :-1]
-    rows[:, 1:][same] = ranks[:, :-1][same] + 1
-    places = np.empty((queries, k), np.int64)
-    np.put_along_axis(places, ranks, rows * queries + np.arange(queries)[:, None], axis=1)
-    return places.T
+    np.copyto(rows[:, 1:], ranks[:, :-1] + 1, where=same)
+    places = np.empty((k, queries), np.int64)
+    each = np.arange(queries)[:, None]
+    places[ranks, each] = rows * queries + each
+    return places
 
 
 def _as_codes(labels: Shaped[np.ndarray, "queries k"]) -> Int[np.ndarray, "queries k"]:
