@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+import eval.analyse_cli
 import eval.datasets_cli
 import eval.reading_cli
 from agent import options
@@ -16,6 +17,7 @@ from retrieval.options import Backend, Cache, Device, EmbedderOverride, Precisio
 app = typer.Typer(no_args_is_help=True, help="Measure how well a memory classifies data sets, and compare runs.")
 app.add_typer(eval.datasets_cli.app)
 app.add_typer(eval.reading_cli.app)
+app.add_typer(eval.analyse_cli.app)
 demo_app = typer.Typer()
 
 

@@ -1,0 +1,225 @@
+"""How long search and vote take and what features weigh, against memory size (Geirhos et al., appendix K, Table 10)."""
+
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from eval.drawing import BLUE, GREEN, INK, ORANGE, PINK, drawing, plain_numbers
+from eval.experiments.base import Analysis, Cell
+from eval.experiments.material import Material
+from eval.experiments.stopwatch import BATCH, SINGLE, Clock, Timing, measure
+from eval.experiments.storage import OnDisk, feature_bytes
+from eval.intervals import SEED
+from eval.wording import counted
+from retrieval.errors import InvalidArgument
+from retrieval.memory import DEFAULT_NEIGHBORS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_QUARTERS: Final = 4  # sizes below the whole memory, each a quarter of the next
+_IMAGENET_ITEMS: Final = 1_281_167  # images of ILSVRC-2012 train
+_IMAGENET_BYTES: Final = 154.6e9  # appendix K
+_GIB: Final = 2**30
+_PAPER_FEATURES: Final = {  # Table 10: gigabytes for ImageNet train
+    "DinoV2 ViT-L/14": (1024, 4.9),
+    "DinoV2 ViT-B/14": (768, 3.7),
+    "DinoV2 ViT-S/14": (384, 1.9),
+    "CLIP ViT-L/14": (768, 3.7),
+    "CLIP ViT-B/16": (512, 2.5),
+}
+_PAPER_LATENCY: Final = (1_000_000, 500.0, 600.0)  # appendix K: items, and queries a second at perfect recall
+_LOOKS: Final = {"exact": (BLUE, "o-"), "scann": (ORANGE, "s--")}
+_COLUMNS: Final = (
+    "memory",
+    "index",
+    "items",
+    "one query (ms)",
+    "in batches (ms a query)",
+    "queries a second",
+    "recall (%)",
+    "vote (ms a query)",
+    "index built in (s)",
+    "float32 (MB)",
+    "float16 (MB)",
+    "pictures (MB)",
+    "features / pictures (%)",
+)
+
+
+def latency_storage(
+    material: Material,
+    *,
+    k: int = DEFAULT_NEIGHBORS,
+    runs: int = 5,
+    sizes: Sequence[int] | None = None,
+    kinds: Sequence[str] | None = None,
+    on_disk: OnDisk | None = None,
+    seed: int = SEED,
+    clock: Clock = time.perf_counter,
+) -> Analysis:
+    """Return the time that search and vote take and the space that features need, for growing parts of the memory.
+
+    Megabytes are 10**6 bytes. Indexes are built anew for each size, since it is they that are measured.
+
+    Args:
+        material: the memory and the queries.
+        k: neighbours, as in the paper's text.
+        runs: of each measurement after one that warms up; the median counts.
+        sizes: of the parts, drawn at random, each within the next; None: quarters of quarters up to the whole.
+        kinds: of indexes; None: exact, and ScaNN where it is installed.
+        on_disk: sizes of the memory's files, to stand beside.
+        seed: of the parts.
+        clock: tells seconds.
+
+    Raises:
+        InvalidArgument: ``runs`` below 1, a size outside 1 to the memory's, no such index or no query.
+    """
+    sizes = _default_sizes(len(material.item_ids)) if sizes is None else sorted(set(sizes))
+    if runs < 1 or not sizes or not 1 <= sizes[0] <= sizes[-1] <= len(material.item_ids) or not material.query_ids:
+        raise InvalidArgument(
+            f"runs={runs}, sizes={sizes}, {len(material.query_ids)} queries: a run, a query and sizes from 1 to"
+            f" {len(material.item_ids)} expected"
+        )
+    if kinds is None:
+        kinds = ("exact", "scann") if find_spec("scann") else ("exact",)
+    order = np.random.default_rng(seed).permutation(len(material.item_ids))
+    timings = [
+        timing for size in sizes for timing in measure(material, order[:size], kinds, k=k, runs=runs, clock=clock)
+    ]
+    on_disk = on_disk or OnDisk()
+    return Analysis(
+        name="latency_storage",
+        title=f"{material.name}: time of search and vote, space of features, against memory size",
+        source="Appendix K, Table 10",
+        columns=_COLUMNS,
+        rows=[*(_row(material, timing, on_disk) for timing in timings), *_disk_rows(material, on_disk), *_paper_rows()],
+        finding=_finding(material, timings, on_disk),
+        draw=lambda: _draw(material, timings),
+        notes=_notes(k, runs, seed),
+    )
+
+
+def _default_sizes(items: int) -> list[int]:
+    return sorted({max(1, items // 4**quarter) for quarter in range(_QUARTERS)})
+
+
+def _row(material: Material, timing: Timing, on_disk: OnDisk) -> tuple[Cell, ...]:
+    dimension = material.vectors.shape[1]
+    wide, narrow = (feature_bytes(timing.items, dimension, bytes_a_number=size) for size in (4, 2))
+    pictures = on_disk.pictures and on_disk.pictures * timing.items / len(material.item_ids)
+    return (
+        material.embedder,
+        timing.kind,
+        timing.items,
+        round(1e3 * timing.single, 3),
+        round(1e3 * timing.batched, 4),
+        round(1 / timing.batched) if timing.batched else None,
+        round(timing.recall, 2),
+        round(1e3 * timing.vote, 4),
+        round(timing.built, 3),
+        round(wide / 1e6, 2),
+        round(narrow / 1e6, 2),
+        round(pictures / 1e6, 2) if pictures else None,
+        round(100 * wide / pictures, 2) if pictures else None,
+    )
+
+
+def _disk_rows(material: Material, on_disk: OnDisk) -> list[tuple[Cell, ...]]:
+    items, nothing = len(material.item_ids), (None,) * 6
+    rows: list[tuple[Cell, ...]] = []
+    if on_disk.table is not None:
+        size, share = round(on_disk.table / 1e6, 2), _share(on_disk.table, on_disk.pictures)
+        rows.append(("table on disk, thumbnails included", None, items, *nothing, None, size, None, share))
+    if on_disk.index is not None:
+        size, share = round(on_disk.index / 1e6, 2), _share(on_disk.index, on_disk.pictures)
+        rows.append(("saved index on disk", None, items, *nothing, size, None, None, share))
+    return rows
+
+
+def _share(part: float, pictures: int | None) -> float | None:
+    return round(100 * part / pictures, 2) if pictures else None
+
+
+def _paper_rows() -> list[tuple[Cell, ...]]:
+    nothing, pictures = (None,) * 6, round(_IMAGENET_BYTES / 1e6)
+    rows: list[tuple[Cell, ...]] = [
+        (f"{name} (paper)", None, _IMAGENET_ITEMS, *nothing, 1e3 * gigabytes, None, pictures,
+         _share(1e9 * gigabytes, int(_IMAGENET_BYTES)))
+        for name, (_, gigabytes) in _PAPER_FEATURES.items()
+    ]  # fmt: skip
+    items, low, high = _PAPER_LATENCY
+    batched = round(2e3 / (low + high), 2)
+    rows.append(
+        ("ScaNN (paper, after its README)", "scann", items, None, batched, (low + high) / 2, 100.0, *(None,) * 6)
+    )
+    return rows
+
+
+def _finding(material: Material, timings: Sequence[Timing], on_disk: OnDisk) -> str:
+    items = timings[-1].items
+    each = "; ".join(
+        f"{timing.kind}: {1e3 * timing.single:.2f} ms for one query, {1e3 * timing.batched:.3f} ms each in batches,"
+        f" recall {timing.recall:.1f} %"
+        for timing in timings
+        if timing.items == items
+    )
+    wide = feature_bytes(len(material.item_ids), material.vectors.shape[1], bytes_a_number=4)
+    space = f"Features take {4 * material.vectors.shape[1]:,} bytes an item as float32, half as float16"
+    if on_disk.pictures:
+        space += f": {100 * wide / on_disk.pictures:.1f} % and {50 * wide / on_disk.pictures:.1f} % of the pictures"
+        space += f" ({on_disk.pictures / len(material.item_ids):,.0f} bytes each), where the paper has 1 to 3 %"
+    vote = next(timing.vote for timing in reversed(timings))
+    return f"Search among {counted(items, 'item')} takes, {each}; the vote takes {1e3 * vote:.3f} ms a query. {space}."
+
+
+def _notes(k: int, runs: int, seed: int) -> list[str]:
+    return [
+        "Timings vary from machine to machine and from run to run; nothing else of the analyses does.",
+        f"Medians of {counted(runs, 'run')} after one that warms up, with {k} neighbours, on this machine's processor;"
+        f" one query: over {SINGLE} queries, each by itself; batches of {BATCH}. Parts of the memory are drawn with"
+        f" seed {seed}.",
+        "Recall: the share of the exact search's neighbours that are found. The vote counts its answer for every k.",
+        f"Table 10's gigabytes fit float32 numbers in units of 2**30 bytes with some 40 bytes an item beside:"
+        f" 1,281,167 × 1,024 × 4 bytes are {_IMAGENET_ITEMS * 4096 / _GIB:.2f} of them.",
+        "What part of the pictures' size features take depends on the pictures too: 120 kB each in ImageNet"
+        " (154.6 GB), so that smaller ones leave less to save.",
+    ]
+
+
+def _draw(material: Material, timings: Sequence[Timing]) -> "Figure":
+    with drawing((5.6, 5.6), rows=(1, 1)) as (figure, (upper, lower)):
+        upper.set_title("Appendix K: time and space by memory size")
+        for kind in dict.fromkeys(timing.kind for timing in timings):
+            colour, stroke = _LOOKS.get(kind, (PINK, "^:"))
+            some = [timing for timing in timings if timing.kind == kind]
+            sizes = [timing.items for timing in some]
+            upper.plot(sizes, [1e3 * t.single for t in some], stroke, color=colour, label=f"{kind}, one query")
+            upper.plot(sizes, [1e3 * t.batched for t in some], stroke, color=colour, alpha=0.5, mfc="white",
+                       label=f"{kind}, in batches")  # fmt: skip
+        items, low, high = _PAPER_LATENCY
+        upper.plot(
+            [items], [2e3 / (low + high)], "*", color=INK, markersize=11, label="paper: 500–600 queries a second"
+        )
+        upper.set(xscale="log", yscale="log", ylabel="search (ms a query)")
+        plain_numbers(upper)
+        _draw_space(lower, material, [timing.items for timing in timings])
+        handles, names = (a + b for a, b in zip(upper.get_legend_handles_labels(), lower.get_legend_handles_labels(),
+                                                strict=True))  # fmt: skip
+        figure.legend(handles, names, fontsize=8, loc="outside lower center", ncols=2)
+    return figure
+
+
+def _draw_space(axes: Any, material: Material, sizes: Sequence[int]) -> None:  # noqa: ANN401 - matplotlib's axes
+    dimension = material.vectors.shape[1]
+    for width, colour, stroke in ((4, GREEN, "o-"), (2, PINK, "s--")):
+        space = [feature_bytes(size, dimension, bytes_a_number=width) / 1e6 for size in sizes]
+        axes.plot(sizes, space, stroke, color=colour, label=f"float{8 * width}, {dimension:,} dimensions")
+    paper = [1e3 * gigabytes for _, gigabytes in _PAPER_FEATURES.values()]
+    axes.plot([_IMAGENET_ITEMS] * len(paper), paper, "*", color=INK, markersize=7, label="paper: Table 10")
+    axes.plot([_IMAGENET_ITEMS], [_IMAGENET_BYTES / 1e6], "D", color=INK, mfc="white", label="paper: pictures")
+    axes.set(xscale="log", yscale="log", xlabel="items in memory", ylabel="features (MB)")
+    plain_numbers(axes)

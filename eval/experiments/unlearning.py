@@ -1,0 +1,202 @@
+"""Section 3.4: what it takes to forget items, what it costs the rest, and whether anything of them is left."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from jaxtyping import Bool
+
+from eval.drawing import BLUE, INK, ORANGE, drawing, readable
+from eval.experiments.base import Analysis, Cell
+from eval.experiments.best import right_by_k
+from eval.experiments.masking import neighbors_within
+from eval.experiments.material import MOST_NEIGHBORS, Material
+from eval.scoring import percent
+from eval.types import Percent, QueryResults
+from retrieval.errors import InvalidArgument
+from retrieval.indexes import choose_kind
+from retrieval.indexes.exact import ExactIndex
+from retrieval.labels import display_name
+from retrieval.voting import DEFAULT_METHOD, METHODS, predict_every_k
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHARES: Final = (0.0, 0.01, 0.1, 0.5)  # of the items; 0: a single one
+PUBLISHED_MILLISECONDS: Final = 20.0  # below which the paper deletes an item from disk (section 3.4)
+
+
+@dataclass(frozen=True, slots=True)
+class _Forgotten:
+    name: str  # of the forget set
+    items: int
+    milliseconds: float  # until every query is answered without them
+    rebuilt_milliseconds: float  # until they are answered by a memory made anew of the others
+    before: Percent  # accuracy on the queries whose labels stay
+    after: Percent
+    own_before: Percent | None  # accuracy on the queries of a forgotten class
+    own_after: Percent | None
+    left: int  # places among neighbours that forgotten items still hold
+    same_neighbors: Percent  # as in the memory made anew
+    same_answers: Percent  # of all four voting methods at every k
+
+
+def unlearning(
+    material: Material,
+    *,
+    shares: Sequence[float] = SHARES,
+    classes: Sequence[str] | None = None,
+    seed: int = 0,
+    k: int = MOST_NEIGHBORS,
+) -> Analysis:
+    """Measure efficiency, utility and forgetting quality for sets of items and for classes (section 3.4).
+
+    Args:
+        material: a memory and queries.
+        shares: of the items, at random; 0 for a single item.
+        classes: that are forgotten, one at a time; None: one drawn at random.
+        seed: of the draws.
+        k: neighbours that vote.
+
+    Raises:
+        InvalidArgument: a share out of bounds, a class that is not in the memory or is every query's, nothing left, or
+            no query.
+    """
+    if not material.query_ids:
+        raise InvalidArgument("unlearning is measured on queries: give a data set with pictures")
+    sets = _forget_sets(material, shares, classes, seed)
+    done = [_forget(material, name, gone, label, k) for name, gone, label in sets]
+    worst = min(done, key=lambda one: (one.same_answers, one.same_neighbors, -one.left))
+    dearest = min(done, key=lambda one: one.after - one.before)
+    return Analysis(
+        name="unlearning",
+        title=f"Unlearning: {material.name}, {material.embedder}",
+        source="Section 3.4",
+        columns=(
+            "forgotten",
+            "items",
+            "time (ms)",
+            "time, made anew (ms)",
+            "rest before (%)",
+            "rest after (%)",
+            "class before (%)",
+            "class after (%)",
+            "places still held",
+            "same neighbours (%)",
+            "same answers (%)",
+        ),
+        rows=[_row(one) for one in done],
+        finding=f"After forgetting, {sum(one.left for one in done):,} places among neighbours are held by forgotten "
+        f"items, and at least {worst.same_answers:.2f} % of the answers are those of a memory that never held them; "
+        f"the rest changes most with {dearest.name}, by {dearest.after - dearest.before:+.2f} points.",
+        draw=lambda: _draw(f"{readable(material.name)}, {readable(material.embedder)}", done),
+        notes=[
+            f"Rank voting with {k} neighbours. Times are for all {len(material.query_ids):,} queries, and differ from "
+            "run to run; no picture is embedded again, which a memory made anew may need as well.",
+            f"Items are masked, not erased from the disk, for which the paper states less than "
+            f"{PUBLISHED_MILLISECONDS:.0f} ms an item.",
+            *_approximate(len(material.item_ids)),
+            "What the embedder itself learnt of a picture is not forgotten, here or in the paper.",
+        ],
+    )
+
+
+def _forget_sets(
+    material: Material, shares: Sequence[float], classes: Sequence[str] | None, seed: int
+) -> list[tuple[str, Bool[np.ndarray, " items"], str | None]]:
+    """Return name, items and label of each set that is to be forgotten; a random set has no label."""
+    random, items = np.random.default_rng(seed), len(material.item_ids)
+    shuffled = random.permutation(items)
+    labels = _draw_class(material, random) if classes is None else list(classes)
+    sets: list[tuple[str, Bool[np.ndarray, " items"], str | None]] = []
+    for share in shares:
+        if not 0 <= share < 1:
+            raise InvalidArgument(f"a share of {share} of the items: 0 for a single one, or below 1 expected")
+        gone = np.zeros(items, bool)
+        gone[shuffled[: max(1, round(share * items))]] = True
+        sets.append((f"{100 * share:g} % of the items" if share else "1 item", gone, None))
+    for label in labels:
+        if label not in material.label_names:
+            raise InvalidArgument(f"{label!r} is no class of the memory: forget one that it has")
+        if all(label in truth for truth in material.truths):
+            raise InvalidArgument(f"every query is of the class {label!r}: nothing would be left to measure")
+        sets.append((f"class {display_name(label)}", material.labels == material.label_names.index(label), label))
+    return sets
+
+
+def _draw_class(material: Material, random: np.random.Generator) -> list[str]:
+    """Return a class that is not every query's; none where there is no such class."""
+    sorts = set(material.truths)
+    some = [label for label in material.label_names if any(label not in truth for truth in sorts)]
+    return [some[random.integers(len(some))]] if some else []
+
+
+def _forget(material: Material, name: str, gone: Bool[np.ndarray, " items"], label: str | None, k: int) -> _Forgotten:
+    before = neighbors_within(material, np.ones(len(gone), bool), k=k)
+    start = time.perf_counter()
+    after = neighbors_within(material, ~gone, k=k)
+    middle = time.perf_counter()
+    anew = _made_anew(material, ~gone, after.k)
+    end = time.perf_counter()
+    own = np.array([label in truth for truth in material.truths], bool)
+    was, now = (right_by_k(results, DEFAULT_METHOD)[:, -1] for results in (before, after))
+    rows = after.neighbor_ids.codes
+    return _Forgotten(
+        name=name,
+        items=int(gone.sum()),
+        milliseconds=1000 * (middle - start),
+        rebuilt_milliseconds=1000 * (end - middle),
+        before=percent(was[~own]),
+        after=percent(now[~own]),
+        own_before=percent(was[own]) if own.any() else None,
+        own_after=percent(now[own]) if own.any() else None,
+        left=int(gone[rows].sum()),
+        same_neighbors=100.0 * float(np.mean(rows == anew[0])),
+        same_answers=_agreement(material, after, anew),
+    )
+
+
+def _made_anew(material: Material, kept: Bool[np.ndarray, " items"], k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows and distances from an index that never held the others."""
+    items = np.flatnonzero(kept)
+    found, distances = ExactIndex.build(material.vectors[items]).search(material.queries, k)
+    return items[found], distances
+
+
+def _agreement(material: Material, masked: QueryResults, anew: tuple[np.ndarray, np.ndarray]) -> Percent:
+    rows, distances = anew
+    same = [
+        predict_every_k(masked.neighbor_labels.codes, masked.neighbor_distances, method=method)
+        == predict_every_k(material.labels[rows], distances, method=method)
+        for method in METHODS
+    ]
+    return 100.0 * float(np.mean(same))
+
+
+def _approximate(items: int) -> list[str]:
+    if choose_kind("auto", items=items) == "exact":
+        return []
+    return ["The whole memory is searched approximately and the one made anew exactly, which alone tells them apart."]
+
+
+def _row(one: _Forgotten) -> tuple[Cell, ...]:
+    cost = (one.milliseconds, one.rebuilt_milliseconds, one.before, one.after, one.own_before, one.own_after)
+    return one.name, one.items, *cost, one.left, one.same_neighbors, one.same_answers
+
+
+def _draw(title: str, done: list[_Forgotten]) -> "Figure":
+    with drawing((6.4, 1.6 + 0.45 * len(done)), title) as (figure, axes):
+        places = np.arange(len(done))
+        axes.plot([one.before for one in done], places - 0.12, "o", color=INK, label="the rest before")
+        axes.plot([one.after for one in done], places + 0.12, "s", color=BLUE, label="the rest after")
+        own_before = [np.nan if one.own_before is None else one.own_before for one in done]
+        axes.plot(own_before, places - 0.12, "D", mfc="none", color=ORANGE, label="forgotten class before")
+        own = [np.nan if one.own_after is None else one.own_after for one in done]
+        axes.plot(own, places + 0.12, "D", color=ORANGE, label="forgotten class after")
+        axes.set_yticks(places, [f"{readable(one.name)}\n{one.milliseconds:.0f} ms" for one in done])
+        axes.set_ylim(len(done) - 0.4, -0.6)
+        axes.set(xlabel="top-1 accuracy of rank voting (%)", xlim=(-2, 102))
+        figure.legend(loc="outside lower center", ncols=2, fontsize=8)
+    return figure
