@@ -38,7 +38,7 @@ def test_a_run_that_is_killed_again_and_again_has_the_figures_of_an_unbroken_one
     built: Path, queries: Path, tmp_path: Path, way: tuple[str, ...]
 ) -> None:
     command = [sys.executable, "-m", "eval.vmem", "eval", "run", "--memory", str(built), "--k", "18"]
-    command += ["--dataset", f"q={queries}", "--pictures", "5", *way]
+    command += ["--dataset", f"q={queries}", "--pictures", "5", "--precision", "float32", *way]
     subprocess.run([*command, "--out", str(tmp_path / "whole"), "--no-cache"], check=True, capture_output=True)
     broken = [*command, "--out", str(tmp_path / "broken"), "--no-cache"]
     chance = random.Random(str(way))
