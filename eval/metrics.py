@@ -145,7 +145,7 @@ def _masked(
 ) -> dict[str, Bool[np.ndarray, " queries"]]:
     in_subset = np.array([name in subset for name in results.neighbor_labels.names], bool)
     counted = in_subset[results.neighbor_labels.codes]
-    return {method: is_right(winners(results, method, counted)[:, -1:], truths)[:, 0] for method in METHODS}
+    return {method: is_right(winners(results, method, factors=counted)[:, -1:], truths)[:, 0] for method in METHODS}
 
 
 def _held_out(run: Run, name: str, choose_k_on: str | None) -> HeldOut | None:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int
 
 from eval.intervals import wilson_interval
 from eval.types import Interval, Percent, QueryResults
-from retrieval.voting import DEFAULT_METHOD, predict_every_k
+from retrieval.voting import DEFAULT_METHOD, Factors, predict_every_k
 
 
 def vote_labels(results: QueryResults) -> list[str]:
@@ -61,12 +61,10 @@ def per_class(
     }
 
 
-def winners(
-    results: QueryResults, method: str, counted: Bool[np.ndarray, "queries k"] | None = None
-) -> Int[np.ndarray, "queries k"]:
+def winners(results: QueryResults, method: str, *, factors: Factors | None = None) -> Int[np.ndarray, "queries k"]:
     """Return the number of the label that wins for each k; see `retrieval.voting.predict_every_k`."""
     codes: np.ndarray = predict_every_k(
-        results.neighbor_labels.codes, results.neighbor_distances, method=method, counted=counted
+        results.neighbor_labels.codes, results.neighbor_distances, method=method, factors=factors
     )
     return codes
 

@@ -6,7 +6,7 @@ first to reach it wins a tie.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -27,6 +27,7 @@ _WEIGHTS: Final[dict[str, Callable[[np.ndarray], np.ndarray]]] = {
     "softmax": lambda distances: np.exp((1.0 - distances) / SOFTMAX_TEMPERATURE),
 }
 METHODS: Final = tuple(_WEIGHTS)
+Factors: TypeAlias = Float[np.ndarray, "queries k"] | Bool[np.ndarray, "queries k"]
 
 
 def neighbor_weights(
@@ -59,8 +60,7 @@ def predict_every_k(
     distances: Float[np.ndarray, "queries k"],
     *,
     method: str = DEFAULT_METHOD,
-    counted: Bool[np.ndarray, "queries k"] | None = None,
-    factors: Float[np.ndarray, "queries k"] | None = None,
+    factors: Factors | None = None,
 ) -> Shaped[np.ndarray, "queries k"]:
     """Return the winning label when the nearest 1, 2, …, k neighbours vote: column ``j`` is the answer at k = j + 1.
 
@@ -71,20 +71,18 @@ def predict_every_k(
         labels: of the neighbours, nearest first.
         distances: of the neighbours.
         method: one of ``METHODS``.
-        counted: which neighbours have a vote, each keeping the weight of its rank; None for all. Where none has, the
-            nearest one's label is returned.
-        factors: above 0, by which the neighbours' weights are multiplied, as for reliability (section 3.6); None: 1.
+        factors: by which the neighbours' weights are multiplied, each keeping its rank: 0 or False for one without a
+            vote, less than 1 for an unreliable one (section 3.6). Where nobody has a vote, the nearest one's label is
+            returned. None: 1.
 
     Raises:
         InvalidArgument: no such method.
     """
     codes = _as_codes(labels)
     winners = np.empty_like(labels)
-    for some in _slices(len(labels)):
+    for some in query_slices(len(labels)):
         weights = neighbor_weights(distances[some], method)
-        if factors is not None:
-            weights = weights * factors[some]
-        leaders = _leaders(codes[some], weights if counted is None else weights * counted[some])
+        leaders = _leaders(codes[some], weights if factors is None else weights * factors[some])
         winners[some] = np.take_along_axis(labels[some], leaders, axis=1)
     return winners
 
@@ -112,7 +110,7 @@ def heaviest_labels(
     """
     queries, k = labels.shape
     heaviest, shares = np.full((queries, count), -1), np.zeros((queries, count))
-    for some in _slices(queries):
+    for some in query_slices(queries):
         weights = neighbor_weights(distances[some], method)
         gathered = _gathered_weights(labels[some], weights).T
         # A label's total is what it has gathered at its outermost neighbour, the only one that no other looks back to.
@@ -184,7 +182,8 @@ def _has_later(codes: Int[np.ndarray, "queries k"]) -> Bool[np.ndarray, "queries
     return later.reshape(k + 1, queries)[1:].T
 
 
-def _slices(queries: int) -> Iterator[slice]:
+def query_slices(queries: int) -> Iterator[slice]:
+    """Yield slices of so many queries that their arrays stay in the processor's cache."""
     return (slice(start, start + _QUERIES_AT_A_TIME) for start in range(0, queries, _QUERIES_AT_A_TIME))
 
 

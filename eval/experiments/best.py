@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from eval.intervals import mcnemar_p
-from eval.scoring import interval, is_right, percent, truth_codes
+from eval.scoring import interval, is_right, percent, truth_codes, winners
 from eval.types import Interval, Percent, QueryResults
 from retrieval.errors import InvalidArgument
-from retrieval.voting import predict_every_k
+from retrieval.voting import Factors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,12 +38,9 @@ class Best:
         return float(mcnemar_p(np.array([fixed]), np.array([broken]))[0])
 
 
-def right_by_k(
-    results: QueryResults, method: str, *, factors: Float[np.ndarray, "queries k"] | None = None
-) -> Bool[np.ndarray, "queries k"]:
+def right_by_k(results: QueryResults, method: str, *, factors: Factors | None = None) -> Bool[np.ndarray, "queries k"]:
     """Tell which queries a method answers rightly with 1, 2, …, k neighbours; see `predict_every_k`."""
-    codes, distances = results.neighbor_labels.codes, results.neighbor_distances
-    return is_right(predict_every_k(codes, distances, method=method, factors=factors), truth_codes(results))
+    return is_right(winners(results, method, factors=factors), truth_codes(results))
 
 
 def best_over_k(right: Bool[np.ndarray, "queries k"]) -> Best:

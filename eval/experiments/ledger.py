@@ -148,5 +148,5 @@ def flips(
 
 def _without(labels: np.ndarray, distances: np.ndarray, ranks: np.ndarray, method: str) -> np.ndarray:
     there = np.arange(labels.shape[1]) != ranks[:, None]
-    answers: np.ndarray = predict_every_k(labels, distances, method=method, counted=there)[:, -1]
+    answers: np.ndarray = predict_every_k(labels, distances, method=method, factors=there)[:, -1]
     return answers

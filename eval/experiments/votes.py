@@ -1,6 +1,6 @@
 """Accuracy of many votes over the same neighbours, for every k at once."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -10,11 +10,10 @@ from jaxtyping import Bool, Float, Int
 from eval.experiments.base import Neighborhoods
 from eval.scoring import is_right, truth_codes
 from eval.types import Percent
-from retrieval.voting import METHODS, neighbor_weights, previous_places
+from retrieval.voting import METHODS, neighbor_weights, previous_places, query_slices
 
 Weighing = Callable[[np.ndarray], np.ndarray]  # distances (queries × k) → weights of the same shape, above 0
 BY_METHOD: Final[dict[str, Weighing]] = {name: partial(neighbor_weights, method=name) for name in METHODS}
-_QUERIES_AT_A_TIME: Final = 1024  # the arrays of so many stay in the processor's cache
 
 
 def right_neighbors(found: Neighborhoods) -> Bool[np.ndarray, "queries k"]:
@@ -40,7 +39,7 @@ def accuracy_every_k(
         weighings: each gives every neighbour a weight above 0.
     """
     counts = np.zeros((len(weighings), labels.shape[1]), np.int64)
-    for some in _slices(len(labels)):
+    for some in query_slices(len(labels)):
         places, hits = previous_places(labels[some]), np.ascontiguousarray(right[some].T)
         for number, weigh in enumerate(weighings):
             counts[number] += _count_right(places, weigh(distances[some]).T, hits)
@@ -64,10 +63,6 @@ def _count_right(
         np.copyto(now, hits, where=leads)
         counts.append(int(np.count_nonzero(now)))
     return counts
-
-
-def _slices(queries: int) -> Iterator[slice]:
-    return (slice(start, start + _QUERIES_AT_A_TIME) for start in range(0, queries, _QUERIES_AT_A_TIME))
 
 
 def best(curve: Sequence[Percent] | Float[np.ndarray, " k"]) -> tuple[Percent, int]:
