@@ -1,0 +1,105 @@
+"""Logs of runs: damaged ones, foreign ones, and who may write them."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eval.errors import OtherSettings, RunError
+from eval.log_reader import lines_at, read_run
+from eval.metrics import measure
+from eval.runlog import RunLog
+from eval.types import Sample
+from retrieval import VisualMemory
+from tests.runs import evaluate
+
+
+def test_figures_do_not_depend_on_the_order_of_the_log(
+    memory: VisualMemory, queries: list[Sample], tmp_path: Path
+) -> None:
+    evaluate(memory, {"q": queries}, tmp_path / "run", k=5)
+    log = tmp_path / "run" / "log.jsonl"
+    before = measure(read_run(tmp_path / "run"))
+    first, *lines = log.read_bytes().splitlines(keepends=True)
+    random.Random(0).shuffle(lines)
+    log.write_bytes(first + b"".join(lines))
+    assert measure(read_run(tmp_path / "run")) == before
+
+
+DAMAGE = {
+    "nothing of the second look": {"rerank": {}},
+    "a distance that is a word": {"distances": ["near", 0.2, 0.3, 0.4, 0.5]},
+    "no neighbours": {"ids": [], "labels": [], "distances": []},
+    "a truth that is a number": {"truth": 3},
+    "an id that is a list": {"id": ["a"]},
+    "another data set": {"dataset": "x"},
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_line_that_is_none_of_ours_is_told(
+    memory: VisualMemory, queries: list[Sample], tmp_path: Path, case: str
+) -> None:
+    evaluate(memory, {"q": queries}, tmp_path / "run", k=5)
+    log = tmp_path / "run" / "log.jsonl"
+    first, second, *lines = log.read_text().splitlines()
+    log.write_text("\n".join([first, json.dumps(json.loads(second) | DAMAGE[case]), *lines]) + "\n")
+    with pytest.raises(RunError, match="has (a damaged line|lines of different lengths)"):
+        read_run(tmp_path / "run")
+
+
+def test_a_lock_that_a_killed_run_left_is_no_other_file(
+    memory: VisualMemory, queries: list[Sample], tmp_path: Path
+) -> None:
+    (tmp_path / "log.lock").touch()
+    summary, _ = evaluate(memory, {"q": queries}, tmp_path, k=5)
+    assert summary.metrics["q"].count == len(queries)
+
+
+@pytest.mark.parametrize("content", ["words\n", "[1]\n", "\x00\n", '{"mine": 1}', '{"mine": 1}\nand no end', "\n"])
+def test_a_folder_with_another_log_is_left_alone(tmp_path: Path, content: str) -> None:
+    (tmp_path / "log.jsonl").write_text(content)
+    with pytest.raises(RunError, match="is no log of a run"):
+        RunLog(tmp_path, {"k": 1}, {})
+    assert (tmp_path / "log.jsonl").read_text() == content
+
+
+@pytest.mark.parametrize("line", ["{}", '{"dataset": "q", "id": "1"}'])
+def test_a_log_with_a_damaged_line_is_reported(
+    memory: VisualMemory, queries: list[Sample], tmp_path: Path, line: str
+) -> None:
+    evaluate(memory, {"q": queries}, tmp_path / "run", k=5)
+    with (tmp_path / "run" / "log.jsonl").open("a") as log:
+        log.write(line + "\n")
+    with pytest.raises(RunError, match="has a damaged line"):
+        evaluate(memory, {"q": queries}, tmp_path / "run", k=5)
+
+
+def test_a_folder_of_other_files_becomes_no_run(memory: VisualMemory, queries: list[Sample], tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text("mine")
+    with pytest.raises(RunError, match="holds other files and no run"):
+        evaluate(memory, {"q": queries}, tmp_path, k=5)
+    assert (tmp_path / "metrics.json").read_text() == "mine"
+
+
+def test_a_run_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:
+    with RunLog(tmp_path / "run", {"k": 1}, {}):
+        with pytest.raises(RunError, match="run is being written by another process: wait for it"):
+            RunLog(tmp_path / "run", {"k": 1}, {})
+    with RunLog(tmp_path / "run", {"k": 1}, {}):
+        pass
+    with pytest.raises(OtherSettings, match="k: 1, now 2"):
+        RunLog(tmp_path / "run", {"k": 2}, {})
+    with RunLog(tmp_path / "run", {"k": 1}, {}):
+        pass
+
+
+def test_lines_of_a_log_are_found_by_their_places(memory: VisualMemory, queries: list[Sample], tmp_path: Path) -> None:
+    _, run = evaluate(memory, {"a": queries[:5], "b": queries[5:]}, tmp_path / "run", k=5)
+    found = run.results["b"]
+    lines = list(lines_at(tmp_path / "run", found.places))
+    assert [line["id"] for line in lines] == found.ids
+    assert [line["labels"] for line in lines] == [found.neighbor_labels.of(row) for row in range(len(found))]
+    assert np.array_equal(np.array([line["distances"] for line in lines], np.float32), found.neighbor_distances)
