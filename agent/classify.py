@@ -36,9 +36,9 @@ from agent.types import Prediction
 from prompts.catalogue import DEFAULT as DEFAULT_PROMPT
 from retrieval.errors import InvalidArgument
 from retrieval.images import ImageLike
-from retrieval.memory import DEFAULT_NEIGHBORS, VisualMemory
 from retrieval.pipeline import Failure
 from retrieval.progress import track
+from retrieval.view import DEFAULT_NEIGHBORS, MemoryView
 from retrieval.voting import DEFAULT_METHOD
 
 OnError = Literal["vote", "raise"]
@@ -46,7 +46,7 @@ OnError = Literal["vote", "raise"]
 
 def classify_with_rerank(
     image: ImageLike,
-    memory: VisualMemory,
+    memory: MemoryView,
     *,
     model: VisionModel | None = None,
     neighbors: int = DEFAULT_NEIGHBORS,
@@ -120,7 +120,7 @@ class StageOptions(TypedDict, total=False):
 
 def classify_batch(
     images: Iterable[ImageLike],
-    memory: VisualMemory,
+    memory: MemoryView,
     *,
     on_error: OnError = "vote",
     concurrency: int = CONCURRENCY,
@@ -154,7 +154,7 @@ def classify_batch(
 
 async def classify_batch_async(
     images: Iterable[ImageLike],
-    memory: VisualMemory,
+    memory: MemoryView,
     *,
     on_error: OnError = "vote",
     concurrency: int = CONCURRENCY,

@@ -106,7 +106,7 @@ def _memory(path: Path) -> Iterator[Finding]:
     else:
         cure = f"it came from {embedder.origin}: fetch it, or say where it is now with --embedder FOLDER"
         yield Finding("memory embedder", f"{embedder.fingerprint}: not on this machine", cure, broken=True)
-    if memory.has_saved_index():
+    if memory.index_is_ready():
         yield Finding("memory index", f"{memory.stats().index}, up to date")
     else:
         yield Finding("memory index", "missing or of an older version", "the next search builds it by itself")

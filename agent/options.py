@@ -9,7 +9,7 @@ import typer
 if TYPE_CHECKING:
     from agent.loading import LoadedModel
     from agent.stages import Stages
-    from retrieval.memory import VisualMemory
+    from retrieval.view import MemoryView
 
 _PANEL = "Second stage"
 
@@ -116,7 +116,7 @@ class SecondStage:
             expect_key=expect_key,
         )
 
-    def stages(self, memory: "VisualMemory", model: "LoadedModel | None", *, k: int, voting: str) -> "Stages":
+    def stages(self, memory: "MemoryView", model: "LoadedModel | None", *, k: int, voting: str) -> "Stages":
         """Return both stages.
 
         Raises:

@@ -4,6 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from agent.types import Prediction, Reply
+from retrieval.types import Neighbor
 
 
 def rerank_record(prediction: Prediction) -> dict[str, Any]:
@@ -26,8 +27,14 @@ def prediction_record(prediction: Prediction) -> dict[str, Any]:
     votes = zip(prediction.votes.labels, prediction.votes.weights, strict=True)
     return rerank_record(prediction) | {
         "votes": [list(pair) for pair in votes],
-        "neighbors": [{"id": n.id, "label": n.label, "distance": n.distance} for n in prediction.neighbors],
+        "neighbors": [neighbor_record(neighbor) for neighbor in prediction.neighbors],
     }
+
+
+def neighbor_record(neighbor: Neighbor) -> dict[str, Any]:
+    """Return a neighbour in JSON's types, its reliability only where that is not 1."""
+    told = {"id": neighbor.id, "label": neighbor.label, "distance": neighbor.distance}
+    return told if neighbor.reliability == 1.0 else told | {"reliability": neighbor.reliability}
 
 
 def _reply(reply: Reply) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from prompts.catalogue import Template
 from prompts.errors import UnusableReply
 from prompts.question import Question
 from retrieval.errors import InvalidArgument, VisualMemoryError
-from retrieval.memory import VisualMemory
 from retrieval.types import Label, Neighbor
+from retrieval.view import MemoryView
 
 _SURE: Final = 0.9  # a claimed confidence from which an answer that agrees with the vote needs no second order
 
@@ -60,7 +60,7 @@ class Rerank:
         }
 
     async def decide(
-        self, question: Question, memory: VisualMemory, *, raising: tuple[type[Exception], ...] = ()
+        self, question: Question, memory: MemoryView, *, raising: tuple[type[Exception], ...] = ()
     ) -> Prediction:
         """Return the decision on a query; where the model gives none, the vote's, with the reason.
 
@@ -93,7 +93,7 @@ class Rerank:
         return replace(vote, reason=reason, replies=tuple(replies), spent=total_usage([_paid(replies), failed]))
 
     async def _reranked(
-        self, vote: Prediction, question: Question, memory: VisualMemory, replies: list[Reply]
+        self, vote: Prediction, question: Question, memory: MemoryView, replies: list[Reply]
     ) -> Prediction:
         answer, evidence, candidates = await self._ask(question, memory, replies, order=None)
         orders = [_order(None, answer)]
@@ -126,7 +126,7 @@ class Rerank:
         return replace(decided, label=label, source="rerank", reason=how, confidence=confidence, ranking=answer.ranking)
 
     async def _ask(
-        self, question: Question, memory: VisualMemory, replies: list[Reply], *, order: int | None
+        self, question: Question, memory: MemoryView, replies: list[Reply], *, order: int | None
     ) -> tuple[Answer, tuple[Neighbor, ...], int]:
         """Return an answer, the neighbours that it names, and the number of candidates."""
         # In a thread: decoding, scaling and reading thumbnails would hold up the replies of other queries.

@@ -23,9 +23,9 @@ from prompts.question import Question, pose_questions
 from retrieval.centring import CentredMemory
 from retrieval.errors import InvalidArgument
 from retrieval.images import ImageLike
-from retrieval.memory import DEFAULT_NEIGHBORS, VisualMemory
 from retrieval.pipeline import Failure
 from retrieval.snapshot import check_neighbors
+from retrieval.view import DEFAULT_NEIGHBORS, MemoryView
 from retrieval.voting import DEFAULT_METHOD, check_method
 
 Query = TypeVar("Query")
@@ -38,7 +38,7 @@ _AHEAD: Final = 4  # times the concurrency: questions made while others wait for
 class Stages:
     """Both stages with their options checked."""
 
-    memory: VisualMemory
+    memory: MemoryView
     neighbors: int
     voting: str
     rerank: Rerank | None  # None: the vote decides
@@ -59,7 +59,7 @@ class Stages:
 
 
 def prepare(
-    memory: VisualMemory,
+    memory: MemoryView,
     *,
     model: VisionModel | None,
     neighbors: int = DEFAULT_NEIGHBORS,

@@ -37,7 +37,7 @@ def time_first_answer(memory: Path) -> list[tuple[str, float]]:
     with step("search, the first time"):
         found = opened.search_vectors(vectors)
     with step("vote"):
-        count_votes(found.labels, found.distances, method="rank")
+        count_votes(found.labels, found.distances, method="rank", factors=found.reliabilities)
     with step(f"embed one picture, then ({embedder.execution.backend})"):
         opened.embed([picture])
     with step("search, then"):

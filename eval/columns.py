@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from eval.errors import RunError
 from eval.types import Names, Outcome, QueryResults
@@ -24,6 +25,7 @@ class Columns:
         self._id_codes, self._label_codes = array("i"), array("i")
         self._distances = array("f")
         self._id_numbers, self._label_numbers = numbering(), numbering()
+        self._reliabilities: dict[int, array[float]] = {}  # by place in the table, where not all are 1
         self._outcomes: list[Outcome | None] = []
         self._places: list[int] = []
         self._unreadable: dict[str, str] = {}
@@ -48,6 +50,8 @@ class Columns:
             return
         self._unreadable.pop(query, None)
         self._expect_neighbors(line)
+        if "reliabilities" in line:
+            self._reliabilities[len(self._places)] = array("f", line["reliabilities"])
         self._row_of[query] = len(self._places)
         self._places.append(place)
         truth = tuple(line["truth"])
@@ -73,10 +77,17 @@ class Columns:
             unreadable=self._unreadable,
             outcomes=outcomes or None,
             places=[self._places[row] for row in rows],
+            reliabilities=self._factors(shape)[rows] if self._reliabilities else None,
         )
 
+    def _factors(self, shape: tuple[int, int]) -> Float[np.ndarray, "queries k"]:
+        factors = np.ones(shape, np.float32)
+        factors[list(self._reliabilities)] = list(self._reliabilities.values())
+        return factors
+
     def _expect_neighbors(self, line: Mapping[str, Any]) -> None:
-        lengths = {len(line[name]) for name in ("ids", "labels", "distances")}
+        given = {"ids", "labels", "distances", *({"reliabilities"} & line.keys())}
+        lengths = {len(line[name]) for name in given}
         self._k = len(line["ids"]) if self._k < 0 else self._k
         if not self._k or lengths != {self._k}:
             raise RunError(f"{self._path} has lines of different lengths: choose another --out")

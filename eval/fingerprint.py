@@ -13,13 +13,13 @@ import numpy as np
 from agent.stages import Stages
 from eval.types import Dataset, Sample, StoredPicture
 from retrieval.images import ImageLike
-from retrieval.memory import VisualMemory
+from retrieval.view import MemoryView
 
 _DIGITS: Final = 16  # of a digest, in hexadecimal
 
 
 def describe_settings(
-    memory: VisualMemory, datasets: Mapping[str, Dataset], *, k: int, stages: Stages | None, centre: str | None
+    memory: MemoryView, datasets: Mapping[str, Dataset], *, k: int, stages: Stages | None, centre: str | None
 ) -> dict[str, Any]:
     """Return everything that can change a result, in JSON's types (`RunInfo.settings`)."""
     return {
@@ -34,7 +34,7 @@ def describe_settings(
     }
 
 
-def describe(memory: VisualMemory, datasets: Mapping[str, Dataset], paths: Mapping[str, str]) -> dict[str, Any]:
+def describe(memory: MemoryView, datasets: Mapping[str, Dataset], paths: Mapping[str, str]) -> dict[str, Any]:
     """Return where things lie and what figures need beside the log (`RunInfo.about`), in JSON's types."""
     known = set(memory.stats().labels)
     return {

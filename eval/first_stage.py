@@ -9,9 +9,9 @@ from agent.stages import Stages
 from eval.types import Dataset, Sample
 from prompts.question import Question
 from retrieval.centring import CentredMemory, centre_queries
-from retrieval.memory import VisualMemory
 from retrieval.pipeline import EmbeddedBatch, Failure
 from retrieval.progress import track
+from retrieval.view import MemoryView
 
 _BATCH: Final = 256  # centred vectors given out at a time
 
@@ -19,8 +19,8 @@ _BATCH: Final = 256  # centred vectors given out at a time
 class FirstStage:
     """Embeds the queries of a data set, and says what is to be searched for their neighbours."""
 
-    def __init__(self, memory: VisualMemory) -> None:
-        self.searched: VisualMemory | CentredMemory = memory
+    def __init__(self, memory: MemoryView) -> None:
+        self.searched: MemoryView | CentredMemory = memory
         self._memory = memory
 
     def embed(self, samples: Sequence[Sample]) -> Iterator[EmbeddedBatch[Sample]]:
@@ -45,7 +45,7 @@ class CentredFirstStage(FirstStage):
 
     def __init__(
         self,
-        memory: VisualMemory,
+        memory: MemoryView,
         centred: CentredMemory,
         name: str,
         samples: Sequence[Sample],
@@ -75,7 +75,7 @@ class CentredFirstStage(FirstStage):
             some = samples[start : start + _BATCH]
             good = [sample for sample in some if sample.id in self._row_of]
             failures = [self._failures[sample.id] for sample in some if sample.id not in self._row_of]
-            yield EmbeddedBatch(good, self._vectors[[self._row_of[sample.id] for sample in good]], [], failures)
+            yield EmbeddedBatch(good, self._vectors[[self._row_of[sample.id] for sample in good]], [], [], failures)
 
     def _embed_all(self) -> None:
         queue = track(self._samples, f"Embedding {self._name}", total=len(self._samples), shown=self._progress)
@@ -90,7 +90,7 @@ class CentredFirstStage(FirstStage):
 
 
 def open_first_stage(
-    memory: VisualMemory, centred: CentredMemory | None, name: str, dataset: Dataset, *, how: str, progress: bool
+    memory: MemoryView, centred: CentredMemory | None, name: str, dataset: Dataset, *, how: str, progress: bool
 ) -> FirstStage:
     """Return the first stage of a data set.
 

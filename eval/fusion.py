@@ -61,7 +61,8 @@ _Row = tuple[Votes, str, float | None, frozenset[str]]
 
 def _answered(results: QueryResults) -> list[_Row]:
     names = np.array(results.neighbor_labels.names, object)
-    votes = count_votes(names[results.neighbor_labels.codes], results.neighbor_distances)
+    labels = names[results.neighbor_labels.codes]
+    votes = count_votes(labels, results.neighbor_distances, factors=results.reliabilities)
     return [
         (voted, outcome.answer, outcome.confidence, truth)
         for voted, outcome, truth in zip(votes, results.outcomes or (), results.truths, strict=False)

@@ -93,7 +93,10 @@ def compute_metrics(
     right = {method: is_right(winners(results, method), truths) for method in METHODS}
     at_k = {method: every_k[:, -1] for method, every_k in right.items()}
     hits = _reached(labels, truths)
-    heaviest = {method: heaviest_labels(labels, distances, count=5, method=method) for method in METHODS}
+    heaviest = {
+        method: heaviest_labels(labels, distances, count=5, method=method, factors=results.reliabilities)
+        for method in METHODS
+    }
     shares = heaviest[DEFAULT_METHOD][1]
     masked = _masked(results, truths, subset) if subset else None
     final = None if results.outcomes is None else are_right(final_labels(results), results.truths)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from eval.experiments.base import Neighborhoods
-from eval.neighbor_json import not_one, read_json
+from eval.neighbor_json import RELIABILITIES, not_one, read_json
 from eval.neighbor_parquet import read_parquet, write_parquet
 from eval.types import Names, QueryResults
 from retrieval.disk import writing
@@ -81,6 +81,7 @@ def _without_excluded(found: Neighborhoods, path: Path) -> Neighborhoods:
         neighbor_labels=Names(results.neighbor_labels.codes[kept], results.neighbor_labels.names),
         neighbor_distances=results.neighbor_distances[kept],
         unreadable={},
+        reliabilities=results.factors(kept),
     )
     return replace(found, results=scored)
 
@@ -143,5 +144,7 @@ def _json_lines(found: Neighborhoods, numbers: Mapping[str, int]) -> Iterator[st
             "neighbor_classes": [class_of[code] for code in results.neighbor_labels.codes[query].tolist()],
             "neighbor_distances": results.neighbor_distances[query].tolist(),
         }
+        if results.reliabilities is not None:
+            entry[RELIABILITIES] = results.reliabilities[query].tolist()
         yield f"{',' if query else ''}\n{json.dumps(name)}: {json.dumps(entry)}"
     yield "\n}\n"

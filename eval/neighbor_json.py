@@ -14,6 +14,7 @@ from eval.experiments.base import Neighborhoods
 from eval.types import Names, QueryResults
 
 _KEYS: Final = ("neighbor_image_ids", "neighbor_classes", "neighbor_distances")
+RELIABILITIES: Final = "neighbor_reliabilities"  # beside those of the release, of a pruned memory alone
 _CHARACTERS_AT_A_TIME: Final = 2**22
 _LONGEST_MEMBER: Final = 2**24  # characters: a thousand times what 100 neighbours take
 _ROUNDING: Final = 1e-5  # of cosines of float32 vectors that were sorted before they were rounded
@@ -110,6 +111,7 @@ class _Columns:
         self._truths: list[frozenset[str]] = []
         self._lengths = array("q")
         self._id_codes, self._label_codes, self._distances = array("i"), array("i"), array("d")
+        self._reliabilities = array("f")  # empty where nobody has any
         self._id_numbers, self._label_numbers = numbering(), numbering()
 
     def add(self, query: str, entry: object) -> None:
@@ -123,6 +125,7 @@ class _Columns:
         ids, classes, distances = (_expect_list(entry, key) for key in _KEYS)
         if not len(ids) == len(classes) == len(distances) > 0:
             raise ValueError("its lists of neighbours differ in length, or are empty")
+        self._add_reliabilities(entry, len(ids))
         truth = entry["image_class"]
         self._truths.append(frozenset(_as_texts(truth if isinstance(truth, list) else [truth])))
         self._id_codes.extend(map(self._id_numbers.__getitem__, _as_texts(ids)))
@@ -131,6 +134,15 @@ class _Columns:
         self._lengths.append(len(ids))
         self._ids.append(query)
         self.featurizer = self.featurizer or str(entry.get("featurizer", ""))
+
+    def _add_reliabilities(self, entry: Mapping[str, Any], count: int) -> None:
+        given = _expect_list(entry, RELIABILITIES) if RELIABILITIES in entry else None
+        if given is not None and len(given) != count:
+            raise ValueError("its lists of neighbours differ in length, or are empty")
+        if given is not None and not self._reliabilities:
+            self._reliabilities = array("f", [1.0]) * len(self._distances)
+        if given is not None or self._reliabilities:
+            self._reliabilities.extend(given or [1.0] * count)
 
     def results(self) -> QueryResults:
         """Return what has been added.
@@ -147,6 +159,7 @@ class _Columns:
             neighbor_labels=Names(self._cut(self._label_codes), list(self._label_numbers)),
             neighbor_distances=checked_distances(self._cut(self._distances)),
             unreadable={},
+            reliabilities=self._cut(self._reliabilities) if self._reliabilities else None,
         )
 
     def _cut(self, values: "array[Any]") -> np.ndarray:

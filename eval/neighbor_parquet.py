@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from eval.experiments.base import Neighborhoods
-from eval.neighbor_json import checked_distances, not_one
+from eval.neighbor_json import RELIABILITIES, checked_distances, not_one
 from eval.types import Names, QueryResults
 
 if TYPE_CHECKING:
@@ -35,8 +35,12 @@ def write_parquet(found: Neighborhoods, path: Path) -> None:
         _named_lists(results.neighbor_labels),
         _lists(pa.array(results.neighbor_distances.astype(np.float64).ravel()), results.k),
     ]
+    names = list(_COLUMNS)
+    if results.reliabilities is not None:
+        columns.append(_lists(pa.array(results.reliabilities.astype(np.float32).ravel()), results.k))
+        names.append(RELIABILITIES)
     about = {"featurizer": found.embedder, "dataset": found.name}
-    table = pa.table(columns, names=list(_COLUMNS)).replace_schema_metadata(about)
+    table = pa.table(columns, names=names).replace_schema_metadata(about)
     pq.write_table(table, path, row_group_size=_QUERIES_AT_A_TIME, compression="zstd")
 
 
@@ -56,9 +60,10 @@ def read_parquet(path: Path, *, name: str, embedder: str) -> Neighborhoods:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path, columns=list(_COLUMNS), read_dictionary=_DICTIONARIES, use_threads=False)
+        columns = [*_COLUMNS, *({RELIABILITIES} & set(pq.read_schema(path).names))]
+        table = pq.read_table(path, columns=columns, read_dictionary=_DICTIONARIES, use_threads=False)
         about = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-        results = _results({column: table[column].combine_chunks() for column in _COLUMNS})
+        results = _results({column: table[column].combine_chunks() for column in columns})
     except (pa.ArrowException, AttributeError, LookupError, TypeError, ValueError) as error:
         raise not_one(path, (str(error).splitlines() or ["not readable"])[0]) from error
     return Neighborhoods(about.get("dataset", name), about.get("featurizer", embedder), results)
@@ -76,7 +81,15 @@ def _results(columns: "dict[str, pa.ListArray]") -> QueryResults:
         neighbor_labels=_names(columns["neighbor_classes"], queries),
         neighbor_distances=checked_distances(distances.astype(np.float64).reshape(queries, -1)),
         unreadable={},
+        reliabilities=_reliabilities(columns, distances.size // queries),
     )
+
+
+def _reliabilities(columns: "dict[str, pa.ListArray]", k: int) -> np.ndarray | None:
+    if RELIABILITIES not in columns:
+        return None
+    values: np.ndarray = _flat(columns[RELIABILITIES], len(columns["image_id"])).to_numpy(zero_copy_only=False)
+    return values.astype(np.float32).reshape(-1, k)
 
 
 def _lists(values: "pa.Array", k: int) -> "pa.ListArray":

@@ -20,7 +20,7 @@ from eval.fingerprint import picture_mark
 from eval.log_reader import ABOUT, FORMAT, LOG, read_header, read_lines, read_log
 from eval.rerank_metrics import NO_ERRORS
 from eval.types import Run, Sample
-from retrieval.types import Neighbors
+from retrieval.types import Neighbor, Neighbors
 
 _LOCK: Final = "log.lock"
 _BEGINNING: Final = b'{"format": '  # of a log's first line
@@ -116,23 +116,27 @@ class RunLog:
 
 def answered_lines(dataset: str, samples: Sequence[Sample], found: Neighbors) -> list[dict[str, Any]]:
     """Return the lines of queries that the vote answered, one for each row of neighbours."""
-    rows = zip(found.ids.tolist(), found.labels.tolist(), found.distances.tolist(), strict=True)
-    return [answered_line(dataset, sample, *row) for sample, row in zip(samples, rows, strict=True)]
+    return [answered_line(dataset, sample, near) for sample, near in zip(samples, found, strict=True)]
 
 
-def answered_line(
-    dataset: str, sample: Sample, ids: Sequence[str], labels: Sequence[str], distances: Sequence[float]
-) -> dict[str, Any]:
-    """Return the line of a query with its neighbours, nearest first."""
-    return {
+def answered_line(dataset: str, sample: Sample, near: Sequence[Neighbor]) -> dict[str, Any]:
+    """Return the line of a query with its neighbours, nearest first; their reliabilities where not all are 1."""
+    line = {
         "dataset": dataset,
         "id": sample.id,
         "picture": picture_mark(sample),
         "truth": sorted(sample.labels),
-        "ids": ids,
-        "labels": labels,
-        "distances": [float(f"{distance:.9g}") for distance in distances],  # enough to read the same float32 back
+        "ids": [neighbor.id for neighbor in near],
+        "labels": [neighbor.label for neighbor in near],
+        "distances": [_as_float32(neighbor.distance) for neighbor in near],
     }
+    reliabilities = [_as_float32(neighbor.reliability) for neighbor in near]
+    return line | {"reliabilities": reliabilities} if set(reliabilities) - {1.0} else line
+
+
+def _as_float32(number: float) -> float:
+    """Return a number with as many digits as it takes to read the same float32 back."""
+    return float(f"{number:.9g}")
 
 
 def unreadable_line(dataset: str, sample: Sample, reason: str) -> dict[str, Any]:

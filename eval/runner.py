@@ -24,17 +24,17 @@ from eval.types import Dataset, Run, Sample
 from prompts.cost import Price
 from retrieval.centring import CENTRES, CentredMemory
 from retrieval.errors import InvalidArgument
-from retrieval.memory import DEFAULT_NEIGHBORS, VisualMemory
 from retrieval.pipeline import EmbeddedBatch, Failure
 from retrieval.progress import Counter, counter
 from retrieval.snapshot import check_neighbors
+from retrieval.view import DEFAULT_NEIGHBORS, MemoryView
 
 _TOGETHER: Final = 256  # queries that are searched and logged at once: an index reads itself whole for one or for many
 _SECONDS: Final = 2.0  # after which fewer are
 
 
 def run_evaluation(
-    memory: VisualMemory,
+    memory: MemoryView,
     datasets: Mapping[str, Dataset],
     out: str | Path,
     *,
@@ -169,8 +169,7 @@ def _log_decisions(
 def _decided_line(
     name: str, sample: Sample, found: Prediction, pricing: Callable[[Usage], float | None]
 ) -> dict[str, Any]:
-    near = found.neighbors
-    line = answered_line(name, sample, [n.id for n in near], [n.label for n in near], [n.distance for n in near])
+    line = answered_line(name, sample, found.neighbors)
     # What was in the cache had its price once; what was spent now includes attempts that gave no reply.
     everything = total_usage([found.spent, *(reply.usage for reply in found.replies if reply.from_cache)])
     costs = {"cost": pricing(found.spent), "full_cost": pricing(everything)}

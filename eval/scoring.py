@@ -62,9 +62,18 @@ def per_class(
 
 
 def winners(results: QueryResults, method: str, *, factors: Factors | None = None) -> Int[np.ndarray, "queries k"]:
-    """Return the number of the label that wins for each k; see `retrieval.voting.predict_every_k`."""
+    """Return the number of the label that wins for each k; see `retrieval.voting.predict_every_k`.
+
+    ``factors`` come on top of the neighbours' own reliabilities.
+    """
+    own = results.reliabilities
+    if own is not None and factors is not None:
+        own = own * factors
     codes: np.ndarray = predict_every_k(
-        results.neighbor_labels.codes, results.neighbor_distances, method=method, factors=factors
+        results.neighbor_labels.codes,
+        results.neighbor_distances,
+        method=method,
+        factors=factors if own is None else own,
     )
     return codes
 

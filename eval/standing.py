@@ -17,7 +17,7 @@ class Standing:
 
     def count_votes(self, found: Neighbors, samples: Sequence[Sample]) -> None:
         """Add queries that rank voting decides."""
-        winners = predict_every_k(found.labels, found.distances)[:, -1].tolist()
+        winners = predict_every_k(found.labels, found.distances, factors=found.reliabilities)[:, -1].tolist()
         self._answered += len(samples)
         self._right += sum(label in sample.labels for label, sample in zip(winners, samples, strict=True))
 

@@ -104,6 +104,7 @@ class QueryResults:
     unreadable: dict[str, str]  # id → reason, of pictures that could not be used; they do not count
     outcomes: list[Outcome] | None = None  # None where the vote alone decided
     places: Sequence[int] = ()  # where each query's line begins in the log, in bytes
+    reliabilities: Float[np.ndarray, "queries k"] | None = None  # factors of the neighbours' votes; None: all 1
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -112,6 +113,10 @@ class QueryResults:
     def k(self) -> int:
         """Neighbours per query."""
         return int(self.neighbor_distances.shape[1])
+
+    def factors(self, place: Any) -> Float[np.ndarray, "some k"] | None:  # noqa: ANN401 - whatever indexes an array
+        """Return the reliabilities in some places of the table, such as rows; None: all 1."""
+        return None if self.reliabilities is None else self.reliabilities[place]
 
 
 @dataclass(frozen=True, slots=True)

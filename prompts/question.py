@@ -12,8 +12,8 @@ from prompts.render import balance, compose_prompt, query_picture
 from prompts.types import Prompt
 from retrieval.centring import CentredMemory
 from retrieval.images import ImageLike, decode
-from retrieval.memory import VisualMemory
-from retrieval.types import Neighbor, Neighbors, Votes
+from retrieval.types import Neighbor, Votes
+from retrieval.view import MemoryView
 from retrieval.voting import count_votes
 
 _WIDER: Final = 10  # times k neighbours are looked through for those of rare candidates
@@ -29,7 +29,7 @@ class Question:
     shown: tuple[Neighbor, ...]  # those that a prompt shows
 
     def prompt(
-        self, template: Template, memory: VisualMemory, *, order: int | None = None
+        self, template: Template, memory: MemoryView, *, order: int | None = None
     ) -> tuple[Prompt, tuple[Neighbor, ...]]:
         """Return the prompt, and the neighbours in the order it shows them; see `compose_prompt`.
 
@@ -42,7 +42,7 @@ class Question:
 
 
 def pose_questions(
-    memory: VisualMemory | CentredMemory,
+    memory: MemoryView | CentredMemory,
     images: list[ImageLike],
     vectors: Float[np.ndarray, "queries dimension"],
     *,
@@ -62,8 +62,7 @@ def pose_questions(
     """
     wider = template is not None and template.balanced
     found = memory.search_vectors(vectors, k=min(_WIDER * k, len(memory)) if wider else k)
-    voters = Neighbors(*(column[:, :k] for column in (found.ids, found.labels, found.distances, found.rows)))
-    for image, near, votes, far in zip(
-        images, voters, count_votes(voters.labels, voters.distances, method=voting), found, strict=True
-    ):
+    voters = found.nearest(k)
+    votes_of = count_votes(voters.labels, voters.distances, method=voting, factors=voters.reliabilities)
+    for image, near, votes, far in zip(images, voters, votes_of, found, strict=True):
         yield Question(image, near, votes, balance(far, votes.labels, count=k) if wider else near)

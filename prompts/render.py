@@ -22,9 +22,9 @@ from prompts.errors import UnknownPrompt
 from prompts.types import NONE_CODE, ImagePart, Part, Prompt, TextPart
 from retrieval.images import thumbnail
 from retrieval.labels import display_name
-from retrieval.memory import VisualMemory
 from retrieval.terminal import breaks_a_line
 from retrieval.types import Label, Neighbor, Votes
+from retrieval.view import MemoryView
 
 if TYPE_CHECKING:
     import jinja2
@@ -46,7 +46,7 @@ class Exemplar:
 def compose_prompt(
     template: Template,
     query: bytes,
-    memory: VisualMemory,
+    memory: MemoryView,
     neighbors: Sequence[Neighbor],
     votes: Votes,
     *,

@@ -1,5 +1,6 @@
 """Adding items to a memory: streamed, committed a batch at a time, so that a run that was cut off can be run again."""
 
+import itertools
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,12 +12,13 @@ import numpy as np
 from jaxtyping import Float
 
 from retrieval.disk import writing
+from retrieval.editing import Editor, Put, duplicate
 from retrieval.embedders.execution import Execution
 from retrieval.embedding import Embedding
-from retrieval.errors import DuplicateId, InvalidArgument
+from retrieval.errors import InvalidArgument
 from retrieval.images import ImageLike
 from retrieval.pipeline import EmbeddedBatch
-from retrieval.table import ItemBatch, ItemTable
+from retrieval.schema import ItemBatch
 from retrieval.vectors import to_unit_vectors
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ ON_DUPLICATE: Final = ("skip", "replace", "error")
 UNREADABLE: Final = "unreadable.tsv"  # in the memory's folder: id and reason of each file passed over, as JSON strings
 
 _COMMIT_ITEMS: Final = 1024  # a commit is a file of the table: many small ones make it slow to open
+_LOOKED_UP_TOGETHER: Final = 64
 _COMMIT_SECONDS: Final = 20.0  # but no more than this much embedding is lost to a crash
 
 
@@ -59,25 +62,31 @@ class AddReport:
     skipped: int = 0  # their ids were there already
     unreadable: list[tuple[str, str]] = field(default_factory=list)  # (id, reason)
 
+    def count(self, put: Put) -> None:
+        """Add what became of a batch."""
+        self.added += put.added
+        self.replaced += put.replaced
+        self.skipped += put.skipped
 
-def add_items(table: ItemTable, embedding: Embedding, items: Iterable[Item], *, on_duplicate: str) -> AddReport:
+
+def add_items(editor: Editor, embedding: Embedding, items: Iterable[Item], *, on_duplicate: str) -> AddReport:
     """Embed items and write them to the table; see `VisualMemory.add`."""
     _check_choice(on_duplicate)
     report = AddReport()
     batches = embedding.stream(
-        _wanted(items, table, on_duplicate, report),
+        _wanted(items, editor, on_duplicate, report),
         image_of=lambda item: item.image,
-        thumbnail_pixels=table.settings.thumbnail_pixels,
+        thumbnail_pixels=editor.table.settings.thumbnail_pixels,
     )
     for rows in _commits(batches, report):
-        table.record(embedding.embedder.execution)
-        ids, labels, vectors, thumbnails, sources = zip(*rows, strict=True)
-        _write(table, ItemBatch(ids, labels, np.stack(vectors), thumbnails, sources), on_duplicate, report)
+        ids, labels, vectors, thumbnails, sources, digests = zip(*rows, strict=True)
+        batch = ItemBatch(ids, labels, np.stack(vectors), thumbnails, sources, digests)
+        report.count(editor.put(batch, on_duplicate=on_duplicate, made_by=embedding.embedder.execution))
     return report
 
 
 def add_vectors(
-    table: ItemTable,
+    editor: Editor,
     ids: Sequence[str],
     labels: Sequence[str],
     vectors: Float[np.ndarray, "items any_dimension"],
@@ -87,7 +96,6 @@ def add_vectors(
 ) -> AddReport:
     """Write ready features to the table as one version; see `VisualMemory.add_vectors`."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     _check_choice(on_duplicate)
     if not len(ids) == len(labels) == len(vectors):
@@ -97,22 +105,18 @@ def add_vectors(
     if not len(ids):
         return AddReport()
     id_column, label_column = _text_column(ids, "ids"), _text_column(labels, "labels")
-    unit = to_unit_vectors(vectors, dimension=table.settings.embedder.dimension)
-    table.refresh()
+    unit = to_unit_vectors(vectors, dimension=editor.table.dimension)
     first = _first_occurrences(id_column)
-    known = pc.is_in(id_column, value_set=table.ids().combine_chunks()).to_numpy(zero_copy_only=False)
-    if on_duplicate == "error" and not (first & ~known).all():
-        raise _duplicate(id_column.filter(pa.array(~first | known)).slice(0, 3).to_pylist())
+    if on_duplicate == "error" and not first.all():
+        raise duplicate(id_column.filter(pa.array(~first)).to_pylist())
     # Of two to be replaced by one another the later stays, as in a stream.
     last = _first_occurrences(id_column.take(pa.array(np.arange(len(ids))[::-1])))[::-1]
-    kept = last if on_duplicate == "replace" else first & ~known
+    kept = last if on_duplicate == "replace" else first
+    kept_ids, kept_labels = id_column.filter(pa.array(kept)), label_column.filter(pa.array(kept))
+    no_value = pa.nulls(len(kept_ids))
+    batch = ItemBatch(kept_ids.to_pylist(), kept_labels, unit[kept], no_value, no_value, no_value)
     report = AddReport(skipped=int((~kept).sum()))
-    if kept.any():
-        if made_by:
-            table.record(made_by)
-        no_value = pa.nulls(int(kept.sum()))
-        kept_ids, kept_labels = id_column.filter(pa.array(kept)), label_column.filter(pa.array(kept))
-        _write(table, ItemBatch(kept_ids, kept_labels, unit[kept], no_value, no_value), on_duplicate, report)
+    report.count(editor.put(batch, on_duplicate=on_duplicate, made_by=made_by))
     return report
 
 
@@ -130,23 +134,26 @@ def list_unreadable(listing: Path, unreadable: Sequence[tuple[str, str]]) -> Non
             listing.unlink(missing_ok=True)
 
 
-def _wanted(items: Iterable[Item], table: ItemTable, on_duplicate: str, report: AddReport) -> Iterator[Item]:
+def _wanted(items: Iterable[Item], editor: Editor, on_duplicate: str, report: AddReport) -> Iterator[Item]:
     """Yield the items that are to be embedded, and deal with those whose ids are there already."""
-    table.refresh()
-    known = set(table.ids().to_pylist())
-    for item in items:
-        if not (_is_text(item.id) and _is_text(item.label)):
-            raise InvalidArgument(f"got id {item.id!r} and label {item.label!r}: text expected, such as str(label)")
-        if item.id not in known or on_duplicate == "replace":
-            known.add(item.id)
-            yield item
-        elif on_duplicate == "skip":
-            report.skipped += 1
-        else:
-            raise _duplicate([item.id])
+    editor.refresh()
+    seen: set[str] = set()
+    remaining = iter(items)
+    while some := list(itertools.islice(remaining, _LOOKED_UP_TOGETHER)):
+        check_texts([item.id for item in some], "id")
+        check_texts([item.label for item in some], "label")
+        known = editor.snapshot.rows.find([item.id for item in some]) >= 0
+        for item, there in zip(some, known.tolist(), strict=True):
+            if on_duplicate == "replace" or not (there or item.id in seen):
+                seen.add(item.id)
+                yield item
+            elif on_duplicate == "skip":
+                report.skipped += 1
+            else:
+                raise duplicate([item.id])
 
 
-_Row = tuple[str, str, np.ndarray, bytes | None, str | None]  # as in ItemBatch
+_Row = tuple[str, str, np.ndarray, bytes | None, str | None, str | None]  # as in ItemBatch
 
 
 def _commits(batches: Iterable[EmbeddedBatch[Item]], report: AddReport) -> Iterator[list[_Row]]:
@@ -154,8 +161,9 @@ def _commits(batches: Iterable[EmbeddedBatch[Item]], report: AddReport) -> Itera
     waiting: dict[str, _Row] = {}  # by id: of two items to be replaced by one another, the later stays
     since = time.monotonic()
     for batch in batches:
-        for item, vector, small in zip(batch.items, batch.vectors, batch.thumbnails, strict=True):
-            waiting[item.id] = (item.id, item.label, vector, small, item.source)
+        made = zip(batch.items, batch.vectors, batch.thumbnails, batch.digests, strict=True)
+        for item, vector, small, digest in made:
+            waiting[item.id] = (item.id, item.label, vector, small, item.source, digest)
         report.unreadable.extend((failure.item.id, str(failure.error)) for failure in batch.failures)
         if len(waiting) >= _COMMIT_ITEMS or (waiting and time.monotonic() - since >= _COMMIT_SECONDS):
             yield list(waiting.values())
@@ -165,14 +173,19 @@ def _commits(batches: Iterable[EmbeddedBatch[Item]], report: AddReport) -> Itera
         yield list(waiting.values())
 
 
-def _write(table: ItemTable, batch: ItemBatch, on_duplicate: str, report: AddReport) -> None:
-    added = table.upsert(batch) if on_duplicate == "replace" else table.append(batch)
-    report.added += added
-    report.replaced += len(batch.ids) - added
+def check_texts(texts: list[str], what: str) -> list[str]:
+    """Return texts that can be stored, as they came.
+
+    Raises:
+        InvalidArgument: one is no text, or has surrogates, which stand for stray bytes.
+    """
+    for text in texts:
+        if not _is_text(text):
+            raise InvalidArgument(f"got {what} {text!r}: text expected, such as str(label)")
+    return texts
 
 
 def _is_text(value: object) -> bool:
-    """Tell whether a value is text that can be stored: surrogates, which stand for stray bytes, cannot."""
     try:
         return isinstance(value, str) and value.encode() is not None
     except UnicodeEncodeError:
@@ -202,10 +215,3 @@ def _first_occurrences(ids: "pyarrow.Array") -> np.ndarray:
     first = np.ones(len(codes), bool)
     first[1:] = codes[1:] > np.maximum.accumulate(codes)[:-1]
     return first
-
-
-def _duplicate(ids: list[str]) -> DuplicateId:
-    return DuplicateId(
-        f"these ids are there already or come twice: {', '.join(ids)}; skip or replace them, or choose other ids",
-        ids=tuple(ids),
-    )

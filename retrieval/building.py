@@ -1,5 +1,6 @@
 """A memory from a folder, in one call that can be cut off and called again."""
 
+import contextlib
 from pathlib import Path
 
 from retrieval.adding import AddReport
@@ -9,9 +10,10 @@ from retrieval.errors import FolderError, ImageError, MemoryExists
 from retrieval.feature_file import ROWS, FeatureFile
 from retrieval.folder import LabelledFile, as_text, expect_outside, list_labelled_files
 from retrieval.images import decode
+from retrieval.layout import is_memory
 from retrieval.memory import THUMBNAIL_PIXELS, VisualMemory
 from retrieval.progress import track
-from retrieval.table import is_memory
+from retrieval.sharding import Shard
 
 
 def build_memory(
@@ -25,6 +27,7 @@ def build_memory(
     precision: str = "auto",
     cache: bool = True,
     thumbnail_pixels: int | None = None,
+    shard: Shard | None = None,
 ) -> tuple[VisualMemory, AddReport]:
     """Build a memory from ``folder/<label>/<image>``, or go on with one that was begun from the same folder.
 
@@ -38,9 +41,10 @@ def build_memory(
         precision: ``auto``, ``float32``, ``bfloat16``, ``float16``, or ``int8``, calibrated on the folder's pictures.
         cache: whether to look up and keep features by picture.
         thumbnail_pixels: longest side of the thumbnails that are kept; None for 224 in a new memory.
+        shard: the part of the files that this process adds, beside others that build the same memory.
 
     Returns:
-        The memory, its index built, and what became of the files.
+        The memory, its index built unless others are adding too, and what became of the files.
 
     Raises:
         FolderError: the folder is missing, empty, laid out otherwise, or holds no usable picture; nothing was made.
@@ -53,33 +57,27 @@ def build_memory(
     expect_a_picture(files, folder)
     calibration = [file.path for file in pick(files)]  # for int8 alone
     built_from = as_text(Path(folder).resolve())
-    if is_memory(path):
-        memory = VisualMemory.open(
-            path,
-            embedder=embedder,
-            device=device,
-            backend=backend,
-            precision=precision,
-            calibration=calibration,
-            cache=cache,
-        )
+    running = {"device": device, "backend": backend, "precision": precision}
+    memory = None
+    if not is_memory(path):
+        with contextlib.suppress(*([MemoryExists] if shard else [])):  # another shard was faster
+            memory = VisualMemory.create(
+                path,
+                embedder=embedder,
+                index=index or "auto",
+                **running,
+                calibration=calibration,
+                cache=cache,
+                thumbnail_pixels=THUMBNAIL_PIXELS if thumbnail_pixels is None else thumbnail_pixels,
+                built_from=built_from,
+            )
+    if memory is None:
+        memory = VisualMemory.open(path, embedder=embedder, **running, calibration=calibration, cache=cache)
         _expect_origin(memory, built_from, folder)
         _expect_settings(memory, index=index, thumbnail_pixels=thumbnail_pixels)
-    else:
-        memory = VisualMemory.create(
-            path,
-            embedder=embedder,
-            index=index or "auto",
-            device=device,
-            backend=backend,
-            precision=precision,
-            calibration=calibration,
-            cache=cache,
-            thumbnail_pixels=THUMBNAIL_PIXELS if thumbnail_pixels is None else thumbnail_pixels,
-            built_from=built_from,
-        )
-    report = memory.add_folder(folder)
-    memory.build_index()
+    report = memory.add_folder(folder, shard=shard)
+    if not shard:
+        memory.build_index()
     return memory, report
 
 

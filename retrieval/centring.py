@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Float
 
 from retrieval.errors import InvalidArgument
-from retrieval.memory import DEFAULT_NEIGHBORS, VisualMemory
 from retrieval.types import Neighbors
 from retrieval.vectors import centre, to_unit_vectors
+from retrieval.view import DEFAULT_NEIGHBORS, MemoryView
 
 CENTRES: Final = ("queries", "running")
 _PRIOR_QUERIES: Final = 10  # the memory's mean counts as so many queries while a running mean has seen few
@@ -28,7 +28,7 @@ class CentredMemory:
     Its index is built once for a version of the memory and kept beside the other one.
     """
 
-    def __init__(self, memory: VisualMemory) -> None:
+    def __init__(self, memory: MemoryView) -> None:
         self._dimension = memory.settings.embedder.dimension
         self._items = len(memory)
         self._snapshot = memory.snapshot(centred=True)

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from retrieval.curation_cli import prune, why
+from retrieval.duplicates_cli import duplicates
+from retrieval.history_cli import checkout, diff, history, relabel, tag, untag
 from retrieval.options import (
     AsJson,
     Backend,
@@ -14,15 +17,17 @@ from retrieval.options import (
     Device,
     EmbedderOverride,
     FolderOrFeatures,
+    FolderOrFile,
     MemoryPath,
     Precision,
+    ShardOption,
 )
 
 if TYPE_CHECKING:
     from retrieval.adding import AddReport
     from retrieval.memory import VisualMemory
 
-app = typer.Typer(no_args_is_help=True, help="Build, extend, search and inspect a memory of labelled pictures.")
+app = typer.Typer(no_args_is_help=True, help="Build, edit, search and inspect a memory of labelled pictures.")
 
 
 @app.command()
@@ -48,6 +53,7 @@ def build(
         int | None,
         typer.Option(min=16, help="Longest side of the thumbnails kept for reports and the second stage; 224."),
     ] = None,
+    shard: ShardOption = None,
 ) -> None:
     """Build a memory from a folder of labelled pictures, or from features that `vmem embed` wrote.
 
@@ -58,6 +64,7 @@ def build(
     Example: vmem memory build pets/ photos/ --embedder dinov2-vits14
     """
     from retrieval.building import build_from_features, build_memory
+    from retrieval.sharding import parse_shard
 
     if folder.is_file():
         _print_report(*build_from_features(memory, folder, index=index))
@@ -72,6 +79,7 @@ def build(
         precision=precision,
         cache=cache,
         thumbnail_pixels=thumbnail_pixels,
+        shard=parse_shard(shard) if shard else None,
     )
     _print_report(built, report)
 
@@ -79,7 +87,7 @@ def build(
 @app.command()
 def add(
     memory: MemoryPath,
-    folder: FolderOrFeatures,
+    folder: FolderOrFile,
     on_duplicate: Annotated[
         str,
         typer.Option(help="For an id that is there already: skip it, replace the item, or stop with an error."),
@@ -93,8 +101,11 @@ def add(
     backend: Backend = "auto",
     precision: Precision = "auto",
     cache: Cache = True,
+    shard: ShardOption = None,
 ) -> None:
     """Add labelled pictures, of known or new classes, or features that `vmem embed` wrote, to a memory.
+
+    Pictures come from a folder, or from a manifest: CSV, JSONL or Parquet with label, and path or bytes; id, source.
 
     An add that was cut off goes on where it stopped when the same command is run again.
 
@@ -103,17 +114,23 @@ def add(
     from retrieval.building import add_features, expect_a_picture
     from retrieval.feature_file import FeatureFile
     from retrieval.folder import list_labelled_files
+    from retrieval.manifests import is_manifest
     from retrieval.memory import VisualMemory
+    from retrieval.sharding import parse_shard
 
     opened = VisualMemory.open(
         memory, embedder=embedder, device=device, backend=backend, precision=precision, cache=cache
     )
-    if folder.is_file():
-        report = add_features(opened, FeatureFile.open(folder), on_duplicate=on_duplicate, id_prefix=id_prefix)
-    else:
+    part = parse_shard(shard) if shard else None
+    if not folder.is_file():
         expect_a_picture(list_labelled_files(folder), folder)
-        report = opened.add_folder(folder, on_duplicate=on_duplicate, id_prefix=id_prefix)
-    opened.build_index()
+        report = opened.add_folder(folder, on_duplicate=on_duplicate, id_prefix=id_prefix, shard=part)
+    elif is_manifest(folder):
+        report = opened.add_manifest(folder, on_duplicate=on_duplicate, id_prefix=id_prefix, shard=part)
+    else:
+        report = add_features(opened, FeatureFile.open(folder), on_duplicate=on_duplicate, id_prefix=id_prefix)
+    if not part:
+        opened.build_index()
     _print_report(opened, report)
 
 
@@ -166,6 +183,10 @@ def stats(memory: MemoryPath, as_json: AsJson = False) -> None:
     print_table(["class", "pictures"], list(numbers.labels.items())[:50])
     if len(numbers.labels) > 50:
         typer.echo(f"… and {len(numbers.labels) - 50:,} classes more (--json lists all)")
+
+
+for _command in (why, relabel, prune, duplicates, history, diff, tag, untag, checkout):
+    app.command()(_command)
 
 
 def _print_report(memory: "VisualMemory", report: "AddReport") -> None:

@@ -92,7 +92,8 @@ class Embedding:
 
     def _some_thumbnails(self) -> Iterator[bytes]:
         """Yield thumbnails from all over the memory, for int8 to take its ranges from."""
-        pictures = self._table.thumbnails(np.array(pick(range(len(self._table))), np.int64))[1]
+        rows = np.array(pick(range(len(self._table))), np.int64)
+        pictures = self._table.take(rows, ["thumbnail"])["thumbnail"].to_pylist()
         yield from (picture for picture in pictures if picture is not None)
 
     def _compare(self, execution: Execution) -> None:

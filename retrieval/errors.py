@@ -14,6 +14,10 @@
     └── StorageError                the memory on disk
         ├── NotAMemory              a path that holds none
         ├── MemoryExists            a path that holds one already
+        ├── MemoryBusy              another process writes to it
+        ├── IndexUnavailable        an index on another machine, or in another's hands, that does not answer
+        ├── UnknownVersion          a version or a tag that is not there
+        ├── UnknownItem             ids that are not in the memory
         ├── EmbedderMismatch        vectors of another embedder
         └── DuplicateId             an id given twice
 
@@ -79,6 +83,26 @@ class NotAMemory(StorageError):
 
 class MemoryExists(StorageError):
     """A path that holds a memory already."""
+
+
+class MemoryBusy(StorageError):
+    """A memory that another process is writing to."""
+
+
+class UnknownVersion(StorageError):
+    """A version or a tag that a memory does not have, or no longer."""
+
+
+class UnknownItem(StorageError):
+    """Ids that are not in the memory; ``ids`` holds the first few."""
+
+    def __init__(self, message: str, *, ids: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.ids = ids
+
+
+class IndexUnavailable(StorageError):
+    """A search index on another machine, or in another's hands, that does not answer."""
 
 
 class EmbedderMismatch(StorageError):

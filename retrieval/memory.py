@@ -1,36 +1,43 @@
 """VisualMemory: labelled pictures that can be searched and edited."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float
 
-from retrieval.adding import UNREADABLE, AddReport, Item, add_items, add_vectors, as_item, list_unreadable
+from retrieval.adding import UNREADABLE, AddReport, Item, add_items, add_vectors, as_item, check_texts, list_unreadable
+from retrieval.editing import Editor
 from retrieval.embedders import load_embedder
 from retrieval.embedders.base import Embedder, EmbedderIdentity
 from retrieval.embedders.execution import Execution, Requested
 from retrieval.embedders.int8 import Calibration
 from retrieval.embedding import Embedding
-from retrieval.errors import InvalidArgument
+from retrieval.errors import InvalidArgument, StorageError
 from retrieval.folder import as_text, list_labelled_files
+from retrieval.history import remove_tag, set_tag
 from retrieval.images import ImageLike
 from retrieval.indexes import choose_kind
-from retrieval.pipeline import EmbeddedBatch
+from retrieval.layout import check_free
+from retrieval.manifests import read_manifest
 from retrieval.progress import track
+from retrieval.prune_memory import Pruning, prune
+from retrieval.pruning import HARD_LIMIT, SELF_NEIGHBORS, SOFT_OFFSET, SOFT_SCALE
 from retrieval.settings import Settings
-from retrieval.snapshot import Snapshot, check_neighbors
-from retrieval.table import ItemTable, check_free
-from retrieval.types import MemoryStats, Neighbors
-from retrieval.vectors import to_unit_vectors
+from retrieval.sharding import Shard
+from retrieval.snapshot import Snapshot
+from retrieval.table import ItemTable
+from retrieval.view import DEFAULT_NEIGHBORS, MemoryView
 
-Query = TypeVar("Query")
+__all__ = ["DEFAULT_NEIGHBORS", "THUMBNAIL_PIXELS", "VisualMemory"]
+
 THUMBNAIL_PIXELS: Final = 224
-DEFAULT_NEIGHBORS: Final = 50  # the paper's k
 
 
-class VisualMemory:
+class VisualMemory(MemoryView):
     """Labelled pictures as unit vectors in a Lance table, with an index over them.
 
         memory = VisualMemory.create("memory/", embedder="dinov2-vits14")
@@ -41,10 +48,8 @@ class VisualMemory:
     """
 
     def __init__(self, path: Path, table: ItemTable, embedding: Embedding) -> None:
-        self.path = path
-        self._table = table
-        self._embedding = embedding
-        self._snapshot = Snapshot(table, path)
+        self._editor = Editor(table, path)
+        super().__init__(path, table, embedding, self._editor.snapshot)
 
     @classmethod
     def create(
@@ -133,36 +138,14 @@ class VisualMemory:
         embedding = Embedding(table, Path(path), embedder, requested, calibration=calibration, cache=cache)
         return cls(Path(path), table, embedding)
 
-    def __len__(self) -> int:
-        return len(self._table)
+    def snapshot(self, *, centred: bool = False) -> Snapshot:
+        """Return the version opened or written last: its ids, labels and index."""
+        self._view = self._editor.snapshot
+        return super().snapshot(centred=centred)
 
-    def __repr__(self) -> str:
-        return f"VisualMemory({str(self.path)!r}, items={len(self)}, embedder={self.settings.embedder.name!r})"
-
-    @property
-    def settings(self) -> Settings:
-        """What the memory was created with."""
-        return self._table.settings
-
-    @property
-    def version(self) -> int:
-        """The version of the table that is read."""
-        return self._table.version
-
-    @property
-    def embedder(self) -> Embedder:
-        """The embedder that the memory was built by, loaded when first needed.
-
-        Raises:
-            EmbedderError: it cannot be had any more.
-            EmbedderMismatch: what lies in its place has other weights.
-        """
-        return self._embedding.embedder
-
-    @property
-    def requested(self) -> Requested:
-        """How its embedder was asked to run, loaded or not."""
-        return self._embedding.requested
+    def refresh(self) -> bool:
+        """Move on to the latest version, which another process may have written; tell whether there was one."""
+        return self._editor.refresh()
 
     def add(self, items: Iterable[Item | tuple[str, str, ImageLike]], *, on_duplicate: str = "skip") -> AddReport:
         """Remember pictures; they take part in the next search.
@@ -181,13 +164,20 @@ class VisualMemory:
             StorageError: the disk refuses.
         """
         as_items = (item if isinstance(item, Item) else as_item(item) for item in items)
-        return add_items(self._table, self._embedding, as_items, on_duplicate=on_duplicate)
+        return add_items(self._editor, self._embedding, as_items, on_duplicate=on_duplicate)
 
     def add_folder(
-        self, folder: str | Path, *, on_duplicate: str = "skip", id_prefix: str = "", progress: bool = True
+        self,
+        folder: str | Path,
+        *,
+        on_duplicate: str = "skip",
+        id_prefix: str = "",
+        shard: Shard | None = None,
+        progress: bool = True,
     ) -> AddReport:
         """Remember a folder laid out as ``<label>/<image>``; ids are the paths below it, after ``id_prefix``.
 
+        With a ``shard`` only that part of it, others being added by other processes or machines at the same time.
         Files that are no usable pictures are passed over and listed in the memory's ``unreadable.tsv``.
 
         Raises:
@@ -195,10 +185,38 @@ class VisualMemory:
             DuplicateId, StorageError: as for `add`.
         """
         files = list_labelled_files(folder)
+        files = list(shard.pick(files)) if shard else files
+        items = (Item(file.id, file.label, file.path, file.source) for file in files)
+        return self._add_listed(items, len(files), on_duplicate, id_prefix, shard, progress)
+
+    def add_manifest(
+        self,
+        manifest: str | Path,
+        *,
+        on_duplicate: str = "skip",
+        id_prefix: str = "",
+        shard: Shard | None = None,
+        progress: bool = True,
+    ) -> AddReport:
+        """Remember the pictures of a CSV, JSONL or Parquet file (`retrieval.manifests`), as `add_folder` does.
+
+        Raises:
+            FolderError: no such file, or a row that cannot be used; nothing was added.
+            DuplicateId, StorageError: as for `add`.
+        """
+        listed = read_manifest(manifest, progress=progress)
+        items = itertools.islice(listed, shard.number - 1, None, shard.count) if shard else iter(listed)
+        count = -(-(len(listed) - shard.number + 1) // shard.count) if shard else len(listed)
+        return self._add_listed(items, count, on_duplicate, id_prefix, shard, progress)
+
+    def _add_listed(
+        self, items: Iterable[Item], count: int, on_duplicate: str, id_prefix: str, shard: Shard | None, progress: bool
+    ) -> AddReport:
         prefix = as_text(id_prefix)
-        items = (Item(prefix + file.id, file.label, file.path, file.source) for file in files)
-        report = self.add(track(items, "Embedding", total=len(files), shown=progress), on_duplicate=on_duplicate)
-        list_unreadable(self.path / UNREADABLE, report.unreadable)
+        prefixed = (replace(item, id=prefix + item.id) for item in items)
+        report = self.add(track(prefixed, "Embedding", total=count, shown=progress), on_duplicate=on_duplicate)
+        listing = self.path / UNREADABLE
+        list_unreadable(shard.name(listing) if shard else listing, report.unreadable)
         return report
 
     def add_vectors(
@@ -220,109 +238,122 @@ class VisualMemory:
             DuplicateId: with ``error``; nothing was added.
             StorageError: the disk refuses.
         """
-        return add_vectors(self._table, ids, labels, vectors, on_duplicate=on_duplicate, made_by=made_by)
+        return add_vectors(self._editor, ids, labels, vectors, on_duplicate=on_duplicate, made_by=made_by)
 
-    def search(self, *images: ImageLike, k: int = DEFAULT_NEIGHBORS) -> Neighbors:
-        """Return the neighbours of some pictures, nearest first; ``[i]`` of the result are those of picture ``i``.
+    def forget(self, *, ids: Sequence[str] | None = None, label: str | None = None, where: str | None = None) -> int:
+        """Take items out of every decision from now on, as one version (section 3.4); return how many.
 
-        Raises:
-            ImageError: a picture cannot be used.
-            InvalidArgument: k below 1, or an empty memory.
-            EmbedderError: the embedder cannot be had.
-        """
-        check_neighbors(k)
-        return self.search_vectors(self.embed(images), k=k)
-
-    def embed(self, images: Sequence[ImageLike]) -> Float[np.ndarray, "images dimension"]:
-        """Return the vectors of some pictures, float32 of length 1, in order.
-
-        Raises:
-            ImageError: a picture cannot be used.
-            EmbedderError: the embedder cannot be had.
-        """
-        vectors = [np.empty((0, self.settings.embedder.dimension), np.float32)]
-        for batch in self.embed_stream(images, image_of=lambda image: image):
-            if batch.failures:
-                raise batch.failures[0].error
-            vectors.append(batch.vectors)
-        return np.concatenate(vectors)
-
-    def embed_stream(
-        self, items: Iterable[Query], *, image_of: Callable[[Query], ImageLike]
-    ) -> Iterator[EmbeddedBatch[Query]]:
-        """Yield any number of things in batches, with the vectors of their pictures, in order.
-
-        A picture that cannot be used is among the batch's ``failures``.
-
-        Raises:
-            EmbedderError: the embedder cannot be had.
-        """
-        return self._embedding.stream(items, image_of=image_of)
-
-    def search_vectors(
-        self, vectors: Float[np.ndarray, "queries dimension"], *, k: int = DEFAULT_NEIGHBORS
-    ) -> Neighbors:
-        """Return the neighbours of some vectors, nearest first; they are scaled to length 1.
-
-        A ``k`` above the size of the memory gives every item, with a warning.
-
-        Raises:
-            InvalidArgument: k below 1, an empty memory, another dimension, a zero or non-finite vector.
-        """
-        return self.snapshot().search(to_unit_vectors(vectors, dimension=self.settings.embedder.dimension), k)
-
-    def thumbnails(self, ids: Sequence[str], *, rows: Sequence[int] | None = None) -> list[bytes | None]:
-        """Return the JPEG thumbnails of some items; None for those without one, and for ids that are not there.
+        They stay in earlier versions and in files on disk: `erase` leaves nothing of them.
 
         Args:
-            ids: the items.
-            rows: where a search found them (`Neighbor.row`), which saves looking through every id. Rows that have
-                moved since are noticed.
-        """
-        if rows is not None and all(row < len(self) for row in rows):
-            found, pictures = self._table.thumbnails(np.array(rows, np.int64))
-            if found == list(ids):
-                return pictures
-        looked_up = self.snapshot().rows_of(ids)
-        there = looked_up[looked_up >= 0]
-        by_row = dict(zip(there.tolist(), self._table.thumbnails(there)[1], strict=True))
-        return [by_row.get(row) for row in looked_up.tolist()]
-
-    def any_picture(self) -> bytes:
-        """Return one item's thumbnail, for trying the memory out.
+            ids: of the items.
+            label: of all of them.
+            where: an SQL condition on id, label and source, such as ``"source LIKE '%/march/%'"``.
 
         Raises:
-            InvalidArgument: no item has one.
+            UnknownItem: ids that are not there, or nothing that has the label; nothing was changed.
+            InvalidArgument: none or several of the three, or a condition that is none.
+            StorageError: the disk refuses.
         """
-        pictures = self._table.thumbnails(np.arange(min(1, len(self))))[1]
-        if not pictures or pictures[0] is None:
-            raise InvalidArgument(f"{self.path} keeps no pictures of its items: give a memory built from pictures")
-        return pictures[0]
+        with self._editor.turn():
+            slots = self._editor.select(ids=ids, label=label, where=where)
+            self._editor.forget(slots)
+        return len(slots)
 
-    def build_index(self) -> str:
-        """Build the index now, unless a saved one fits, and return its kind; otherwise the next search does."""
-        return self.snapshot().index.kind
+    def relabel(
+        self,
+        to: str | Mapping[str, str],
+        *,
+        ids: Sequence[str] | None = None,
+        label: str | None = None,
+        where: str | None = None,
+    ) -> int:
+        """Give items another label, known or new, as one version (section 3.1); return how many.
 
-    def has_saved_index(self) -> bool:
-        """Tell whether a sound index of this version lies on disk, so that a search need not build one."""
-        return self.snapshot().saved_index() is not None
+        Args:
+            to: the label for the items that the others choose as in `forget`; or each item's label by id.
+            ids: of the items.
+            label: that all of them have now.
+            where: an SQL condition on id, label and source.
 
-    def stats(self) -> MemoryStats:
-        """Return the memory in numbers."""
-        return MemoryStats(
-            items=len(self),
-            labels=self._table.label_counts(),
-            embedder=self.settings.embedder.fingerprint,
-            index=choose_kind(self.settings.index, items=len(self)),
-            version=self.version,
-            bytes_on_disk=self._table.bytes_on_disk(),
+        Raises:
+            UnknownItem, InvalidArgument, StorageError: as for `forget`.
+        """
+        with self._editor.turn() as snapshot:
+            if isinstance(to, str):
+                slots = self._editor.select(ids=ids, label=label, where=where)
+                labels = [to] * len(slots)
+            else:
+                slots, labels = snapshot.slots_of(list(to)), list(to.values())
+            self._editor.relabel(slots, check_texts(labels, "label"))
+        return len(slots)
+
+    def prune(
+        self,
+        *,
+        method: str = "soft",
+        dry_run: bool = False,
+        neighbors: int = SELF_NEIGHBORS,
+        limit: int = HARD_LIMIT,
+        scale: float = SOFT_SCALE,
+        offset: float = SOFT_OFFSET,
+        progress: bool = True,
+    ) -> Pruning:
+        """Let items count less, or not at all, that mislead others too often (section 3.6); see `prune_memory.prune`."""
+        return prune(
+            self,
+            method=method,
+            dry_run=dry_run,
+            neighbors=neighbors,
+            limit=limit,
+            scale=scale,
+            offset=offset,
+            progress=progress,
         )
 
-    def snapshot(self, *, centred: bool = False) -> Snapshot:
-        """Return the version that is read: its ids, labels and index; ``centred`` for one without its mean."""
-        if centred:
-            return Snapshot(self._table, self.path, centred=True)
-        snapshot = self._snapshot
-        if snapshot.version != self._table.version_id:
-            snapshot = self._snapshot = Snapshot(self._table, self.path)
-        return snapshot
+    def set_reliability(self, values: Float[np.ndarray, " items"] | None, *, of: str | None = None) -> None:
+        """Write down, as one version, how far each item can be relied on; its votes are multiplied by it.
+
+        Args:
+            values: in the order of ``snapshot().ids``, from 0 (takes no part any more) to 1; None to rely on all.
+            of: the version that they were computed of (``snapshot().version``), which must still be the latest.
+
+        Raises:
+            InvalidArgument: other numbers, or as many as there are no items.
+            StorageError: the memory was edited since, or the disk refuses.
+        """
+        with self._editor.turn() as snapshot:
+            if of not in (None, snapshot.version):
+                raise StorageError(f"{self.path} was edited while its items were examined: prune it again")
+            if values is not None and not (len(values) == len(snapshot.rows) and ((values >= 0) & (values <= 1)).all()):
+                raise InvalidArgument(f"a number from 0 to 1 for each of {len(snapshot.rows)} items expected")
+            self._editor.set_reliability(values)
+
+    def checkout(self, version: int | str) -> None:
+        """Go back to an earlier version, by number or by tag: it is written anew as the latest, and nothing is lost.
+
+        Raises:
+            UnknownVersion: there is none, or none any more.
+            StorageError: the disk refuses.
+        """
+        self._editor.restore(version)
+
+    def tag(self, name: str, *, version: int | None = None) -> None:
+        """Give a version, by default the one that is read, a name.
+
+        Raises:
+            InvalidArgument: a name that is none, or that another version has.
+            UnknownVersion: there is no such version.
+            StorageError: the disk refuses.
+        """
+        with self._editor.turn():
+            set_tag(self._table, name, self.version if version is None else version)
+
+    def untag(self, name: str) -> None:
+        """Take a name from its version.
+
+        Raises:
+            UnknownVersion: no version has it.
+        """
+        with self._editor.turn():
+            remove_tag(self._table, name)

@@ -13,6 +13,14 @@ FolderOrFeatures = Annotated[
         metavar="FOLDER", help="Pictures laid out as FOLDER/<label>/<image>, or a Parquet file of id, label, vector."
     ),
 ]
+FolderOrFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FOLDER",
+        help="Pictures laid out as FOLDER/<label>/<image>; a manifest that lists them (CSV, JSONL or Parquet with"
+        " label and path or bytes); or a Parquet file of id, label, vector.",
+    ),
+]
 EmbedderOverride = Annotated[
     str | None,
     typer.Option(
@@ -43,3 +51,15 @@ Cache = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Sheet = Annotated[
+    Path | None,
+    typer.Option(help="Also write the pictures to this file, .png (texts in Latin letters) or .html.", metavar="FILE"),
+]
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Take only every N-th picture, from the I-th on; the others are other processes' or machines', at once.",
+    ),
+]

@@ -37,6 +37,7 @@ class EmbeddedBatch(Generic[Item]):
     items: list[Item]
     vectors: Float[np.ndarray, "items dimension"]
     thumbnails: list[bytes]  # empty when none were asked for
+    digests: list[str | None]  # of the pictures (`content_digest`), in the same case
     failures: list[Failure[Item]]
 
 
@@ -129,7 +130,7 @@ def _groups(prepared: Iterable[tuple[Item, _Prepared | ImageError]], embedder: E
 def _prepare(
     image: ImageLike, embedder: Embedder, thumbnail_pixels: int | None, features: FeatureCache | None
 ) -> _Prepared:
-    digest = content_digest(image) if features else None
+    digest = content_digest(image) if features or thumbnail_pixels else None
     vector = features.get(digest) if features and digest else None
     if vector is not None and not thumbnail_pixels:
         return _Prepared(digest, b"", None, vector)
@@ -157,5 +158,6 @@ def _embed(
         items=[item for item, _ in good],
         vectors=vectors,
         thumbnails=[result.thumbnail for _, result in good] if thumbnails else [],
+        digests=[result.digest for _, result in good] if thumbnails else [],
         failures=[Failure(item, result) for item, result in group if isinstance(result, ImageError)],
     )

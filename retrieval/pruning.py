@@ -51,13 +51,13 @@ def count_self_votes(
     Raises:
         InvalidArgument: k below 1.
     """
-    return count_votes(neighbors_of_items(vectors, search, k=k), labels)
+    return count_votes(((own, rows) for own, rows, _ in nearest_others(vectors, search, k=k)), labels)
 
 
-def neighbors_of_items(
-    vectors: Float[np.ndarray, "items dimension"], search: Search, *, k: int = SELF_NEIGHBORS
-) -> Iterator[tuple[Int[np.ndarray, " some"], Int[np.ndarray, "some k"]]]:
-    """Yield rows of items with the rows of their k nearest others, some thousand items at a time.
+def nearest_others(
+    vectors: Float[np.ndarray, "items dimension"], search: Search, *, k: int
+) -> Iterator[tuple[Int[np.ndarray, " some"], Int[np.ndarray, "some k"], Float[np.ndarray, "some k"]]]:
+    """Yield rows of items with rows and distances of their k nearest others, some thousand items at a time.
 
     k is clipped to the number of other items.
 
@@ -69,8 +69,14 @@ def neighbors_of_items(
     wanted = min(k + 1, len(vectors))
     for start in range(0, len(vectors), _ITEMS_AT_A_TIME):
         own = np.arange(start, min(start + _ITEMS_AT_A_TIME, len(vectors)))
-        rows, _ = search(vectors[own], wanted)
-        yield own, rows[other_places(rows, own)].reshape(len(own), wanted - 1)
+        rows, distances = search(vectors[own], wanted)
+        others = other_places(rows, own)
+        yield own, *(found[others].reshape(len(own), wanted - 1) for found in (rows, distances))
+
+
+def blocks_of(items: int) -> int:
+    """Return how many times `nearest_others` yields for so many items, for a progress bar."""
+    return -(-items // _ITEMS_AT_A_TIME)
 
 
 def other_places(

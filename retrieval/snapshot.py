@@ -1,64 +1,109 @@
 """A memory as it is read: ids, labels and index of one version of the table, each loaded when first needed."""
 
-import contextlib
-import logging
+import copy
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from retrieval.errors import InvalidArgument, VisualMemoryWarning
-from retrieval.indexes import build_index, choose_kind, load_index, save_index
-from retrieval.indexes.base import Index
-from retrieval.table import ItemTable
+from retrieval.errors import InvalidArgument, UnknownItem, VisualMemoryWarning
+from retrieval.indexing import Source, index_layers
+from retrieval.layers import Layers
+from retrieval.layout import CENTRED_INDEX, INDEX
+from retrieval.rows import Rows
+from retrieval.table import ItemTable, normalised
 from retrieval.types import Neighbors
 from retrieval.vectors import centre
 
-_INDEX: Final = "index"
-_CENTRED_INDEX: Final = "index-centred"
-_logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    import pyarrow
+
+_NAMED: Final = 3  # of many ids in a message
 
 
 class Snapshot:
-    """Answers searches from one version; made anew after every change."""
+    """Answers searches from one version; an edit makes another from it."""
 
-    def __init__(self, table: ItemTable, path: Path, *, centred: bool = False) -> None:
+    def __init__(self, table: ItemTable, path: Path, *, centred: bool = False, saves: bool = True) -> None:
         """Pin a version.
 
         Args:
             table: the memory's table.
             path: the memory's folder.
             centred: whether the vectors that are searched have their mean taken off.
+            saves: whether an index that has to be built is kept on disk.
         """
         self._table = table.pinned()
         self.version = self._table.version_id
+        self._path = path
         self._centred = centred
-        self._index_folder = path / (_CENTRED_INDEX if centred else _INDEX)
+        self._saves = saves
+        self._hidden = 0  # items that this one answers without
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The columns at hand, by slot."""
+        return Rows.of(self._table)
+
+    @cached_property
+    def _layers(self) -> Layers:
+        return index_layers(self._source)
+
+    @property
+    def _source(self) -> Source:
+        if not self._centred:
+            return Source(self._table, self.rows, self._path, INDEX, saves=self._saves)
+        # A mean is one version's: an index without it serves no other.
+        return Source(
+            self._table,
+            self.rows,
+            self._path,
+            CENTRED_INDEX,
+            stamp=self.version,
+            change=lambda vectors: centre(vectors, self.mean),
+            saves=self._saves,
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows) - self._hidden
 
     @cached_property
     def ids(self) -> Shaped[np.ndarray, " items"]:
         """Every id, in row order."""
-        ids: np.ndarray = self._table.ids().to_numpy()
-        return ids
-
-    def rows_of(self, ids: Sequence[str]) -> Int[np.ndarray, " ids"]:
-        """Return the rows of some ids, -1 for an id that is not there; looks through every id."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        rows = pc.index_in(pa.array(ids, pa.string()), value_set=self._table.ids().combine_chunks())
-        return np.asarray(rows.fill_null(-1), np.int64)
+        return self.rows.ids(self.rows.living())
 
     @cached_property
     def labels(self) -> Shaped[np.ndarray, " items"]:
         """Every label, in row order."""
-        labels: np.ndarray = self._table.labels().to_numpy()
-        return labels
+        return self.rows.labels(self.rows.living())
+
+    @cached_property
+    def digests(self) -> Shaped[np.ndarray, " items"]:
+        """The digest of every picture (`content_digest`), in row order; None where it is not known."""
+        return self._table.digests()
+
+    def unpruned(self) -> "Snapshot":
+        """Return the same version with every item counting fully."""
+        if self.reliabilities is None:
+            return self
+        whole = Snapshot(self._table, self._path, centred=self._centred, saves=False)
+        whole.rows = Rows.of(self._table, pruned=False)
+        return whole
+
+    @property
+    def reliabilities(self) -> Float[np.ndarray, " items"] | None:
+        """How far every item can be relied on, in row order; None where nothing is pruned (section 3.6)."""
+        return self.rows.reliabilities(self.rows.living())
+
+    def rows_of(self, ids: Sequence[str]) -> Int[np.ndarray, " ids"]:
+        """Return the rows of some ids, -1 for an id that is not there."""
+        slots = self.rows.find(list(ids))
+        return np.where(slots < 0, -1, self.rows.numbers_of(slots))
 
     def vectors(self) -> Float[np.ndarray, "items dimension"]:
         """Return every vector as it is stored, float32, in row order; read anew at each call."""
@@ -67,42 +112,107 @@ class Snapshot:
     @cached_property
     def mean(self) -> Float[np.ndarray, " dimension"]:
         """The mean of all vectors, float64."""
-        mean: np.ndarray = self._table.vectors().mean(axis=0, dtype=np.float64)
+        total = np.zeros(self._table.dimension)
+        for block in self._table:
+            total += normalised(block).sum(axis=0, dtype=np.float64)
+        mean: np.ndarray = total / len(self.rows)
         return mean
 
-    @cached_property
-    def index(self) -> Index:
-        """The saved index where it is of this version, else a new one, saved where the disk allows."""
-        saved = self.saved_index()
-        if saved is not None:
-            return saved
-        kind = choose_kind(self._table.settings.index, items=len(self._table))
-        if kind != "exact":  # which takes no time worth a word
-            _logger.info("Building a %s index over %s pictures …", kind, f"{len(self._table):,}")
-        vectors = self._table.vectors()
-        built = build_index(kind, centre(vectors, self.mean) if self._centred else vectors)
-        with contextlib.suppress(OSError):  # a memory on a read-only disk can be searched all the same
-            save_index(built, self._index_folder, table_version=self.version)
-        return built
+    @property
+    def index_kind(self) -> str:
+        """The kind of index that answers, built now if need be."""
+        return self._layers.stored.index.kind
 
-    def saved_index(self) -> Index | None:
-        """Return the index on disk if it is sound and of this version."""
-        return load_index(self._index_folder, table_version=self.version)
+    @property
+    def findable(self) -> int:
+        """How many items a search can find: what was pruned away takes no part."""
+        return len(self._layers)
 
     def search(self, queries: Float[np.ndarray, "queries dimension"], k: int) -> Neighbors:
         """Return the neighbours of unit vectors, nearest first."""
         check_neighbors(k)
-        items = len(self._table)
-        if not items:
+        if not len(self.rows):
             raise InvalidArgument("the memory is empty: add pictures with `vmem memory add MEMORY FOLDER`")
+        items = self.findable
+        if not items:
+            raise InvalidArgument("no item of the memory takes part in decisions: undo the pruning, or add pictures")
         if k > items:
             said = f"k={k} is more than the {items} items in the memory: all {items} are used"
             warnings.warn(said, VisualMemoryWarning, stacklevel=3)
+        k = min(k, items)
         if not len(queries):
-            nothing = np.empty((0, min(k, items)))
+            nothing = np.empty((0, k))
             return Neighbors(nothing, nothing, nothing, nothing.astype(np.int64))
-        rows, distances = self.index.search(queries, min(k, items))
-        return Neighbors(self.ids[rows], self.labels[rows], distances, rows)
+        slots, distances = self._layers.search(queries, k)
+        rows = self.rows
+        return Neighbors(rows.ids(slots), rows.labels(slots), distances, rows.numbers_of(slots), self._factors(slots))
+
+    def _factors(self, slots: np.ndarray) -> np.ndarray | None:
+        factors = self.rows.reliabilities(slots)
+        return factors if factors is not None and (factors != 1).any() else None
+
+    def centred(self) -> "Snapshot":
+        """Return the same version without the mean of its vectors."""
+        return Snapshot(self._table, self._path, centred=True, saves=self._saves)
+
+    def slots_of(self, ids: Sequence[str]) -> Int[np.ndarray, " ids"]:
+        """Return the slots of some ids, in their order.
+
+        Raises:
+            UnknownItem: ids that are not there.
+        """
+        slots = self.rows.find(list(ids))
+        missing = np.flatnonzero(slots < 0)
+        if missing.size:
+            some = tuple(ids[place] for place in missing[:_NAMED])
+            raise UnknownItem(
+                f"{self._path} has no items {', '.join(map(repr, some))} ({missing.size} such): nothing was changed;"
+                " `vmem memory search` shows ids",
+                ids=some,
+            )
+        return slots
+
+    def without(self, ids: Sequence[str]) -> "Snapshot":
+        """Return what answers as if some items were gone.
+
+        Raises:
+            UnknownItem: ids that are not there.
+        """
+        slots = np.unique(self.slots_of(ids))
+        view = copy.copy(self)
+        view._layers = self._layers.without(slots)
+        view._hidden = self._hidden + len(slots)
+        return view
+
+    def changed(self, table: ItemTable, dead: Int[np.ndarray, " dead"], new: "pyarrow.Table") -> "Snapshot":
+        """Return the snapshot of the version that an edit made from this one, without reading it all.
+
+        Args:
+            table: at the new version.
+            dead: slots of items that are gone, or have gone to another slot.
+            new: light columns of the items that came, in other slots or for the first time.
+        """
+        after = Snapshot(table, self._path, saves=self._saves)
+        if "rows" not in vars(self) or self.rows.crowded:
+            return after
+        after.rows = self.rows.changed(dead, new)
+        if "_layers" in vars(self):
+            layers = self._relayered(after._source, dead)
+            if not layers.crowded:
+                after._layers = layers
+        return after
+
+    def _relayered(self, source: Source, dead: np.ndarray) -> Layers:
+        before, came = self._layers, source.living_since(self.rows.slots)
+        left = dict(zip(self.rows.keys(dead).tolist(), dead.tolist(), strict=True))
+        pairs = (
+            (left.get(key, -1), slot) for key, slot in zip(source.rows.keys(came).tolist(), came.tolist(), strict=True)
+        )
+        moves = {old: new for old, new in pairs if old >= 0 and before.position(old) is not None}
+        gone = np.setdiff1d(dead, np.fromiter(moves, np.int64, len(moves)))
+        came = np.setdiff1d(came, np.fromiter(moves.values(), np.int64, len(moves)))
+        layers = before.without(gone).moving(moves)
+        return layers.adding(came, source.vectors(came)) if len(came) else layers
 
 
 def check_neighbors(k: object) -> None:

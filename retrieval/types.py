@@ -18,6 +18,7 @@ class Neighbor:
     label: Label
     distance: float  # cosine distance, 1 - cos: 0 is the same direction, 2 the opposite one
     row: int  # position in the memory at the version that was searched
+    reliability: float = 1.0  # what its weight in a vote is multiplied by (section 3.6); 1 without pruning
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,6 +32,7 @@ class Neighbors:
     labels: Shaped[np.ndarray, "queries k"]
     distances: Float[np.ndarray, "queries k"]
     rows: Int[np.ndarray, "queries k"]
+    reliabilities: Float[np.ndarray, "queries k"] | None = None  # as `Neighbor.reliability`; None: all 1
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -39,8 +41,14 @@ class Neighbors:
         return (self[query] for query in range(len(self)))
 
     def __getitem__(self, query: int) -> tuple[Neighbor, ...]:
-        columns = (self.ids, self.labels, self.distances, self.rows)
-        return tuple(Neighbor(*values) for values in zip(*(c[query].tolist() for c in columns), strict=True))
+        columns = (self.ids, self.labels, self.distances, self.rows, self.reliabilities)
+        given = [column[query].tolist() for column in columns if column is not None]
+        return tuple(Neighbor(*values) for values in zip(*given, strict=True))
+
+    def nearest(self, k: int) -> "Neighbors":
+        """Return the same queries with their nearest k neighbours at most."""
+        factors = None if self.reliabilities is None else self.reliabilities[:, :k]
+        return Neighbors(self.ids[:, :k], self.labels[:, :k], self.distances[:, :k], self.rows[:, :k], factors)
 
     @property
     def k(self) -> int:
@@ -65,8 +73,8 @@ class Votes:
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """Each label's part of the total weight; they add up to 1."""
-        total = sum(self.weights)
+        """Each label's part of the total weight; they add up to 1, or are 0 where nobody had a vote."""
+        total = sum(self.weights) or 1.0
         return tuple(weight / total for weight in self.weights)
 
 

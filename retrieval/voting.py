@@ -31,17 +31,28 @@ Factors: TypeAlias = Float[np.ndarray, "queries k"] | Bool[np.ndarray, "queries 
 
 
 def neighbor_weights(
-    distances: Float[np.ndarray, "queries k"], method: str = DEFAULT_METHOD
+    distances: Float[np.ndarray, "queries k"], method: str = DEFAULT_METHOD, *, factors: Factors | None = None
 ) -> Float[np.ndarray, "queries k"]:
     """Return each neighbour's weight, float64, by a method of the paper's section 2.2.
 
     ``rank``: 1 / (2 + rank), rank 0 for the nearest. ``plurality``: 1. ``distance``: exp(-d). ``softmax``:
-    exp((1 - d) / 0.07), whose normalisation cancels out of every comparison.
+    exp((1 - d) / 0.07), whose normalisation cancels out of every comparison. Weights are multiplied by ``factors``,
+    each neighbour keeping its rank.
 
     Raises:
         InvalidArgument: no such method.
     """
-    return _WEIGHTS[check_method(method)](np.asarray(distances, np.float64))
+    weights = _WEIGHTS[check_method(method)](np.asarray(distances, np.float64))
+    return weights if factors is None else weights * factors
+
+
+def shares_of(
+    weights: Float[np.ndarray, "queries k"], some: Float[np.ndarray, "queries n"]
+) -> Float[np.ndarray, "queries n"]:
+    """Return weights as parts of all the neighbours' weight; 0 where that is none."""
+    total = weights.sum(axis=1, keepdims=True)
+    shares: np.ndarray = some / np.where(total > 0, total, 1.0)
+    return shares
 
 
 def check_method(method: str) -> str:
@@ -81,8 +92,8 @@ def predict_every_k(
     codes = _as_codes(labels)
     winners = np.empty_like(labels)
     for some in query_slices(len(labels)):
-        weights = neighbor_weights(distances[some], method)
-        leaders = _leaders(codes[some], weights if factors is None else weights * factors[some])
+        weights = neighbor_weights(distances[some], method, factors=None if factors is None else factors[some])
+        leaders = _leaders(codes[some], weights)
         winners[some] = np.take_along_axis(labels[some], leaders, axis=1)
     return winners
 
@@ -93,17 +104,19 @@ def heaviest_labels(
     *,
     count: int,
     method: str = DEFAULT_METHOD,
+    factors: Factors | None = None,
 ) -> tuple[Int[np.ndarray, "queries count"], Float[np.ndarray, "queries count"]]:
     """Return every query's heaviest labels and their shares of the vote of all k neighbours, heaviest first.
 
     Equal weights stand in the order in which the labels reached them. A query with fewer labels has -1 and a share of
-    0 in the places that are left.
+    0 in the places that are left; so has a label without a vote.
 
     Args:
         labels: of the neighbours as numbers from 0 (`encode_labels`).
         distances: of the neighbours.
         count: how many labels.
         method: one of ``METHODS``.
+        factors: as for `predict_every_k`.
 
     Raises:
         InvalidArgument: no such method.
@@ -111,7 +124,7 @@ def heaviest_labels(
     queries, k = labels.shape
     heaviest, shares = np.full((queries, count), -1), np.zeros((queries, count))
     for some in query_slices(queries):
-        weights = neighbor_weights(distances[some], method)
+        weights = neighbor_weights(distances[some], method, factors=None if factors is None else factors[some])
         gathered = _gathered_weights(labels[some], weights).T
         # A label's total is what it has gathered at its outermost neighbour, the only one that no other looks back to.
         gathered[_has_later(labels[some])] = -1.0
@@ -119,7 +132,7 @@ def heaviest_labels(
         totals = np.take_along_axis(gathered, order, axis=1)
         there = np.arange(order.shape[1])
         heaviest[some, there] = np.where(totals > 0, np.take_along_axis(labels[some], order, axis=1), -1)
-        shares[some, there] = np.maximum(totals, 0.0) / weights.sum(axis=1, keepdims=True)
+        shares[some, there] = shares_of(weights, np.maximum(totals, 0.0))
     return heaviest, shares
 
 
@@ -128,13 +141,13 @@ def count_votes(
     distances: Float[np.ndarray, "queries k"],
     *,
     method: str = DEFAULT_METHOD,
+    factors: Factors | None = None,
 ) -> list[Votes]:
     """Return every query's labels with their summed weights over all k neighbours, heaviest first.
 
-    Raises:
-        InvalidArgument: no such method.
+    ``factors`` are those of `predict_every_k`. Raises InvalidArgument where there is no such method.
     """
-    gathered = _gathered_weights(_as_codes(labels), neighbor_weights(distances, method))
+    gathered = _gathered_weights(_as_codes(labels), neighbor_weights(distances, method, factors=factors))
     return [_votes(*row) for row in zip(labels.tolist(), gathered.T.tolist(), strict=True)]
 
 

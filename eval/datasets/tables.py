@@ -20,6 +20,7 @@ from eval.datasets.stored import fingerprint, read_file
 from eval.types import StoredPicture
 from retrieval.errors import FolderError, ImageError
 from retrieval.folder import as_text
+from retrieval.manifests import huggingface_names
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -145,7 +146,7 @@ def _open_files(root: Path, paths: list[Path]) -> Table:
         file_name = f"{image}.path" if _has_field(schema, image, "path") else image if image in PATHS else None
         wanted = [label, *(name for name in ("id", file_name) if name and name.partition(".")[0] in schema.names)]
         columns = [file.columns(wanted) for file in files]
-        class_names = _class_names(schema, label)
+        class_names = huggingface_names(schema, label)
         values = {name: [value for held in columns for value in held.column(name).to_pylist()] for name in wanted}
     rows = [(file, row) for file, held in zip(files, columns, strict=True) for row in range(held.num_rows)]
     ids = _ids(root, rows, values.get("id"), values.get(file_name or ""))
@@ -199,15 +200,6 @@ def _has_field(schema: "pa.Schema", column: str, field: str) -> bool:
 
     kind = schema.field(column).type
     return bool(pa.types.is_struct(kind)) and kind.get_field_index(field) >= 0
-
-
-def _class_names(schema: "pa.Schema", label: str) -> list[str] | None:
-    """Return the names that Hugging Face keeps in a table's metadata."""
-    features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    feature = features.get(label, {})
-    feature = feature.get("feature", feature) if isinstance(feature, dict) else feature[0]  # of a list, its items'
-    names = feature.get("names")
-    return [str(name) for name in names] if names else None
 
 
 def _ids(root: Path, rows: list[tuple[RowFile, int]], own: list[Any] | None, names: list[Any] | None) -> list[str]:

@@ -22,7 +22,11 @@ def aggregation(found: Neighborhoods) -> Analysis:
     """Return the accuracy of the four voting methods of section 2.2 when 1, 2, …, k neighbours vote."""
     results = found.results
     top1 = accuracy_every_k(
-        results.neighbor_labels.codes, results.neighbor_distances, right_neighbors(found), list(BY_METHOD.values())
+        results.neighbor_labels.codes,
+        results.neighbor_distances,
+        right_neighbors(found),
+        list(BY_METHOD.values()),
+        factors=results.reliabilities,
     )
     model = same_model(found.embedder)
     published = AGGREGATION[model]

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from eval.types import Names, QueryResults
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ class Neighborhoods:
             neighbor_ids=Names(results.neighbor_ids.codes[:, :k], results.neighbor_ids.names),
             neighbor_labels=Names(results.neighbor_labels.codes[:, :k], results.neighbor_labels.names),
             neighbor_distances=results.neighbor_distances[:, :k],
+            reliabilities=results.factors(np.s_[:, :k]),
         )
         return replace(self, results=cut)
 

@@ -53,7 +53,8 @@ def _query(ledger: VoteLedger, query: int, pictures: dict[str, bytes], *said: st
 def _neighbors(found: Neighborhoods, ledger: VoteLedger, query: int, pictures: dict[str, bytes]) -> list[Tile]:
     """Return the nearest neighbours with their part of the vote, in blue where their label is right."""
     results, tiles = found.results, []
-    weights = neighbor_weights(results.neighbor_distances[query : query + 1, : ledger.k], ledger.method)[0]
+    near = np.s_[query : query + 1, : ledger.k]
+    weights = neighbor_weights(results.neighbor_distances[near], ledger.method, factors=results.factors(near))[0]
     names, labels = results.neighbor_ids.of(query), results.neighbor_labels.of(query)
     for rank in range(min(_NEIGHBORS, ledger.k)):
         edge = BLUE if labels[rank] in ledger.truths[query] else ORANGE

@@ -20,7 +20,11 @@ def hit_rate(found: Neighborhoods) -> Analysis:
     results, right = found.results, right_neighbors(found)
     hits = 100.0 * np.logical_or.accumulate(right, axis=1).mean(axis=0)
     vote = accuracy_every_k(
-        results.neighbor_labels.codes, results.neighbor_distances, right, [BY_METHOD[DEFAULT_METHOD]]
+        results.neighbor_labels.codes,
+        results.neighbor_distances,
+        right,
+        [BY_METHOD[DEFAULT_METHOD]],
+        factors=results.reliabilities,
     )[0]
     k = len(hits)
     return Analysis(

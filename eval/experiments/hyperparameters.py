@@ -63,7 +63,11 @@ def hyperparameters(
     results = found.results
     weighings = [*map(_by_rank, alphas), *map(_by_distance, xis), *(_by_distance(1.0 / tau) for tau in taus)]
     top1 = accuracy_every_k(
-        results.neighbor_labels.codes, results.neighbor_distances, right_neighbors(found), weighings
+        results.neighbor_labels.codes,
+        results.neighbor_distances,
+        right_neighbors(found),
+        weighings,
+        factors=results.reliabilities,
     )
     first, second = len(alphas), len(alphas) + len(xis)
     sweeps = [

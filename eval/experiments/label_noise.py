@@ -44,7 +44,9 @@ def label_noise(found: Neighborhoods, *, levels: Sequence[int] = LEVELS, seed: i
     truths, curves = truth_codes(results), []
     for labels in corrupt(found, levels, seed=seed):
         right = is_right(labels, truths)
-        curves.append(accuracy_every_k(labels, results.neighbor_distances, right, [BY_METHOD[DEFAULT_METHOD]])[0])
+        weighings = [BY_METHOD[DEFAULT_METHOD]]
+        distances, factors = results.neighbor_distances, results.reliabilities
+        curves.append(accuracy_every_k(labels, distances, right, weighings, factors=factors)[0])
     top1 = np.array(curves)
     ks = [k for k in _KS if k <= results.k] or [results.k]
     bests = [best(curve) for curve in top1]

@@ -9,7 +9,14 @@ from jaxtyping import Bool, Float, Int
 from eval.scoring import is_right, truth_codes
 from eval.types import QueryResults
 from retrieval.errors import InvalidArgument
-from retrieval.voting import DEFAULT_METHOD, heaviest_labels, neighbor_weights, predict_every_k
+from retrieval.voting import (
+    DEFAULT_METHOD,
+    Factors,
+    heaviest_labels,
+    neighbor_weights,
+    predict_every_k,
+    shares_of,
+)
 
 _ROUNDING: Final = 1e-9  # shares that are closer are voted on once more: sums in another order round otherwise
 _QUERIES_AT_A_TIME: Final = 4096
@@ -74,11 +81,13 @@ def keep_ledger(results: QueryResults, *, k: int | None = None, method: str = DE
         )
     labels, items = results.neighbor_labels.codes[:, :k], results.neighbor_ids.codes[:, :k]
     distances, truths = results.neighbor_distances[:, :k], truth_codes(results)
-    winners = predict_every_k(labels, distances, method=method)[:, -1]
+    factors = results.factors(np.s_[:, :k])
+    winners = predict_every_k(labels, distances, method=method, factors=factors)[:, -1]
     right = is_right(winners[:, None], truths)[:, 0]
     size = len(results.neighbor_ids.names)
-    helped, hurt = _share_out(labels, items, distances, truths, method=method, size=size)
-    queries, ranks, answers = flips(labels, distances, method=method)
+    shares = _shares(distances, method, factors)
+    helped, hurt = _share_out(labels, items, shares, truths, size=size)
+    queries, ranks, answers = flips(labels, distances, method=method, factors=factors)
     fine = is_right(answers[:, None], truths[queries])[:, 0]
     voters = items[queries, ranks]
     mended, broken = ~right[queries] & fine, right[queries] & ~fine
@@ -106,47 +115,50 @@ def keep_ledger(results: QueryResults, *, k: int | None = None, method: str = DE
 def _share_out(
     labels: Int[np.ndarray, "queries k"],
     items: Int[np.ndarray, "queries k"],
-    distances: Float[np.ndarray, "queries k"],
+    shares: Float[np.ndarray, "queries k"],
     truths: Int[np.ndarray, "queries allowed"],
     *,
-    method: str,
     size: int,
 ) -> tuple[Float[np.ndarray, " items"], Float[np.ndarray, " items"]]:
     """Return what each item gave to right and to wrong labels; every query hands out one vote."""
     helped, hurt = np.zeros(size), np.zeros(size)
     for start in range(0, len(labels), _QUERIES_AT_A_TIME):
         some = slice(start, start + _QUERIES_AT_A_TIME)
-        weights = neighbor_weights(distances[some], method)
-        weights = weights / weights.sum(axis=1, keepdims=True)
         right = is_right(labels[some], truths[some])
-        helped += np.bincount(items[some][right], weights[right], size)
-        hurt += np.bincount(items[some][~right], weights[~right], size)
+        helped += np.bincount(items[some][right], shares[some][right], size)
+        hurt += np.bincount(items[some][~right], shares[some][~right], size)
     return helped, hurt
 
 
+def _shares(distances: np.ndarray, method: str, factors: Factors | None) -> Float[np.ndarray, "queries k"]:
+    weights = neighbor_weights(distances, method, factors=factors)
+    return shares_of(weights, weights)
+
+
 def flips(
-    labels: Int[np.ndarray, "queries k"], distances: Float[np.ndarray, "queries k"], *, method: str
+    labels: Int[np.ndarray, "queries k"],
+    distances: Float[np.ndarray, "queries k"],
+    *,
+    method: str,
+    factors: Factors | None = None,
 ) -> tuple[Int[np.ndarray, " flips"], Int[np.ndarray, " flips"], Int[np.ndarray, " flips"]]:
     """Return the votes whose absence changes the answer: query, rank from 0, and the answer without it.
 
     Only a vote for the winner can be one. Without it the winner has its weight less and all others keep theirs, so one
     comparison with the runner-up tells; where both come out equal, the vote is taken again without it.
     """
-    (winners, seconds), shares = (each.T for each in heaviest_labels(labels, distances, count=2, method=method))
-    weights = neighbor_weights(distances, method)
-    given = weights / weights.sum(axis=1, keepdims=True)
+    heaviest = heaviest_labels(labels, distances, count=2, method=method, factors=factors)
+    (winners, seconds), shares = (each.T for each in heaviest)
+    given = _shares(distances, method, factors)
     beyond = np.where(labels == winners[:, None], given, -np.inf) - (shares[0] - shares[1])[:, None]
     queries, ranks = np.nonzero((beyond > -_ROUNDING) & (seconds >= 0)[:, None])
     answers = seconds[queries].copy()
     close = np.flatnonzero(beyond[queries, ranks] <= _ROUNDING)
     for start in range(0, len(close), _QUERIES_AT_A_TIME):
         some = close[start : start + _QUERIES_AT_A_TIME]
-        answers[some] = _without(labels[queries[some]], distances[queries[some]], ranks[some], method)
+        there = np.arange(labels.shape[1]) != ranks[some][:, None]
+        near = queries[some]
+        counted = there if factors is None else there * factors[near]
+        answers[some] = predict_every_k(labels[near], distances[near], method=method, factors=counted)[:, -1]
     changed = answers != winners[queries]
     return queries[changed], ranks[changed], answers[changed]
-
-
-def _without(labels: np.ndarray, distances: np.ndarray, ranks: np.ndarray, method: str) -> np.ndarray:
-    there = np.arange(labels.shape[1]) != ranks[:, None]
-    answers: np.ndarray = predict_every_k(labels, distances, method=method, factors=there)[:, -1]
-    return answers

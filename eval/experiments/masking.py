@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int
 from eval.experiments.material import MOST_NEIGHBORS, Material
 from eval.types import Names, QueryResults
 from retrieval.errors import InvalidArgument
+from retrieval.indexes.base import ArrayBlocks
 from retrieval.indexes.exact import ExactIndex
 
 WIDE: Final = 500  # neighbours searched once: a mask that keeps a third of a memory mostly finds 100 among them
@@ -37,7 +38,9 @@ def neighbors_within(material: Material, kept: Bool[np.ndarray, " items"], *, k:
         rows[some] = np.take_along_axis(wide.neighbor_ids.codes[some], columns, axis=1)
         distances[some] = np.take_along_axis(wide.neighbor_distances[some], columns, axis=1)
     if short.any():
-        found, distances[short] = ExactIndex(material.vectors[items]).search(material.queries[short], k)
+        found, distances[short] = ExactIndex.build(ArrayBlocks(material.vectors[items])).search(
+            material.queries[short], k
+        )
         rows[short] = items[found]
     labels = Names(material.labels[rows], material.label_names)
     return QueryResults(material.query_ids, material.truths, Names(rows, material.item_ids), labels, distances, {})

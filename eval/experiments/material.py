@@ -10,8 +10,8 @@ from eval.experiments.base import Neighborhoods
 from eval.types import Dataset, Names, QueryResults, Sample
 from retrieval.indexes import build_index
 from retrieval.indexes.base import Index
-from retrieval.memory import VisualMemory
 from retrieval.progress import track
+from retrieval.view import MemoryView
 from retrieval.voting import encode_labels
 
 MOST_NEIGHBORS: Final = 100  # as in the paper's figures
@@ -58,8 +58,10 @@ class Material:
         return QueryResults(self.query_ids, self.truths, ids, labels, distances, {})
 
 
-def gather(memory: VisualMemory, name: str, dataset: Dataset, *, progress: bool = True) -> Material:
+def gather(memory: MemoryView, name: str, dataset: Dataset, *, progress: bool = True) -> Material:
     """Return a memory's vectors and those of a data set's queries; features that are cached are not computed again.
+
+    All its items count fully: a pruning of the memory itself plays no part where an analysis varies the memory.
 
     Raises:
         EmbedderError: the memory's embedder cannot be had.

@@ -17,6 +17,7 @@ from eval.scoring import percent
 from eval.types import Percent, QueryResults
 from retrieval.errors import InvalidArgument
 from retrieval.indexes import choose_kind
+from retrieval.indexes.base import ArrayBlocks
 from retrieval.indexes.exact import ExactIndex
 from retrieval.labels import display_name
 from retrieval.voting import DEFAULT_METHOD, METHODS, predict_every_k
@@ -161,7 +162,7 @@ def _forget(material: Material, name: str, gone: Bool[np.ndarray, " items"], lab
 def _made_anew(material: Material, kept: Bool[np.ndarray, " items"], k: int) -> tuple[np.ndarray, np.ndarray]:
     """Return rows and distances from an index that never held the others."""
     items = np.flatnonzero(kept)
-    found, distances = ExactIndex.build(material.vectors[items]).search(material.queries, k)
+    found, distances = ExactIndex.build(ArrayBlocks(material.vectors[items])).search(material.queries, k)
     return items[found], distances
 
 

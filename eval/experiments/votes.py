@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from eval.experiments.base import Neighborhoods
 from eval.scoring import is_right, truth_codes
 from eval.types import Percent
-from retrieval.voting import METHODS, neighbor_weights, previous_places, query_slices
+from retrieval.voting import METHODS, Factors, neighbor_weights, previous_places, query_slices
 
 Weighing = Callable[[np.ndarray], np.ndarray]  # distances (queries × k) → weights of the same shape, above 0
 BY_METHOD: Final[dict[str, Weighing]] = {name: partial(neighbor_weights, method=name) for name in METHODS}
@@ -26,6 +26,8 @@ def accuracy_every_k(
     distances: Float[np.ndarray, "queries k"],
     right: Bool[np.ndarray, "queries k"],
     weighings: Sequence[Weighing],
+    *,
+    factors: Factors | None = None,
 ) -> Float[np.ndarray, "weighings k"]:
     """Return top-1 in percent when the nearest 1, 2, …, k neighbours vote, for each way of weighing them.
 
@@ -37,12 +39,14 @@ def accuracy_every_k(
         distances: of the neighbours.
         right: which neighbours carry a right label of their query.
         weighings: each gives every neighbour a weight above 0.
+        factors: above 0, by which weights are multiplied; None: 1.
     """
     counts = np.zeros((len(weighings), labels.shape[1]), np.int64)
     for some in query_slices(len(labels)):
         places, hits = previous_places(labels[some]), np.ascontiguousarray(right[some].T)
         for number, weigh in enumerate(weighings):
-            counts[number] += _count_right(places, weigh(distances[some]).T, hits)
+            weights = weigh(distances[some])
+            counts[number] += _count_right(places, (weights if factors is None else weights * factors[some]).T, hits)
     return 100.0 * counts / max(1, len(labels))
 
 

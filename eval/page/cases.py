@@ -74,7 +74,8 @@ def make_views(
     for start in range(0, len(rows), _TOGETHER):
         some = list(rows[start : start + _TOGETHER])
         records = _records(source.folder, results, some) if second_look else [{}] * len(some)
-        votes = count_votes(results.neighbor_labels.codes[some], results.neighbor_distances[some])
+        codes, distances = results.neighbor_labels.codes[some], results.neighbor_distances[some]
+        votes = count_votes(codes, distances, factors=results.factors(some))
         stored = _stored_pictures(source.memory, results, some)
         for row, record, vote in zip(some, records, votes, strict=True):
             near, named = _neighbors(results, row), _named(vote, results)
@@ -141,13 +142,15 @@ def _stored_pictures(
 
 
 def _neighbors(results: QueryResults, row: int) -> tuple[Neighbor, ...]:
+    factors = results.factors(row)
     found = zip(
         results.neighbor_ids.of(row),
         results.neighbor_labels.of(row),
         results.neighbor_distances[row].tolist(),
+        [1.0] * results.k if factors is None else factors.tolist(),
         strict=True,
     )
-    return tuple(Neighbor(item, label, distance, row=-1) for item, label, distance in found)
+    return tuple(Neighbor(item, label, distance, -1, factor) for item, label, distance, factor in found)
 
 
 def _named(votes: Votes, results: QueryResults) -> Votes:

@@ -1,38 +1,144 @@
-"""What every index can do."""
+"""What every index can do, and the stream of vectors it is made from."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Final, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+
+BLOCK_ITEMS: Final = (
+    8192  # ScaNN takes in 28,000 a second (384 dimensions) in blocks of this size, no more in larger ones
+)
+WORN_SHARE: Final = 0.2  # of an index is skipped: from here on a search does a fifth of its work for nothing
+
+
+@runtime_checkable
+class VectorBlocks(Protocol):
+    """Nearly unit vectors in order, a block at a time; can be gone through more than once."""
+
+    @property
+    def dimension(self) -> int:
+        """Numbers in a vector."""
+        ...
+
+    def __len__(self) -> int:
+        """Return the number of vectors in all blocks."""
+        ...
+
+    def __iter__(self) -> Iterator[Float[np.ndarray, "some dimension"]]:
+        """Yield blocks of float16 or float32, none empty."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayBlocks:
+    """An array as blocks."""
+
+    vectors: Float[np.ndarray, "items dimension"]
+
+    @property
+    def dimension(self) -> int:
+        """Numbers in a vector."""
+        return int(self.vectors.shape[1])
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def __iter__(self) -> Iterator[Float[np.ndarray, "some dimension"]]:
+        for start in range(0, len(self.vectors), BLOCK_ITEMS):
+            yield self.vectors[start : start + BLOCK_ITEMS]
 
 
 @runtime_checkable
 class Index(Protocol):
-    """Finds the nearest of a fixed set of unit vectors, known by their position in it."""
+    """Finds the nearest of a set of vectors, known by their position in it.
+
+    An index never changes: `extended` makes another. Files that it keeps directly in its folder are guarded by digests
+    (`retrieval.indexes.store`); what it keeps in folders below is its own affair.
+    """
 
     kind: ClassVar[str]
+    saved: ClassVar[bool]
+    """Whether it has files. One without is made from the table whenever a memory is opened."""
+    mapped: ClassVar[tuple[str, ...]]
+    """Files too large to be read whole when opened: `load` looks at a sample of them. They may be hard links to those
+    of the index that this one extends, and longer than what belongs to it."""
 
     @classmethod
-    def build(cls, vectors: Float[np.ndarray, "items dimension"]) -> "Index":
-        """Return an index over float32 vectors of length 1; at least one."""
+    def build(cls, blocks: VectorBlocks, folder: Path | None) -> "Index":
+        """Return an index over at least one vector.
+
+        Args:
+            blocks: the vectors.
+            folder: an empty folder that the files are written into as it goes; None to work in memory.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
         ...
 
     @classmethod
     def load(cls, folder: Path) -> "Index":
-        """Return the index that `save` wrote. Raises OSError or ValueError where the files are damaged."""
+        """Return the index whose files lie in a folder; large ones are mapped, not read.
+
+        Raises:
+            OSError, ValueError: the files are missing or damaged.
+        """
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write the index into an empty folder, in files that hold data only, never code."""
+    def extended(self, blocks: VectorBlocks, folder: Path | None) -> "Index":
+        """Return another index with these vectors at the end; this one and its files stay as they are.
+
+        Args:
+            blocks: the vectors; at least one.
+            folder: as for `build`.
+
+        Raises:
+            OSError: the folder cannot be written, or this index's own files are gone.
+        """
+        ...
+
+    @classmethod
+    def erase(cls, folder: Path, positions: Int[np.ndarray, " erased"]) -> list[str]:
+        """Overwrite all that the files of a saved index hold of some vectors, in place, flushed to the disk.
+
+        The vectors take no part in a search any more: the caller skips them, in this process and ever after.
+
+        Returns:
+            The names of the files written, of those directly in the folder.
+
+        Raises:
+            OSError: the files cannot be written.
+        """
+        ...
+
+    @classmethod
+    def discard(cls, folder: Path, *, live: Path | None = None) -> None:
+        """Drop what an index keeps outside its folder, which is about to be deleted; not what a live one's uses too."""
+        ...
+
+    def worn(self, *, skipped: int) -> bool:
+        """Tell whether it is worth building anew: grown far beyond what it was trained on, or mostly skipped."""
         ...
 
     def __len__(self) -> int:
-        """Return the number of vectors."""
+        """Return the number of vectors, erased ones too."""
         ...
 
     def search(
-        self, queries: Float[np.ndarray, "queries dimension"], k: int
+        self,
+        queries: Float[np.ndarray, "queries dimension"],
+        k: int,
+        *,
+        skip: Bool[np.ndarray, " items"] | None = None,
     ) -> tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]:
-        """Return positions (int64) and cosine distances (float32), nearest first, for 1 <= k <= len(self)."""
+        """Return positions (int64) and cosine distances (float32), nearest first, equal ones in order of position.
+
+        Args:
+            queries: float32, of length 1.
+            k: 1 or more, and no more than there are vectors that are not skipped.
+            skip: True for vectors that are never returned.
+        """
         ...

@@ -4,7 +4,10 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+
+from retrieval.indexes.base import WORN_SHARE, VectorBlocks
+from retrieval.indexes.halves import to_unit
 
 _BLOCK_BYTES = 64 * 2**20  # of similarities held at a time
 _QUERIES_AT_A_TIME = 256  # a matrix product of this height keeps the cores busy
@@ -17,32 +20,51 @@ class ExactIndex:
     """Compares every query with every vector. The truth by which other indexes are judged."""
 
     kind: ClassVar[str] = "exact"
+    saved: ClassVar[bool] = False
+    mapped: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, vectors: Float[np.ndarray, "items dimension"]) -> None:
+        """Search float32 vectors of length 1, which are not copied."""
         self._vectors = vectors
 
     @classmethod
-    def build(cls, vectors: Float[np.ndarray, "items dimension"]) -> "ExactIndex":
-        """Return an index over the vectors; they are not copied."""
-        return cls(vectors)
+    def build(cls, blocks: VectorBlocks, folder: Path | None = None) -> "ExactIndex":
+        """Return an index over a float32 copy, with each vector scaled to length 1; nothing is written."""
+        return cls(_filled(np.empty((len(blocks), blocks.dimension), np.float32), blocks, 0))
 
     @classmethod
     def load(cls, folder: Path) -> "ExactIndex":
-        """Return the index that `save` wrote; its vectors are mapped, so that opening reads nothing."""
-        vectors = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
-        if vectors.ndim != 2 or vectors.dtype != np.float32:
-            raise ValueError(f"{folder} holds {vectors.dtype} of shape {vectors.shape}: float32 vectors expected")
-        return cls(vectors)
+        """Raise ValueError: there are no files to load."""
+        raise ValueError(f"{folder} cannot hold an exact index, which has no files")
 
-    def save(self, folder: Path) -> None:
-        """Write the vectors as one NumPy file."""
-        np.save(folder / "vectors.npy", self._vectors, allow_pickle=False)
+    def extended(self, blocks: VectorBlocks, folder: Path | None = None) -> "ExactIndex":
+        """Return an index over these vectors and more."""
+        vectors = np.empty((len(self) + len(blocks), blocks.dimension), np.float32)
+        vectors[: len(self)] = self._vectors
+        return ExactIndex(_filled(vectors, blocks, len(self)))
+
+    @classmethod
+    def erase(cls, folder: Path, positions: Int[np.ndarray, " erased"]) -> list[str]:
+        """Return an empty list: there are no files to erase from."""
+        return []
+
+    @classmethod
+    def discard(cls, folder: Path, *, live: Path | None = None) -> None:
+        """Do nothing: there is nothing outside the folder."""
+
+    def worn(self, *, skipped: int) -> bool:
+        """Tell whether a fifth of the vectors held, and compared with, is of no use."""
+        return skipped > WORN_SHARE * len(self)
 
     def __len__(self) -> int:
         return len(self._vectors)
 
     def search(
-        self, queries: Float[np.ndarray, "queries dimension"], k: int
+        self,
+        queries: Float[np.ndarray, "queries dimension"],
+        k: int,
+        *,
+        skip: Bool[np.ndarray, " items"] | None = None,
     ) -> tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]:
         """Return positions and cosine distances, nearest first; equal distances in order of position.
 
@@ -53,37 +75,44 @@ class ExactIndex:
         distances = np.empty((len(queries), k), np.float32)
         for start in range(0, len(queries), _QUERIES_AT_A_TIME):
             some = slice(start, start + _QUERIES_AT_A_TIME)
-            positions[some], distances[some] = self._search_some(queries[some], k)
+            positions[some], distances[some] = self._search_some(queries[some], k, skip)
         return positions, distances
 
-    def _search_some(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        candidates = self._candidates(queries, min(k + _SPARE, len(self)))
+    def _search_some(self, queries: np.ndarray, k: int, skip: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        living = len(self) if skip is None else len(self) - int(np.count_nonzero(skip))
+        candidates = self._candidates(queries, min(k + _SPARE, living), skip)
         similarities = np.empty(candidates.shape, np.float32)
         for start in range(0, len(queries), _COMPARED_AT_A_TIME):
             some = slice(start, start + _COMPARED_AT_A_TIME)
-            np.einsum("qkd,qd->qk", self._vectors[candidates[some]], queries[some], out=similarities[some])
+            np.vecdot(self._vectors[candidates[some]], queries[some, None, :], out=similarities[some])
         order = np.lexsort((candidates, -similarities))[:, :k]
         positions = np.take_along_axis(candidates, order, axis=1)
         best = np.take_along_axis(similarities, order, axis=1)
-        if candidates.shape[1] < len(self):
+        if candidates.shape[1] < living:
             for query in np.flatnonzero(best[:, -1] - similarities.min(axis=1) < _ROUNDING):
-                positions[query], best[query] = self._search_all(queries[query], k, float(best[query, -1]))
+                least = float(best[query, -1])
+                positions[query], best[query] = self._search_all(queries[query], k, least, skip)
         return positions, np.clip(1.0 - best, 0.0, 2.0)
 
-    def _search_all(self, query: np.ndarray, k: int, least: float) -> tuple[np.ndarray, np.ndarray]:
+    def _search_all(
+        self, query: np.ndarray, k: int, least: float, skip: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return the best of every vector as similar as the least one, of which there are more than the candidates."""
         near = np.flatnonzero(self._vectors @ query >= least - _ROUNDING)
-        similarities = np.einsum("nd,d->n", self._vectors[near], query)
+        near = near if skip is None else near[~skip[near]]
+        similarities = np.vecdot(self._vectors[near], query)
         order = np.lexsort((near, -similarities))[:k]
         return near[order], similarities[order]
 
-    def _candidates(self, queries: np.ndarray, k: int) -> np.ndarray:
+    def _candidates(self, queries: np.ndarray, k: int, skip: np.ndarray | None) -> np.ndarray:
         """Return the positions of the k most similar vectors by a matrix product, in any order."""
         items_at_a_time = max(k, _BLOCK_BYTES // (4 * len(queries)))
         positions = np.empty((len(queries), 0), np.int64)
         similarities = np.empty((len(queries), 0), np.float32)
         for start in range(0, len(self), items_at_a_time):
             block = queries @ self._vectors[start : start + items_at_a_time].T
+            if skip is not None:
+                block[:, skip[start : start + items_at_a_time]] = -np.inf
             best = _top(block, k)
             positions = np.concatenate([positions, best + start], axis=1)
             similarities = np.concatenate([similarities, np.take_along_axis(block, best, axis=1)], axis=1)
@@ -92,6 +121,14 @@ class ExactIndex:
                 positions = np.take_along_axis(positions, kept, axis=1)
                 similarities = np.take_along_axis(similarities, kept, axis=1)
         return positions
+
+
+def _filled(vectors: np.ndarray, blocks: VectorBlocks, first: int) -> np.ndarray:
+    """Put blocks into rows from the first on, each vector scaled to length 1."""
+    for block in blocks:
+        vectors[first : first + len(block)] = to_unit(block)
+        first += len(block)
+    return vectors
 
 
 def _top(similarities: np.ndarray, k: int) -> np.ndarray:

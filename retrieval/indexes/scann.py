@@ -1,83 +1,184 @@
-"""Approximate search with ScaNN (Guo et al., 2020), as in section 2.2 of the paper."""
+"""Approximate search with ScaNN (Guo et al., 2020), as in section 2.2 of the paper.
 
-import math
+ScaNN holds a tree and a few bits for each number of a vector, by which it names candidates. They are compared exactly
+from float16 rows mapped from disk: a memory of a million opens at once, and takes half the room.
+"""
+
+import json
+import tempfile
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+
+from retrieval.indexes import tree
+from retrieval.indexes.base import WORN_SHARE, VectorBlocks
+from retrieval.indexes.exact import ExactIndex
+from retrieval.indexes.halves import ROWS, Halves, erase_rows
+from retrieval.indexes.nearest import NOTHING, nearest, ranked, unranked
+from retrieval.indexes.tuning import Effort, effort_for, layout_for
 
 BRUTE_FORCE_BELOW: Final = 10_000
-"""Below this many vectors ScaNN's own brute force answers in 0.4 ms or less: no tree is worth its misses."""
+"""Below this many vectors comparing all takes 0.4 ms or less: no tree is worth its misses."""
 
-_LEAVES_PER_ROOT: Final = 2.0  # leaves of the tree = 2 √n: fastest at recall 0.99 between 1,000 and 1,000,000 vectors
-_SEARCHED_SHARE: Final = 0.25  # of the leaves: 0.17 to 0.25 give recall@50 of 0.99
-_REORDER_PER_NEIGHBOR: Final = 6  # candidates compared exactly
-_LEAST_REORDERED: Final = 300
-_TRAINING_SAMPLE: Final = 250_000
-# No anisotropic quantisation: the value of 0.2 that examples carry drops recall to a third on clustered unit vectors.
-_DIMENSIONS_PER_BLOCK: Final = 2
+_FACTS: Final = "facts.json"
+_GROWTH: Final = (
+    2.0  # since training: the best number of leaves goes by the root, and is 1.4 times another from here on
+)
+_UNEVEN: Final = 0.5  # more imbalance than after training: the leaves that a search reads hold half as much again
+_QUERIES_AT_A_TIME: Final = 4096  # whose candidates take 10 MB
+_MOST_CANDIDATES: Final = 16_384  # whose rows take 40 MB at 384 dimensions; beyond, all vectors are gone through
+_COMPARED_AT_A_TIME: Final = 65_536  # when all are
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What an index's other files do not say."""
+
+    dimension: int
+    trained: int  # vectors there were when the tree was trained; 0 where there is no tree
+    leaves: int
+    imbalance: float  # of the leaves after training
 
 
 class ScannIndex:
-    """A tree of leaves, quantised comparison inside them, exact comparison of the best."""
+    """A tree of leaves, quantised comparison inside them, exact comparison of the best.
+
+    A query's neighbours do not depend on which queries are searched beside it. They may on whether those are
+    `tree.BATCHED_FROM` or more, by one candidate in a thousand.
+    """
 
     kind: ClassVar[str] = "scann"
+    saved: ClassVar[bool] = True
+    mapped: ClassVar[tuple[str, ...]] = (ROWS,)
 
-    def __init__(self, searcher: Any) -> None:  # noqa: ANN401 - ScaNN is untyped
+    def __init__(self, halves: Halves, searcher: tree.Searcher | None, facts: Facts, folder: Path | None) -> None:
+        self._halves = halves
         self._searcher = searcher
-        self._size = int(searcher.size())
+        self._facts = facts
+        self._folder = folder
+        self._all = None if searcher else ExactIndex.build(halves)
 
     @classmethod
-    def build(cls, vectors: Float[np.ndarray, "items dimension"]) -> "ScannIndex":
-        """Return an index over a copy of the vectors, trained on all cores."""
-        from scann import scann_ops_pybind
-
-        items = len(vectors)
-        builder = scann_ops_pybind.builder(np.asarray(vectors), min(items, 50), "dot_product")
-        if items < BRUTE_FORCE_BELOW:
-            return cls(builder.score_brute_force().build())
-        leaves = round(_LEAVES_PER_ROOT * math.sqrt(items))
-        tree = builder.tree(
-            num_leaves=leaves,
-            num_leaves_to_search=round(_SEARCHED_SHARE * leaves),
-            training_sample_size=min(items, _TRAINING_SAMPLE),
-        )
-        return cls(tree.score_ah(_DIMENSIONS_PER_BLOCK).reorder(_LEAST_REORDERED).build())
+    def build(cls, blocks: VectorBlocks, folder: Path | None) -> "ScannIndex":
+        """Return an index over vectors, its tree trained on a sample of them by all cores."""
+        halves = Halves.write(blocks, folder)
+        if len(halves) < BRUTE_FORCE_BELOW:
+            return cls._finished(halves, None, Facts(halves.dimension, 0, 0, 0.0), folder)
+        layout = layout_for(len(halves), halves.dimension)
+        searcher = tree.train(halves.sample(layout.sample), layout)
+        tree.fill(searcher, halves, items=len(halves))
+        facts = Facts(halves.dimension, len(halves), layout.leaves, tree.imbalance(searcher))
+        return cls._finished(halves, searcher, facts, folder)
 
     @classmethod
     def load(cls, folder: Path) -> "ScannIndex":
-        """Return the index that `save` wrote.
+        """Return the index in a folder; its tree is read, its rows are mapped."""
+        facts = Facts(**json.loads((folder / _FACTS).read_text()))
+        halves = Halves.load(folder, dimension=facts.dimension)
+        searcher = tree.load(folder) if facts.trained else None
+        if searcher and searcher.size() != len(halves):
+            raise ValueError(f"{folder} holds {len(halves)} vectors, but {searcher.size()} in the tree")
+        return cls(halves, searcher, facts, folder)
 
-        Raises:
-            ValueError: the files are damaged, or a pickle lies among them, which ScaNN's loader would run.
-        """
-        from scann import scann_ops_pybind
+    def extended(self, blocks: VectorBlocks, folder: Path | None) -> "ScannIndex":
+        """Return another index with more vectors, put into the leaves that there are."""
+        halves = self._halves.extended(blocks, folder)
+        if self._searcher is None:
+            return self._finished(halves, None, self._facts, folder)
+        searcher = self._copy() if folder is None or self._folder is None else tree.load(self._folder)
+        tree.fill(searcher, halves.blocks(len(self)), items=len(blocks))
+        return self._finished(halves, searcher, self._facts, folder)
 
-        if any(folder.glob("*.pkl")):
-            raise ValueError(f"{folder} holds a pickle, which no index of ours has: delete the folder")
-        try:
-            return cls(scann_ops_pybind.load_searcher(str(folder)))
-        except (RuntimeError, OSError) as error:
-            raise ValueError(f"the ScaNN files in {folder} are damaged: {error}") from error
+    @classmethod
+    def _finished(
+        cls, halves: Halves, searcher: tree.Searcher | None, facts: Facts, folder: Path | None
+    ) -> "ScannIndex":
+        if folder is not None:
+            if searcher:
+                tree.save(searcher, folder)
+            (folder / _FACTS).write_text(json.dumps(asdict(facts)))
+        return cls(halves, searcher, facts, folder)
 
-    def save(self, folder: Path) -> None:
-        """Write ScaNN's own files, with paths relative to the folder."""
-        self._searcher.serialize(str(folder), relative_path=True)
+    def _copy(self) -> tree.Searcher:
+        """Return another searcher like this one's; without its files, which may have been replaced."""
+        with tempfile.TemporaryDirectory() as aside:
+            tree.save(self._searcher, Path(aside))
+            return tree.load(Path(aside))
+
+    @classmethod
+    def erase(cls, folder: Path, positions: Int[np.ndarray, " erased"]) -> list[str]:
+        """Overwrite rows, lengths, codes and leaves; the leaves' centres are means of many vectors, and stay."""
+        facts = Facts(**json.loads((folder / _FACTS).read_text()))
+        written = erase_rows(folder, positions, dimension=facts.dimension)
+        return written + (tree.erase(folder, positions, leaves=facts.leaves) if facts.trained else [])
+
+    @classmethod
+    def discard(cls, folder: Path, *, live: Path | None = None) -> None:
+        """Do nothing: there is nothing outside the folder."""
+
+    def worn(self, *, skipped: int) -> bool:
+        """Tell whether a tree of the present size would be another, or its leaves have become uneven."""
+        if skipped > WORN_SHARE * len(self):
+            return True
+        if self._searcher is None:
+            return len(self) >= BRUTE_FORCE_BELOW
+        grown = len(self) > _GROWTH * self._facts.trained or _GROWTH * (len(self) - skipped) < self._facts.trained
+        return grown or tree.imbalance(self._searcher) > self._facts.imbalance + _UNEVEN
 
     def __len__(self) -> int:
-        return self._size
+        return len(self._halves)
 
     def search(
-        self, queries: Float[np.ndarray, "queries dimension"], k: int
+        self,
+        queries: Float[np.ndarray, "queries dimension"],
+        k: int,
+        *,
+        skip: Bool[np.ndarray, " items"] | None = None,
     ) -> tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]:
-        """Return positions and cosine distances, nearest first."""
-        reordered = min(self._size, max(_LEAST_REORDERED, _REORDER_PER_NEIGHBOR * k))
-        positions, similarities = self._searcher.search_batched_parallel(queries, k, reordered)
-        positions, similarities = positions.astype(np.int64), similarities.astype(np.float32)
-        # NaN: the leaves searched held fewer than k vectors. Search every leaf for those queries.
-        short = np.flatnonzero(np.isnan(similarities).any(axis=1))
+        """Return positions and cosine distances, nearest first; equal distances in order of position."""
+        if self._all:
+            return self._all.search(queries, k, skip=skip)
+        living = len(self) - (0 if skip is None else int(np.count_nonzero(skip)))
+        numbers = np.empty((len(queries), k), np.int64)
+        parts = np.array_split(np.arange(len(queries)), -(-len(queries) // _QUERIES_AT_A_TIME))
+        for part in parts:
+            numbers[part] = self._search_some(queries[part], k, skip, living)
+        return unranked(numbers)
+
+    def _search_some(self, queries: np.ndarray, k: int, skip: np.ndarray | None, living: int) -> np.ndarray:
+        """Return numbers of the nearest: by the tree, wider for queries that find too few, by all vectors at last."""
+        effort = effort_for(self._facts.leaves, k)
+        enough = min(living, max(k, effort.candidates // 2))
+        effort = effort.times(len(self) / living)
+        numbers = np.full((len(queries), k), NOTHING)
+        short = np.arange(len(queries))
+        while short.size and effort.candidates <= _MOST_CANDIDATES < living:
+            found = self._ask(queries[short], effort, skip)
+            good = np.count_nonzero(found != NOTHING, axis=1) >= enough
+            numbers[short[good]] = nearest(found[good], k)
+            short, effort = short[~good], effort.times(2)
         if short.size:
-            found = self._searcher.search_batched_parallel(queries[short], k, self._size, self._size)
-            positions[short], similarities[short] = found
-        return positions, np.clip(1.0 - similarities, 0.0, 2.0)
+            numbers[short] = self._compare_all(queries[short], k, skip)
+        return numbers
+
+    def _ask(self, queries: np.ndarray, effort: Effort, skip: np.ndarray | None) -> np.ndarray:
+        """Return numbers of the tree's candidates."""
+        positions, rough = tree.ask(self._searcher, queries, effort)
+        counts = ~np.isnan(rough)
+        if skip is not None:
+            counts &= ~skip[positions]
+        return ranked(positions, self._halves.similarities(positions, queries), counts)
+
+    def _compare_all(self, queries: np.ndarray, k: int, skip: np.ndarray | None) -> np.ndarray:
+        """Return numbers of the nearest of all vectors."""
+        living = np.arange(len(self)) if skip is None else np.flatnonzero(~skip)
+        numbers = np.empty((len(queries), 0), np.int64)
+        for start in range(0, len(living), _COMPARED_AT_A_TIME):
+            some = living[start : start + _COMPARED_AT_A_TIME]
+            rows, distances = ExactIndex(self._halves.unit(some)).search(queries, min(k, len(some)))
+            here = ranked(some[rows], 1 - distances, np.ones(rows.shape, bool))
+            numbers = nearest(np.concatenate([numbers, here], axis=1), k)
+        return numbers

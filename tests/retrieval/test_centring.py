@@ -9,7 +9,7 @@ import pytest
 from retrieval import VisualMemory
 from retrieval.centring import CentredMemory, centre_queries
 from retrieval.errors import InvalidArgument
-from retrieval.indexes import load_index
+from retrieval.indexes.store import load_stored
 
 Make = Callable[[int, int], np.ndarray]
 
@@ -60,11 +60,11 @@ def test_a_running_mean_knows_only_what_came_before(random_vectors: Make) -> Non
 def test_the_centred_index_is_kept_beside_the_other_and_made_anew_for_another_version(
     tmp_path: Path, random_vectors: Make
 ) -> None:
-    memory = memory_of(tmp_path / "m", random_vectors(60, 8))
+    memory = memory_of(tmp_path / "m", random_vectors(60, 8), index="scann")
     query = -random_vectors(1, 8)
     CentredMemory(memory).search_vectors(query, k=3)
     version = memory.snapshot().version
-    assert load_index(tmp_path / "m" / "index-centred", table_version=version) is not None
+    assert load_stored(tmp_path / "m" / "index-centred", stamp=version) is not None
     memory.add_vectors(["new"], ["new"], query)
     centred = CentredMemory(memory)
     assert centred.search_vectors(centred_query(query, centred), k=1).ids[0, 0] == "new"

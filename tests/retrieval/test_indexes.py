@@ -8,18 +8,25 @@ import numpy as np
 import pytest
 
 from retrieval.errors import InvalidArgument
-from retrieval.indexes import SCANN_FROM, build_index, choose_kind, load_index, save_index
-from retrieval.indexes.base import Index
+from retrieval.indexes import SCANN_FROM, build_index, choose_kind, index_class, tree
+from retrieval.indexes.base import ArrayBlocks
 from retrieval.indexes.exact import ExactIndex
+from retrieval.indexes.halves import to_unit
 from retrieval.indexes.scann import BRUTE_FORCE_BELOW
 
-Vectors = Callable[[int, int], np.ndarray]
+Vectors = Callable[..., np.ndarray]
 KINDS = ["exact", pytest.param("scann", marks=pytest.mark.skipif(sys.platform != "linux", reason="ScaNN is for Linux"))]
 SIZES = [1, 7, 300, BRUTE_FORCE_BELOW + 2000]  # the last is a tree in ScaNN
 
 
 def true_distances(queries: np.ndarray, vectors: np.ndarray, k: int) -> np.ndarray:
     return np.sort(1.0 - queries.astype(float) @ vectors.astype(float).T, axis=1)[:, :k]
+
+
+def unit(halves: np.ndarray) -> np.ndarray:
+    """Return float16 vectors, as a memory holds them, in float32 and of length 1."""
+    wide = halves.astype(float)
+    return (wide / np.linalg.norm(wide, axis=1, keepdims=True)).astype(np.float32)
 
 
 @pytest.fixture(params=KINDS)
@@ -29,7 +36,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.mark.parametrize("items", SIZES)
 def test_finds_the_nearest_in_order(kind: str, items: int, random_vectors: Vectors) -> None:
-    vectors = random_vectors(items, 24)
+    halves = random_vectors(items, 24).astype(np.float16)
+    vectors = unit(halves)
     queries = vectors[:: max(1, items // 40)] + np.float32(0.01)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     k = min(50, items)
@@ -37,7 +45,7 @@ def test_finds_the_nearest_in_order(kind: str, items: int, random_vectors: Vecto
     trained = kind != "exact" and items >= BRUTE_FORCE_BELOW
     recalls = []
     for _ in range(4 if trained else 1):  # ScaNN draws a tree's centres at random: 0.99 is what trees have on average
-        positions, distances = build_index(kind, vectors).search(queries, k)
+        positions, distances = build_index(kind, halves).search(queries, k)
         assert positions.shape == distances.shape == (len(queries), k)
         assert (np.diff(distances, axis=1) >= 0).all()
         assert all(len(set(row)) == k for row in positions.tolist())
@@ -62,36 +70,111 @@ def test_a_vector_is_its_own_nearest_at_distance_zero(kind: str, random_vectors:
 
 
 @pytest.mark.parametrize("items", SIZES)
-def test_a_saved_index_answers_as_before(kind: str, items: int, random_vectors: Vectors, tmp_path: Path) -> None:
+def test_a_loaded_index_answers_as_before(kind: str, items: int, random_vectors: Vectors, tmp_path: Path) -> None:
+    if not index_class(kind).saved:
+        pytest.skip("has no files")
     vectors = random_vectors(items, 24)
-    index = build_index(kind, vectors)
-    save_index(index, tmp_path / "index", table_version="3")
-    loaded = load_index(tmp_path / "index", table_version="3")
-    assert loaded is not None and loaded.kind == kind and len(loaded) == items
+    index = index_class(kind).build(ArrayBlocks(vectors), tmp_path)
+    loaded = index_class(kind).load(tmp_path)
+    assert loaded.kind == kind and len(loaded) == items
     k = min(10, items)
     for before, after in zip(index.search(vectors[:5], k), loaded.search(vectors[:5], k), strict=True):
         assert np.array_equal(before, after)
 
 
-def test_an_index_of_another_version_is_not_loaded(kind: str, random_vectors: Vectors, tmp_path: Path) -> None:
-    save_index(build_index(kind, random_vectors(20, 8)), tmp_path / "index", table_version="3")
-    assert load_index(tmp_path / "index", table_version="4") is None
+@pytest.mark.parametrize("items", SIZES)
+@pytest.mark.parametrize("saved", [True, False])
+def test_an_extended_index_finds_both_and_the_old_one_only_its_own(
+    kind: str, items: int, saved: bool, random_vectors: Vectors, tmp_path: Path
+) -> None:
+    vectors = random_vectors(items + 200, 24)
+    places = [tmp_path / name if saved else None for name in ("old", "new")]
+    for place in places:
+        if place:
+            place.mkdir()
+    old = index_class(kind).build(ArrayBlocks(vectors[:items]), places[0])
+    new = old.extended(ArrayBlocks(vectors[items:]), places[1])
+    assert (len(old), len(new)) == (items, items + 200)
+    for index in (new, index_class(kind).load(places[1]) if saved and new.saved else new):
+        positions, distances = index.search(vectors, 1)
+        assert (positions[:, 0] == np.arange(items + 200)).mean() >= 0.999  # a tree may miss one
+        assert np.allclose(distances, 0, atol=1e-6)
+    positions, _ = old.search(vectors[:items], 1)
+    assert (positions[:, 0] == np.arange(items)).mean() >= 0.999 and positions.max() < items
 
 
-def test_a_damaged_index_is_not_loaded(kind: str, random_vectors: Vectors, tmp_path: Path) -> None:
-    save_index(build_index(kind, random_vectors(20, 8)), tmp_path / "index", table_version="3")
-    for file in (tmp_path / "index").iterdir():
-        if file.name != "index.json":
-            file.write_bytes(b"")
-    assert load_index(tmp_path / "index", table_version="3") is None
+@pytest.mark.parametrize("items", SIZES)
+def test_skipped_vectors_are_never_found(kind: str, items: int, random_vectors: Vectors) -> None:
+    halves = random_vectors(items, 24).astype(np.float16)
+    vectors = unit(halves)
+    skip = np.zeros(items, bool)
+    skip[::3] = items > 1
+    living = np.flatnonzero(~skip)
+    k = min(50, len(living))
+    positions, distances = build_index(kind, halves).search(vectors[:40], k, skip=skip)
+    assert not skip[positions].any() and all(len(set(row)) == k for row in positions.tolist())
+    farthest = true_distances(vectors[:40], vectors[living], k)[:, -1:]
+    assert (distances <= farthest + 1e-5).mean() >= 0.98
 
 
-def test_saving_takes_the_place_of_what_was_there(kind: str, random_vectors: Vectors, tmp_path: Path) -> None:
-    for items in (20, 30):
-        save_index(build_index(kind, random_vectors(items, 8)), tmp_path / "index", table_version=str(items))
-    loaded: Index | None = load_index(tmp_path / "index", table_version="30")
-    assert loaded is not None and len(loaded) == 30
-    assert [entry.name for entry in tmp_path.iterdir()] == ["index"]
+def test_a_thousand_skipped_neighbours_do_not_hide_those_behind(kind: str, random_vectors: Vectors) -> None:
+    vectors = random_vectors(BRUTE_FORCE_BELOW + 2000, 24)
+    around = random_vectors(1, 24, seed=7)
+    vectors[5000:6000] = around + 0.02 * vectors[5000:6000]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    skip = np.zeros(len(vectors), bool)
+    skip[5000:6000] = True
+    index = build_index(kind, vectors)
+    assert (index.search(around, 900)[0] >= 5000).all()
+    _, distances = index.search(around, 50, skip=skip)
+    farthest = true_distances(around, vectors[~skip], 50)[:, -1:]
+    assert (distances <= farthest + 1e-5).mean() >= 0.98
+
+
+def test_all_that_is_left_is_found_when_nearly_everything_is_skipped(kind: str, random_vectors: Vectors) -> None:
+    vectors = random_vectors(BRUTE_FORCE_BELOW + 2000, 24)
+    skip = np.ones(len(vectors), bool)
+    skip[[3, 500, 11_000]] = False
+    positions, _ = build_index(kind, vectors).search(vectors[:2], 3, skip=skip)
+    assert np.sort(positions, axis=1).tolist() == [[3, 500, 11_000]] * 2
+
+
+@pytest.mark.parametrize("items", [300, BRUTE_FORCE_BELOW + 2000])
+def test_erased_vectors_leave_no_byte_and_the_others_are_found(
+    kind: str, items: int, random_vectors: Vectors, tmp_path: Path
+) -> None:
+    if not index_class(kind).saved:
+        pytest.skip("has no files")
+    vectors = random_vectors(items, 24)
+    index_class(kind).build(ArrayBlocks(vectors), tmp_path)
+    erased = np.arange(7, items, 11)
+    traces = {vectors[row].astype(np.float16).tobytes() for row in erased}
+    assert any(trace in contents(tmp_path) for trace in traces)
+    written = index_class(kind).erase(tmp_path, erased)
+    assert written and all((tmp_path / name).exists() for name in written)
+    assert not any(trace in contents(tmp_path) for trace in traces)
+    skip = np.zeros(items, bool)
+    skip[erased] = True
+    loaded = index_class(kind).load(tmp_path)
+    kept = np.flatnonzero(~skip)
+    positions, distances = loaded.search(vectors[kept], 1, skip=skip)
+    assert (positions[:, 0] == kept).mean() >= 0.999 and np.isfinite(distances).all()
+
+
+def contents(folder: Path) -> bytes:
+    return b"".join(file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file())
+
+
+def test_an_index_wears_when_a_fifth_of_it_is_skipped(kind: str, random_vectors: Vectors) -> None:
+    index = build_index(kind, random_vectors(100, 8))
+    assert not index.worn(skipped=5) and index.worn(skipped=60)
+
+
+def test_float16_vectors_are_searched_by_their_direction(kind: str, random_vectors: Vectors) -> None:
+    vectors = random_vectors(400, 24)
+    halves = (vectors * 1.001).astype(np.float16)
+    positions, distances = build_index(kind, halves).search(vectors[:50], 5)
+    assert np.allclose(distances, 1 - np.einsum("qd,qkd->qk", vectors[:50], unit(halves)[positions]), atol=1e-6)
 
 
 def test_equal_distances_come_in_order_of_position() -> None:
@@ -107,13 +190,6 @@ def test_of_more_copies_than_fit_the_first_are_taken() -> None:
     assert positions.tolist() == [[70, 0, 1, 2], [0, 1, 2, 3]]
 
 
-@pytest.mark.parametrize("header", ["", "[]", '{"kind": []}', '{"kind": "exact", "table_version": "3"}'])
-def test_an_index_with_a_damaged_header_is_not_loaded(random_vectors: Vectors, tmp_path: Path, header: str) -> None:
-    save_index(build_index("exact", random_vectors(20, 8)), tmp_path / "index", table_version="3")
-    (tmp_path / "index" / "index.json").write_text(header)
-    assert load_index(tmp_path / "index", table_version="3") is None
-
-
 def test_exact_search_is_the_same_in_one_block_as_in_many(random_vectors: Vectors) -> None:
     from retrieval.indexes import exact
 
@@ -125,13 +201,6 @@ def test_exact_search_is_the_same_in_one_block_as_in_many(random_vectors: Vector
     assert np.allclose(many[positions[:, 0]], vectors[:300])
 
 
-def test_a_pickle_in_a_scann_index_is_never_loaded(random_vectors: Vectors, tmp_path: Path) -> None:
-    pytest.importorskip("scann", reason="ScaNN is for Linux")
-    save_index(build_index("scann", random_vectors(20, 8)), tmp_path / "index", table_version="1")
-    (tmp_path / "index" / "scann_docids.pkl").write_bytes(b"cposix\nsystem\n(S'false'\ntR.")
-    assert load_index(tmp_path / "index", table_version="1") is None
-
-
 def test_auto_takes_exact_for_small_memories_and_scann_for_large_ones() -> None:
     pytest.importorskip("scann", reason="ScaNN is for Linux")
     assert choose_kind("auto", items=SCANN_FROM - 1) == "exact"
@@ -139,7 +208,7 @@ def test_auto_takes_exact_for_small_memories_and_scann_for_large_ones() -> None:
 
 
 def test_an_unknown_kind_is_refused_by_name() -> None:
-    with pytest.raises(InvalidArgument, match="no index 'tree': choose one of auto, exact, scann"):
+    with pytest.raises(InvalidArgument, match="no index 'tree': choose one of auto, exact, scann, milvus, milvus:URI"):
         choose_kind("tree", items=1)
 
 
@@ -157,3 +226,59 @@ def test_exact_neighbours_do_not_depend_on_the_queries_beside(copies: int, rando
     assert np.array_equal(distances, np.concatenate([found for _, found in alone]))
     if copies:
         assert positions[0].tolist() == list(range(10, 10 + 16 * 50, 16))  # the first of the copies, in order
+
+
+def test_extending_far_beyond_its_training_wears_a_tree(random_vectors: Vectors) -> None:
+    pytest.importorskip("scann", reason="ScaNN is for Linux")
+    vectors = random_vectors(2 * BRUTE_FORCE_BELOW + 1000, 8)
+    index = build_index("scann", vectors[:BRUTE_FORCE_BELOW])
+    assert not index.worn(skipped=0)
+    assert index.extended(ArrayBlocks(vectors[BRUTE_FORCE_BELOW:]), None).worn(skipped=0)
+
+
+def test_a_tree_with_all_new_vectors_in_one_leaf_is_worn(random_vectors: Vectors) -> None:
+    pytest.importorskip("scann", reason="ScaNN is for Linux")
+    vectors = random_vectors(BRUTE_FORCE_BELOW, 8)
+    index = build_index("scann", vectors)
+    assert index.extended(ArrayBlocks(np.tile(vectors[:1], (BRUTE_FORCE_BELOW // 2, 1))), None).worn(skipped=0)
+
+
+def test_an_index_without_a_tree_is_worn_once_it_is_large_enough_for_one(random_vectors: Vectors) -> None:
+    pytest.importorskip("scann", reason="ScaNN is for Linux")
+    vectors = random_vectors(BRUTE_FORCE_BELOW, 8)
+    index = build_index("scann", vectors[:9000])
+    assert not index.worn(skipped=0) and index.extended(ArrayBlocks(vectors[9000:]), None).worn(skipped=0)
+
+
+def test_neighbours_in_a_tree_do_not_depend_on_the_queries_beside(random_vectors: Vectors) -> None:
+    pytest.importorskip("scann", reason="ScaNN is for Linux")
+    vectors = random_vectors(BRUTE_FORCE_BELOW + 2000, 96)
+    index = build_index("scann", vectors)
+    few, many = vectors[: tree.BATCHED_FROM - 1], vectors[:700]
+    alone = [index.search(query[None], 50) for query in few]
+    for kind_of_answer, answer in enumerate(index.search(few, 50)):
+        assert np.array_equal(answer, np.concatenate([one[kind_of_answer] for one in alone]))
+    parts = [index.search(many[start : start + 100], 50) for start in range(0, 700, 100)]
+    for kind_of_answer, answer in enumerate(index.search(many, 50)):
+        assert np.array_equal(answer, np.concatenate([part[kind_of_answer] for part in parts]))
+
+
+@pytest.mark.parametrize("kind_and_address", ["exact:here", "scann:http://x", "tree:"])
+def test_only_milvus_has_an_address(kind_and_address: str) -> None:
+    with pytest.raises(InvalidArgument, match="choose one of"):
+        choose_kind(kind_and_address, items=1)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -0.3333, 6e-8, 6.1e-5, -65504.0, 0.99951])
+def test_float16_bits_moved_are_the_same_numbers(value: float) -> None:
+    halves = np.array([[value, 1.0]], np.float16)
+    wide = halves.astype(np.float64)
+    assert np.allclose(to_unit(halves), wide / np.linalg.norm(wide), rtol=1e-6, atol=0)
+
+
+def test_equal_vectors_in_a_tree_come_in_order_of_position(random_vectors: Vectors) -> None:
+    pytest.importorskip("scann", reason="ScaNN is for Linux")
+    vectors = random_vectors(BRUTE_FORCE_BELOW, 24)
+    vectors[100:4100:100] = vectors[50]
+    positions, _ = build_index("scann", vectors).search(vectors[50:51], 30)
+    assert positions[0].tolist() == [50, *range(100, 3000, 100)]

@@ -7,7 +7,7 @@ import pytest
 
 from retrieval.errors import InvalidArgument
 from retrieval.types import Votes
-from retrieval.voting import METHODS, count_votes, encode_labels, neighbor_weights, predict_every_k
+from retrieval.voting import METHODS, count_votes, encode_labels, heaviest_labels, neighbor_weights, predict_every_k
 
 
 def sequential_winners(labels: list, distances: list[float], method: str) -> list:
@@ -89,3 +89,26 @@ def test_votes_are_heaviest_first_and_their_shares_add_up() -> None:
 def test_an_unknown_method_is_refused_by_name() -> None:
     with pytest.raises(InvalidArgument, match="no voting method 'loudest': choose one of rank"):
         predict_every_k(np.array([[1]]), np.zeros((1, 1)), method="loudest")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_unreliable_neighbour_has_part_of_its_weight_at_its_own_rank(method: str) -> None:
+    draw = np.random.default_rng(9)
+    labels, factors = draw.integers(0, 4, size=(300, 9)), draw.uniform(0.01, 1.0, (300, 9))
+    distances = np.sort(draw.uniform(0.1, 0.9, labels.shape), axis=1)
+    weights = neighbor_weights(distances, method) * factors
+    totals = np.stack([np.where(labels == label, weights, 0.0).sum(axis=1) for label in range(4)], axis=1)
+    winners = totals.argmax(axis=1).tolist()
+    assert predict_every_k(labels, distances, method=method, factors=factors)[:, -1].tolist() == winners
+    counted = count_votes(labels, distances, method=method, factors=factors)
+    assert [votes.winner for votes in counted] == winners
+    heaviest, shares = heaviest_labels(labels, distances, count=2, method=method, factors=factors)
+    assert heaviest[:, 0].tolist() == winners
+    assert np.allclose(shares[:, 0], totals.max(axis=1) / totals.sum(axis=1))
+
+
+def test_a_label_without_a_vote_is_no_answer_and_has_no_share() -> None:
+    labels, distances, nobody = np.array([[1, 0]]), np.zeros((1, 2)), np.zeros((1, 2))
+    heaviest, shares = heaviest_labels(labels, distances, count=1, factors=nobody)
+    assert (heaviest.tolist(), shares.tolist()) == ([[-1]], [[0.0]])
+    assert count_votes(labels, distances, factors=nobody)[0].shares == (0.0, 0.0)

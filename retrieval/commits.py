@@ -1,0 +1,144 @@
+"""What writes to a memory's table: each call is one version, which is there wholly or not at all."""
+
+from dataclasses import replace as changed
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from jaxtyping import Float, UInt64
+
+from retrieval.disk import writing
+from retrieval.embedders.execution import Execution
+from retrieval.schema import RELIABILITY, SETTINGS_KEY
+from retrieval.sums import add_sums, data_files, deletion_files
+from retrieval.table import ItemTable
+
+if TYPE_CHECKING:
+    import pyarrow
+
+ROWS_PER_FILE: Final = 32_768
+"""Erasing an item rewrites the file that it is in: with thumbnails, some 300 MB at most."""
+
+
+def append(table: ItemTable, rows: "pyarrow.Table") -> "pyarrow.Table":
+    """Add items. Return their light columns (`ItemTable.light_columns`).
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    import lance
+
+    before = _fragment_ids(table)
+    with writing(table.path):
+        table.move_to(
+            lance.write_dataset(rows, table.uri, mode="append", max_rows_per_file=ROWS_PER_FILE, commit_message="add")
+        )
+    new = _new_fragments(table, before)
+    add_sums(table.path, data_files(fragment.metadata for fragment in new), versions=[table.version])
+    return table.light_columns(fragments=new)
+
+
+def replace(
+    table: ItemTable, addresses: UInt64[np.ndarray, " rows"], rows: "pyarrow.Table | None", *, deed: str
+) -> "pyarrow.Table":
+    """Take items away, and put others there. Return the light columns of the new ones.
+
+    Nothing of an item's text gets into Lance's record of the change. Time grows with the items, not with the table.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    import lance
+
+    before = set() if rows is None else _fragment_ids(table)
+    with writing(table.path):
+        removed, updated = _without(table.dataset, addresses)
+        new = []
+        if rows is not None:
+            new = lance.fragment.write_fragments(rows, table.dataset, max_rows_per_file=ROWS_PER_FILE)
+        change = lance.LanceOperation.Update(removed_fragment_ids=removed, updated_fragments=updated, new_fragments=new)
+        version = table.dataset.version
+        table.move_to(lance.LanceDataset.commit(table.dataset, change, read_version=version, commit_message=deed))
+    add_sums(table.path, data_files(new) | deletion_files(updated), versions=[table.version])
+    return table.light_columns(fragments=_new_fragments(table, before) if new else [])
+
+
+def _without(dataset: Any, addresses: UInt64[np.ndarray, " rows"]) -> tuple[list[int], list[Any]]:  # noqa: ANN401
+    """Return the fragments that are gone without some rows, and the others that held some of them."""
+    removed: list[int] = []
+    updated: list[Any] = []
+    fragments = addresses >> np.uint64(32)  # Lance's address: the fragment, then the place in it
+    for fragment in np.unique(fragments).tolist():
+        gone = ",".join(map(str, addresses[fragments == fragment].tolist()))
+        left = dataset.get_fragment(fragment).delete(f"_rowid in ({gone})")
+        if left is None:
+            removed.append(fragment)
+        else:
+            updated.append(left)
+    return removed, updated
+
+
+def _fragment_ids(table: ItemTable) -> set[int]:
+    return {fragment.fragment_id for fragment in table.dataset.get_fragments()}
+
+
+def _new_fragments(table: ItemTable, before: set[int]) -> list[Any]:
+    return [fragment for fragment in table.dataset.get_fragments() if fragment.fragment_id not in before]
+
+
+def set_reliability(table: ItemTable, values: Float[np.ndarray, " items"] | None) -> None:
+    """Write down how far each item can be relied on, in row order; None takes it back.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    import lance
+    import pyarrow as pa
+
+    first, before = table.version, _every_data_file(table)
+    with writing(table.path):
+        fresh = lance.dataset(table.uri)  # Lance changes the object that it adds to; other threads keep theirs
+        old = [name for name in fresh.schema.names if name.startswith(f"{RELIABILITY}_")]
+        if values is not None:
+            column = {f"{RELIABILITY}_{fresh.version + 1}": pa.array(values.astype(np.float32))}
+            fresh.add_columns(pa.table(column).to_reader())
+        if old:
+            fresh.drop_columns(old)
+        table.move_to(fresh)
+    add_sums(table.path, _every_data_file(table) - before, versions=range(first + 1, table.version + 1))
+
+
+def _every_data_file(table: ItemTable) -> set[str]:
+    return data_files(fragment.metadata for fragment in table.dataset.get_fragments())
+
+
+def record(table: ItemTable, execution: Execution) -> None:
+    """Write down that vectors made in this way are among the items; once is enough.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    import lance
+
+    if execution in table.settings.executions:
+        return
+    settings = changed(table.settings, executions=(*table.settings.executions, execution))
+    with writing(table.path):
+        fresh = lance.dataset(table.uri)
+        fresh.update_schema_metadata({SETTINGS_KEY.decode(): settings.to_json()})
+        table.move_to(fresh)
+    add_sums(table.path, (), versions=[table.version])
+    table.settings = settings
+
+
+def restore(table: ItemTable, version: int | str) -> None:
+    """Make the items of an earlier version those of a new one.
+
+    Raises:
+        UnknownVersion: there is none.
+        StorageError: the disk refuses.
+    """
+    earlier = table.at(version).dataset
+    with writing(table.path):
+        earlier.restore()
+        table.refresh()
+    add_sums(table.path, (), versions=[table.version])

@@ -1,0 +1,165 @@
+"""vmem memory prune and why: which items mislead, and what a decision hangs on."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from retrieval.options import AsJson, Backend, Cache, Device, EmbedderOverride, MemoryPath, Precision, Sheet
+
+if TYPE_CHECKING:
+    from retrieval.attribution import Attribution
+    from retrieval.memory import VisualMemory
+    from retrieval.prune_memory import Pruning
+    from retrieval.types import Neighbor
+
+_SHOWN = 30  # rows of a table
+
+
+def prune(
+    memory: MemoryPath,
+    method: Annotated[
+        str,
+        typer.Option(help="soft: the more often an item misleads, the less it counts. hard: leave such items out."),
+    ] = "soft",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only look: show the worst items, change nothing.")
+    ] = False,
+    worst: Annotated[int, typer.Option(min=0, help="How many of the worst items to show.")] = _SHOWN,
+    sheet: Sheet = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Take the last pruning back: every item counts fully.")] = False,
+    neighbors: Annotated[int, typer.Option(help="Neighbours that each item is asked about with.")] = 100,
+    limit: Annotated[int, typer.Option(help="Of hard pruning: wrong votes from which an item is left out.")] = 128,
+    scale: Annotated[float, typer.Option(help="Of soft pruning: d in d / (c + wrong votes).")] = 1.75,
+    offset: Annotated[float, typer.Option(help="Of soft pruning: c.")] = 1.0,
+    as_json: AsJson = False,
+) -> None:
+    """Let items count less, or not at all, that are near pictures of other labels too often (section 3.6 of the paper).
+
+    Every item is asked about with its nearest others. Items whose label differs from its label hurt; each item's
+    reliability follows from how often it hurts. Nothing is deleted: --undo brings all back, and so does an earlier
+    version.
+
+    Example: vmem memory prune pets/ --dry-run --sheet worst.png
+    """
+    from retrieval.contact_sheet import check_sheet
+    from retrieval.memory import VisualMemory
+    from retrieval.prune_memory import prune as prune_memory
+
+    if sheet:
+        check_sheet(sheet)
+    opened = VisualMemory.open(memory)
+    if undo:
+        opened.set_reliability(None)
+        typer.echo(f"every item counts fully again, version {opened.version}")
+        return
+    found = prune_memory(
+        opened, method=method, dry_run=dry_run, neighbors=neighbors, limit=limit, scale=scale, offset=offset
+    )
+    _show_pruning(opened, found, worst, as_json)
+    if sheet:
+        _write_offenders(opened, found, worst, sheet)
+
+
+def _show_pruning(memory: "VisualMemory", found: "Pruning", worst: int, as_json: bool) -> None:
+    from retrieval.terminal import print_table
+
+    offenders = found.worst(worst)
+    if as_json:
+        numbers = {"items": len(found.ids), "left_out": found.left_out, "weakened": found.weakened}
+        written = {"written": found.written, "version": memory.version}
+        typer.echo(json.dumps(numbers | written | {"worst": [asdict(offender) for offender in offenders]}))
+        return
+    rows = [(one.id, one.label, one.helped, one.hurt, f"{one.reliability:.3f}") for one in offenders]
+    print_table(["item", "label", "helped", "hurt", "reliability"], rows)
+    if found.written:
+        done = f"written as version {memory.version}; `--undo` takes it back"
+    else:
+        done = "a dry run: nothing was written"
+    typer.echo(
+        f"of {len(found.ids):,} items {found.left_out:,} are left out, {found.weakened:,} count less than fully; {done}"
+    )
+
+
+def _write_offenders(memory: "VisualMemory", found: "Pruning", worst: int, sheet: Path) -> None:
+    from retrieval.contact_sheet import Tile, write_sheet
+
+    offenders = found.worst(worst)
+    pictures = memory.thumbnails([one.id for one in offenders])
+    tiles = [
+        Tile(picture, (one.label, one.id, f"hurts {one.hurt}, helps {one.helped}"))
+        for one, picture in zip(offenders, pictures, strict=True)
+    ]
+    write_sheet(sheet, f"{memory.path}: items that hurt most", [tiles])
+
+
+def why(
+    memory: MemoryPath,
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The query picture.")],
+    k: Annotated[int, typer.Option("--k", min=1, help="How many neighbours vote.")] = 50,
+    voting: Annotated[str, typer.Option(help="rank, plurality, distance or softmax.")] = "rank",
+    embedder: EmbedderOverride = None,
+    device: Device = "auto",
+    backend: Backend = "auto",
+    precision: Precision = "auto",
+    cache: Cache = True,
+    as_json: AsJson = False,
+) -> None:
+    """Show what the vote on a picture hangs on: each neighbour's part in it, and the fewest whose removal flips it.
+
+    An item that is removed leaves no gap: the next neighbour moves in.
+
+    Example: vmem memory why pets/ query.jpg
+    """
+    from retrieval.attribution import explain
+    from retrieval.memory import VisualMemory
+    from retrieval.voting import check_method
+
+    check_method(voting)
+    opened = VisualMemory.open(
+        memory, embedder=embedder, device=device, backend=backend, precision=precision, cache=cache
+    )
+    near, found = explain(opened, image, k=k, method=voting)
+    if as_json:
+        typer.echo(json.dumps(_attribution_record(near, found)))
+    else:
+        _print_attribution(near, found)
+
+
+def _attribution_record(near: "tuple[Neighbor, ...]", found: "Attribution") -> dict[str, Any]:
+    voters = zip(near, found.effects, strict=False)
+    flip = found.flip and {"label": found.flip.label, "removed": [near[place].id for place in found.flip.removed]}
+    return {
+        "label": found.label,
+        "margin": found.margin,
+        "looked_at": len(near),
+        "flip": flip,
+        "voters": [asdict(neighbor) | {"effect": effect} for neighbor, effect in voters],
+    }
+
+
+def _print_attribution(near: "tuple[Neighbor, ...]", found: "Attribution") -> None:
+    from retrieval.terminal import print_table, printable
+
+    removed = set(found.flip.removed) if found.flip else set()
+    rows = [
+        (rank + 1, f"{100 * effect:+.2f}", neighbor.label, f"{neighbor.distance:.4f}", neighbor.id,
+         "removed" if rank in removed else "")
+        for rank, (neighbor, effect) in enumerate(zip(near, found.effects, strict=False))
+    ]  # fmt: skip
+    print_table(["rank", "effect", "label", "distance", "id", "smallest flip"], rows)
+    typer.echo(
+        f"{printable(found.label)} leads by {100 * found.margin:.1f} % of the vote; effect: points of that lead lost"
+        " without the neighbour"
+    )
+    if found.flip is None:
+        typer.echo(f"no removal among the nearest {len(near):,} neighbours flips the vote")
+        return
+    farther = len([place for place in removed if place >= len(rows)])
+    beyond = f" ({farther:,} of them beyond the {len(rows):,} that voted)" if farther else ""
+    typer.echo(
+        f"without {len(removed):,} of the nearest {max(removed) + 1:,}{beyond} it is {printable(found.flip.label)}; no"
+        " smaller set flips it"
+    )

@@ -1,0 +1,161 @@
+"""Edits of a memory, one at a time: each waits for its turn, is one version, and carries the snapshot along."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from retrieval.commits import append, record, replace, restore, set_reliability
+from retrieval.embedders.execution import Execution
+from retrieval.errors import DuplicateId, InvalidArgument, StorageError, UnknownItem
+from retrieval.locking import writer_lock
+from retrieval.schema import ItemBatch, to_arrow
+from retrieval.snapshot import Snapshot
+from retrieval.table import ItemTable
+
+if TYPE_CHECKING:
+    import pyarrow
+
+_NAMED: Final = 3  # of many ids in a message
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """What became of a batch."""
+
+    added: int = 0
+    replaced: int = 0
+    skipped: int = 0
+
+
+class Editor:
+    """Writes the versions of a memory; its snapshot is of the one opened or written last."""
+
+    def __init__(self, table: ItemTable, path: Path, *, fixed: str = "") -> None:
+        """Take over a table.
+
+        Args:
+            table: the memory's table.
+            path: the memory's folder.
+            fixed: why nothing is to be written, where that is so.
+        """
+        self.table = table
+        self.path = path
+        self._fixed = fixed
+        self._snapshot = Snapshot(table, path, saves=not fixed)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The version that is read."""
+        return self._snapshot
+
+    @contextmanager
+    def turn(self) -> Iterator[Snapshot]:
+        """Wait for the right to write, and move on to the latest version.
+
+        Raises:
+            MemoryBusy: another writer holds it for long.
+            StorageError: nothing can be written here.
+        """
+        if self._fixed:
+            raise StorageError(f"{self.path} cannot be edited here: {self._fixed}")
+        with writer_lock(self.path):
+            self.refresh()
+            yield self._snapshot
+
+    def refresh(self) -> bool:
+        """Move on to the latest version; tell whether another one had been written."""
+        moved = not self._fixed and self.table.refresh()
+        if moved:
+            self._snapshot = Snapshot(self.table, self.path)
+        return moved
+
+    def put(self, batch: ItemBatch, *, on_duplicate: str, made_by: Execution | None = None) -> Put:
+        """Add items whose ids differ from one another; see `VisualMemory.add` for those that are there already."""
+        with self.turn() as snapshot:
+            slots = snapshot.rows.find(list(batch.ids))
+            there = slots >= 0
+            rows = to_arrow(batch, self.table.dataset.schema)
+            if on_duplicate == "error" and there.any():
+                raise duplicate([id_ for id_, known in zip(batch.ids, there, strict=True) if known])
+            if on_duplicate == "skip":
+                rows, slots = rows.filter(~there), slots[:0]
+            if made_by and len(rows):
+                self.record(made_by)
+            dead = slots[slots >= 0]
+            if len(dead):
+                self._replace(dead, rows, deed="replace")
+            elif len(rows):
+                self._advance(dead, append(self.table, rows))
+        return Put(len(rows) - len(dead), len(dead), len(there) - len(rows))
+
+    def forget(self, slots: Int[np.ndarray, " gone"]) -> None:
+        """Take items away from the version that `turn` gave."""
+        self._replace(slots, None, deed="forget")
+
+    def relabel(self, slots: Int[np.ndarray, " items"], labels: Sequence[str]) -> None:
+        """Give items of the version that `turn` gave other labels."""
+        import pyarrow as pa
+
+        rows = self.table.take(self._snapshot.rows.numbers_of(slots))
+        place = rows.column_names.index("label")
+        rows = rows.set_column(place, rows.schema.field(place), pa.array(labels, pa.string()))
+        self._replace(slots, rows, deed="relabel")
+
+    def _replace(self, slots: Int[np.ndarray, " gone"], rows: "pyarrow.Table | None", *, deed: str) -> None:
+        addresses = self._snapshot.rows.addresses(slots)
+        self._advance(slots, replace(self.table, addresses, rows, deed=deed))
+
+    def _advance(self, dead: Int[np.ndarray, " dead"], new: "pyarrow.Table") -> None:
+        self._snapshot = self._snapshot.changed(self.table, dead, new)
+
+    def record(self, execution: Execution) -> None:
+        """Write down how vectors of the memory were made."""
+        with self.turn():
+            if execution not in self.table.settings.executions:
+                record(self.table, execution)
+                self._advance(np.empty(0, np.int64), self.table.light_columns(fragments=[]))
+
+    def set_reliability(self, values: Float[np.ndarray, " items"] | None) -> None:
+        """Write down how far the items of the version that `turn` gave can be relied on, in row order."""
+        set_reliability(self.table, values)
+        self._snapshot = Snapshot(self.table, self.path)
+
+    def restore(self, version: int | str) -> None:
+        """Make the items of an earlier version those of a new one."""
+        with self.turn():
+            restore(self.table, version)
+            self._snapshot = Snapshot(self.table, self.path)
+
+    def select(
+        self, *, ids: Sequence[str] | None = None, label: str | None = None, where: str | None = None
+    ) -> Int[np.ndarray, " found"]:
+        """Return the slots of the items that one of three ways of choosing means.
+
+        Raises:
+            InvalidArgument: none or several ways, or a condition that is none.
+            UnknownItem: ids that are not there, or a label or a condition that nothing has.
+        """
+        if sum(choice is not None for choice in (ids, label, where)) != 1:
+            raise InvalidArgument("say which items: give one of ids, label and where")
+        rows = self._snapshot.rows
+        if ids is not None:
+            return np.unique(self._snapshot.slots_of(ids))
+        slots = rows.with_label(label) if label is not None else rows.at_addresses(self.table.select(str(where)))
+        if not len(slots):
+            wanted = f"with the label {label!r}" if label is not None else f"where {where}"
+            raise UnknownItem(f"{self.path} has no item {wanted}: nothing was changed", ids=())
+        return slots
+
+
+def duplicate(ids: Sequence[str]) -> DuplicateId:
+    """Return the error about ids that are there already."""
+    named = tuple(ids[:_NAMED])
+    return DuplicateId(
+        f"these ids are there already or come twice: {', '.join(named)}; skip or replace them, or choose other ids",
+        ids=named,
+    )

@@ -1,0 +1,173 @@
+"""vmem memory relabel, history, diff, tag, untag, checkout, check: edits, and the versions that they make."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from retrieval.options import AsJson, MemoryPath
+
+Ids = Annotated[list[str] | None, typer.Option("--id", help="An item; may be given again.")]
+IdsFrom = Annotated[
+    Path | None, typer.Option("--ids-from", metavar="FILE", help="A text file with an id on each line; - for input.")
+]
+Label = Annotated[str | None, typer.Option("--label", help="All items that have this label.")]
+Where = Annotated[
+    str | None,
+    typer.Option("--where", metavar="SQL", help="A condition on id, label and source: \"source LIKE '%/march/%'\"."),
+]
+VersionOrTag = Annotated[str, typer.Argument(metavar="VERSION", help="A version's number or tag.")]
+
+
+def relabel(
+    memory: MemoryPath,
+    to: Annotated[str, typer.Argument(metavar="NEW", help="The label that they get, known or new.")],
+    ids: Ids = None,
+    ids_from: IdsFrom = None,
+    label: Label = None,
+    where: Where = None,
+) -> None:
+    """Give items another label; they vote for it from the next search on.
+
+    Example: vmem memory relabel pets/ tabby --id cat/17.jpg --id cat/18.jpg
+    """
+    from retrieval.memory import VisualMemory
+
+    opened = VisualMemory.open(memory)
+    changed = opened.relabel(to, ids=all_ids(ids, ids_from), label=label, where=where)
+    typer.echo(f"relabelled {changed:,} pictures, version {opened.version}")
+
+
+def history(
+    memory: MemoryPath,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="How many versions, the newest; 0 for all.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List the versions of a memory: every edit makes one.
+
+    Example: vmem memory history pets/
+    """
+    from retrieval.memory import VisualMemory
+    from retrieval.terminal import print_table
+
+    versions = VisualMemory.open(memory).history(limit=limit or None)
+    if as_json:
+        typer.echo(json.dumps([asdict(version) | {"when": version.when.isoformat()} for version in versions]))
+        return
+    rows = [
+        (
+            version.number,
+            version.when.strftime("%Y-%m-%d %H:%M:%S"),
+            version.deed,
+            f"{version.change:+,}" if version.change else "",
+            f"{version.items:,}",
+            ", ".join(version.tags),
+        )
+        for version in versions
+    ]
+    print_table(["version", "when", "edit", "change", "pictures", "tags"], rows)
+
+
+def diff(
+    memory: MemoryPath,
+    before: VersionOrTag,
+    after: Annotated[
+        str | None, typer.Argument(metavar="VERSION", help="The later one; the latest where none is given.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what changed between two versions: pictures added, forgotten, relabelled, replaced.
+
+    Example: vmem memory diff pets/ 12 before-pruning
+    """
+    from retrieval.memory import VisualMemory
+    from retrieval.terminal import print_table
+
+    opened = VisualMemory.open(memory)
+    changes = (opened if after is None else opened.at(as_version(after))).diff(as_version(before))
+    if as_json:
+        typer.echo(json.dumps(asdict(changes)))
+        return
+    rows = [("added", id_, "") for id_ in changes.added] + [("forgotten", id_, "") for id_ in changes.forgotten]
+    rows += [("relabelled", id_, f"{was} → {now}") for id_, (was, now) in changes.relabelled.items()]
+    rows += [("replaced", id_, "") for id_ in changes.replaced]
+    print_table(["change", "id", "label"], rows[:_SHOWN])
+    if len(rows) > _SHOWN:
+        typer.echo(f"… and {len(rows) - _SHOWN:,} changes more (--json lists all)")
+    typer.echo(
+        f"{len(changes.added):,} added, {len(changes.forgotten):,} forgotten, {len(changes.relabelled):,} relabelled,"
+        f" {len(changes.replaced):,} replaced"
+    )
+
+
+def tag(
+    memory: MemoryPath,
+    name: Annotated[str, typer.Argument(metavar="TAG", help="The name: letters, digits, dots and dashes.")],
+    version: Annotated[
+        int | None, typer.Option("--version", help="The version; the latest where none is given.")
+    ] = None,
+) -> None:
+    """Give a version a name, which keeps it from being cleaned away.
+
+    Example: vmem memory tag pets/ before-pruning
+    """
+    from retrieval.memory import VisualMemory
+
+    opened = VisualMemory.open(memory)
+    opened.tag(name, version=version)
+    typer.echo(f"version {opened.version if version is None else version} is tagged {name}")
+
+
+def untag(
+    memory: MemoryPath, name: Annotated[str, typer.Argument(metavar="TAG", help="The name to take away.")]
+) -> None:
+    """Take a name from its version.
+
+    Example: vmem memory untag pets/ before-pruning
+    """
+    from retrieval.memory import VisualMemory
+
+    VisualMemory.open(memory).untag(name)
+    typer.echo(f"the tag {name} is gone")
+
+
+def checkout(memory: MemoryPath, version: VersionOrTag) -> None:
+    """Go back to an earlier version. It becomes the newest one, so that this can be undone as well.
+
+    Example: vmem memory checkout pets/ before-pruning
+    """
+    from retrieval.memory import VisualMemory
+    from retrieval.terminal import printable
+
+    opened = VisualMemory.open(memory)
+    opened.checkout(as_version(version))
+    typer.echo(f"{printable(memory)} is as it was at version {printable(version)}: {len(opened):,} pictures")
+
+
+def as_version(text: str) -> int | str:
+    """Return a version's number, or its tag."""
+    return int(text) if text.isdecimal() else text
+
+
+def all_ids(ids: list[str] | None, file: Path | None) -> list[str] | None:
+    """Return the ids that were given one by one and in a file; None where neither was given.
+
+    Raises:
+        InvalidArgument: the file cannot be read as text.
+    """
+    from retrieval.errors import InvalidArgument
+
+    if file is None:
+        return ids or None
+    try:
+        text = typer.get_text_stream("stdin").read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidArgument(
+            f"{file} cannot be read as a list of ids ({error}): give a text file, one a line"
+        ) from error
+    return [*(ids or ()), *(line for line in text.splitlines() if line)]
+
+
+_SHOWN = 50

@@ -1,0 +1,213 @@
+"""What a searched memory keeps at hand of every item, and how an edit changes it without reading it all again.
+
+Each item stands in a slot. An edit leaves the slots as they are: it marks some as dead and puts new ones at the end. A
+row is an item's place among the living, as the table counts.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped, UInt64
+
+from retrieval.schema import RELIABILITY
+from retrieval.table import ItemTable
+
+if TYPE_CHECKING:
+    import pyarrow
+
+_EDITS_AT_LEAST: Final = 4_096
+_EDITED_SHARE: Final = 1 / 64  # of the items: from there on all is read anew, which takes 0.3 s for a million
+
+
+class _Columns:
+    """Columns of some items, in the table's order."""
+
+    def __init__(self, table: "pyarrow.Table", names: Shaped[np.ndarray, " names"]) -> None:
+        """Take over light columns; labels become numbers, for those names first that there are already."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        labels = table["label"].combine_chunks()
+        new = pc.unique(labels).filter(pc.invert(pc.is_in(pc.unique(labels), value_set=pa.array(names, pa.string()))))
+        self.names = np.concatenate([names, new.to_numpy(zero_copy_only=False)]) if len(new) else names
+        self.label_codes = pc.index_in(labels, value_set=pa.array(self.names, pa.string())).to_numpy()
+        self.ids = table["id"].combine_chunks()
+        self.keys = table["key"].to_numpy()
+        self.addresses = table["_rowid"].to_numpy()
+        pruned = RELIABILITY in table.column_names
+        self.reliabilities = pc.fill_null(table[RELIABILITY], 1.0).to_numpy() if pruned else None
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @cached_property
+    def _by_hash(self) -> tuple[Int[np.ndarray, " items"], Int[np.ndarray, " items"]]:
+        """The ids' hashes in order, and whose they are: finds an id in steps that grow with the logarithm."""
+        hashes = _hashes(self.ids.to_pylist())
+        order = np.argsort(hashes)
+        return hashes[order], order
+
+    def find(self, ids: list[str]) -> Int[np.ndarray, " ids"]:
+        """Return where some ids stand, -1 for one that is not there."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if not len(self):
+            return np.full(len(ids), -1)
+        hashes, order = self._by_hash
+        wanted = _hashes(ids)
+        first = np.minimum(np.searchsorted(hashes, wanted), len(self) - 1)
+        places = np.where(hashes[first] == wanted, order[first], -1)
+        asked = pa.array(ids, pa.string())
+        there = self.ids.take(pa.array(np.maximum(places, 0)))
+        unequal = (places >= 0) & ~pc.equal(there, asked).to_numpy(zero_copy_only=False)
+        if unequal.any():  # two texts of one hash: these are looked up the long way
+            found = pc.index_in(asked.filter(pa.array(unequal)), value_set=self.ids)
+            places[unequal] = found.fill_null(-1).to_numpy()
+        return places
+
+
+def _hashes(ids: list[str]) -> Int[np.ndarray, " ids"]:
+    return np.fromiter(map(hash, ids), np.int64, len(ids))
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Ids, labels, keys, row addresses and reliabilities of one version's items."""
+
+    settled: _Columns
+    recent: _Columns  # added since the settled ones were read; of an id that is there twice, the last counts
+    dead: Int[np.ndarray, " dead"]  # slots, in order
+
+    @classmethod
+    def of(cls, table: ItemTable, *, pruned: bool = True) -> "Rows":
+        """Read them from a table; without its reliabilities where what was pruned is to count as well."""
+        columns = table.light_columns()
+        if not pruned and RELIABILITY in columns.column_names:
+            columns = columns.drop_columns(RELIABILITY)
+        settled = _Columns(columns, np.empty(0, object))
+        return cls(settled, _Columns(columns.slice(0, 0), settled.names), np.empty(0, np.int64))
+
+    def __len__(self) -> int:
+        return self.slots - len(self.dead)
+
+    @property
+    def slots(self) -> int:
+        """How many slots there are, dead ones too."""
+        return len(self.settled) + len(self.recent)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether there were so many edits that reading all anew is worth its time."""
+        return len(self.recent) + len(self.dead) > max(_EDITS_AT_LEAST, _EDITED_SHARE * len(self.settled))
+
+    def changed(self, dead: Int[np.ndarray, " dead"], new: "pyarrow.Table") -> "Rows":
+        """Return the rows without some slots and with new ones at the end, in time that grows with the edits alone.
+
+        Args:
+            dead: slots.
+            new: light columns.
+        """
+        import pyarrow as pa
+
+        recent = self.recent
+        if len(new):
+            recent = _Columns(pa.concat_tables([self._recent_table(new), new]), recent.names)
+        return Rows(self.settled, recent, np.union1d(self.dead, dead))
+
+    def _recent_table(self, like: "pyarrow.Table") -> "pyarrow.Table":
+        import pyarrow as pa
+
+        recent = self.recent
+        columns = {
+            "id": recent.ids,
+            "label": pa.array(recent.names[recent.label_codes], pa.string()),
+            "key": recent.keys,
+            RELIABILITY: recent.reliabilities,
+            "_rowid": recent.addresses,
+        }
+        return pa.table([columns[name] for name in like.column_names], schema=like.schema)
+
+    def numbers_of(self, slots: Int[np.ndarray, "*any"]) -> Int[np.ndarray, "*any"]:
+        """Return the rows of living slots."""
+        return slots - np.searchsorted(self.dead, slots)
+
+    def slots_of(self, rows: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
+        """Return the slots of some rows."""
+        return rows + np.searchsorted(self.dead - np.arange(len(self.dead)), rows, side="right")
+
+    def living(self) -> Int[np.ndarray, " items"]:
+        """Return every living slot, in row order."""
+        return np.delete(np.arange(self.slots), self.dead)
+
+    def find(self, ids: list[str]) -> Int[np.ndarray, " ids"]:
+        """Return the slots of some ids, -1 for one that is not there."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        slots = self.settled.find(ids)
+        if len(self.recent):
+            backwards = self.recent.ids.take(pa.array(np.arange(len(self.recent))[::-1]))
+            found = pc.index_in(pa.array(ids, pa.string()), value_set=backwards).fill_null(-1).to_numpy()
+            slots = np.where(found >= 0, self.slots - 1 - found, slots)
+        slots[self._are_dead(slots)] = -1
+        return slots
+
+    def _are_dead(self, slots: np.ndarray) -> np.ndarray:
+        place = np.searchsorted(self.dead, slots)
+        dead: np.ndarray = np.append(self.dead, -2)[place] == slots  # -2: no slot
+        return dead
+
+    def at_addresses(self, addresses: UInt64[np.ndarray, " found"]) -> Int[np.ndarray, " found"]:
+        """Return the slots of rows that lie at some of Lance's addresses."""
+        every = np.concatenate([self.settled.addresses, self.recent.addresses])
+        order = np.argsort(every)
+        slots: np.ndarray = order[np.searchsorted(every[order], addresses)]
+        return slots
+
+    def with_label(self, label: str) -> Int[np.ndarray, " found"]:
+        """Return the slots of one label's items."""
+        codes = np.flatnonzero(self.recent.names == label)
+        both = np.concatenate([self.settled.label_codes, self.recent.label_codes])
+        return np.setdiff1d(np.flatnonzero(np.isin(both, codes)), self.dead)
+
+    def ids(self, slots: Int[np.ndarray, "*any"]) -> Shaped[np.ndarray, "*any"]:
+        """Return the ids in some slots."""
+        import pyarrow as pa
+
+        flat = slots.ravel()
+        if not len(self.recent):
+            taken = self.settled.ids.take(pa.array(flat))
+        else:
+            taken = pa.chunked_array([self.settled.ids, self.recent.ids]).take(pa.array(flat)).combine_chunks()
+        found: np.ndarray = taken.to_numpy(zero_copy_only=False)
+        return found.reshape(slots.shape)
+
+    def labels(self, slots: Int[np.ndarray, "*any"]) -> Shaped[np.ndarray, "*any"]:
+        """Return the labels in some slots."""
+        found: np.ndarray = self.recent.names[self._gathered("label_codes", slots)]
+        return found
+
+    def keys(self, slots: Int[np.ndarray, "*any"]) -> Int[np.ndarray, "*any"]:
+        """Return the keys in some slots."""
+        return self._gathered("keys", slots)
+
+    def addresses(self, slots: Int[np.ndarray, "*any"]) -> UInt64[np.ndarray, "*any"]:
+        """Return Lance's row addresses of some slots."""
+        return self._gathered("addresses", slots)
+
+    def reliabilities(self, slots: Int[np.ndarray, "*any"]) -> Float[np.ndarray, "*any"] | None:
+        """Return how far the items in some slots can be relied on; None where nothing is pruned."""
+        return None if self.settled.reliabilities is None else self._gathered("reliabilities", slots)
+
+    def _gathered(self, column: str, slots: np.ndarray) -> np.ndarray:
+        first, then = getattr(self.settled, column), getattr(self.recent, column)
+        if not len(self.recent):
+            settled: np.ndarray = first[slots]
+            return settled
+        early = slots < len(first)
+        gathered = np.empty(slots.shape, then.dtype)
+        gathered[early], gathered[~early] = first[slots[early]], then[slots[~early] - len(first)]
+        return gathered

@@ -1,0 +1,96 @@
+"""The columns of a memory's table."""
+
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from jaxtyping import Float
+
+from retrieval.settings import Settings
+
+if TYPE_CHECKING:
+    import pyarrow
+
+SETTINGS_KEY: Final = b"visual-memory"
+RELIABILITY: Final = "reliability"
+"""What a pruning multiplies an item's votes by (section 3.6): a column of this name and the number of its version, so
+that a new pruning takes the place of an old one by one commit. The newest counts; null is 1."""
+
+_KEY_BITS: Final = 62
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ItemBatch:
+    """Items to be written together: columns in any form that `pyarrow.array` takes."""
+
+    ids: Any  # text
+    labels: Any  # text
+    vectors: Float[np.ndarray, "items dimension"]
+    thumbnails: Any  # bytes or None
+    sources: Any  # text or None
+    digests: Any  # of the pictures they were made of (`content_digest`), or None
+
+
+def table_schema(settings: Settings) -> "pyarrow.Schema":
+    """Return the schema of a new table."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("label", pa.string(), nullable=False),
+            pa.field("vector", pa.list_(pa.float16(), settings.embedder.dimension), nullable=False),
+            pa.field("thumbnail", pa.binary()),
+            pa.field("source", pa.string()),
+            # Tells items apart for ever: an index knows them by it, whatever becomes of rows, ids and versions.
+            pa.field("key", pa.int64(), nullable=False),
+            pa.field("digest", pa.string()),
+        ],
+        metadata={SETTINGS_KEY: settings.to_json().encode()},
+    )
+
+
+def to_arrow(batch: ItemBatch, schema: "pyarrow.Schema") -> "pyarrow.Table":
+    """Return items as rows of a table with this schema, each under a new key."""
+    import pyarrow as pa
+
+    items = len(batch.ids)
+    flat = pa.array(batch.vectors.astype(np.float16).ravel())
+    columns = {
+        "id": pa.array(batch.ids, pa.string()),
+        "label": pa.array(batch.labels, pa.string()),
+        "vector": pa.FixedSizeListArray.from_arrays(flat, schema.field("vector").type.list_size),
+        "thumbnail": pa.array(batch.thumbnails, pa.binary()),
+        "source": pa.array(batch.sources, pa.string()),
+        "key": pa.array(new_keys(items)),
+        "digest": pa.array(batch.digests, pa.string()),
+    }
+    columns |= {name: pa.nulls(items, pa.float32()) for name in schema.names if name.startswith(f"{RELIABILITY}_")}
+    return pa.table([columns[name] for name in schema.names], schema=schema)
+
+
+def new_keys(items: int) -> np.ndarray:
+    """Return keys that no item ever had: a run of numbers from a random one.
+
+    Runs of m commits with n items in all meet with a probability of m n / 2^62: 2e-4 for a million commits and a
+    billion items.
+    """
+    return secrets.randbits(_KEY_BITS) + np.arange(items, dtype=np.int64)
+
+
+def reliability_column(schema: "pyarrow.Schema") -> str | None:
+    """Return the name of the column that the newest pruning wrote; None where nothing is pruned."""
+    prefix = f"{RELIABILITY}_"
+    versions = [int(name.removeprefix(prefix)) for name in schema.names if name.startswith(prefix)]
+    return f"{prefix}{max(versions)}" if versions else None
+
+
+def add_missing_columns(dataset: Any) -> None:  # noqa: ANN401 - Lance is untyped
+    """Give a table of the first release, which had no keys, those columns, as one version."""
+    import pyarrow as pa
+
+    if "key" not in dataset.schema.names:
+        items = dataset.count_rows()
+        columns = {"key": pa.array(new_keys(items)), "digest": pa.nulls(items, pa.string())}
+        dataset.add_columns(pa.table(columns).to_reader())

@@ -1,0 +1,203 @@
+"""A memory to be read: searched, looked at, gone back in, never changed."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
+
+import numpy as np
+from jaxtyping import Float
+
+from retrieval.embedders.base import Embedder
+from retrieval.embedders.execution import Requested
+from retrieval.embedding import Embedding
+from retrieval.errors import InvalidArgument
+from retrieval.history import Difference, Version, compare_versions, list_versions
+from retrieval.images import ImageLike
+from retrieval.indexes import choose_kind
+from retrieval.indexes.store import load_stored
+from retrieval.layout import INDEX
+from retrieval.pipeline import EmbeddedBatch
+from retrieval.settings import Settings
+from retrieval.snapshot import Snapshot, check_neighbors
+from retrieval.table import ItemTable
+from retrieval.types import MemoryStats, Neighbors
+from retrieval.vectors import to_unit_vectors
+
+Query = TypeVar("Query")
+DEFAULT_NEIGHBORS: Final = 50  # the paper's k
+
+
+class MemoryView:
+    """What a memory holds at one version, or would hold without some items."""
+
+    def __init__(self, path: Path, table: ItemTable, embedding: Embedding, snapshot: Snapshot) -> None:
+        self.path = path
+        self._table = table
+        self._embedding = embedding
+        self._view = snapshot
+
+    def __len__(self) -> int:
+        return len(self.snapshot())
+
+    def __repr__(self) -> str:
+        name, embedder = type(self).__name__, self.settings.embedder.name
+        return f"{name}({str(self.path)!r}, items={len(self)}, version={self.version}, embedder={embedder!r})"
+
+    @property
+    def settings(self) -> Settings:
+        """What the memory was created with."""
+        return self._table.settings
+
+    @property
+    def version(self) -> int:
+        """The version of the table that is read."""
+        return self._table.version
+
+    @property
+    def embedder(self) -> Embedder:
+        """The embedder that the memory was built by, loaded when first needed.
+
+        Raises:
+            EmbedderError: it cannot be had any more.
+            EmbedderMismatch: what lies in its place has other weights.
+        """
+        return self._embedding.embedder
+
+    @property
+    def requested(self) -> Requested:
+        """How its embedder was asked to run, loaded or not."""
+        return self._embedding.requested
+
+    def snapshot(self, *, centred: bool = False) -> Snapshot:
+        """Return the version that is read: its ids, labels and index; ``centred`` for one without its mean."""
+        return self._view.centred() if centred else self._view
+
+    def at(self, version: int | str) -> "MemoryView":
+        """Return the memory as it was at a version, by number or by tag. It is read as it was, and cannot be edited.
+
+        Raises:
+            UnknownVersion: there is none, or none any more.
+        """
+        table = self._table.at(version)
+        return MemoryView(self.path, table, self._embedding, Snapshot(table, self.path, saves=False))
+
+    def without(self, ids: Iterable[str]) -> "MemoryView":
+        """Return a view that answers as if some items were gone (section 3.7); nothing is written.
+
+        Raises:
+            UnknownItem: an id is not there.
+        """
+        return MemoryView(self.path, self._table.pinned(), self._embedding, self.snapshot().without(list(ids)))
+
+    def history(self, *, limit: int | None = None) -> list[Version]:
+        """Return the versions there are up to this one, newest first."""
+        return list_versions(self._table, limit=limit)
+
+    def diff(self, other: int | str) -> Difference:
+        """Return what changed from another version to this one.
+
+        Raises:
+            UnknownVersion: there is none, or none any more.
+        """
+        return compare_versions(self._table.at(other), self._table)
+
+    def search(self, *images: ImageLike, k: int = DEFAULT_NEIGHBORS) -> Neighbors:
+        """Return the neighbours of some pictures, nearest first; ``[i]`` of the result are those of picture ``i``.
+
+        Raises:
+            ImageError: a picture cannot be used.
+            InvalidArgument: k below 1, or an empty memory.
+            EmbedderError: the embedder cannot be had.
+        """
+        check_neighbors(k)
+        return self.search_vectors(self.embed(images), k=k)
+
+    def embed(self, images: Sequence[ImageLike]) -> Float[np.ndarray, "images dimension"]:
+        """Return the vectors of some pictures, float32 of length 1, in order.
+
+        Raises:
+            ImageError: a picture cannot be used.
+            EmbedderError: the embedder cannot be had.
+        """
+        vectors = [np.empty((0, self.settings.embedder.dimension), np.float32)]
+        for batch in self.embed_stream(images, image_of=lambda image: image):
+            if batch.failures:
+                raise batch.failures[0].error
+            vectors.append(batch.vectors)
+        return np.concatenate(vectors)
+
+    def embed_stream(
+        self, items: Iterable[Query], *, image_of: Callable[[Query], ImageLike]
+    ) -> Iterator[EmbeddedBatch[Query]]:
+        """Yield any number of things in batches, with the vectors of their pictures, in order.
+
+        A picture that cannot be used is among the batch's ``failures``.
+
+        Raises:
+            EmbedderError: the embedder cannot be had.
+        """
+        return self._embedding.stream(items, image_of=image_of)
+
+    def search_vectors(
+        self, vectors: Float[np.ndarray, "queries dimension"], *, k: int = DEFAULT_NEIGHBORS
+    ) -> Neighbors:
+        """Return the neighbours of some vectors, nearest first; they are scaled to length 1.
+
+        A ``k`` above the size of the memory gives every item, with a warning.
+
+        Raises:
+            InvalidArgument: k below 1, an empty memory, another dimension, a zero or non-finite vector.
+        """
+        return self.snapshot().search(to_unit_vectors(vectors, dimension=self.settings.embedder.dimension), k)
+
+    def thumbnails(self, ids: Sequence[str], *, rows: Sequence[int] | None = None) -> list[bytes | None]:
+        """Return the JPEG thumbnails of some items; None for those without one, and for ids that are not there.
+
+        Args:
+            ids: the items.
+            rows: where a search found them (`Neighbor.row`), which saves looking up their ids. Rows that have moved
+                since are noticed.
+        """
+        if rows is not None and all(row < len(self._table) for row in rows):
+            found, pictures = self._pictures(np.array(rows, np.int64))
+            if found == list(ids):
+                return pictures
+        looked_up = self.snapshot().rows_of(ids)
+        there = looked_up[looked_up >= 0]
+        by_row = dict(zip(there.tolist(), self._pictures(there)[1], strict=True))
+        return [by_row.get(row) for row in looked_up.tolist()]
+
+    def _pictures(self, rows: np.ndarray) -> tuple[list[str], list[bytes | None]]:
+        taken = self._table.take(rows, ["id", "thumbnail"])
+        return taken["id"].to_pylist(), taken["thumbnail"].to_pylist()
+
+    def any_picture(self) -> bytes:
+        """Return one item's thumbnail, for trying the memory out.
+
+        Raises:
+            InvalidArgument: no item has one.
+        """
+        pictures = self._pictures(np.arange(min(1, len(self._table))))[1]
+        if not pictures or pictures[0] is None:
+            raise InvalidArgument(f"{self.path} keeps no pictures of its items: give a memory built from pictures")
+        return pictures[0]
+
+    def build_index(self) -> str:
+        """Make ready to answer now, and return the kind of index; otherwise the first search does."""
+        return self.snapshot().index_kind
+
+    def index_is_ready(self) -> bool:
+        """Tell whether the first search can do without building an index, which may take minutes."""
+        kind = choose_kind(self.settings.index, items=len(self))
+        return kind == "exact" or load_stored(self.path / INDEX) is not None
+
+    def stats(self) -> MemoryStats:
+        """Return the memory in numbers."""
+        return MemoryStats(
+            items=len(self),
+            labels=self._table.label_counts(),
+            embedder=self.settings.embedder.fingerprint,
+            index=choose_kind(self.settings.index, items=len(self)),
+            version=self.version,
+            bytes_on_disk=self._table.bytes_on_disk(),
+        )

@@ -1,0 +1,274 @@
+"""Edits of a memory: every one is a version, takes effect at once, and leaves searches as a fresh reading has them."""
+
+import numpy as np
+import pytest
+
+from retrieval.embedders.base import foreign_vectors
+from retrieval.errors import InvalidArgument, StorageError, UnknownItem, UnknownVersion
+from retrieval.memory import VisualMemory
+
+DIMENSION = 16
+
+
+def vectors(count, *, seed=0):
+    return np.random.default_rng(seed).standard_normal((count, DIMENSION)).astype(np.float32)
+
+
+@pytest.fixture
+def memory(tmp_path):
+    memory = VisualMemory.create(tmp_path / "memory", embedder=foreign_vectors("made", DIMENSION))
+    memory.add_vectors([f"{i}" for i in range(60)], [f"class {i % 6}" for i in range(60)], vectors(60))
+    return memory
+
+
+def state(memory, k=20):
+    found = memory.search_vectors(vectors(8, seed=9), k=k)
+    return found.ids.tolist(), found.labels.tolist(), found.rows.tolist(), found.distances.tolist()
+
+
+def fresh(memory):
+    return VisualMemory.open(memory.path)
+
+
+def test_a_forgotten_item_takes_no_part_in_the_next_search(memory):
+    nearest = memory.search_vectors(vectors(1), k=1).ids[0, 0]
+    assert memory.forget(ids=[nearest]) == 1
+    assert nearest not in memory.search_vectors(vectors(1), k=59).ids
+    assert len(memory) == 59
+
+
+def test_forgetting_a_label_forgets_all_its_items(memory):
+    assert memory.forget(label="class 2") == 10
+    assert "class 2" not in memory.stats().labels
+
+
+def test_forgetting_takes_a_condition_on_id_label_and_source(memory):
+    assert memory.forget(where="label = 'class 1' AND id <> '7'") == 9
+    assert memory.stats().labels["class 1"] == 1
+
+
+def test_a_condition_that_is_none_is_an_error(memory):
+    with pytest.raises(InvalidArgument, match="is no condition on id, label and source"):
+        memory.forget(where="label ==== 3")
+
+
+def test_unknown_ids_are_an_error_and_change_nothing(memory):
+    version = memory.version
+    with pytest.raises(UnknownItem, match="has no items 'x', 'y' \\(2 such\\): nothing was changed"):
+        memory.forget(ids=["1", "x", "y"])
+    assert (memory.version, len(memory)) == (version, 60)
+
+
+def test_an_unknown_label_is_an_error(memory):
+    with pytest.raises(UnknownItem, match="no item with the label 'nobody'"):
+        memory.forget(label="nobody")
+
+
+def test_one_way_of_choosing_items_has_to_be_given(memory):
+    with pytest.raises(InvalidArgument, match="give one of ids, label and where"):
+        memory.forget()
+    with pytest.raises(InvalidArgument, match="give one of ids, label and where"):
+        memory.forget(ids=["1"], label="class 1")
+
+
+def test_a_relabelled_item_votes_for_its_new_label_at_once(memory):
+    before = memory.search_vectors(vectors(1), k=1)
+    memory.relabel("new class", ids=[before.ids[0, 0]])
+    after = memory.search_vectors(vectors(1), k=1)
+    assert (after.ids[0, 0], after.labels[0, 0]) == (before.ids[0, 0], "new class")
+    assert after.distances[0, 0] == before.distances[0, 0]
+
+
+def test_items_can_each_get_a_label_of_their_own(memory):
+    memory.relabel({"3": "a", "1": "b", "2": "c"})
+    labels = dict(zip(memory.snapshot().ids, memory.snapshot().labels, strict=True))
+    assert [labels[id_] for id_ in "123"] == ["b", "c", "a"]
+
+
+def test_a_hostile_label_and_id_are_stored_as_they_are(memory):
+    hostile = '\'; DROP TABLE "x" --\n<script>'
+    memory.add_vectors([hostile], ["quote's"], vectors(1, seed=3))
+    memory.relabel(hostile, ids=[hostile])
+    assert fresh(memory).stats().labels[hostile] == 1
+    memory.forget(label=hostile)
+    assert len(fresh(memory)) == 60
+
+
+def test_any_sequence_of_edits_leaves_what_a_fresh_reading_finds(memory):
+    random = np.random.default_rng(5)
+    state(memory)
+    for step in range(60):
+        ids = memory.snapshot().ids
+        some = random.choice(ids, random.integers(1, 4), replace=False).tolist()
+        match step % 5:
+            case 0:
+                memory.forget(ids=some)
+            case 1:
+                memory.relabel(f"label {step}", ids=some)
+            case 2:
+                memory.add_vectors([f"new {step} {i}" for i in range(3)], ["class 1"] * 3, vectors(3, seed=step))
+            case 3:
+                memory.add_vectors(some, ["put"] * len(some), vectors(len(some), seed=step), on_duplicate="replace")
+            case 4:
+                memory.relabel({id_: f"own {step}" for id_ in some})
+        opened = fresh(memory)
+        assert memory.snapshot().ids.tolist() == opened.snapshot().ids.tolist()
+        assert memory.snapshot().labels.tolist() == opened.snapshot().labels.tolist()
+        assert state(memory) == state(opened)
+        assert (memory.snapshot().rows_of(ids.tolist()) == opened.snapshot().rows_of(ids.tolist())).all()
+
+
+def test_without_answers_as_a_memory_that_never_had_the_items(memory, tmp_path):
+    gone = memory.search_vectors(vectors(1), k=7).ids[0].tolist()
+    view = memory.without(gone)
+    kept = [i for i in range(60) if str(i) not in gone]
+    other = VisualMemory.create(tmp_path / "other", embedder=foreign_vectors("made", DIMENSION))
+    other.add_vectors([str(i) for i in kept], [f"class {i % 6}" for i in kept], vectors(60)[kept])
+    assert state(view)[:2] == state(other)[:2]
+    assert len(memory) == 60
+
+
+def test_without_an_unknown_item_is_an_error(memory):
+    with pytest.raises(UnknownItem, match="has no items 'x'"):
+        memory.without(["x"])
+
+
+def test_an_earlier_version_answers_as_it_did_then(memory):
+    before, version = state(memory), memory.version
+    memory.forget(label="class 3")
+    memory.relabel("other", label="class 4")
+    assert state(memory.at(version)) == before
+    assert state(fresh(memory).at(version)) == before
+
+
+def test_a_version_that_is_not_there_is_an_error(memory):
+    with pytest.raises(UnknownVersion, match="has no version 99"):
+        memory.at(99)
+    with pytest.raises(UnknownVersion, match="has no version 'never'"):
+        memory.checkout("never")
+
+
+def test_checking_out_a_version_makes_it_the_latest(memory):
+    before, version = state(memory), memory.version
+    memory.forget(label="class 3")
+    memory.checkout(version)
+    assert state(memory) == state(fresh(memory)) == before
+    memory.add_vectors(["more"], ["class 1"], vectors(1, seed=4))
+    assert len(fresh(memory)) == 61
+
+
+def test_a_tag_names_a_version(memory):
+    memory.tag("before")
+    memory.forget(label="class 3")
+    assert len(memory.at("before")) == 60
+    memory.untag("before")
+    with pytest.raises(UnknownVersion, match="has no version 'before'"):
+        memory.at("before")
+
+
+def test_a_tag_is_not_given_twice_and_is_no_number(memory):
+    memory.tag("kept")
+    with pytest.raises(InvalidArgument, match="tag 'kept' is version"):
+        memory.tag("kept")
+    with pytest.raises(InvalidArgument, match="'12' is no tag"):
+        memory.tag("12")
+
+
+def test_the_history_tells_every_edit(memory):
+    memory.forget(ids=["1", "2"])
+    memory.relabel("new", ids=["3"])
+    memory.set_reliability(np.linspace(0.1, 1, 58))
+    memory.tag("pruned")
+    newest = memory.history(limit=3)
+    assert [(version.deed, version.change) for version in newest] == [("prune", 0), ("relabel", 0), ("forget", -2)]
+    assert newest[0].tags == ("pruned",)
+    assert len(memory.history()) == memory.version
+
+
+def test_a_difference_names_what_was_added_forgotten_relabelled_and_replaced(memory):
+    version = memory.version
+    memory.forget(ids=["1", "2"])
+    memory.relabel("new", ids=["3"])
+    memory.add_vectors(["61", "4"], ["class 1", "class 4"], vectors(2, seed=8), on_duplicate="replace")
+    changes = memory.diff(version)
+    assert (changes.added, changes.forgotten, changes.replaced) == (("61",), ("1", "2"), ("4",))
+    assert changes.relabelled == {"3": ("class 3", "new")}
+
+
+def test_an_unreliable_item_says_so_among_the_neighbors(memory):
+    memory.set_reliability(np.where(memory.snapshot().ids == "5", 0.25, 1.0))
+    found = memory.search_vectors(vectors(60)[5:6], k=3)[0]
+    assert [(neighbor.id, neighbor.reliability) for neighbor in found][0] == ("5", 0.25)
+    assert found[1].reliability == 1.0
+
+
+def test_an_item_of_no_reliability_takes_no_part_and_comes_back_when_that_is_undone(memory):
+    before = state(memory)
+    memory.set_reliability(np.where(memory.snapshot().ids == "5", 0.0, 1.0))
+    assert "5" not in memory.search_vectors(vectors(60)[5:6], k=59).ids
+    memory.relabel("still pruned", ids=["5"])
+    assert "5" not in memory.search_vectors(vectors(60)[5:6], k=59).ids
+    memory.relabel("class 5", ids=["5"])
+    memory.set_reliability(None)
+    assert sorted(state(memory)[0][0]) == sorted(before[0][0])
+
+
+def test_reliabilities_are_numbers_from_0_to_1_one_for_each_item(memory):
+    with pytest.raises(InvalidArgument, match="a number from 0 to 1 for each of 60 items expected"):
+        memory.set_reliability(np.ones(3))
+    with pytest.raises(InvalidArgument, match="a number from 0 to 1 for each of 60 items expected"):
+        memory.set_reliability(np.full(60, 1.5))
+
+
+def test_items_that_are_added_to_a_pruned_memory_are_relied_on(memory):
+    memory.set_reliability(np.full(60, 0.5))
+    memory.add_vectors(["new"], ["class 1"], vectors(1, seed=4))
+    assert memory.search_vectors(vectors(1, seed=4), k=1)[0][0].reliability == 1.0
+    assert state(memory) == state(fresh(memory))
+
+
+def test_what_another_object_wrote_is_read_after_a_refresh(memory):
+    other = fresh(memory)
+    other.forget(ids=["1"])
+    assert len(memory) == 60
+    assert memory.refresh()
+    assert not memory.refresh()
+    assert state(memory) == state(other)
+
+
+def test_an_edit_starts_from_the_latest_version(memory):
+    other = fresh(memory)
+    other.forget(ids=["1"])
+    memory.forget(ids=["2"])
+    assert sorted(set(map(str, range(60))) - set(fresh(memory).snapshot().ids)) == ["1", "2"]
+
+
+def test_an_old_version_or_a_view_has_nothing_that_edits(memory):
+    assert not hasattr(memory.at(memory.version), "forget")
+    assert not hasattr(memory.without(["1"]), "add_vectors")
+
+
+def test_a_table_without_keys_gets_them_when_it_is_opened(memory):
+    import lance
+
+    dataset = lance.dataset(str(memory.path / "items.lance"))
+    dataset.drop_columns(["key", "digest"])
+    opened = fresh(memory)
+    assert len(set(opened.snapshot().rows.keys(np.arange(60)).tolist())) == 60
+    opened.forget(ids=["1"])
+    assert state(opened) == state(fresh(memory))
+
+
+def test_an_edit_waits_for_its_turn_and_gives_up_in_one_sentence(memory):
+    import filelock
+
+    from retrieval.errors import MemoryBusy
+    from retrieval.locking import LOCK, writer_lock
+
+    with (
+        filelock.FileLock(memory.path / LOCK, is_singleton=False),
+        pytest.raises(MemoryBusy, match="is being written by another process"),
+        writer_lock(memory.path, wait_seconds=0.1),
+    ):
+        pass
+    assert issubclass(MemoryBusy, StorageError)

@@ -1,0 +1,352 @@
+"""An index on disk: whole or not there, found damaged when it is, and without a trace of what was erased."""
+
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retrieval.errors import InvalidArgument
+from retrieval.indexes.base import ArrayBlocks
+from retrieval.indexes.scann import BRUTE_FORCE_BELOW
+from retrieval.indexes.store import Stored, build_stored, check_stored, erase_stored, extend_stored, load_stored
+
+Vectors = Callable[..., np.ndarray]
+TREE = BRUTE_FORCE_BELOW + 500
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ScaNN is for Linux")
+
+
+def keys_of(items: int, *, first: int = 10**12) -> np.ndarray:
+    return np.arange(first, first + items)
+
+
+def save(vectors: np.ndarray, folder: Path, *, stamp: str = "") -> Stored:
+    return build_stored("scann", ArrayBlocks(vectors), keys_of(len(vectors)), folder, stamp=stamp)
+
+
+def live(folder: Path) -> Path:
+    return folder / (folder / "current").read_text()
+
+
+def answers(stored: Stored | None, queries: np.ndarray) -> np.ndarray:
+    assert stored is not None
+    return stored.keys[stored.index.search(queries, 1)[0][:, 0]]
+
+
+@pytest.mark.parametrize("items", [20, TREE])
+def test_a_saved_index_is_found_again_with_its_keys(items: int, random_vectors: Vectors, tmp_path: Path) -> None:
+    vectors = random_vectors(items, 8)
+    built = save(vectors, tmp_path / "index", stamp="mean 1")
+    loaded = load_stored(tmp_path / "index", stamp="mean 1")
+    assert np.array_equal(answers(loaded, vectors[:20]), answers(built, vectors[:20]))
+    assert answers(loaded, vectors[:3]).tolist() == keys_of(3).tolist()
+    assert check_stored(tmp_path / "index") == []
+
+
+def test_keys_cannot_be_written_to(random_vectors: Vectors, tmp_path: Path) -> None:
+    for folder in (tmp_path, None):
+        stored = build_stored("scann", ArrayBlocks(random_vectors(5, 8)), keys_of(5), folder)
+        with pytest.raises(ValueError, match="read-only"):
+            stored.keys[0] = 1
+
+
+def test_an_index_of_another_stamp_is_not_loaded(random_vectors: Vectors, tmp_path: Path) -> None:
+    save(random_vectors(20, 8), tmp_path, stamp="mean 1")
+    assert load_stored(tmp_path) is None and load_stored(tmp_path, stamp="mean 2") is None
+
+
+def test_where_nothing_was_saved_nothing_is_loaded_checked_or_erased(tmp_path: Path) -> None:
+    nowhere = tmp_path / "index"
+    assert load_stored(nowhere) is None
+    assert check_stored(nowhere) == erase_stored(nowhere, keys_of(1)) == []
+
+
+def test_exact_search_is_kept_in_memory_and_takes_away_what_was_saved(random_vectors: Vectors, tmp_path: Path) -> None:
+    save(random_vectors(20, 8), tmp_path)
+    stored = build_stored("exact", ArrayBlocks(random_vectors(20, 8)), keys_of(20), tmp_path)
+    assert stored.folder is None and not list(tmp_path.iterdir())
+    longer = extend_stored(stored, ArrayBlocks(random_vectors(5, 8, seed=1)), keys_of(5, first=7), tmp_path)
+    assert answers(longer, random_vectors(5, 8, seed=1)).tolist() == [7, 8, 9, 10, 11]
+
+
+def test_a_new_index_takes_the_place_of_the_old_one_and_of_what_lay_around(
+    random_vectors: Vectors, tmp_path: Path
+) -> None:
+    save(random_vectors(20, 8), tmp_path)
+    (tmp_path / "index.json").write_text("of an earlier release")
+    (tmp_path / "0123456789abcdef").mkdir()
+    (tmp_path / "0123456789abcdef" / "vectors.f16").write_bytes(b"left by a killed run")
+    save(random_vectors(30, 8), tmp_path)
+    loaded = load_stored(tmp_path)
+    assert loaded is not None and len(loaded.index) == 30
+    assert {entry.name for entry in tmp_path.iterdir()} == {"current", live(tmp_path).name}
+
+
+def test_an_extended_index_shares_the_rows_on_disk(random_vectors: Vectors, tmp_path: Path) -> None:
+    vectors = random_vectors(TREE + 300, 8)
+    first = save(vectors[:TREE], tmp_path)
+    rows = (live(tmp_path) / "vectors.f16").stat().st_ino
+    extended = extend_stored(first, ArrayBlocks(vectors[TREE:]), keys_of(300, first=5), tmp_path)
+    assert (live(tmp_path) / "vectors.f16").stat().st_ino == rows
+    for stored in (extended, load_stored(tmp_path)):
+        assert (answers(stored, vectors[TREE:]) == keys_of(300, first=5)).mean() > 0.99
+    assert answers(first, vectors[:3]).tolist() == keys_of(3).tolist()
+    assert check_stored(tmp_path) == []
+
+
+def test_an_index_that_another_has_replaced_is_extended_in_memory_only(random_vectors: Vectors, tmp_path: Path) -> None:
+    vectors = random_vectors(TREE + 10, 8)
+    stale = save(vectors[:TREE], tmp_path)
+    save(vectors[:20], tmp_path)
+    longer = extend_stored(stale, ArrayBlocks(vectors[TREE:]), keys_of(10, first=5), tmp_path)
+    assert longer.folder is None and len(longer.index) == TREE + 10
+    loaded = load_stored(tmp_path)
+    assert loaded is not None and len(loaded.index) == 20
+
+
+def test_rows_that_a_killed_run_left_behind_the_end_are_no_part_of_an_extended_index(
+    random_vectors: Vectors, tmp_path: Path
+) -> None:
+    vectors = random_vectors(TREE + 10, 8)
+    save(vectors[:TREE], tmp_path)
+    with (live(tmp_path) / "vectors.f16").open("ab") as rows:
+        rows.write(b"left by a killed run")
+    stored = load_stored(tmp_path)
+    assert stored is not None
+    extend_stored(stored, ArrayBlocks(vectors[TREE:]), keys_of(10, first=5), tmp_path)
+    assert answers(load_stored(tmp_path), vectors[TREE:]).tolist() == keys_of(10, first=5).tolist()
+    assert check_stored(tmp_path) == [] and b"killed" not in (live(tmp_path) / "vectors.f16").read_bytes()
+
+
+@pytest.mark.parametrize("items", [20, TREE])
+def test_of_erased_items_neither_vector_nor_key_is_left(items: int, random_vectors: Vectors, tmp_path: Path) -> None:
+    vectors = random_vectors(items, 24)
+    save(vectors, tmp_path)
+    (tmp_path / "feedfeedfeedfeed").mkdir()
+    (tmp_path / "feedfeedfeedfeed" / "vectors.f16").write_bytes(vectors[3].astype(np.float16).tobytes())
+    with (live(tmp_path) / "vectors.f16").open("ab") as rows:
+        rows.write(vectors[3].astype(np.float16).tobytes())
+    written = erase_stored(tmp_path, keys_of(items)[[3, 17]])
+    assert written and all((tmp_path / name).exists() for name in written)
+    everything = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+    for row in (3, 17):
+        assert vectors[row].astype(np.float16).tobytes() not in everything
+        assert keys_of(items)[row].tobytes() not in everything
+    assert vectors[4].astype(np.float16).tobytes() in everything
+    loaded = load_stored(tmp_path)
+    assert loaded is not None and np.flatnonzero(loaded.keys < 0).tolist() == [3, 17]
+    assert check_stored(tmp_path) == []
+    assert erase_stored(tmp_path, keys_of(items)[[3, 17]]) == []
+
+
+def test_an_opened_index_goes_on_while_items_are_erased(random_vectors: Vectors, tmp_path: Path) -> None:
+    vectors = random_vectors(TREE, 8)
+    save(vectors, tmp_path)
+    opened = load_stored(tmp_path)
+    erase_stored(tmp_path, keys_of(3))
+    assert answers(opened, vectors[10:13]).tolist() == keys_of(3, first=10**12 + 10).tolist()
+
+
+def test_an_index_is_not_taken_for_damaged_while_items_are_erased(
+    random_vectors: Vectors, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    vectors = random_vectors(TREE, 8)
+    save(vectors, tmp_path)
+    eraser = multiprocessing.get_context("fork").Process(target=_erase_often, args=(tmp_path,))
+    eraser.start()
+    while eraser.is_alive():
+        assert answers(load_stored(tmp_path), vectors[-3:]).tolist() == keys_of(TREE)[-3:].tolist()
+    eraser.join()
+    assert not caplog.text
+
+
+def _erase_often(folder: Path) -> None:
+    for start in range(0, 200, 10):
+        erase_stored(folder, keys_of(10, first=10**12 + start))
+
+
+def test_a_damaged_index_is_removed_rather_than_erased_from(random_vectors: Vectors, tmp_path: Path) -> None:
+    save(random_vectors(20, 8), tmp_path)
+    (live(tmp_path) / "keys.npy").unlink()
+    erase_stored(tmp_path, keys_of(1))
+    assert not list(tmp_path.iterdir())
+
+
+FILES = [
+    "ah_codebook.pb",
+    "datapoint_to_token.npy",
+    "facts.json",
+    "hashed_dataset.npy",
+    "header.json",
+    "keys.npy",
+    "lengths.npy",
+    "scann_assets.pbtxt",
+    "scann_config.pb",
+    "serialized_partitioner.pb",
+    "vectors.f16",
+]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "index"
+    save(np.random.default_rng(0).normal(size=(TREE, 16)).astype(np.float32), folder)
+    return folder
+
+
+def damage(folder: Path, tmp_path: Path, name: str, change: Callable[[bytes], bytes]) -> Path:
+    """Return a copy of an index with one file changed."""
+    copy = tmp_path / "index" / live(folder).name
+    copy.mkdir(parents=True)
+    for file in live(folder).iterdir():
+        content = file.read_bytes()
+        (copy / file.name).write_bytes(change(content) if file.name == name else content)
+    (tmp_path / "index" / "current").write_text(copy.name)
+    return tmp_path / "index"
+
+
+def test_the_files_are_those_that_the_tests_damage(saved: Path) -> None:
+    assert sorted(file.name for file in live(saved).iterdir()) == FILES
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda content: b"", id="emptied"),
+        pytest.param(lambda content: content[:-7], id="cut"),
+        pytest.param(lambda content: bytes(len(content)), id="zeroed"),
+    ],
+)
+def test_an_index_with_a_damaged_file_is_not_loaded_and_said_to_be_damaged(
+    name: str,
+    change: Callable[[bytes], bytes],
+    saved: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = damage(saved, tmp_path, name, change)
+    with caplog.at_level(logging.WARNING):
+        assert load_stored(folder) is None
+    assert "is damaged and will be built anew" in caplog.text
+    assert len(check_stored(folder)) == 1
+
+
+def test_one_wrong_byte_among_the_rows_is_found_by_a_full_check(saved: Path, tmp_path: Path) -> None:
+    def flip(content: bytes) -> bytes:
+        return content[:9999] + bytes([content[9999] ^ 1]) + content[10_000:]
+
+    folder = damage(saved, tmp_path, "vectors.f16", flip)
+    assert load_stored(folder) is not None  # not every row is looked at when it is opened
+    (found,) = check_stored(folder)
+    assert "vectors.f16 is damaged from byte 0 to" in found
+
+
+def test_a_pickle_in_an_index_is_never_loaded(saved: Path, tmp_path: Path) -> None:
+    folder = damage(saved, tmp_path, "", lambda content: content)
+    assert load_stored(folder) is not None
+    ran = tmp_path / "ran"
+    (live(folder) / "scann_docids.pkl").write_bytes(f"cposix\nsystem\n(S'touch {ran}'\ntR.".encode())
+    assert load_stored(folder) is None and not ran.exists()
+
+
+@pytest.mark.parametrize("header", ["", "[]", "{}", '{"format": 1}', '{"format": 2, "files": []}', '{"format": 2}'])
+def test_a_header_of_another_form_is_damage(header: str, saved: Path, tmp_path: Path) -> None:
+    folder = damage(saved, tmp_path, "header.json", lambda _: header.encode())
+    assert load_stored(folder) is None and len(check_stored(folder)) == 1
+
+
+@pytest.mark.parametrize("name", ["", "..", "../elsewhere", "nowhere", "\x00", "\xff"])
+def test_a_live_generation_of_another_name_is_none(name: str, saved: Path, tmp_path: Path) -> None:
+    folder = damage(saved, tmp_path, "", lambda content: content)
+    (folder / "current").write_bytes(name.encode("latin-1"))
+    assert load_stored(folder) is None
+
+
+def test_a_header_that_names_an_unknown_kind_is_damage(saved: Path, tmp_path: Path) -> None:
+    def rename(header: bytes) -> bytes:
+        return json.dumps({**json.loads(header), "kind": "os"}).encode()
+
+    assert load_stored(damage(saved, tmp_path, "header.json", rename)) is None
+
+
+def test_an_unknown_kind_is_not_built(random_vectors: Vectors) -> None:
+    with pytest.raises(InvalidArgument, match="no index 'tree'"):
+        build_stored("tree", ArrayBlocks(random_vectors(2, 8)), keys_of(2), None)
+
+
+def test_where_the_disk_is_full_the_index_is_kept_in_memory_and_the_old_one_on_disk(
+    random_vectors: Vectors, tmp_path: Path
+) -> None:
+    """A limit on the size of files stands for the full disk: the system refuses to write beyond it."""
+    vectors = random_vectors(TREE, 8)
+    save(vectors[:20], tmp_path)
+    before = {file: file.read_bytes() for file in sorted(tmp_path.rglob("*")) if file.is_file()}
+    for limit in (1000, len(vectors) * 16 - 1):  # the last of the bytes of its largest file
+        child = multiprocessing.get_context("fork").Process(target=_build_within, args=(vectors, tmp_path, limit))
+        child.start()
+        child.join(60)
+        assert child.exitcode == 0
+        assert {file: file.read_bytes() for file in sorted(tmp_path.rglob("*")) if file.is_file()} == before
+
+
+def _build_within(vectors: np.ndarray, folder: Path, limit: int) -> None:
+    import resource
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    stored = save(vectors, folder)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    found = answers(stored, vectors[:50])
+    os._exit(0 if stored.folder is None and (found == keys_of(50)).all() else 1)
+
+
+def test_a_build_killed_at_any_moment_leaves_the_old_index_or_the_new_one(
+    random_vectors: Vectors, tmp_path: Path
+) -> None:
+    vectors = random_vectors(TREE, 8)
+    save(vectors[:20], tmp_path)
+    fork = multiprocessing.get_context("fork")
+    started = time.perf_counter()
+    save(vectors, tmp_path / "timed")
+    whole = time.perf_counter() - started
+    for moment in np.linspace(0.02, 1.1 * whole, 12):
+        child = fork.Process(target=save, args=(vectors, tmp_path / "index"))
+        child.start()
+        child.join(moment)
+        child.kill()
+        child.join()
+        loaded = load_stored(tmp_path / "index")
+        assert loaded is None or answers(loaded, vectors[:3]).tolist() == keys_of(3).tolist()
+        assert check_stored(tmp_path / "index") == []
+    save(vectors, tmp_path / "index")
+    assert len(list((tmp_path / "index").iterdir())) == 2
+
+
+def test_readers_get_one_whole_index_while_it_is_replaced_again_and_again(
+    random_vectors: Vectors, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    vectors = random_vectors(60, 8)
+    save(vectors[:20], tmp_path)
+    writer = multiprocessing.get_context("fork").Process(target=_replace_often, args=(vectors, tmp_path))
+    writer.start()
+    sizes = set()
+    while writer.is_alive():
+        stored = load_stored(tmp_path)
+        assert stored is not None
+        sizes.add(len(stored.index))
+        assert answers(stored, vectors[:20]).tolist() == keys_of(20).tolist()
+    writer.join()
+    assert sizes <= {20, 60} and not caplog.text
+
+
+def _replace_often(vectors: np.ndarray, folder: Path) -> None:
+    for turn in range(30):
+        save(vectors[: (20, 60)[turn % 2]], folder)

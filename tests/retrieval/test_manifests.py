@@ -1,0 +1,167 @@
+"""Lists of labelled pictures: what is read, what is told, and what may be in them."""
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from retrieval.errors import FolderError
+from retrieval.manifests import is_manifest, read_manifest
+from tests.conftest import COLOURS, draw
+
+HOSTILE = ['a "quoted", label', "two\nlines", "<script>alert(1)</script>", "'; drop table items; --", "日本 é"]
+
+
+def encoded(number: int) -> bytes:
+    buffer = io.BytesIO()
+    draw(COLOURS["red"], number).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_csv(path: Path, rows: list[list[str]]) -> Path:
+    import csv
+
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    return path
+
+
+def write_jsonl(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_a_csv_gives_ids_labels_and_paths_beside_it(tmp_path: Path) -> None:
+    rows = [["id", "label", "path", "source"], ["a", "red", "x/1.png", "camera"], ["b", "blue", "2.png", ""]]
+    items = list(read_manifest(write_csv(tmp_path / "m.csv", rows)))
+    assert [(item.id, item.label, item.image, item.source) for item in items] == [
+        ("a", "red", tmp_path / "x" / "1.png", "camera"),
+        ("b", "blue", tmp_path / "2.png", "2.png"),
+    ]
+
+
+def test_its_length_is_known_and_it_can_be_read_again(tmp_path: Path) -> None:
+    manifest = read_manifest(write_csv(tmp_path / "m.csv", [["label", "path"], ["a", "1"], ["b", "2"]]))
+    assert len(manifest) == 2
+    assert list(manifest) == list(manifest)
+
+
+def test_without_ids_the_paths_are_the_ids(tmp_path: Path) -> None:
+    (item,) = read_manifest(write_csv(tmp_path / "m.csv", [["file_name", "label"], ["cat/1.jpg", "cat"]]))
+    assert item.id == "cat/1.jpg"
+
+
+def test_hostile_texts_come_through_as_they_are(tmp_path: Path) -> None:
+    texts = write_csv(tmp_path / "m.csv", [["id", "label", "path"], *([text, text, "x.png"] for text in HOSTILE)])
+    objects = write_jsonl(tmp_path / "m.jsonl", [{"id": text, "label": text, "path": "x"} for text in HOSTILE])
+    table = pa.table({"id": HOSTILE, "label": HOSTILE, "path": ["x"] * len(HOSTILE)})
+    pq.write_table(table, tmp_path / "m.parquet")
+    for path in (texts, objects, tmp_path / "m.parquet"):
+        assert [(item.id, item.label) for item in read_manifest(path)] == [(text, text) for text in HOSTILE]
+
+
+def test_a_picture_may_be_in_the_manifest_itself(tmp_path: Path) -> None:
+    rows = [{"id": "a", "label": "red", "bytes": base64.b64encode(encoded(1)).decode()}]
+    (first,) = read_manifest(write_jsonl(tmp_path / "m.jsonl", rows))
+    pq.write_table(pa.table({"id": ["a"], "label": ["red"], "bytes": [encoded(1)]}), tmp_path / "m.parquet")
+    (second,) = read_manifest(tmp_path / "m.parquet")
+    assert first.image == second.image == encoded(1)
+
+
+def test_hugging_faces_tables_are_read_with_their_class_names(tmp_path: Path) -> None:
+    images = [{"bytes": encoded(0), "path": "0.png"}, {"bytes": None, "path": "sub/1.png"}]
+    table = pa.table({"image": images, "label": [1, 0]})
+    about = {"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(about)}), tmp_path / "m.parquet")
+    items = list(read_manifest(tmp_path / "m.parquet"))
+    assert [(item.id, item.label) for item in items] == [("0.png", "dog"), ("sub/1.png", "cat")]
+    assert (items[0].image, items[1].image) == (encoded(0), tmp_path / "sub" / "1.png")
+
+
+def test_whole_numbers_are_texts(tmp_path: Path) -> None:
+    (item,) = read_manifest(write_jsonl(tmp_path / "m.jsonl", [{"id": 7, "label": 0, "path": "x"}]))
+    assert (item.id, item.label) == ("7", "0")
+
+
+def test_a_byte_order_mark_and_empty_lines_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_bytes(b"\xef\xbb\xbflabel,path\r\n\r\na,1\r\n\r\n")
+    (tmp_path / "m.jsonl").write_bytes(b'\xef\xbb\xbf{"label": "a", "path": "1"}\n\n')
+    assert len(read_manifest(tmp_path / "m.csv")) == len(read_manifest(tmp_path / "m.jsonl")) == 1
+
+
+def test_a_path_may_lead_anywhere(tmp_path: Path) -> None:
+    (item,) = read_manifest(write_csv(tmp_path / "m.csv", [["label", "path"], ["a", "/elsewhere/1.png"]]))
+    assert item.image == Path("/elsewhere/1.png")
+
+
+BAD_CSV = {
+    "label,id\nx,1\n": "has the columns label, id: label, and path or bytes",
+    "": "has the columns none",
+    "label,path\nx,1\n,2\n": "line 3 of .* has no label",
+    "label,path\n x,1\n ,2\n": "line 3 of .* has no label",
+    "label,path\nx\n": "line 2 of .* has 1 cells, and the first line 2",
+    "label,path\nx,\n": "line 2 of .* names no picture",
+    "label,bytes\nx,####\n": "line 2 of .* no base64",
+    "label,bytes\nx,aGFsbG8=\n": "line 2 of .* neither an id nor a path",
+    'label,path\n"x,1\n': "cannot be read beyond row 0: unexpected end of data",
+}
+
+
+@pytest.mark.parametrize("text", BAD_CSV)
+def test_a_bad_csv_is_told_with_its_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "m.csv").write_text(text)
+    with pytest.raises(FolderError, match=BAD_CSV[text]):
+        read_manifest(tmp_path / "m.csv")
+
+
+BAD_JSONL = {
+    '{"label": "a", "path": "1"}\n{"label": ': "line 2 of .* is no JSON",
+    '{"label": "a", "path": "1"}\n[1]\n': "line 2 of .* is no JSON object",
+    '{"label": null, "path": "1"}\n': "line 1 of .* has no label",
+    '{"label": true, "path": "1"}\n': "line 1 of .* has no label",
+    '{"label": "a", "image": {"path": null}}\n': "line 1 of .* names no picture",
+    '{"id": 1, "label": "a", "bytes": "not base64"}\n': "line 1 of .* no base64",
+    "[" * 100_000: "line 1 of|cannot be read beyond row 0",
+}
+
+
+@pytest.mark.parametrize("text", BAD_JSONL, ids=range(len(BAD_JSONL)))
+def test_a_bad_jsonl_is_told_with_its_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "m.jsonl").write_text(text)
+    with pytest.raises(FolderError, match=BAD_JSONL[text]):
+        read_manifest(tmp_path / "m.jsonl")
+
+
+def test_a_parquet_row_without_a_label_is_told_by_its_number(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"label": ["a", None], "path": ["1", "2"]}), tmp_path / "m.parquet")
+    with pytest.raises(FolderError, match=r"row 2 of .* has no label"):
+        read_manifest(tmp_path / "m.parquet")
+
+
+def test_what_is_no_manifest_is_told(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_bytes(b"label,path\n\xff\xfe,1\n")
+    (tmp_path / "m.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(FolderError, match="not UTF-8"):
+        read_manifest(tmp_path / "m.csv")
+    with pytest.raises(FolderError, match="cannot be read beyond row 0"):
+        read_manifest(tmp_path / "m.parquet")
+    with pytest.raises(FolderError, match=r"ends with \.csv, \.jsonl, \.parquet"):
+        read_manifest(tmp_path / "m.txt")
+    with pytest.raises(FolderError, match="is not there"):
+        read_manifest(tmp_path / "none.csv")
+
+
+def test_features_are_no_manifest(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": ["a"], "label": ["x"], "vector": [[1.0]]}), tmp_path / "features.parquet")
+    pq.write_table(pa.table({"id": ["a"], "label": ["x"], "path": ["x"]}), tmp_path / "list.parquet")
+    (tmp_path / "damaged.parquet").write_bytes(b"?")
+    assert not is_manifest(tmp_path / "features.parquet")
+    assert is_manifest(tmp_path / "list.parquet")
+    assert is_manifest(tmp_path / "m.csv") and not is_manifest(tmp_path / "m.txt")
+    with pytest.raises(FolderError, match="cannot be read as Parquet"):
+        is_manifest(tmp_path / "damaged.parquet")
