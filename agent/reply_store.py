@@ -20,7 +20,7 @@ from retrieval.cachedir import cache_folder
 
 KIND: Final = "replies"  # folder of the cache
 SIZE_LIMIT: Final = 20 * 2**30  # bytes; beyond it the oldest go
-_REPLY, _ASKED, _IMAGE, _CLAIM = "reply:", "asked:", "image:", "claim:"
+REPLY, ASKED, IMAGE, _CLAIM = "reply:", "asked:", "image:", "claim:"
 _REMEMBERED: Final = 200_000  # digests of pictures known to be there, of 64 characters
 
 
@@ -61,7 +61,7 @@ class ReplyStore:
             ReplyCacheError: the store cannot be read.
         """
         try:
-            found = self._store.get(_REPLY + key.digest)
+            found = self._store.get(REPLY + key.digest)
         except TROUBLE as error:
             raise self._trouble(error) from error
         entry = _entry(found)
@@ -77,7 +77,7 @@ class ReplyStore:
         with self._change():
             self._keep_pictures(digests)
             record = _asked(key, request, digests) | _answered(reply)
-            self._store.set(_REPLY + key.digest, json.dumps(record).encode())
+            self._store.set(REPLY + key.digest, json.dumps(record).encode())
             self._store.delete(_CLAIM + key.digest)
 
     def keep_request(self, key: Key, request: Request) -> None:
@@ -89,7 +89,7 @@ class ReplyStore:
         digests = _digests(request)
         with self._change():
             self._keep_pictures(digests)
-            self._store.set(_ASKED + key.digest, json.dumps(_asked(key, request, digests)).encode())
+            self._store.set(ASKED + key.digest, json.dumps(_asked(key, request, digests)).encode())
 
     def complete(self, digest: str, reply: Reply) -> bool | None:
         """Keep the reply to a request that was kept before, by its key's digest.
@@ -101,20 +101,20 @@ class ReplyStore:
             ReplyCacheError: the store cannot be used.
         """
         with self._change():
-            found = self._store.get(_ASKED + digest)
+            found = self._store.get(ASKED + digest)
             if found is None:
-                return True if self._store.get(_REPLY + digest) is not None else None
+                return True if self._store.get(REPLY + digest) is not None else None
             record = json.loads(found)
             usable = is_answer(reply.text, Prompt("", (), record["candidates"]))
             if usable:
-                self._store.set(_REPLY + digest, json.dumps(record | _answered(reply)).encode())
-                self._store.delete(_ASKED + digest)
+                self._store.set(REPLY + digest, json.dumps(record | _answered(reply)).encode())
+                self._store.delete(ASKED + digest)
             return usable
 
     def _keep_pictures(self, digests: dict[ImagePart, str]) -> None:
         pictures = {digest: part.encoded for part, digest in digests.items()}
         for digest in pictures.keys() - self._known:
-            self._store.add(_IMAGE + digest, pictures[digest])
+            self._store.add(IMAGE + digest, pictures[digest])
         if len(self._known) > _REMEMBERED:
             self._known.clear()
         self._known |= pictures.keys()
@@ -165,7 +165,7 @@ class ReplyStore:
         """
         try:
             for name in self._store.iterkeys():
-                if name.startswith(_REPLY):
+                if name.startswith(REPLY):
                     entry = _entry(self._store.get(name))
                     if entry is not None:
                         yield entry
@@ -195,7 +195,7 @@ class ReplyStore:
             names = list(self._store.iterkeys())
         except TROUBLE as error:
             raise self._trouble(error) from error
-        return sum(name.startswith(_REPLY) for name in names), sum(name.startswith(_IMAGE) for name in names)
+        return sum(name.startswith(REPLY) for name in names), sum(name.startswith(IMAGE) for name in names)
 
     def _trouble(self, error: Exception) -> ReplyCacheError:
         return ReplyCacheError(

@@ -11,6 +11,7 @@ import typer
 import agent.cache_cli
 import agent.cli
 import eval.cli
+import eval.forget_cli
 import prompts.cli
 import retrieval.cli
 import retrieval.features_cli
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(agent.cli.app)
 app.add_typer(eval.cli.demo_app)
+retrieval.cli.app.add_typer(eval.forget_cli.app)
 app.add_typer(retrieval.cli.app, name="memory")
 app.add_typer(retrieval.features_cli.embed_app)
 app.add_typer(agent.cache_cli.app, name="cache")

@@ -3,10 +3,10 @@
 import itertools
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -14,7 +14,6 @@ from jaxtyping import Float
 from retrieval.disk import writing
 from retrieval.editing import Editor, Put, duplicate
 from retrieval.embedders.execution import Execution
-from retrieval.embedding import Embedding
 from retrieval.errors import InvalidArgument
 from retrieval.images import ImageLike
 from retrieval.pipeline import EmbeddedBatch
@@ -69,7 +68,22 @@ class AddReport:
         self.skipped += put.skipped
 
 
-def add_items(editor: Editor, embedding: Embedding, items: Iterable[Item], *, on_duplicate: str) -> AddReport:
+@runtime_checkable
+class Embeds(Protocol):
+    """Makes vectors and thumbnails of items: here (`Embedding`), or on a cluster."""
+
+    def stream(
+        self, items: Iterable[Item], *, image_of: Callable[[Item], ImageLike], thumbnail_pixels: int | None = None
+    ) -> Iterator[EmbeddedBatch[Item]]:
+        """Yield items in batches with their vectors; see `retrieval.pipeline.embed_images`."""
+        ...
+
+    def made_how(self) -> Execution:
+        """Return how they are made; asked for once the first batch is there."""
+        ...
+
+
+def add_items(editor: Editor, embedding: Embeds, items: Iterable[Item], *, on_duplicate: str) -> AddReport:
     """Embed items and write them to the table; see `VisualMemory.add`."""
     _check_choice(on_duplicate)
     report = AddReport()
@@ -81,7 +95,7 @@ def add_items(editor: Editor, embedding: Embedding, items: Iterable[Item], *, on
     for rows in _commits(batches, report):
         ids, labels, vectors, thumbnails, sources, digests = zip(*rows, strict=True)
         batch = ItemBatch(ids, labels, np.stack(vectors), thumbnails, sources, digests)
-        report.count(editor.put(batch, on_duplicate=on_duplicate, made_by=embedding.embedder.execution))
+        report.count(editor.put(batch, on_duplicate=on_duplicate, made_by=embedding.made_how()))
     return report
 
 

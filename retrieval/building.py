@@ -12,6 +12,7 @@ from retrieval.folder import LabelledFile, as_text, expect_outside, list_labelle
 from retrieval.images import decode
 from retrieval.layout import is_memory
 from retrieval.memory import THUMBNAIL_PIXELS, VisualMemory
+from retrieval.places import local_folder
 from retrieval.progress import track
 from retrieval.sharding import Shard
 
@@ -59,7 +60,7 @@ def build_memory(
     built_from = as_text(Path(folder).resolve())
     running = {"device": device, "backend": backend, "precision": precision}
     memory = None
-    if not is_memory(path):
+    if not is_memory(local_folder(path)):
         with contextlib.suppress(*([MemoryExists] if shard else [])):  # another shard was faster
             memory = VisualMemory.create(
                 path,
@@ -96,7 +97,7 @@ def build_from_features(
     """
     features = FeatureFile.open(file)
     built_from = as_text(Path(file).resolve())
-    if is_memory(path):
+    if is_memory(local_folder(path)):
         memory = VisualMemory.open(path)
         _expect_origin(memory, built_from, file)
         _expect_settings(memory, index=index)

@@ -40,4 +40,5 @@ def open_store(folder: Path, *, size_limit: int) -> Any:  # noqa: ANN401 - diskc
     Raises:
         one of `TROUBLE`.
     """
-    return diskcache.Cache(str(folder), disk=_BytesOnly, size_limit=size_limit)
+    # What is deleted is overwritten: SQLite would leave it in the file until its place is needed.
+    return diskcache.Cache(str(folder), disk=_BytesOnly, size_limit=size_limit, sqlite_secure_delete=1)

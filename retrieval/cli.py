@@ -3,10 +3,11 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from retrieval.check_cli import check
 from retrieval.curation_cli import prune, why
 from retrieval.duplicates_cli import duplicates
 from retrieval.history_cli import checkout, diff, history, relabel, tag, untag
@@ -20,6 +21,7 @@ from retrieval.options import (
     FolderOrFile,
     MemoryPath,
     Precision,
+    Ray,
     ShardOption,
 )
 
@@ -102,6 +104,7 @@ def add(
     precision: Precision = "auto",
     cache: Cache = True,
     shard: ShardOption = None,
+    ray: Ray = None,
 ) -> None:
     """Add labelled pictures, of known or new classes, or features that `vmem embed` wrote, to a memory.
 
@@ -122,11 +125,19 @@ def add(
         memory, embedder=embedder, device=device, backend=backend, precision=precision, cache=cache
     )
     part = parse_shard(shard) if shard else None
+    way: dict[str, Any] = {"on_duplicate": on_duplicate, "id_prefix": id_prefix, "shard": part}
+    if ray:
+        from retrieval.ray_embedding import RayEmbedding
+
+        known = opened.settings.embedder
+        way["embedded_by"] = RayEmbedding(
+            embedder or known.origin, address=ray, requested=opened.requested, cache=cache, expected=known
+        )
     if not folder.is_file():
         expect_a_picture(list_labelled_files(folder), folder)
-        report = opened.add_folder(folder, on_duplicate=on_duplicate, id_prefix=id_prefix, shard=part)
+        report = opened.add_folder(folder, **way)
     elif is_manifest(folder):
-        report = opened.add_manifest(folder, on_duplicate=on_duplicate, id_prefix=id_prefix, shard=part)
+        report = opened.add_manifest(folder, **way)
     else:
         report = add_features(opened, FeatureFile.open(folder), on_duplicate=on_duplicate, id_prefix=id_prefix)
     if not part:
@@ -185,7 +196,7 @@ def stats(memory: MemoryPath, as_json: AsJson = False) -> None:
         typer.echo(f"… and {len(numbers.labels) - 50:,} classes more (--json lists all)")
 
 
-for _command in (why, relabel, prune, duplicates, history, diff, tag, untag, checkout):
+for _command in (why, relabel, prune, duplicates, history, diff, tag, untag, checkout, check):
     app.command()(_command)
 
 

@@ -1,13 +1,16 @@
 """What writes to a memory's table: each call is one version, which is there wholly or not at all."""
 
 from dataclasses import replace as changed
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from jaxtyping import Float, UInt64
 
+from retrieval.deletions import count_deletions
 from retrieval.disk import writing
 from retrieval.embedders.execution import Execution
+from retrieval.places import address_of
 from retrieval.schema import RELIABILITY, SETTINGS_KEY
 from retrieval.sums import add_sums, data_files, deletion_files
 from retrieval.table import ItemTable
@@ -50,8 +53,11 @@ def replace(
     import lance
 
     before = set() if rows is None else _fragment_ids(table)
+    if address_of(table.path):
+        return _replace_stored(table, addresses, rows, before)
     with writing(table.path):
         removed, updated = _without(table.dataset, addresses)
+        _expect_whole(table, updated)
         new = []
         if rows is not None:
             new = lance.fragment.write_fragments(rows, table.dataset, max_rows_per_file=ROWS_PER_FILE)
@@ -60,6 +66,22 @@ def replace(
         table.move_to(lance.LanceDataset.commit(table.dataset, change, read_version=version, commit_message=deed))
     add_sums(table.path, data_files(new) | deletion_files(updated), versions=[table.version])
     return table.light_columns(fragments=_new_fragments(table, before) if new else [])
+
+
+def _replace_stored(
+    table: ItemTable, addresses: UInt64[np.ndarray, " rows"], rows: "pyarrow.Table | None", before: set[int]
+) -> "pyarrow.Table":
+    """Do the same on an object store, where Lance cannot take rows out of one fragment: it looks through all ids."""
+    import lance
+
+    with writing(table.path):
+        fresh = lance.dataset(table.uri)  # Lance changes the object that it deletes from or merges into
+        if rows is None:
+            fresh.delete(f"_rowid in ({','.join(map(str, addresses.tolist()))})")
+        else:
+            fresh.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(rows)
+        table.move_to(fresh)
+    return table.light_columns(fragments=[] if rows is None else _new_fragments(table, before))
 
 
 def _without(dataset: Any, addresses: UInt64[np.ndarray, " rows"]) -> tuple[list[int], list[Any]]:  # noqa: ANN401
@@ -75,6 +97,20 @@ def _without(dataset: Any, addresses: UInt64[np.ndarray, " rows"]) -> tuple[list
         else:
             updated.append(left)
     return removed, updated
+
+
+def _expect_whole(table: ItemTable, fragments: list[Any]) -> None:
+    """Raise OSError where the disk took only a part of what says which rows are gone: Lance does not."""
+    if address_of(table.path):  # an object store takes a whole file or none
+        return
+    for fragment in fragments:
+        (name,) = deletion_files([fragment])
+        try:
+            whole = count_deletions(Path(table.uri) / name) == fragment.deletion_file.num_deleted_rows
+        except ValueError:
+            whole = False
+        if not whole:
+            raise OSError(f"No space left, or a failing disk: it took only a part of {name}")
 
 
 def _fragment_ids(table: ItemTable) -> set[int]:

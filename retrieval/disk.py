@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from retrieval.errors import NotAMemory, StorageError
+from retrieval.places import shown
 
 
 @contextmanager
@@ -16,7 +17,7 @@ def writing(path: Path) -> Iterator[None]:
         reason = getattr(error, "strerror", None) or _first_line(error)
         full = "No space left" in reason
         cure = "free some space and run the same command again" if full else "choose a path you may write to"
-        raise StorageError(f"{path} cannot be written: {reason}; {cure}") from error
+        raise StorageError(f"{shown(path)} cannot be written: {reason}; {cure}") from error
 
 
 @contextmanager
@@ -26,8 +27,9 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:  # ValueError: Arrow's errors too
         reason = _first_line(error)
-        cure = "make it readable" if "Permission denied" in reason else "restore its files from a copy"
-        raise NotAMemory(f"{path} holds a memory that cannot be read: {reason}; {cure}") from error
+        check = f"`vmem memory check {shown(path)}` says what is damaged and which version to go back to"
+        cure = "make it readable" if "Permission denied" in reason else check
+        raise NotAMemory(f"{shown(path)} holds a memory that cannot be read: {reason}; {cure}") from error
 
 
 def _first_line(error: Exception) -> str:

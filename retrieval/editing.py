@@ -101,7 +101,7 @@ class Editor:
         """Give items of the version that `turn` gave other labels."""
         import pyarrow as pa
 
-        rows = self.table.take(self._snapshot.rows.numbers_of(slots))
+        rows = self.table.take_at(self._snapshot.rows.addresses(slots))
         place = rows.column_names.index("label")
         rows = rows.set_column(place, rows.schema.field(place), pa.array(labels, pa.string()))
         self._replace(slots, rows, deed="relabel")

@@ -57,6 +57,10 @@ class Embedding:
         self._compare(loaded.execution)
         return loaded
 
+    def made_how(self) -> Execution:
+        """Return how the embedder runs."""
+        return self.embedder.execution
+
     @cached_property
     def _features(self) -> FeatureCache | None:
         embedder = self.embedder

@@ -11,10 +11,9 @@ import numpy as np
 from jaxtyping import Float
 
 from retrieval.disk import writing
-from retrieval.embedders.base import Embedder, EmbedderIdentity, foreign_vectors
+from retrieval.embedders.base import EmbedderIdentity, MadeBy, foreign_vectors
 from retrieval.embedders.execution import Execution
 from retrieval.errors import FolderError
-from retrieval.folder import LabelledFile
 from retrieval.pipeline import EmbeddedBatch
 
 if TYPE_CHECKING:
@@ -26,12 +25,17 @@ ROWS: Final = 8192  # in a row group, which is what is held in memory at a time
 
 
 def write_features(
-    out: Path, batches: Iterable[EmbeddedBatch[LabelledFile]], embedder: Embedder
+    out: Path, batches: Iterable[EmbeddedBatch[Any]], made_by: MadeBy
 ) -> tuple[int, list[tuple[str, str]]]:
-    """Write embedded files to a Parquet file: id and label as text, vector as a fixed-size list of float32.
+    """Write embedded items to a Parquet file: id and label as text, vector as a fixed-size list of float32.
+
+    Args:
+        out: the file.
+        batches: of anything with an id and a label.
+        made_by: what made the vectors.
 
     Returns:
-        How many were written, and id and reason of each file that is no usable picture.
+        How many were written, and id and reason of each item that has no usable picture.
 
     Raises:
         StorageError: the disk refuses; what lay there before still does.
@@ -39,7 +43,7 @@ def write_features(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = _schema(embedder)
+    schema = _schema(made_by)
     fresh = out.with_name(out.name + ".new")
     written, unreadable = 0, []
     with writing(out):
@@ -49,7 +53,7 @@ def write_features(
                 ids = [file.id for batch in group for file in batch.items]
                 labels = [file.label for batch in group for file in batch.items]
                 flat = np.concatenate([batch.vectors for batch in group]).ravel()
-                vectors = pa.FixedSizeListArray.from_arrays(pa.array(flat), embedder.identity.dimension)
+                vectors = pa.FixedSizeListArray.from_arrays(pa.array(flat), made_by.identity.dimension)
                 writer.write_table(
                     pa.table([pa.array(ids, pa.string()), pa.array(labels, pa.string()), vectors], schema=schema)
                 )
@@ -121,15 +125,15 @@ class FeatureFile:
                 yield ids, labels, flat.reshape(len(ids), -1).astype(np.float32, copy=False)
 
 
-def _schema(embedder: Embedder) -> "pyarrow.Schema":
+def _schema(made_by: MadeBy) -> "pyarrow.Schema":
     import pyarrow as pa
 
-    about = {"embedder": json.loads(embedder.identity.to_json()), "execution": embedder.execution.to_dict()}
+    about = {"embedder": json.loads(made_by.identity.to_json()), "execution": made_by.execution.to_dict()}
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),
             pa.field("label", pa.string(), nullable=False),
-            pa.field("vector", pa.list_(pa.float32(), embedder.identity.dimension), nullable=False),
+            pa.field("vector", pa.list_(pa.float32(), made_by.identity.dimension), nullable=False),
         ],
         metadata={_KEY: json.dumps(about).encode()},
     )

@@ -14,6 +14,8 @@ from retrieval.table import ItemTable
 
 _DEEDS: Final = {  # what Lance calls the changes that carry no word of ours
     "Append": "add",
+    "Delete": "forget",
+    "Update": "relabel",
     "Merge": "prune",
     "Project": "prune",
     "Restore": "checkout",

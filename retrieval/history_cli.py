@@ -1,23 +1,14 @@
-"""vmem memory relabel, history, diff, tag, untag, checkout, check: edits, and the versions that they make."""
+"""vmem memory relabel, history, diff, tag, untag, checkout: edits, and the versions that they make."""
 
 import json
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
-from retrieval.options import AsJson, MemoryPath
+from retrieval.options import AsJson, Ids, IdsFrom, MemoryPath, OfLabel, Where
 
-Ids = Annotated[list[str] | None, typer.Option("--id", help="An item; may be given again.")]
-IdsFrom = Annotated[
-    Path | None, typer.Option("--ids-from", metavar="FILE", help="A text file with an id on each line; - for input.")
-]
-Label = Annotated[str | None, typer.Option("--label", help="All items that have this label.")]
-Where = Annotated[
-    str | None,
-    typer.Option("--where", metavar="SQL", help="A condition on id, label and source: \"source LIKE '%/march/%'\"."),
-]
+_SHOWN: Final = 50  # changes of a table
 VersionOrTag = Annotated[str, typer.Argument(metavar="VERSION", help="A version's number or tag.")]
 
 
@@ -26,17 +17,18 @@ def relabel(
     to: Annotated[str, typer.Argument(metavar="NEW", help="The label that they get, known or new.")],
     ids: Ids = None,
     ids_from: IdsFrom = None,
-    label: Label = None,
+    label: OfLabel = None,
     where: Where = None,
 ) -> None:
     """Give items another label; they vote for it from the next search on.
 
     Example: vmem memory relabel pets/ tabby --id cat/17.jpg --id cat/18.jpg
     """
+    from retrieval.listed_ids import listed_ids
     from retrieval.memory import VisualMemory
 
     opened = VisualMemory.open(memory)
-    changed = opened.relabel(to, ids=all_ids(ids, ids_from), label=label, where=where)
+    changed = opened.relabel(to, ids=listed_ids(ids, ids_from), label=label, where=where)
     typer.echo(f"relabelled {changed:,} pictures, version {opened.version}")
 
 
@@ -133,41 +125,35 @@ def untag(
     typer.echo(f"the tag {name} is gone")
 
 
-def checkout(memory: MemoryPath, version: VersionOrTag) -> None:
+def checkout(
+    memory: MemoryPath,
+    version: VersionOrTag,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Read everything, and put versions that are damaged into MEMORY/damaged.")
+    ] = False,
+) -> None:
     """Go back to an earlier version. It becomes the newest one, so that this can be undone as well.
+
+    Where a memory is damaged, `vmem memory check` says to which.
 
     Example: vmem memory checkout pets/ before-pruning
     """
+    from retrieval.checking import go_back
+    from retrieval.errors import NotAMemory
     from retrieval.memory import VisualMemory
     from retrieval.terminal import printable
 
+    try:
+        if not repair:
+            VisualMemory.open(memory).checkout(as_version(version))
+    except NotAMemory:  # or one that is damaged
+        repair = True
+    if repair:
+        go_back(memory, as_version(version))
     opened = VisualMemory.open(memory)
-    opened.checkout(as_version(version))
     typer.echo(f"{printable(memory)} is as it was at version {printable(version)}: {len(opened):,} pictures")
 
 
 def as_version(text: str) -> int | str:
     """Return a version's number, or its tag."""
     return int(text) if text.isdecimal() else text
-
-
-def all_ids(ids: list[str] | None, file: Path | None) -> list[str] | None:
-    """Return the ids that were given one by one and in a file; None where neither was given.
-
-    Raises:
-        InvalidArgument: the file cannot be read as text.
-    """
-    from retrieval.errors import InvalidArgument
-
-    if file is None:
-        return ids or None
-    try:
-        text = typer.get_text_stream("stdin").read() if str(file) == "-" else file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidArgument(
-            f"{file} cannot be read as a list of ids ({error}): give a text file, one a line"
-        ) from error
-    return [*(ids or ()), *(line for line in text.splitlines() if line)]
-
-
-_SHOWN = 50

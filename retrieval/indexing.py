@@ -55,7 +55,7 @@ class Source:
 
     def vectors(self, slots: Int[np.ndarray, " some"]) -> Float[np.ndarray, "some dimension"]:
         """Return the vectors in some slots."""
-        return self.changed(self.table.vectors_of(self.rows.numbers_of(slots)))
+        return self.changed(self.table.vectors_at(self.rows.addresses(slots)))
 
     def changed(self, stored: Float[np.ndarray, "some dimension"]) -> Float[np.ndarray, "some dimension"]:
         """Return stored vectors as they are searched."""

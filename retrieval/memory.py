@@ -1,6 +1,7 @@
 """VisualMemory: labelled pictures that can be searched and edited."""
 
 import itertools
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,27 +10,42 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float
 
-from retrieval.adding import UNREADABLE, AddReport, Item, add_items, add_vectors, as_item, check_texts, list_unreadable
+from retrieval.adding import (
+    UNREADABLE,
+    AddReport,
+    Embeds,
+    Item,
+    add_items,
+    add_vectors,
+    as_item,
+    check_texts,
+    list_unreadable,
+)
 from retrieval.editing import Editor
 from retrieval.embedders import load_embedder
 from retrieval.embedders.base import Embedder, EmbedderIdentity
 from retrieval.embedders.execution import Execution, Requested
 from retrieval.embedders.int8 import Calibration
 from retrieval.embedding import Embedding
-from retrieval.errors import InvalidArgument, StorageError
+from retrieval.erasing import keys_of_ids
+from retrieval.errors import InvalidArgument, StorageError, VisualMemoryWarning
 from retrieval.folder import as_text, list_labelled_files
+from retrieval.forgetting import erase_items, is_pending
 from retrieval.history import remove_tag, set_tag
 from retrieval.images import ImageLike
 from retrieval.indexes import choose_kind
 from retrieval.layout import check_free
 from retrieval.manifests import read_manifest
+from retrieval.places import address_of, local_folder
 from retrieval.progress import track
 from retrieval.prune_memory import Pruning, prune
 from retrieval.pruning import HARD_LIMIT, SELF_NEIGHBORS, SOFT_OFFSET, SOFT_SCALE
+from retrieval.receipts import Receipt
 from retrieval.settings import Settings
 from retrieval.sharding import Shard
 from retrieval.snapshot import Snapshot
 from retrieval.table import ItemTable
+from retrieval.traces import Traces
 from retrieval.view import DEFAULT_NEIGHBORS, MemoryView
 
 __all__ = ["DEFAULT_NEIGHBORS", "THUMBNAIL_PIXELS", "VisualMemory"]
@@ -69,7 +85,8 @@ class VisualMemory(MemoryView):
         """Make an empty memory.
 
         Args:
-            path: a folder that is not there yet or empty.
+            path: a folder that is not there yet or empty; or an address such as ``s3://bucket/pets``, whose keys come
+                from the environment.
             embedder: a name or folder as `load_embedder` takes it, an embedder, or, for vectors made elsewhere,
                 `foreign_vectors(name, dimension)`.
             index: ``exact``, ``scann``, or ``auto`` to choose by size.
@@ -89,7 +106,8 @@ class VisualMemory(MemoryView):
         if thumbnail_pixels < 1:
             raise InvalidArgument(f"thumbnail_pixels={thumbnail_pixels}: 1 or more expected")
         requested = Requested(device, backend, precision)
-        check_free(Path(path))
+        folder = local_folder(path)
+        check_free(folder)
         if isinstance(embedder, str):
             embedder = load_embedder(embedder, **requested.to_dict(), calibration=Calibration(calibration))
         offered = None if isinstance(embedder, EmbedderIdentity) else embedder
@@ -100,8 +118,8 @@ class VisualMemory(MemoryView):
             built_from,
             executions=(offered.execution,) if offered else (),
         )
-        table = ItemTable.create(Path(path), settings)
-        return cls(Path(path), table, Embedding(table, Path(path), offered, requested, cache=cache))
+        table = ItemTable.create(folder, settings)
+        return cls(folder, table, Embedding(table, folder, offered, requested, cache=cache))
 
     @classmethod
     def open(
@@ -118,7 +136,7 @@ class VisualMemory(MemoryView):
         """Open a memory; its embedder is loaded when a picture first needs it.
 
         Args:
-            path: the memory's folder.
+            path: the memory's folder or address.
             embedder: an embedder to use, or where to load it, when the place recorded in the memory is no longer
                 right. It must be the same model.
             device: where the embedder runs: ``auto``, ``cpu``, ``cuda`` or ``mps``.
@@ -134,9 +152,16 @@ class VisualMemory(MemoryView):
             InvalidArgument: an unknown device, backend or precision.
         """
         requested = Requested(device, backend, precision)
-        table = ItemTable.open(Path(path))
-        embedding = Embedding(table, Path(path), embedder, requested, calibration=calibration, cache=cache)
-        return cls(Path(path), table, embedding)
+        folder = local_folder(path)
+        table = ItemTable.open(folder)
+        if is_pending(folder):
+            warnings.warn(
+                f"items of {path} are being erased, or that was cut off: `vmem memory forget {path} --resume` goes on",
+                VisualMemoryWarning,
+                stacklevel=2,
+            )
+        embedding = Embedding(table, folder, embedder, requested, calibration=calibration, cache=cache)
+        return cls(folder, table, embedding)
 
     def snapshot(self, *, centred: bool = False) -> Snapshot:
         """Return the version opened or written last: its ids, labels and index."""
@@ -147,13 +172,21 @@ class VisualMemory(MemoryView):
         """Move on to the latest version, which another process may have written; tell whether there was one."""
         return self._editor.refresh()
 
-    def add(self, items: Iterable[Item | tuple[str, str, ImageLike]], *, on_duplicate: str = "skip") -> AddReport:
+    def add(
+        self,
+        items: Iterable[Item | tuple[str, str, ImageLike]],
+        *,
+        on_duplicate: str = "skip",
+        embedded_by: Embeds | None = None,
+    ) -> AddReport:
         """Remember pictures; they take part in the next search.
 
         Args:
             items: `Item` or (id, label, image), from any iterable; only a few batches are held at a time.
             on_duplicate: what to do with an id that is there already: ``skip`` it, so that a run that was cut off can
                 simply be run again; ``replace`` the item; or stop with an ``error``.
+            embedded_by: what embeds the pictures instead of the memory's own embedder here, such as a
+                `retrieval.ray_embedding.RayEmbedding` of the same model on a cluster.
 
         Returns:
             How many were added, replaced and skipped, and the pictures that could not be read, each with the reason.
@@ -164,7 +197,7 @@ class VisualMemory(MemoryView):
             StorageError: the disk refuses.
         """
         as_items = (item if isinstance(item, Item) else as_item(item) for item in items)
-        return add_items(self._editor, self._embedding, as_items, on_duplicate=on_duplicate)
+        return add_items(self._editor, embedded_by or self._embedding, as_items, on_duplicate=on_duplicate)
 
     def add_folder(
         self,
@@ -173,6 +206,7 @@ class VisualMemory(MemoryView):
         on_duplicate: str = "skip",
         id_prefix: str = "",
         shard: Shard | None = None,
+        embedded_by: Embeds | None = None,
         progress: bool = True,
     ) -> AddReport:
         """Remember a folder laid out as ``<label>/<image>``; ids are the paths below it, after ``id_prefix``.
@@ -187,7 +221,7 @@ class VisualMemory(MemoryView):
         files = list_labelled_files(folder)
         files = list(shard.pick(files)) if shard else files
         items = (Item(file.id, file.label, file.path, file.source) for file in files)
-        return self._add_listed(items, len(files), on_duplicate, id_prefix, shard, progress)
+        return self._add_listed(items, len(files), on_duplicate, id_prefix, shard, embedded_by, progress)
 
     def add_manifest(
         self,
@@ -196,6 +230,7 @@ class VisualMemory(MemoryView):
         on_duplicate: str = "skip",
         id_prefix: str = "",
         shard: Shard | None = None,
+        embedded_by: Embeds | None = None,
         progress: bool = True,
     ) -> AddReport:
         """Remember the pictures of a CSV, JSONL or Parquet file (`retrieval.manifests`), as `add_folder` does.
@@ -207,14 +242,22 @@ class VisualMemory(MemoryView):
         listed = read_manifest(manifest, progress=progress)
         items = itertools.islice(listed, shard.number - 1, None, shard.count) if shard else iter(listed)
         count = -(-(len(listed) - shard.number + 1) // shard.count) if shard else len(listed)
-        return self._add_listed(items, count, on_duplicate, id_prefix, shard, progress)
+        return self._add_listed(items, count, on_duplicate, id_prefix, shard, embedded_by, progress)
 
     def _add_listed(
-        self, items: Iterable[Item], count: int, on_duplicate: str, id_prefix: str, shard: Shard | None, progress: bool
+        self,
+        items: Iterable[Item],
+        count: int,
+        on_duplicate: str,
+        id_prefix: str,
+        shard: Shard | None,
+        embedded_by: Embeds | None,
+        progress: bool,
     ) -> AddReport:
         prefix = as_text(id_prefix)
         prefixed = (replace(item, id=prefix + item.id) for item in items)
-        report = self.add(track(prefixed, "Embedding", total=count, shown=progress), on_duplicate=on_duplicate)
+        shown = track(prefixed, "Embedding", total=count, shown=progress)
+        report = self.add(shown, on_duplicate=on_duplicate, embedded_by=embedded_by)
         listing = self.path / UNREADABLE
         list_unreadable(shard.name(listing) if shard else listing, report.unreadable)
         return report
@@ -260,6 +303,46 @@ class VisualMemory(MemoryView):
             self._editor.forget(slots)
         return len(slots)
 
+    def erase(
+        self,
+        *,
+        ids: Sequence[str] | None = None,
+        label: str | None = None,
+        where: str | None = None,
+        traces: Sequence[Traces] | None = None,
+        progress: bool = True,
+    ) -> Receipt:
+        """Leave nothing of some items on disk, in no version, and prove it (section 3.4).
+
+        Versions that held them go, and the tags on those (`plan_erasure` tells which before). What a killed run began
+        is finished by the next one.
+
+        Args:
+            ids: of the items, also of those that were forgotten before.
+            label: of all of them, as for `forget`.
+            where: an SQL condition on id, label and source.
+            traces: where else something of them may be kept; None for the features that are kept by picture.
+                ``agent.reply_traces.every_trace()`` adds the models' replies.
+            progress: whether to show bars.
+
+        Returns:
+            The receipt, which lies in the memory's folder too; `retrieval.examining.verify` proves it again.
+
+        Raises:
+            UnknownItem, InvalidArgument: as for `forget`.
+            StorageError: the disk refuses, or something is left.
+        """
+        if address := address_of(self.path):
+            raise StorageError(f"{address} cannot be searched byte by byte: erase from a memory in a folder, or forget")
+        if ids is not None and label is None and where is None:
+            keys = keys_of_ids(self.path, list(ids))
+        else:
+            with self._editor.turn() as snapshot:
+                keys = snapshot.rows.keys(self._editor.select(ids=ids, label=label, where=where))
+        receipt = erase_items(self.path, keys, traces=traces, progress=progress)
+        self.refresh()
+        return receipt
+
     def relabel(
         self,
         to: str | Mapping[str, str],
@@ -299,7 +382,7 @@ class VisualMemory(MemoryView):
         offset: float = SOFT_OFFSET,
         progress: bool = True,
     ) -> Pruning:
-        """Let items count less, or not at all, that mislead others too often (section 3.6); see `prune_memory.prune`."""
+        """Let items count less, or not at all, that mislead others too often (section 3.6): `prune_memory.prune`."""
         return prune(
             self,
             method=method,

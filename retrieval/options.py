@@ -63,3 +63,23 @@ ShardOption = Annotated[
         help="Take only every N-th picture, from the I-th on; the others are other processes' or machines', at once.",
     ),
 ]
+Ids = Annotated[list[str] | None, typer.Option("--id", metavar="ID", help="An item; may be repeated.")]
+IdsFrom = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="A file of ids, one a line, each as it is or as a JSON string.")
+]
+OfLabel = Annotated[str | None, typer.Option("--label", help="All items of a label.")]
+Where = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SQL",
+        help="All items for which a condition on id, label and source holds: \"source LIKE '%/march/%'\".",
+    ),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Embed on the machines of a Ray cluster, which must find the pictures at the same paths: HOST:PORT,"
+        " ray://HOST:10001, auto, or local to start one on this machine.",
+    ),
+]

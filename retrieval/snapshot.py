@@ -109,6 +109,12 @@ class Snapshot:
         """Return every vector as it is stored, float32, in row order; read anew at each call."""
         return self._table.vectors()
 
+    def pictures(self, rows: Int[np.ndarray, " rows"]) -> tuple[list[str], list[bytes | None]]:
+        """Return the ids and thumbnails of some rows."""
+        addresses = self.rows.addresses(self.rows.slots_of(rows))
+        taken = self._table.take_at(addresses, ["id", "thumbnail"])
+        return taken["id"].to_pylist(), taken["thumbnail"].to_pylist()
+
     @cached_property
     def mean(self) -> Float[np.ndarray, " dimension"]:
         """The mean of all vectors, float64."""

@@ -13,8 +13,9 @@ from jaxtyping import Float, Float16, Int, Shaped, UInt64
 from retrieval.cachedir import folder_bytes
 from retrieval.disk import reading, writing
 from retrieval.errors import InvalidArgument, UnknownVersion
-from retrieval.layout import ASIDE, TABLE, check_free, expect_memory
+from retrieval.layout import ASIDE, check_free, expect_memory
 from retrieval.locking import writer_lock
+from retrieval.places import TABLE, address_of, storing, table_uri
 from retrieval.schema import RELIABILITY, SETTINGS_KEY, add_missing_columns, reliability_column, table_schema
 from retrieval.settings import Settings
 from retrieval.sums import expect_small_files, read_sums
@@ -56,7 +57,7 @@ class ItemTable:
     @property
     def uri(self) -> str:
         """Where Lance keeps it."""
-        return str(self.path / TABLE)
+        return table_uri(self.path)
 
     @classmethod
     def create(cls, path: Path, settings: Settings) -> "ItemTable":
@@ -69,6 +70,11 @@ class ItemTable:
         import lance
 
         check_free(path)
+        empty = table_schema(settings).empty_table()
+        if address := address_of(path):
+            with storing(address):  # one request makes it there or does not
+                lance.write_dataset(empty, table_uri(path), mode="create")
+            return cls.open(path)
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
         with writer_lock(path), writing(path):  # of two that make it at once, the second finds it made
@@ -77,7 +83,7 @@ class ItemTable:
                 shutil.rmtree(left_over, ignore_errors=True)
             # Made aside and moved into place, so that a crash leaves a memory or nothing.
             aside = Path(tempfile.mkdtemp(prefix=ASIDE, dir=path))
-            lance.write_dataset(table_schema(settings).empty_table(), str(aside / TABLE), mode="create")
+            lance.write_dataset(empty, str(aside / TABLE), mode="create")
             (aside / TABLE).rename(path / TABLE)
             aside.rmdir()
         return cls.open(path)
@@ -94,7 +100,7 @@ class ItemTable:
         expect_memory(path)
         with reading(path):
             sums = read_sums(path)
-            dataset = lance.dataset(str(path / TABLE))
+            dataset = lance.dataset(table_uri(path))
             expect_small_files(path, dataset, sums)
             add_missing_columns(dataset)
             return cls(dataset, path)
@@ -176,9 +182,9 @@ class ItemTable:
             start += len(block)
         return vectors
 
-    def vectors_of(self, rows: Int[np.ndarray, " rows"]) -> Float16[np.ndarray, "rows dimension"]:
-        """Return the vectors of some rows as they are stored, in the order asked for."""
-        column = self.take(rows, ["vector"])["vector"].combine_chunks()
+    def vectors_at(self, addresses: UInt64[np.ndarray, " rows"]) -> Float16[np.ndarray, "rows dimension"]:
+        """Return the vectors of rows at some of Lance's addresses as they are stored, in the order asked for."""
+        column = self.take_at(addresses, ["vector"])["vector"].combine_chunks()
         return _as_matrix(column, self.dimension)
 
     @property
@@ -195,6 +201,14 @@ class ItemTable:
         """Return some rows, in the order asked for; every column where none is named."""
         with reading(self.path):
             return self.dataset.take(rows.tolist(), columns=columns)
+
+    def take_at(self, addresses: UInt64[np.ndarray, " rows"], columns: list[str] | None = None) -> "pyarrow.Table":
+        """Return rows at some of Lance's addresses, in the order asked for; every column where none is named.
+
+        2,000 of 57,000 rows take 2 ms so. By their numbers they take 1,000, as Lance counts past deleted ones.
+        """
+        with reading(self.path):
+            return self.dataset._take_rows(addresses.tolist(), columns=columns)
 
     def select(self, where: str) -> UInt64[np.ndarray, " found"]:
         """Return the row addresses of the items for which an SQL condition on id, label and source holds.
@@ -213,8 +227,10 @@ class ItemTable:
         return addresses
 
     def bytes_on_disk(self) -> int:
-        """Return the size of all of the memory's files."""
-        return folder_bytes(self.path)
+        """Return the size of all of the memory's files, and of those that hold its items on an object store."""
+        stored = self.dataset.get_fragments() if address_of(self.path) else ()
+        away = sum(file.file_size_bytes or 0 for fragment in stored for file in fragment.data_files())
+        return folder_bytes(self.path) + away
 
 
 def normalised(block: Float16[np.ndarray, "some dimension"]) -> Float[np.ndarray, "some dimension"]:

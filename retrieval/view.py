@@ -158,18 +158,15 @@ class MemoryView:
             rows: where a search found them (`Neighbor.row`), which saves looking up their ids. Rows that have moved
                 since are noticed.
         """
-        if rows is not None and all(row < len(self._table) for row in rows):
-            found, pictures = self._pictures(np.array(rows, np.int64))
+        snapshot = self.snapshot()
+        if rows is not None and all(row < len(snapshot.rows) for row in rows):
+            found, pictures = snapshot.pictures(np.array(rows, np.int64))
             if found == list(ids):
                 return pictures
-        looked_up = self.snapshot().rows_of(ids)
+        looked_up = snapshot.rows_of(ids)
         there = looked_up[looked_up >= 0]
-        by_row = dict(zip(there.tolist(), self._pictures(there)[1], strict=True))
+        by_row = dict(zip(there.tolist(), snapshot.pictures(there)[1], strict=True))
         return [by_row.get(row) for row in looked_up.tolist()]
-
-    def _pictures(self, rows: np.ndarray) -> tuple[list[str], list[bytes | None]]:
-        taken = self._table.take(rows, ["id", "thumbnail"])
-        return taken["id"].to_pylist(), taken["thumbnail"].to_pylist()
 
     def any_picture(self) -> bytes:
         """Return one item's thumbnail, for trying the memory out.
@@ -177,7 +174,8 @@ class MemoryView:
         Raises:
             InvalidArgument: no item has one.
         """
-        pictures = self._pictures(np.arange(min(1, len(self._table))))[1]
+        snapshot = self.snapshot()
+        pictures = snapshot.pictures(np.arange(min(1, len(snapshot.rows))))[1]
         if not pictures or pictures[0] is None:
             raise InvalidArgument(f"{self.path} keeps no pictures of its items: give a memory built from pictures")
         return pictures[0]

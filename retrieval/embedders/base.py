@@ -70,6 +70,21 @@ def to_length_1(features: Float[np.ndarray, "batch dimension"]) -> Float[np.ndar
 
 
 @runtime_checkable
+class MadeBy(Protocol):
+    """What vectors were made by: an embedder, here or elsewhere."""
+
+    @property
+    def identity(self) -> EmbedderIdentity:
+        """What a memory must insist on."""
+        ...
+
+    @property
+    def execution(self) -> Execution:
+        """How it ran."""
+        ...
+
+
+@runtime_checkable
 class Embedder(Protocol):
     """Turns decoded pictures into unit vectors, in two steps so that the first can run in threads ahead."""
 

@@ -133,6 +133,7 @@ class Index(Protocol):
         k: int,
         *,
         skip: Bool[np.ndarray, " items"] | None = None,
+        recall: float = 0.99,
     ) -> tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]:
         """Return positions (int64) and cosine distances (float32), nearest first, equal ones in order of position.
 
@@ -140,5 +141,6 @@ class Index(Protocol):
             queries: float32, of length 1.
             k: 1 or more, and no more than there are vectors that are not skipped.
             skip: True for vectors that are never returned.
+            recall: share of the true neighbours to find, on average; an index that finds all pays no heed to it.
         """
         ...

@@ -65,6 +65,7 @@ class ExactIndex:
         k: int,
         *,
         skip: Bool[np.ndarray, " items"] | None = None,
+        recall: float = 0.99,
     ) -> tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]:
         """Return positions and cosine distances, nearest first; equal distances in order of position.
 

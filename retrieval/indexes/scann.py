@@ -15,10 +15,11 @@ from jaxtyping import Bool, Float, Int
 
 from retrieval.indexes import tree
 from retrieval.indexes.base import WORN_SHARE, VectorBlocks
+from retrieval.indexes.candidates import measure_efforts, search_tree
 from retrieval.indexes.exact import ExactIndex
 from retrieval.indexes.halves import ROWS, Halves, erase_rows
-from retrieval.indexes.nearest import NOTHING, nearest, ranked, unranked
-from retrieval.indexes.tuning import Effort, effort_for, layout_for
+from retrieval.indexes.nearest import unranked
+from retrieval.indexes.tuning import RECALLS, Effort, layout_for
 
 BRUTE_FORCE_BELOW: Final = 10_000
 """Below this many vectors comparing all takes 0.4 ms or less: no tree is worth its misses."""
@@ -29,8 +30,6 @@ _GROWTH: Final = (
 )
 _UNEVEN: Final = 0.5  # more imbalance than after training: the leaves that a search reads hold half as much again
 _QUERIES_AT_A_TIME: Final = 4096  # whose candidates take 10 MB
-_MOST_CANDIDATES: Final = 16_384  # whose rows take 40 MB at 384 dimensions; beyond, all vectors are gone through
-_COMPARED_AT_A_TIME: Final = 65_536  # when all are
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +40,22 @@ class Facts:
     trained: int  # vectors there were when the tree was trained; 0 where there is no tree
     leaves: int
     imbalance: float  # of the leaves after training
+    efforts: tuple[tuple[int, int], ...]  # leaves and candidates for each of `RECALLS`
+
+    @classmethod
+    def read(cls, folder: Path) -> "Facts":
+        """Return what `write` wrote. Raises OSError, ValueError or TypeError."""
+        facts = json.loads((folder / _FACTS).read_text())
+        return cls(**{**facts, "efforts": tuple((leaves, candidates) for leaves, candidates in facts["efforts"])})
+
+    def write(self, folder: Path) -> None:
+        """Write the facts into a folder."""
+        (folder / _FACTS).write_text(json.dumps(asdict(self)))
+
+    def effort(self, recall: float, k: int) -> Effort:
+        """Return what finds a share of the k nearest; the most there is, where no more was measured."""
+        enough = [effort for least, effort in zip(RECALLS, self.efforts, strict=True) if least >= recall]
+        return Effort(*(enough or self.efforts[-1:])[0]).for_neighbors(k)
 
 
 class ScannIndex:
@@ -66,17 +81,18 @@ class ScannIndex:
         """Return an index over vectors, its tree trained on a sample of them by all cores."""
         halves = Halves.write(blocks, folder)
         if len(halves) < BRUTE_FORCE_BELOW:
-            return cls._finished(halves, None, Facts(halves.dimension, 0, 0, 0.0), folder)
-        layout = layout_for(len(halves), halves.dimension)
+            return cls._finished(halves, None, Facts(halves.dimension, 0, 0, 0.0, ()), folder)
+        layout = layout_for(len(halves))
         searcher = tree.train(halves.sample(layout.sample), layout)
         tree.fill(searcher, halves, items=len(halves))
-        facts = Facts(halves.dimension, len(halves), layout.leaves, tree.imbalance(searcher))
+        efforts = measure_efforts(searcher, halves, layout.leaves)
+        facts = Facts(halves.dimension, len(halves), layout.leaves, tree.imbalance(searcher), efforts)
         return cls._finished(halves, searcher, facts, folder)
 
     @classmethod
     def load(cls, folder: Path) -> "ScannIndex":
         """Return the index in a folder; its tree is read, its rows are mapped."""
-        facts = Facts(**json.loads((folder / _FACTS).read_text()))
+        facts = Facts.read(folder)
         halves = Halves.load(folder, dimension=facts.dimension)
         searcher = tree.load(folder) if facts.trained else None
         if searcher and searcher.size() != len(halves):
@@ -99,7 +115,7 @@ class ScannIndex:
         if folder is not None:
             if searcher:
                 tree.save(searcher, folder)
-            (folder / _FACTS).write_text(json.dumps(asdict(facts)))
+            facts.write(folder)
         return cls(halves, searcher, facts, folder)
 
     def _copy(self) -> tree.Searcher:
@@ -110,10 +126,11 @@ class ScannIndex:
 
     @classmethod
     def erase(cls, folder: Path, positions: Int[np.ndarray, " erased"]) -> list[str]:
-        """Overwrite rows, lengths, codes and leaves; the leaves' centres are means of many vectors, and stay."""
-        facts = Facts(**json.loads((folder / _FACTS).read_text()))
-        written = erase_rows(folder, positions, dimension=facts.dimension)
-        return written + (tree.erase(folder, positions, leaves=facts.leaves) if facts.trained else [])
+        """Overwrite rows, lengths, codes and leaves, and centres of leaves that are as good as one of the vectors."""
+        facts = Facts.read(folder)
+        halves = Halves.load(folder, dimension=facts.dimension)
+        written = tree.erase(folder, positions, halves.unit(positions)) if facts.trained else []
+        return written + erase_rows(folder, positions, dimension=facts.dimension)
 
     @classmethod
     def discard(cls, folder: Path, *, live: Path | None = None) -> None:
@@ -137,48 +154,13 @@ class ScannIndex:
         k: int,
         *,
         skip: Bool[np.ndarray, " items"] | None = None,
+        recall: float = RECALLS[0],
     ) -> tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]:
         """Return positions and cosine distances, nearest first; equal distances in order of position."""
         if self._all:
             return self._all.search(queries, k, skip=skip)
-        living = len(self) - (0 if skip is None else int(np.count_nonzero(skip)))
+        effort = self._facts.effort(recall, k)
         numbers = np.empty((len(queries), k), np.int64)
-        parts = np.array_split(np.arange(len(queries)), -(-len(queries) // _QUERIES_AT_A_TIME))
-        for part in parts:
-            numbers[part] = self._search_some(queries[part], k, skip, living)
+        for part in np.array_split(np.arange(len(queries)), -(-len(queries) // _QUERIES_AT_A_TIME)):
+            numbers[part] = search_tree(self._searcher, self._halves, queries[part], k, effort, skip)
         return unranked(numbers)
-
-    def _search_some(self, queries: np.ndarray, k: int, skip: np.ndarray | None, living: int) -> np.ndarray:
-        """Return numbers of the nearest: by the tree, wider for queries that find too few, by all vectors at last."""
-        effort = effort_for(self._facts.leaves, k)
-        enough = min(living, max(k, effort.candidates // 2))
-        effort = effort.times(len(self) / living)
-        numbers = np.full((len(queries), k), NOTHING)
-        short = np.arange(len(queries))
-        while short.size and effort.candidates <= _MOST_CANDIDATES < living:
-            found = self._ask(queries[short], effort, skip)
-            good = np.count_nonzero(found != NOTHING, axis=1) >= enough
-            numbers[short[good]] = nearest(found[good], k)
-            short, effort = short[~good], effort.times(2)
-        if short.size:
-            numbers[short] = self._compare_all(queries[short], k, skip)
-        return numbers
-
-    def _ask(self, queries: np.ndarray, effort: Effort, skip: np.ndarray | None) -> np.ndarray:
-        """Return numbers of the tree's candidates."""
-        positions, rough = tree.ask(self._searcher, queries, effort)
-        counts = ~np.isnan(rough)
-        if skip is not None:
-            counts &= ~skip[positions]
-        return ranked(positions, self._halves.similarities(positions, queries), counts)
-
-    def _compare_all(self, queries: np.ndarray, k: int, skip: np.ndarray | None) -> np.ndarray:
-        """Return numbers of the nearest of all vectors."""
-        living = np.arange(len(self)) if skip is None else np.flatnonzero(~skip)
-        numbers = np.empty((len(queries), 0), np.int64)
-        for start in range(0, len(living), _COMPARED_AT_A_TIME):
-            some = living[start : start + _COMPARED_AT_A_TIME]
-            rows, distances = ExactIndex(self._halves.unit(some)).search(queries, min(k, len(some)))
-            here = ranked(some[rows], 1 - distances, np.ones(rows.shape, bool))
-            numbers = nearest(np.concatenate([numbers, here], axis=1), k)
-        return numbers

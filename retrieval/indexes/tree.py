@@ -23,7 +23,10 @@ fewer than this are therefore asked one by one, so that there are two ways, not 
 
 _CODES: Final = "hashed_dataset.npy"  # ScaNN's own names
 _LEAF_OF_EACH: Final = "datapoint_to_token.npy"
+_CENTRES: Final = "serialized_partitioner.pb"
 _ASSETS: Final = "scann_assets.pbtxt"
+_TELLING: Final = 0.99  # cosine of a centre to a vector: those of clusters reach 0.8
+_NOTHING: Final = 1e-12  # below it a centre's length is that of one set to zeros
 _BATCH: Final = 256  # queries or vectors that a thread takes at a time; fastest of 1 to 512
 
 Searcher = Any
@@ -38,7 +41,7 @@ def train(sample: Float[np.ndarray, "sample dimension"], layout: Layout) -> Sear
     tree = scann_ops_pybind.builder(sample, 1, "dot_product").tree(
         num_leaves=layout.leaves, num_leaves_to_search=layout.leaves, training_sample_size=len(sample)
     )
-    searcher = tree.score_ah(layout.dimensions_per_block).build().searcher
+    searcher = tree.score_ah(layout.dimensions_per_word).build().searcher
     searcher.delete(list(range(len(sample) - 1, -1, -1)))  # ScaNN trains on what it is to hold; from the end: no moves
     return searcher
 
@@ -85,14 +88,40 @@ def imbalance(searcher: Searcher) -> float:
     return float(searcher.get_health_stats()["partition_weighted_avg_relative_imbalance"])
 
 
-def erase(folder: Path, positions: Int[np.ndarray, " erased"], *, leaves: int) -> list[str]:
+def erase(
+    folder: Path, positions: Int[np.ndarray, " erased"], rows: Float[np.ndarray, "erased dimension"]
+) -> list[str]:
     """Overwrite what a searcher's files hold of some vectors, and return the names of those files.
 
-    They stay in some leaf, since ScaNN counts on one for each: in any, so that it says nothing of the vector.
+    They stay in some leaf, since ScaNN counts on one for each: in any, so that it says nothing of the vector. A leaf's
+    centre is the mean of its vectors, and stays, unless it is as good as one of the erased. It is then set to zeros,
+    and what else is in that leaf is found only by searches that look into many.
+
+    Args:
+        folder: of the searcher.
+        positions: of the vectors.
+        rows: the vectors, float32 of length 1.
     """
-    anywhere = np.random.default_rng().integers(leaves, size=len(positions))
+    partition, centres = _read_centres(folder)
+    lengths = np.maximum(np.linalg.norm(centres, axis=1), _NOTHING)
+    telling = np.flatnonzero((centres @ rows.T / lengths[:, None]).max(axis=1) > _TELLING)
+    for leaf in telling.tolist():
+        partition.kmeans.kmeans_tree.root.centers[leaf].dimension[:] = [0.0] * centres.shape[1]
+    if telling.size:
+        (folder / _CENTRES).write_bytes(partition.SerializeToString())
+    anywhere = np.random.default_rng().integers(len(centres), size=len(positions))
     for name, value in ((_CODES, 0), (_LEAF_OF_EACH, anywhere)):
         array = np.load(folder / name, mmap_mode="r+", allow_pickle=False)
         array[positions] = value
         array.flush()
-    return [_CODES, _LEAF_OF_EACH]
+    return [_CODES, _LEAF_OF_EACH, *([_CENTRES] if telling.size else [])]
+
+
+def _read_centres(folder: Path) -> tuple[Any, np.ndarray]:
+    """Return ScaNN's message that holds the leaves' centres, and those."""
+    from scann.partitioning import partitioner_pb2
+
+    partition = partitioner_pb2.SerializedPartitioner()
+    partition.ParseFromString((folder / _CENTRES).read_bytes())
+    centres = partition.kmeans.kmeans_tree.root.centers
+    return partition, np.array([np.array(centre.dimension, np.float32) for centre in centres])

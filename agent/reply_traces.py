@@ -1,0 +1,71 @@
+"""What kept replies hold of a memory's items: their thumbnails, and the prompts and replies that those took part in.
+
+A prompt shows a neighbour by its thumbnail and its label, never by its id (`prompts.render`), so that the thumbnail
+tells which prompts an item was in. Of an item without one there is nothing but its label, which other items share.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from agent.reply_store import ASKED, IMAGE, KIND, REPLY, SIZE_LIMIT
+from retrieval.cachedir import cache_folder
+from retrieval.traces import DATABASE, FeatureTraces, Forgotten, Marks, Traces, drop_entries, opened
+
+
+class ReplyTraces:
+    """The replies that all memories and runs share, or those in a folder."""
+
+    name = "replies"
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder or cache_folder(KIND)
+
+    def folders(self) -> list[Path]:
+        """Return the store's folder, where there is one."""
+        return [self._folder] if (self._folder / DATABASE).exists() else []
+
+    def secrets(self, items: Forgotten) -> list[bytes]:
+        """Return nothing: the pictures that are kept are the thumbnails as they are."""
+        return []
+
+    def drop(self, items: Forgotten) -> int:
+        """Drop the items' thumbnails, and all replies, and requests under way, whose prompts show them."""
+        if not self.folders():
+            return 0
+        with opened(self._folder, SIZE_LIMIT) as store:
+            return drop_entries(self._folder, store, _names(store, items.thumbnails), items)
+
+    def remains(self, marks: Marks) -> list[str]:
+        """Return how many entries show forgotten thumbnails."""
+        if not self.folders():
+            return []
+        with opened(self._folder, SIZE_LIMIT) as store:
+            pictures = {name.removeprefix(IMAGE) for name in store.iterkeys() if name.startswith(IMAGE)}
+            pictures.update(*(shown for _, shown in _records(store)))
+            names = _names(store, frozenset(filter(marks.is_thumbnail, pictures)))
+        return [f"{len(names)} pictures, requests and replies in {self._folder}"] if names else []
+
+
+def every_trace() -> list[Traces]:
+    """Return all places beside a memory that may keep something of its items."""
+    return [FeatureTraces(), ReplyTraces()]
+
+
+def _names(store: Any, thumbnails: frozenset[str]) -> list[str]:  # noqa: ANN401 - diskcache is untyped
+    """Return the entries that are or show one of some pictures."""
+    names = [name for name, shown in _records(store) if not thumbnails.isdisjoint(shown)]
+    return names + [IMAGE + digest for digest in sorted(thumbnails) if IMAGE + digest in store]
+
+
+def _records(store: Any) -> Iterator[tuple[str, frozenset[str]]]:  # noqa: ANN401 - diskcache is untyped
+    """Yield the entries of requests and replies, with the digests of the pictures that they show."""
+    for name in list(store.iterkeys()):
+        if not name.startswith((REPLY, ASKED)):
+            continue
+        try:
+            parts = json.loads(store.get(name) or b"{}").get("parts", [])
+            yield name, frozenset(str(part["image"]) for part in parts if "image" in part)
+        except (ValueError, TypeError, AttributeError):  # nothing that this program wrote: it answers nothing
+            continue

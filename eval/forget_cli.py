@@ -1,0 +1,222 @@
+"""vmem memory forget and vmem memory verify-forgotten: above retrieval, since replies and runs keep traces too."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from retrieval.options import AsJson, Ids, IdsFrom, MemoryPath, OfLabel, Where
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from retrieval.receipts import Check, Receipt
+
+app = typer.Typer()
+Runs = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="DIR",
+        help="List the predictions of these runs, or of all runs below a folder, in which the items took part. The logs"
+        " themselves stay as they are.",
+    ),
+]
+_LISTED: Final = 20  # predictions, and findings of a check, that are shown
+
+
+@app.command()
+def forget(
+    memory: MemoryPath,
+    ids: Ids = None,
+    label: OfLabel = None,
+    where: Where = None,
+    ids_from: IdsFrom = None,
+    erase: Annotated[
+        bool, typer.Option("--erase", help="Leave nothing of them on disk, in any version; write a receipt.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Erase without asking.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Finish erasing what a run that was cut off began.")] = False,
+    runs: Runs = None,
+) -> None:
+    """Take items out of every decision from now on; with --erase, leave nothing of them on disk.
+
+    Without --erase they stay in earlier versions, to which `vmem memory checkout` goes back.
+
+    With --erase their vectors, thumbnails and ids go from all files and versions of the memory, from its index, from
+    the kept features, and with the kept replies whose prompts showed them. Versions that held them go too, and the tags
+    on those. Ids that were forgotten before can be erased as well. The receipt that is written names none of them;
+    `vmem memory verify-forgotten` proves by it that nothing is left. Copies and backups are yours to delete.
+
+    Examples, of one item, and of a whole label for good:
+
+    vmem memory forget pets/ --id cats/17.jpg
+
+    vmem memory forget pets/ --label cats --erase
+    """
+    if resume:
+        _resume(memory)
+        return
+    from retrieval.listed_ids import listed_ids
+
+    chosen = listed_ids(ids, ids_from)
+    if erase:
+        keys = _keys(memory, chosen, label, where)
+        if yes or _confirmed(memory, keys):
+            _erase(memory, keys, runs)
+        return
+    _unlink(memory, chosen, label, where, runs)
+
+
+@app.command("verify-forgotten")
+def verify_forgotten(
+    receipt: Annotated[Path, typer.Argument(metavar="RECEIPT", help="A file in MEMORY/receipts.")],
+    memory: Annotated[
+        Path | None, typer.Option(help="The memory, where the receipt lies in another place than its folder.")
+    ] = None,
+    runs: Runs = None,
+    as_json: AsJson = False,
+) -> None:
+    """Prove by a receipt that nothing is left of what was erased: every row decoded, every file searched.
+
+    Exits with 1 where something is left, or is there again.
+
+    Example: vmem memory verify-forgotten pets/receipts/20260101T1200000000-1f2e3d4c.json
+    """
+    import json
+    from dataclasses import asdict
+
+    from agent.reply_traces import every_trace
+    from retrieval.examining import verify
+    from retrieval.layout import is_memory
+    from retrieval.receipts import read_receipt
+
+    read = read_receipt(receipt)
+    beside = receipt.absolute().parent.parent
+    there = memory or (beside if is_memory(beside) else Path(read.memory))
+    found = verify(read, there, traces=every_trace())
+    if as_json:
+        typer.echo(json.dumps({"proven": found.proven, "checks": [asdict(check) for check in found.checks]}))
+    else:
+        _print_checks(found.checks, proven=found.proven)
+    _list_runs(runs, read.known.marks.is_id, read.memory_id)
+    if not found.proven:
+        raise typer.Exit(1)
+
+
+def _keys(memory: Path, ids: list[str] | None, label: str | None, where: str | None) -> "np.ndarray":
+    from retrieval.editing import Editor
+    from retrieval.erasing import keys_of_ids
+    from retrieval.table import ItemTable
+
+    if ids is not None and label is None and where is None:
+        return keys_of_ids(memory, ids)
+    editor = Editor(ItemTable.open(memory), memory)
+    return editor.snapshot.rows.keys(editor.select(ids=ids, label=label, where=where))
+
+
+def _named(memory: Path, label: str | None, where: str | None) -> list[str]:
+    """Return the ids of the items that a label or a condition chooses now."""
+    from retrieval.editing import Editor
+    from retrieval.table import ItemTable
+
+    editor = Editor(ItemTable.open(memory), memory)
+    return list(editor.snapshot.rows.ids(editor.select(label=label, where=where)))
+
+
+def _confirmed(memory: Path, keys: "np.ndarray") -> bool:
+    import sys
+
+    from retrieval.erasing import plan_erasure
+    from retrieval.errors import InvalidArgument
+    from retrieval.terminal import printable
+
+    plan = plan_erasure(memory, keys)
+    typer.echo(f"{printable(memory)}: to be erased for good: {len(keys):,} items")
+    if plan.versions:
+        numbers = printable(", ".join(map(str, plan.versions)))
+        typer.echo(f"They are in {len(plan.versions):,} versions, which go with them: {numbers}")
+    for tag, version in plan.tags.items():
+        typer.echo(f"The tag {printable(tag)} of version {version} goes, too")
+    if not sys.stdin.isatty():
+        raise InvalidArgument("erasing cannot be undone, and there is nobody to ask: say --yes")
+    return typer.confirm("Erase them?")
+
+
+def _unlink(memory: Path, ids: list[str] | None, label: str | None, where: str | None, runs: list[Path] | None) -> None:
+    from retrieval.memory import VisualMemory
+    from retrieval.terminal import printable
+
+    opened = VisualMemory.open(memory)
+    before = opened.version
+    listed = (ids or _named(memory, label, where)) if runs else []
+    count = opened.forget(ids=ids, label=label, where=where)
+    typer.echo(f"{printable(memory)}: forgot {count:,} items, {len(opened):,} left, version {opened.version}")
+    typer.echo(f"Version {before} and maybe others still hold them: `vmem memory forget … --erase` leaves nothing")
+    _list_runs(runs, set(listed).__contains__, opened.settings.memory_id)
+
+
+def _erase(memory: Path, keys: "np.ndarray", runs: list[Path] | None) -> None:
+    from agent.reply_traces import every_trace
+    from retrieval.forgetting import erase_items
+
+    receipt = erase_items(memory, keys, traces=every_trace())
+    _print_receipt(memory, receipt)
+    _list_runs(runs, receipt.known.marks.is_id, receipt.memory_id)
+
+
+def _resume(memory: Path) -> None:
+    from agent.reply_traces import every_trace
+    from retrieval.forgetting import finish_pending
+    from retrieval.terminal import printable
+
+    receipts, _ = finish_pending(memory, traces=every_trace())
+    for receipt in receipts:
+        _print_receipt(memory, receipt)
+    if not receipts:
+        typer.echo(f"{printable(memory)}: nothing was cut off")
+
+
+def _print_receipt(memory: Path, receipt: "Receipt") -> None:
+    from retrieval.terminal import print_table, printable
+
+    deed = receipt.deed
+    typer.echo(f"{printable(memory)}: erased {receipt.items:,} items, version {deed.version_after}")
+    rows = [("versions dropped", len(deed.dropped_versions)), ("files removed", len(deed.files_removed))]
+    rows += [("files written", len(deed.files_written))]
+    rows += [(f"entries dropped: {place}", count) for place, count in deed.entries_dropped.items()]
+    print_table(["of the memory and beside it", "count"], [(what, f"{count:,}") for what, count in rows])
+    for tag, version in deed.dropped_tags.items():
+        typer.echo(f"The tag {printable(tag)} of version {version} is gone")
+    if deed.windows_shared:
+        typer.echo(
+            f"Other items hold {deed.windows_shared:,} of {deed.windows:,} pieces of their bytes: duplicates stay"
+        )
+    typer.echo(f"Receipt: {printable(receipt.path, longest=1000)}")
+
+
+def _print_checks(checks: "tuple[Check, ...]", *, proven: bool) -> None:
+    from retrieval.terminal import print_table, printable
+
+    print_table(["looked at", "left", "how"], [(check.what, len(check.left), check.how) for check in checks])
+    for check in checks:
+        for what in check.left[:_LISTED]:
+            typer.echo(f"LEFT  {check.what}: {printable(what, longest=500)}")
+    typer.echo("Proven: nothing is left" if proven else "Not proven: something is left or there again")
+
+
+def _list_runs(runs: list[Path] | None, is_forgotten: Callable[[str], bool], memory_id: str) -> None:
+    from eval.forgotten import predictions_with
+    from retrieval.terminal import print_table
+
+    if not runs:
+        return
+    rows = []
+    count = 0
+    for one in predictions_with(runs, is_forgotten, memory_id=memory_id):
+        count += 1
+        if count <= _LISTED:
+            rows.append((one.query, one.dataset, one.run.name, one.rank, "yes" if one.named else ""))
+    typer.echo(f"{count:,} predictions of these runs had one of the items among their neighbours")
+    if rows:
+        print_table(["query", "data set", "run", "nearest rank", "named by the model"], rows)

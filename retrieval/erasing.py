@@ -1,0 +1,117 @@
+"""Erasing items from a memory's table: which versions go with them, and the steps by which they go.
+
+Only the files that hold the items are rewritten, so the time it takes does not grow with the memory, save for looking
+through the keys and ids of all rows.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from jaxtyping import Int
+
+from retrieval.commits import ROWS_PER_FILE, replace
+from retrieval.disk import reading
+from retrieval.errors import UnknownItem
+from retrieval.table import ItemTable
+from retrieval.table_files import TableFiles, one_of
+
+_EVER: Final = timedelta(days=36_500)  # older than any version
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """What erasing some items would take along."""
+
+    versions: list[int]  # of the table, that hold them
+    tags: dict[str, int]  # on those, with their versions
+
+
+def plan_erasure(path: Path, keys: Int[np.ndarray, " keys"]) -> Erasure:
+    """Return which versions hold some items, the latest one among them, and the tags on them: erasing drops both.
+
+    Raises:
+        NotAMemory: there is no memory at the path.
+    """
+    table = ItemTable.open(path)
+    with reading(path):
+        files = TableFiles(table.uri)
+        versions = files.holding(files.under(keys))
+        return Erasure(versions, tags_on(table.uri, versions))
+
+
+def keys_of_ids(path: Path, ids: Collection[str]) -> Int[np.ndarray, " keys"]:
+    """Return every key that items of some ids have or had, in any version that is left.
+
+    Raises:
+        NotAMemory: there is no memory at the path.
+        UnknownItem: no version holds an item of one of the ids.
+    """
+    table = ItemTable.open(path)
+    with reading(path):
+        found = TableFiles(table.uri).keys_of(set(ids))
+    missing = [id_ for id_ in ids if id_ not in found]
+    if missing:
+        named = ", ".join(map(repr, missing[:3]))
+        raise UnknownItem(
+            f"no version of {path} holds items {named} ({len(missing)} such): nothing was changed; `vmem memory search`"
+            " shows ids",
+            ids=tuple(missing[:3]),
+        )
+    return np.unique(np.array([key for keys in found.values() for key in keys], np.int64))
+
+
+def unlink(table: ItemTable, keys: Int[np.ndarray, " keys"]) -> None:
+    """Take the items with some keys out of the latest version, where they are in it: the first step, one version.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    rows = table.dataset.to_table(columns=["key"], with_row_id=True)
+    addresses = rows["_rowid"].to_numpy()[one_of(rows["key"], keys)]
+    if len(addresses):
+        replace(table, addresses, None, deed="erase")
+
+
+def rewrite(uri: str, files: frozenset[str]) -> list[str]:
+    """Write the rows of the latest version that are in some files into others; return the names of the new files."""
+    import lance
+
+    dataset = lance.dataset(uri)
+    fragments = {one.fragment_id: {file.path for file in one.metadata.files} for one in dataset.get_fragments()}
+    others = [number for number, names in fragments.items() if not names & files]
+    if len(others) < len(fragments):
+        dataset.optimize.compact_files(
+            materialize_deletions=True,
+            materialize_deletions_threshold=0.0,
+            target_rows_per_fragment=ROWS_PER_FILE,
+            excluded_fragment_ids=others,
+        )
+    now = {file.path for one in dataset.get_fragments() for file in one.metadata.files}
+    return sorted(now.difference(*fragments.values()))
+
+
+def drop_versions(uri: str, versions: list[int]) -> Mapping[str, int]:
+    """Drop versions, their tags, and all files that none of the others refers to; return the tags that were dropped."""
+    import lance
+
+    dataset = lance.dataset(uri)
+    tags = tags_on(uri, versions)
+    for tag in tags:
+        dataset.tags.delete(tag)
+    # Whatever a killed writer left is dropped as well: the caller holds the writer's lock, so nobody is writing.
+    dataset.cleanup_old_versions(
+        older_than=None if versions else _EVER, versions=versions or None, delete_unverified=True
+    )
+    return tags
+
+
+def tags_on(uri: str, versions: list[int]) -> dict[str, int]:
+    """Return the tags of some versions."""
+    import lance
+
+    tags = {tag: kept["version"] for tag, kept in lance.dataset(uri).tags.list().items()}
+    return {tag: version for tag, version in tags.items() if version in set(versions)}

@@ -1,0 +1,159 @@
+"""Looking for what is left of erased items: in rows of all versions, in the index, and in the bytes of every file."""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from retrieval.disk import reading, writing
+from retrieval.errors import InvalidArgument
+from retrieval.indexes.store import load_stored
+from retrieval.layout import ASIDE, INDEX
+from retrieval.pending import notes
+from retrieval.progress import track
+from retrieval.rawsearch import Secrets
+from retrieval.receipts import Check, Deed, Known, Receipt
+from retrieval.table import ItemTable
+from retrieval.table_files import TableFiles
+from retrieval.traces import Marks, Traces
+
+UNREADABLE: Final = "unreadable.tsv"  # as `retrieval.adding` writes it
+_LEFT_OVERS: Final = (f"{ASIDE}*", "index*.new-*")  # of killed runs, in a memory's folder
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What a receipt says, looked at again."""
+
+    receipt: Receipt
+    checks: tuple[Check, ...]
+
+    @property
+    def proven(self) -> bool:
+        """Whether nothing was found."""
+        return not any(check.left for check in self.checks)
+
+
+def verify(receipt: Receipt, path: Path, *, traces: Sequence[Traces], progress: bool = True) -> Verification:
+    """Look again whether anything is left of what a receipt says was erased, or has come back since.
+
+    Args:
+        receipt: what was erased.
+        path: the memory's folder.
+        traces: where else something of the items may be kept.
+        progress: whether to show a bar while files are searched.
+
+    Raises:
+        NotAMemory: there is no memory at the path.
+        InvalidArgument: it is another memory than the receipt's.
+        StorageError: a cache cannot be read.
+    """
+    table = ItemTable.open(path)
+    if table.settings.memory_id != receipt.memory_id:
+        raise InvalidArgument(f"the receipt is of another memory than {path}: give the one that was {receipt.memory}")
+    known = receipt.known
+    found = search(path, known.secrets, traces, progress=progress)
+    checks = examine(path, known, receipt.deed, found, traces)
+    with reading(path):
+        again = TableFiles(table.uri).again(known.marks)
+    checks.append(
+        Check("added again", "ids and digests of the pictures of all rows, decoded and compared", tuple(again))
+    )
+    return Verification(receipt, tuple(checks))
+
+
+def examine(
+    path: Path, known: Known, deed: Deed, found: Mapping[Path, set[str]], traces: Sequence[Traces]
+) -> list[Check]:
+    """Look for erased items wherever something of them was.
+
+    Args:
+        path: the memory's folder.
+        known: what tells the items.
+        deed: what was done.
+        found: what `search` found in files.
+        traces: where else something of the items may be kept.
+    """
+    with reading(path):
+        files = TableFiles(ItemTable.open(path).uri)
+        rows = tuple(files.remaining(known.key_array))
+        names = tuple(f"version {version}" for version in files.naming(known.marks))
+        there = tuple(f"version {version}" for version in files.versions() if version in set(deed.dropped_versions))
+    searched = tuple(f"{len(windows)} windows in {file}" for file, windows in found.items())
+    what_files = f"{len(known.secrets.windows)} windows of their bytes, searched for in every file at every offset"
+    return [
+        Check("rows", f"keys of all rows of {len(files.versions())} versions, deleted rows included, decoded", rows),
+        Check("commands", "what each version's command says", names),
+        Check("versions", f"{len(deed.dropped_versions)} versions that held them are gone", there),
+        Check("index", "keys of all positions", tuple(_in_index(path, known))),
+        Check("bytes", what_files, searched),
+        Check("lists", f"ids in {UNREADABLE}", tuple(f"{UNREADABLE}" for _ in listed(path, known.marks)[1])),
+        *(Check(place.name, "every entry, decoded", tuple(place.remains(known.marks))) for place in traces),
+        Check("left over", "files of runs that were killed", tuple(str(file) for file in left_overs(path))),
+        Check("under way", "notes of other erasures", tuple(str(note) for note in notes(path))),
+    ]
+
+
+def search(path: Path, secrets: Secrets, traces: Sequence[Traces], *, progress: bool) -> dict[Path, set[str]]:
+    """Return which files of a memory and of the places beside it hold bytes of erased items."""
+    folders = [path, *(folder for place in traces for folder in place.folders())]
+    files = [file for folder in folders for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
+    with reading(path):
+        return secrets.in_files(track(files, "Searching", total=len(files), unit=" files", shown=progress))
+
+
+def listed(path: Path, marks: Marks) -> tuple[list[str], list[str]]:
+    """Return the lines of the list of unusable files that name no forgotten id, and those that name one."""
+    listing = path / UNREADABLE
+    lines = listing.read_text(encoding="utf-8").splitlines(keepends=True) if listing.exists() else []
+    kept: list[str] = []
+    naming: list[str] = []
+    for line in lines:
+        (naming if _names_one(line, marks) else kept).append(line)
+    return kept, naming
+
+
+def _names_one(line: str, marks: Marks) -> bool:
+    try:
+        return marks.is_id(str(json.loads(line.partition("\t")[0])))
+    except ValueError:
+        return False  # torn, or not ours
+
+
+def left_overs(path: Path) -> Iterator[Path]:
+    """Yield what killed runs left in a memory's folder."""
+    for pattern in _LEFT_OVERS:
+        yield from path.glob(pattern)
+
+
+def sweep(path: Path, marks: Marks) -> int:
+    """Drop what killed runs left, and forgotten ids from the list of unusable files; return how many lines.
+
+    The caller holds the writer's lock, so nobody is making any of it.
+    """
+    with writing(path):
+        for left_over in left_overs(path):
+            shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
+        kept, naming = listed(path, marks)
+        if naming:
+            aside = path / f"{ASIDE}{UNREADABLE}"
+            aside.write_text("".join(kept), encoding="utf-8")
+            aside.replace(path / UNREADABLE)
+    return len(naming)
+
+
+def _in_index(path: Path, known: Known) -> Iterable[str]:
+    stored = load_stored(path / INDEX) if (path / INDEX).exists() else None
+    count = 0 if stored is None else int(np.isin(stored.keys, known.key_array).sum())
+    return [f"{count} positions"] if count else []
+
+
+def without_shared(known: Known, path: Path) -> Known:
+    """Return what tells the items from those that stay, where duplicates share some of it."""
+    with reading(path):
+        secrets, marks = TableFiles(ItemTable.open(path).uri).shared(known.secrets, known.marks)
+    return replace(known, secrets=secrets, marks=marks)

@@ -1,0 +1,212 @@
+"""Erasing items everywhere: the table, its versions, the indexes, the caches, what killed runs left; with a receipt.
+
+A note in the memory's folder says what is under way, so that an erasure which was killed is finished later: from the
+first step on, the items take part in nothing any more, and each step may be done twice. The note tells the items by
+random keys and keyed digests, as the receipt does: neither holds anything of them.
+
+What a receipt proves: that no file of the memory and of the caches holds any of the searched windows of the items'
+vectors, thumbnails and cached features, and that no row of any version has their keys. It proves nothing of copies and
+backups, of blocks that the file system gave free, and of what reports, logs of runs and others were given before.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from secrets import token_bytes, token_hex
+
+import numpy as np
+from jaxtyping import Int
+
+from retrieval.disk import reading, writing
+from retrieval.erasing import drop_versions, rewrite, tags_on, unlink
+from retrieval.errors import StorageError
+from retrieval.examining import examine, search, sweep, without_shared
+from retrieval.indexes.store import erase_stored
+from retrieval.layout import CENTRED_INDEX, INDEX
+from retrieval.locking import writer_lock
+from retrieval.pending import Note, notes
+from retrieval.rawsearch import LONGEST_WINDOW, Secrets
+from retrieval.receipts import Check, Deed, Known, Receipt, sync_folder
+from retrieval.sums import renew_sums
+from retrieval.table import ItemTable
+from retrieval.table_files import Held, TableFiles
+from retrieval.traces import SALT_BYTES, FeatureTraces, Forgotten, Marks, Traces, sha256
+
+
+def erase_items(
+    path: Path, keys: Int[np.ndarray, " keys"], *, traces: Sequence[Traces] | None = None, progress: bool = True
+) -> Receipt:
+    """Erase the items with some keys, and whatever had their ids before, everywhere.
+
+    Takes the writer's lock. The versions that held them are gone afterwards, and the tags on those; others stay.
+
+    Args:
+        path: the memory's folder.
+        keys: of items, living ones or not; those that are nowhere are passed over.
+        traces: where else something of them may be kept; None is the features that all memories share.
+        progress: whether to show a bar while files are searched.
+
+    Raises:
+        NotAMemory: there is no memory at the path.
+        MemoryBusy: another process is writing to it.
+        StorageError: something could not be written, or is still there: `finish_pending` goes on.
+    """
+    places = [FeatureTraces()] if traces is None else list(traces)
+    with writer_lock(path):
+        deed = Deed(ItemTable.open(path).version)
+        names = tuple(place.name for place in places)
+        note = Note.begin(path, token_hex(8), tuple(keys.tolist()), names, deed)
+        return _finish(path, note, places, progress=progress)
+
+
+def finish_pending(
+    path: Path, *, traces: Sequence[Traces] | None = None, progress: bool = True
+) -> tuple[list[Receipt], int]:
+    """Finish what was cut off; return the receipts, and how many erasures wait for traces that are not given here.
+
+    The items of those take part in nothing any more, but are still on disk.
+
+    Raises:
+        as `erase_items`.
+    """
+    places = [FeatureTraces()] if traces is None else list(traces)
+    receipts: list[Receipt] = []
+    waiting = 0
+    if not is_pending(path):
+        return receipts, waiting
+    with writer_lock(path):
+        for note in map(Note.read, notes(path)):
+            if note.cleared or set(note.traces) <= {place.name for place in places}:
+                receipts.append(_finish(path, note, places, progress=progress))
+            else:
+                _unlink(path, note)
+                waiting += 1
+    return receipts, waiting
+
+
+def is_pending(path: Path) -> bool:
+    """Tell whether an erasure was cut off and is to be finished."""
+    return next(notes(path), None) is not None
+
+
+def _finish(path: Path, note: Note, places: Sequence[Traces], *, progress: bool) -> Receipt:
+    _unlink(path, note)
+    note, known, holding = _clear_around(path, note, places)
+    note = _clear_index(path, note, known)
+    note = _clear_table(path, note, known, holding)
+    found = search(path, known.secrets, places, progress=progress)
+    if found:
+        note, known = _without_shared(path, note, known)
+        left = {file: windows & known.secrets.windows.keys() for file, windows in found.items()}
+        found = {file: windows for file, windows in left.items() if windows}
+    with writing(note.path):
+        checks = [check for check in examine(path, known, note.deed, found, places) if check.what != "under way"]
+        _expect_nothing(path, checks)
+        receipt = _receipt(path, note, known, checks).write(path)
+        note.path.unlink()
+        sync_folder(path)
+    return receipt
+
+
+def _without_shared(path: Path, note: Note, known: Known) -> tuple[Note, Known]:
+    """Give up what tells the items from nothing but duplicates that stay, which hold the same bytes."""
+    kept = without_shared(known, path)
+    shared = note.deed.windows_shared + len(known.secrets.windows) - len(kept.secrets.windows)
+    note = replace(note, known=kept, deed=replace(note.deed, windows_shared=shared))
+    note.write()
+    return note, kept
+
+
+def _unlink(path: Path, note: Note) -> None:
+    unlink(ItemTable.open(path), note.key_array)
+
+
+def _clear_around(path: Path, note: Note, places: Sequence[Traces]) -> tuple[Note, Known, frozenset[str]]:
+    """Drop what is kept of the items outside the table; return what tells them, and the files that hold them."""
+    with reading(path):
+        held = TableFiles(ItemTable.open(path).uri).hold(note.key_array)
+    thumbnails = frozenset(map(sha256, held.thumbnails))
+    items = Forgotten(held.ids, held.digests, thumbnails, cut_off=note.cut_off)
+    known = note.known
+    if known is None:
+        note, known = _with_known(path, note, held, items, places)
+        note.write()
+    if not note.cleared:
+        dropped = {place.name: place.drop(items) for place in places}
+        dropped["lists"] = sweep(path, known.marks)
+        entries = {name: note.deed.entries_dropped.get(name, 0) + count for name, count in dropped.items()}
+        note = replace(note, cleared=True, deed=replace(note.deed, entries_dropped=entries))
+        note.write()
+    return note, known, held.files
+
+
+def _with_known(path: Path, note: Note, held: Held, items: Forgotten, places: Sequence[Traces]) -> tuple[Note, Known]:
+    salt = token_bytes(SALT_BYTES)
+    bytes_of_them = [*held.vectors, *map(_own_part, held.thumbnails)]
+    kept_around = [secret for place in places for secret in place.secrets(items)]
+    known = Known(tuple(held.keys.tolist()), Marks.of(items, salt), Secrets.of([*bytes_of_them, *kept_around], salt))
+    data = Path(ItemTable.open(path).uri) / "data"
+    with reading(path):  # the search proves something only if it finds what is there
+        before = known.secrets.in_files(data / file for file in sorted(held.files))
+    seen = set[str]().union(*before.values())
+    deed = replace(note.deed, windows=len(known.secrets.windows), windows_before=len(seen))
+    return replace(note, keys=known.keys, items=len(held.ids), known=known, deed=deed), known
+
+
+def _own_part(thumbnail: bytes) -> bytes:
+    """Return a JPEG without its header, whose tables many pictures share; all of it where little else is there."""
+    scan = thumbnail.find(b"\xff\xda")  # start of scan
+    return thumbnail[scan:] if 0 <= scan < len(thumbnail) - 4 * LONGEST_WINDOW else thumbnail
+
+
+def _clear_index(path: Path, note: Note, known: Known) -> Note:
+    with writing(path):
+        written = erase_stored(path / INDEX, known.key_array) if (path / INDEX).exists() else []
+        if (path / CENTRED_INDEX).exists():  # made again when it is asked for
+            shutil.rmtree(path / CENTRED_INDEX)
+    files = [str(Path(INDEX) / name) for name in written]
+    return replace(note, deed=replace(note.deed, files_written=_union(note.deed.files_written, files)))
+
+
+def _clear_table(path: Path, note: Note, known: Known, holding: frozenset[str]) -> Note:
+    uri = ItemTable.open(path).uri
+    with writing(path):
+        written = [f"{Path(uri).name}/data/{file}" for file in rewrite(uri, holding)]
+        files = TableFiles(uri)
+        latest = files.dataset.version
+        versions = [v for v in sorted({*files.holding(holding), *files.naming(known.marks)}) if v != latest]
+        tags = {**note.deed.dropped_tags, **tags_on(uri, versions)}
+        deed = replace(
+            note.deed,
+            version_after=latest,
+            dropped_versions=tuple(sorted({*note.deed.dropped_versions, *versions})),
+            dropped_tags=tags,
+            files_removed=_union(note.deed.files_removed, [f"{Path(uri).name}/data/{file}" for file in holding]),
+            files_written=_union(note.deed.files_written, written),
+        )
+        note = replace(note, deed=deed)
+        note.write()  # before it is done: afterwards nobody could tell
+        drop_versions(uri, versions)
+        renew_sums(path)
+    return note
+
+
+def _union(before: tuple[str, ...], now: list[str]) -> tuple[str, ...]:
+    return tuple(sorted({*before, *now}))
+
+
+def _expect_nothing(path: Path, checks: Sequence[Check]) -> None:
+    left = [f"{check.what}: {what}" for check in checks for what in check.left]
+    if left:
+        raise StorageError(
+            f"{path} still holds something of what is being erased ({'; '.join(left[:3])}): end other processes that"
+            f" use it and run `vmem memory forget {path} --resume`"
+        )
+
+
+def _receipt(path: Path, note: Note, known: Known, checks: Sequence[Check]) -> Receipt:
+    memory_id = ItemTable.open(path).settings.memory_id
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return Receipt(str(path.absolute()), memory_id, now, note.items, known, note.deed, tuple(checks))

@@ -1,0 +1,168 @@
+"""Bytes that must not be anywhere, known by keyed digests of small windows of them: searched for without being kept.
+
+Windows begin where the bytes themselves say so (at words that a multiplication sends to a certain value), so that they
+are found at any offset in a file, and only one place in some dozens has to be looked at.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt8
+
+LONGEST_WINDOW: Final = 64  # bytes: 32 numbers of a vector, far too many to be guessed from a digest
+SHORTEST_WINDOW: Final = 8  # bytes: vectors of fewer than four dimensions are not searched for
+_WINDOWS: Final = 4  # of each secret: one of them survives where a page boundary cuts others
+_SPARSEST: Final = 6  # windows begin at one place in 2^6, or more often where a secret would have none
+_CODE_BITS: Final = 24  # of a window's two ends: sort out nearly all places, and tell next to nothing of its 128 bits
+_DIGEST_BYTES: Final = 8
+_BLOCK: Final = 2**18  # bytes that are searched at a time: what is made of them fits the processor's cache
+_PIECE: Final = 2**22  # bytes that are read at a time
+# Odd constants that spread bits well: the golden ratio's fraction in 32 and 64 bits (Knuth, volume 3, section 6.4).
+_SPREAD_32, _SPREAD_64 = np.uint32(0x9E3779B1), np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """Windows of bytes that must not be anywhere."""
+
+    salt: bytes
+    window: int  # bytes
+    sparsity: int  # a window may begin at one place in 2^sparsity
+    windows: dict[str, int]  # digest of a window, in hexadecimal → code of its ends
+
+    @classmethod
+    def of(cls, secrets: Sequence[bytes], salt: bytes) -> "Secrets":
+        """Return up to four windows of each secret; none of those shorter than 8 bytes."""
+        long_enough = [secret for secret in secrets if len(secret) >= SHORTEST_WINDOW]
+        window = min([LONGEST_WINDOW, *map(len, long_enough)])
+        joined = np.frombuffer(b"".join(long_enough), np.uint8)
+        ends = np.cumsum([len(secret) for secret in long_enough], dtype=np.int64)
+        for sparsity in range(_SPARSEST, -1, -1):
+            starts = _some_starts(joined, ends, window, sparsity)
+            if len(np.unique(np.searchsorted(ends, starts, side="right"))) == len(ends):
+                break
+        found = cls(salt, window, sparsity, {})
+        codes = _codes(joined, starts, window)
+        places = zip(starts.tolist(), codes.tolist(), strict=True)
+        return replace(found, windows={found._digest(joined[start : start + window]): code for start, code in places})
+
+    def without(self, digests: Iterable[str]) -> "Secrets":
+        """Return these without some windows."""
+        gone = set(digests)
+        return replace(self, windows={digest: code for digest, code in self.windows.items() if digest not in gone})
+
+    def in_bytes(self, buffers: Iterable[UInt8[np.ndarray, " bytes"]]) -> set[str]:
+        """Return the digests of the windows that are among some bytes, at whatever offset."""
+        wanted = self._wanted()
+        return {
+            digest
+            for buffer in buffers
+            for start in range(0, len(buffer) if self.windows else 0, _BLOCK)
+            for digest in self._in_block(buffer[start : start + _BLOCK + self.window - 1], wanted)
+        }
+
+    def in_files(self, files: Iterable[Path]) -> dict[Path, set[str]]:
+        """Return the digests of the windows that are in files, for those that hold any; one that is gone holds none.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        found = {path: self.in_bytes(_pieces(path, self.window)) for path in files if self.windows}
+        return {path: digests for path, digests in found.items() if digests}
+
+    def _wanted(self) -> Bool[np.ndarray, " codes"]:
+        wanted = np.zeros(2**_CODE_BITS, bool)
+        wanted[list(self.windows.values())] = True
+        return wanted
+
+    def _in_block(self, block: UInt8[np.ndarray, " bytes"], wanted: Bool[np.ndarray, " codes"]) -> set[str]:
+        starts = _starts(block, self.window, self.sparsity)
+        likely = starts[wanted[_codes(block, starts, self.window)]]
+        return {self._digest(block[start : start + self.window]) for start in likely.tolist()} & self.windows.keys()
+
+    def _digest(self, window: UInt8[np.ndarray, " window"]) -> str:
+        return hashlib.blake2b(window.tobytes(), key=self.salt, digest_size=_DIGEST_BYTES).hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all but the salt in JSON's types."""
+        return {"window": self.window, "sparsity": self.sparsity, "windows": self.windows}
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any], salt: bytes) -> "Secrets":
+        """Return what `to_dict` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is something else.
+        """
+        windows = {str(digest): int(code) % 2**_CODE_BITS for digest, code in fields["windows"].items()}
+        window, sparsity = int(fields["window"]), int(fields["sparsity"])
+        if not (SHORTEST_WINDOW <= window <= LONGEST_WINDOW and 0 <= sparsity <= _SPARSEST):
+            raise ValueError(f"window {window}, sparsity {sparsity}")
+        return cls(salt, window, sparsity, windows)
+
+
+def files_below(folders: Iterable[Path]) -> Iterator[Path]:
+    """Yield every file below some folders, and those among them that are files; links are not followed."""
+    for folder in folders:
+        if folder.is_file():
+            yield folder
+        for path in folder.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                yield path
+
+
+def _pieces(path: Path, window: int) -> Iterator[UInt8[np.ndarray, " bytes"]]:
+    """Yield a file's bytes piece by piece, each after the end of the one before."""  # read: a mapped file may shrink
+    try:
+        with path.open("rb", buffering=0) as stream:
+            end = b""
+            while piece := stream.read(_PIECE):
+                yield np.frombuffer(end + piece, np.uint8)
+                end = (end + piece)[1 - window :]
+    except FileNotFoundError:
+        return
+
+
+def _some_starts(
+    joined: UInt8[np.ndarray, " bytes"], ends: Int[np.ndarray, " secrets"], window: int, sparsity: int
+) -> Int[np.ndarray, " windows"]:
+    """Return where windows of secrets that lie end to end begin: up to four of each, spread over it."""
+    starts = np.sort(_starts(joined, window, sparsity))
+    secret = np.searchsorted(ends, starts, side="right")
+    whole = starts + window <= ends[secret] if len(starts) else np.empty(0, bool)
+    starts, secret = starts[whole], secret[whole]
+    _, first, count = np.unique(secret, return_index=True, return_counts=True)
+    rank = np.arange(len(starts)) - np.repeat(first, count)
+    step = np.repeat(-(-count // _WINDOWS), count)
+    chosen: np.ndarray = starts[rank % step == 0]
+    return chosen
+
+
+def _starts(block: UInt8[np.ndarray, " bytes"], window: int, sparsity: int) -> Int[np.ndarray, " starts"]:
+    """Return where windows may begin, in no particular order."""
+    if len(block) < window:
+        return np.empty(0, np.int64)
+    if not sparsity:
+        return np.arange(len(block) - window + 1)
+    least = np.uint32(2**32 - 2 ** (32 - sparsity))  # the top of the range, where zeros do not go
+    found = []
+    for offset in range(4):  # words at every offset, as four rows of words side by side
+        words = block[offset : offset + (len(block) - offset) // 4 * 4].view(np.uint32)
+        found.append(np.flatnonzero(words * _SPREAD_32 >= least) * 4 + offset)
+    starts: np.ndarray = np.concatenate(found)
+    return starts[starts <= len(block) - window]
+
+
+def _codes(
+    block: UInt8[np.ndarray, " bytes"], starts: Int[np.ndarray, " starts"], window: int
+) -> Int[np.ndarray, " starts"]:
+    if not len(starts):
+        return starts
+    words: np.ndarray = np.ndarray(len(block) - 7, np.dtype("<u8"), block.data, strides=(1,))  # one at every offset
+    mixed = words[starts] * _SPREAD_64 ^ words[starts + window - 8]
+    codes: np.ndarray = mixed * _SPREAD_64 >> np.uint64(64 - _CODE_BITS)
+    return codes.astype(np.int64)

@@ -1,0 +1,197 @@
+"""Receipts: what was erased, when, from where, and how that was verified, without saying what it was."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from secrets import token_hex
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Int
+
+from retrieval.disk import writing
+from retrieval.errors import InvalidArgument
+from retrieval.layout import ASIDE
+from retrieval.rawsearch import Secrets
+from retrieval.traces import Marks
+
+RECEIPTS: Final = "receipts"  # folder in a memory's
+_FORMAT: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What tells erased items when they are met again, and nothing else of them."""
+
+    keys: tuple[int, ...]  # random numbers that the table had for them, and has for nothing else
+    marks: Marks
+    secrets: Secrets
+
+    @property
+    def key_array(self) -> Int[np.ndarray, " keys"]:
+        """The keys as an array."""
+        return np.array(self.keys, np.int64)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it in JSON's types."""
+        return {
+            "salt": self.marks.salt.hex(),
+            "keys": list(self.keys),
+            "digests": self.marks.to_dict(),
+            "bytes": self.secrets.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "Known":
+        """Return what `to_dict` wrote."""
+        salt = bytes.fromhex(fields["salt"])
+        keys = tuple(int(key) for key in fields["keys"])
+        return cls(keys, Marks.from_dict(fields["digests"], salt), Secrets.from_dict(fields["bytes"], salt))
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Something that was looked at, and what was found there of erased items."""
+
+    what: str
+    how: str
+    left: tuple[str, ...]  # what is still there, in words; empty when nothing is
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """What an erasure changed, as far as it got."""
+
+    version_before: int  # of the table
+    version_after: int = 0  # 0: not there yet
+    windows: int = 0  # of the erased bytes, that files are searched for
+    windows_before: int = 0  # of them, those found before in the files that held the items: what the search can see
+    windows_shared: int = 0  # of them, those that other items hold too, and which were therefore left out
+    dropped_versions: tuple[int, ...] = ()
+    dropped_tags: Mapping[str, int] = field(default_factory=dict)  # with their versions
+    files_removed: tuple[str, ...] = ()
+    files_written: tuple[str, ...] = ()
+    entries_dropped: Mapping[str, int] = field(default_factory=dict)  # by the place that kept them
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it in JSON's types."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in ((name, getattr(self, name)) for name in self.__slots__)
+        }
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "Deed":
+        """Return what `to_dict` wrote."""
+        return cls(**cls._as_tuples(fields))
+
+    @staticmethod
+    def _as_tuples(fields: dict[str, Any]) -> dict[str, Any]:
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """An erasure that is done."""
+
+    memory: str  # its folder
+    memory_id: str
+    erased_at: str  # ISO 8601, UTC
+    items: int  # ids
+    known: Known
+    deed: Deed
+    checks: tuple[Check, ...]
+    path: Path | None = None  # where it lies
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it in JSON's types."""
+        return {
+            "format": _FORMAT,
+            "kind": "receipt of an erasure from a visual memory",
+            "memory": self.memory,
+            "memory_id": self.memory_id,
+            "erased_at": self.erased_at,
+            "items": self.items,
+            "deed": self.deed.to_dict(),
+            "verified": [{"what": c.what, "how": c.how, "left": list(c.left)} for c in self.checks],
+            "known_by": self.known.to_dict(),
+        }
+
+    def write(self, memory: Path) -> "Receipt":
+        """Write it into a memory's folder of receipts, whole or not at all; return it with its place.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        stamp = "".join(c for c in self.erased_at if c.isalnum())
+        path = memory / RECEIPTS / f"{stamp}-{token_hex(4)}.json"
+        write_json(path, self.to_dict())
+        return replace(self, path=path)
+
+
+def read_receipt(path: Path) -> Receipt:
+    """Read a receipt.
+
+    Raises:
+        InvalidArgument: the file is none.
+        OSError: it cannot be read.
+    """
+    try:
+        fields = json.loads(path.read_bytes())
+        if fields["format"] != _FORMAT:
+            raise InvalidArgument(
+                f"{path} has format {fields['format']!r}, and this version reads {_FORMAT}: update it"
+            )
+        return Receipt(
+            str(fields["memory"]),
+            str(fields["memory_id"]),
+            str(fields["erased_at"]),
+            int(fields["items"]),
+            Known.from_dict(fields["known_by"]),
+            Deed.from_dict(fields["deed"]),
+            tuple(Check(c["what"], c["how"], tuple(c["left"])) for c in fields["verified"]),
+            path,
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidArgument(
+            f"{path} is no receipt of an erasure: give one that `vmem memory forget --erase` wrote"
+        ) from error
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file of JSON, whole or not at all, on disk before this returns.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        number, aside = tempfile.mkstemp(prefix=ASIDE, dir=path.parent)
+        try:
+            with open(number, "w", encoding="utf-8") as stream:
+                stream.write(_one_field_a_line(content))
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(aside, path)
+        except BaseException:
+            os.unlink(aside)
+            raise
+        sync_folder(path.parent)
+
+
+def _one_field_a_line(content: Mapping[str, Any]) -> str:
+    # json's own indentation takes seconds for thousands of items.
+    fields = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in content.items())
+    return f"{{\n{fields}\n}}\n"
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's list of files to the disk."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

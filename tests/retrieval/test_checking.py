@@ -1,0 +1,284 @@
+"""Damage of every kind to every kind of file: it is found, said in a sentence, and one can go back."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from retrieval.check_cli import check
+from retrieval.checking import check_memory, go_back
+from retrieval.embedders.base import foreign_vectors
+from retrieval.errors import NotAMemory, UnknownVersion
+from retrieval.history_cli import checkout
+from retrieval.indexes.base import ArrayBlocks
+from retrieval.indexes.store import build_stored, load_stored
+from retrieval.memory import VisualMemory
+from retrieval.sums import SUMS, manifest
+from tests.retrieval import edits
+
+DIMENSION = 8
+
+
+def vectors(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, DIMENSION)).astype(np.float32)
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    file.write_bytes(content)
+
+
+def truncate(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def empty(file: Path) -> None:
+    os.truncate(file, 0)
+
+
+DEEDS = pytest.mark.parametrize("hurt", [flip, truncate, empty, Path.unlink])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a memory of six versions: 40 items, 20 more, 2 forgotten, 1 relabelled, a pruning."""
+    memory = VisualMemory.create(tmp_path_factory.mktemp("m") / "memory", embedder=foreign_vectors("made", DIMENSION))
+    memory.add_vectors([f"{i}" for i in range(40)], ["some"] * 40, vectors(40))
+    memory.add_vectors([f"more {i}" for i in range(20)], ["more"] * 20, vectors(20, 1))
+    memory.forget(ids=["3", "more 4"])
+    memory.relabel("other", ids=["7"])
+    memory.set_reliability(np.linspace(0.5, 1, 58))
+    return memory.path
+
+
+@pytest.fixture
+def path(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "memory"))
+
+
+def newest(path: Path, part: str) -> Path:
+    return max((path / "items.lance" / part).glob("*.*"), key=lambda file: file.stat().st_mtime_ns)
+
+
+def answers(memory: VisualMemory) -> list[object]:
+    found = memory.search_vectors(vectors(5, 9), k=10)
+    return [found.ids.tolist(), found.labels.tolist(), found.distances.tolist()]
+
+
+def run(command: Callable[..., None], *arguments: object) -> tuple[int, str]:
+    app = typer.Typer()
+    app.command()(command)
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+def test_a_sound_memory_is_found_sound(path: Path) -> None:
+    found = check_memory(path)
+    assert found.sound
+    assert (found.version, found.versions, found.whole, found.items) == (6, 6, 6, 58)
+    code, said = run(check, path)
+    assert (code, "The table is sound: 58 pictures, version 6" in said) == (0, True)
+
+
+def test_where_no_memory_is_none_is_checked(tmp_path: Path) -> None:
+    with pytest.raises(NotAMemory, match="there is nothing"):
+        check_memory(tmp_path / "nowhere")
+
+
+@DEEDS
+@pytest.mark.parametrize("part", ["data", "_deletions"])
+def test_a_damaged_file_of_the_newest_version_is_reported_with_the_version_to_go_back_to(
+    path: Path, part: str, hurt: Callable[[Path], None]
+) -> None:
+    hurt(newest(path, part))
+    code, said = run(check, path)
+    back = {"data": 5, "_deletions": 4}[part]
+    assert code == 1
+    assert f"`vmem memory checkout {path} {back} --repair` goes back to it" in said
+    code, said = run(checkout, path, back)  # which does without reading everything
+    assert code == 0, said
+    assert len(answers(VisualMemory.open(path))[0]) == 5
+    code, said = run(checkout, path, back, "--repair")
+    assert code == 0, said
+    assert check_memory(path).sound
+    assert len(answers(VisualMemory.open(path))[0]) == 5
+
+
+@DEEDS
+def test_a_damaged_list_of_the_newest_version_is_reported_with_the_version_to_go_back_to(
+    path: Path, hurt: Callable[[Path], None]
+) -> None:
+    before = answers(VisualMemory.open(path).at(5))
+    hurt(path / "items.lance" / manifest(6))
+    with pytest.raises(NotAMemory, match="`vmem memory check .*` says what is damaged and which version to go back to"):
+        VisualMemory.open(path)
+    found = check_memory(path)
+    assert (found.sound, found.version, found.whole) == (False, 6, 5)
+    code, said = run(checkout, path, 5)
+    assert code == 0, said
+    assert check_memory(path).sound
+    assert answers(VisualMemory.open(path)) == before
+
+
+@DEEDS
+def test_damage_to_what_says_which_items_are_forgotten_is_noticed_when_a_memory_is_opened(
+    path: Path, hurt: Callable[[Path], None]
+) -> None:
+    hurt(newest(path, "_deletions"))
+    with pytest.raises(NotAMemory, match="`vmem memory check .*` says what is damaged"):
+        VisualMemory.open(path)
+
+
+@DEEDS
+def test_damage_to_an_earlier_version_alone_leaves_the_newest_usable(path: Path, hurt: Callable[[Path], None]) -> None:
+    before = answers(VisualMemory.open(path))
+    hurt(path / "items.lance" / manifest(2))
+    assert answers(VisualMemory.open(path)) == before
+    found = check_memory(path)
+    assert (found.whole, found.items) == (6, 58)
+    if hurt is not Path.unlink:  # then that version is not there any more: nothing refers to it
+        assert not found.sound
+        run(checkout, path, 6, "--repair")
+        assert check_memory(path).sound
+        assert answers(VisualMemory.open(path)) == before
+
+
+@DEEDS
+def test_what_lance_keeps_of_past_commits_is_not_needed(path: Path, hurt: Callable[[Path], None]) -> None:
+    before = answers(VisualMemory.open(path))
+    for file in (path / "items.lance" / "_transactions").iterdir():
+        hurt(file)
+    memory = VisualMemory.open(path)
+    assert answers(memory) == before
+    assert len(memory.history()) == 6
+    memory.forget(ids=["8"])
+    assert check_memory(path).sound
+
+
+def test_a_version_that_is_damaged_cannot_be_gone_back_to(path: Path) -> None:
+    truncate(path / "items.lance" / manifest(5))
+    truncate(path / "items.lance" / manifest(6))
+    with pytest.raises(UnknownVersion, match="has no version 5 that can be read: `vmem memory check .*` says which"):
+        go_back(path, 5)
+    assert check_memory(path).whole == 4
+
+
+def test_where_nothing_can_be_read_that_is_said(path: Path) -> None:
+    for file in (path / "items.lance" / "_versions").glob("*.manifest"):
+        truncate(file)
+    code, said = run(check, path)
+    assert (code, "No version can be read whole" in said) == (1, True)
+
+
+def test_the_sums_are_those_of_the_system_s_own_command(path: Path) -> None:
+    done = subprocess.run(["sha256sum", "--check", "--strict", SUMS], cwd=path / "items.lance", check=False)
+    assert done.returncode in (0, 1)
+    done = subprocess.run(["sha256sum", "--check", "--quiet", SUMS], cwd=path / "items.lance", check=True)
+    files = {
+        file.relative_to(path / "items.lance").as_posix()
+        for part in ("data", "_deletions")
+        for file in (path / "items.lance" / part).iterdir()
+    }
+    assert files <= {line.split()[1] for line in (path / "items.lance" / SUMS).read_text().split("\n") if line}
+
+
+def test_files_without_sums_are_decoded_and_get_them(path: Path) -> None:
+    (path / "items.lance" / SUMS).unlink()
+    assert check_memory(path).sound
+    flip(newest(path, "data"))
+    assert not check_memory(path).sound
+
+
+def test_a_damaged_file_without_a_sum_is_found_where_it_cannot_be_decoded(path: Path) -> None:
+    (path / "items.lance" / SUMS).unlink()
+    truncate(newest(path, "data"))
+    assert check_memory(path).whole == 5
+
+
+def test_a_line_of_the_sums_that_was_cut_off_does_no_harm(path: Path) -> None:
+    os.truncate(path / "items.lance" / SUMS, (path / "items.lance" / SUMS).stat().st_size - 20)
+    assert check_memory(path).sound
+    VisualMemory.open(path).forget(ids=["9"])
+    assert check_memory(path).sound
+
+
+def test_the_findings_can_be_had_as_json(path: Path) -> None:
+    flip(newest(path, "data"))
+    code, said = run(check, path, "--json")
+    assert code == 1
+    found = json.loads(said.splitlines()[-1])
+    assert (found["sound"], found["whole"], len(found["table"])) == (False, 5, 1)
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return edits.create(tmp_path_factory.mktemp("i") / "memory").path
+
+
+def some_answers(path: Path) -> tuple[list[object], float]:
+    """Return which item each of some items finds first, itself, and how far away it is."""
+    found = VisualMemory.open(path).search_vectors(edits.vectors(50, 1), k=5)
+    return found.ids[:, 0].tolist(), float(np.abs(found.distances[:, 0]).max())
+
+
+@DEEDS
+@pytest.mark.parametrize("name", ["keys.npy", "vectors.f16", "lengths.npy", "hashed_dataset.npy", "header.json"])
+def test_a_damaged_index_is_found_taken_away_and_built_anew(
+    indexed: Path, tmp_path: Path, name: str, hurt: Callable[[Path], None]
+) -> None:
+    path = Path(shutil.copytree(indexed, tmp_path / "memory"))
+    hurt(next((path / "index").glob(f"*/{name}")))
+    code, said = run(check, path)
+    assert (code, "the next search builds another from the table" in said) == (1, True)
+    ids, furthest = some_answers(path)
+    assert (ids, furthest < 1e-3) == ([f"first {i}" for i in range(50)], True)
+    assert check_memory(path).sound
+    assert load_stored(path / "index") is not None
+
+
+def test_an_index_that_holds_other_vectors_than_the_table_is_found(indexed: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(indexed, tmp_path / "memory"))
+    snapshot = VisualMemory.open(path).snapshot()
+    other = np.concatenate(list(snapshot._table))
+    other[[5, 77]] = other[[6, 78]]
+    build_stored("scann", ArrayBlocks(other), snapshot.rows.keys(snapshot.rows.living()), path / "index")
+    found = check_memory(path)
+    assert found.table == ()
+    assert "holds other vectors than the table for 2 items" in found.index[0]
+    assert some_answers(path)[0] == [f"first {i}" for i in range(50)]
+
+
+class Trap:
+    """Makes a file when it is loaded from a pickle."""
+
+    def __init__(self, sprung: Path) -> None:
+        self.sprung = sprung
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.sprung,)
+
+
+@pytest.mark.parametrize("folder", ["index", "items.lance", "items.lance/data", "items.lance/_versions", "."])
+def test_no_pickle_that_somebody_planted_is_ever_loaded(indexed: Path, tmp_path: Path, folder: str) -> None:
+    path = Path(shutil.copytree(indexed, tmp_path / "memory"))
+    place = next((path / "index").glob("*/header.json")).parent if folder == "index" else path / folder
+    for name in ("scann_docids.pkl", "keys.npy", "scann_assets.pbtxt", "current", "items.pickle"):
+        if name.endswith(("npy", "pbtxt")) and folder != "index":
+            continue
+        (place / name).write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    pickle.loads(pickle.dumps(Trap(tmp_path / "a trap works")))  # noqa: S301
+    assert some_answers(path)[0] == [f"first {i}" for i in range(50)]
+    check_memory(path)
+    VisualMemory.open(path).forget(ids=["first 9"])
+    assert (tmp_path / "a trap works").exists()
+    assert not (tmp_path / "sprung").exists()

@@ -1,0 +1,141 @@
+"""A disk that is full: the edit fails in one sentence, what was there is still there, and later the edit goes through.
+
+A small file system stands for the disk where it may be mounted, and everywhere a limit on the size of files, beyond
+which the system refuses to write.
+"""
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from retrieval.checking import check_memory
+from retrieval.errors import StorageError
+from retrieval.forgetting import finish_pending, is_pending
+from retrieval.memory import VisualMemory
+from tests.retrieval import edits
+from tests.retrieval.test_survival import expect_right_answers, expected, holds
+
+SIZE = 12 * 2**20
+PAGE = 4096
+LEFT = (0, 1, 2, 3, 4, 5, 8, 13, 40)  # pages: from too few for any file of an edit to enough for most
+EDITS = {
+    "add": {"kind": "add", "seed": 3, "ids": [f"new {i}" for i in range(500)]},
+    "forget": {"kind": "forget", "ids": [f"first {i}" for i in range(500)]},
+    "relabel": {"kind": "relabel", "seed": 4, "ids": [f"first {i}" for i in range(500)]},
+    "replace": {"kind": "replace", "seed": 5, "ids": [f"first {i}" for i in range(500)]},
+    "prune": {"kind": "prune", "ids": [f"first {i}" for i in range(20)]},
+    "checkout": {"kind": "checkout", "version": 2},
+    "erase": {"kind": "erase", "ids": [f"first {i}" for i in range(20)]},
+    "rebuild": {"kind": "rebuild"},
+}
+
+Full = Callable[[int], AbstractContextManager[None]]
+
+
+@pytest.fixture(params=["a small file system", "a limit"])
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path, Full]]:
+    """Return a folder, and what leaves only some pages of room in it."""
+    if request.param == "a limit":
+        yield tmp_path, _limit
+        return
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(tmp_path)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no file system may be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        yield tmp_path, lambda pages: _fill(tmp_path, pages)
+    finally:
+        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
+
+
+@contextmanager
+def _limit(pages: int) -> Iterator[None]:
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (pages * PAGE // 4, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
+
+
+@contextmanager
+def _fill(folder: Path, pages: int) -> Iterator[None]:
+    filler = folder / "filler"
+    room = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
+    filler.write_bytes(bytes(max(0, room - pages * PAGE)))
+    try:
+        yield
+    finally:
+        filler.unlink()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    memory = edits.create(tmp_path_factory.mktemp("m") / "memory")
+    memory.relabel("other", ids=["first 7", "first 8"])
+    memory.set_reliability(None)
+    return memory.path
+
+
+@pytest.mark.parametrize("kind", EDITS)
+def test_an_edit_that_finds_the_disk_full_leaves_all_as_it_was(whole: Path, disk: tuple[Path, Full], kind: str) -> None:
+    folder, full = disk
+    path = Path(shutil.copytree(whole, folder / "memory"))
+    memory = VisualMemory.open(path)
+    memory.build_index()
+    states = {2: edits.first_state()}
+    before = edits.after(states[2], {"kind": "relabel", "seed": "x", "ids": []}, states)
+    before = {**before, **{id_: edits.replace(before[id_], label="other") for id_ in ("first 7", "first 8")}}
+    after = edits.after(before, EDITS[kind], states)
+    failed = 0
+    for pages in LEFT:
+        error = None
+        try:
+            with full(pages):
+                edits.make(memory, EDITS[kind])
+        except StorageError as raised:
+            error = raised
+            assert "\n" not in str(error)
+        if is_pending(path):
+            finish_pending(path, traces=[], progress=False)
+        opened = VisualMemory.open(path)
+        memory.refresh()
+        found = holds(opened)
+        assert found == holds(memory)
+        if error is None or found != expected(before):
+            assert found == expected(after)
+            break
+        failed += 1
+        assert check_memory(path).sound
+        expect_right_answers(memory, before, set())
+    assert failed or kind == "rebuild"
+    if found != expected(after):
+        edits.make(memory, EDITS[kind])
+    assert holds(VisualMemory.open(path)) == expected(after)
+    expect_right_answers(memory, after, set())
+    assert check_memory(path).sound
+
+
+def test_the_command_says_so_in_one_sentence_and_exits_with_2(whole: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(whole, tmp_path / "memory"))
+    program = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); from eval.vmem import main; main()"
+    for command in (
+        ["forget", path, "--id", "first 1"],
+        ["relabel", path, "new", "--id", "first 1"],
+        ["checkout", path, "2"],
+        ["tag", path, "name"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", program, "memory", *map(str, command)], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr.count("Error: ")) == (2, 1), done.stderr
+        assert "Traceback" not in done.stderr
+        assert f"{path} cannot be written" in done.stderr
