@@ -92,7 +92,7 @@ def index_layers(source: Source) -> Layers:
     keys = source.rows.keys(living)
     kind = choose_kind(source.table.settings.index, items=len(living))
     stored = load_stored(source.path / source.name, stamp=source.stamp)
-    if stored is None or stored.index.kind != kind.partition(":")[0]:
+    if stored is None or stored.index.kind != kind:
         stored = _build(source, kind, living, keys)
     match = Match.by_keys(stored.keys, living, keys)
     beside = living[match.position_of[living] < 0]

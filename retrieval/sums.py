@@ -8,6 +8,7 @@ object store has no sums: the store keeps its own.
 
 import hashlib
 import logging
+import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, Final
 
 from retrieval.places import TABLE
 
-SUMS: Final = "SHA256SUMS"  # in the table's folder, with which it is copied: cd items.lance && sha256sum --check SHA256SUMS
+SUMS: Final = "SHA256SUMS"  # in the table's folder, with which it is copied
 MANIFESTS: Final = "_versions"
 _FOLDERS: Final = ("data", "_deletions", MANIFESTS)
 _FRESH: Final = ".new"
@@ -38,9 +39,12 @@ def add_sums(path: Path, names: Collection[str], *, versions: Iterable[int] = ()
         return
     try:
         lines = "".join(f"{digest(path / TABLE / name)}  {name}\n" for name in files)
-        with (path / TABLE / SUMS).open("ab") as file:
-            # A line break first, should a writer have been killed in the middle of a line.
-            file.write(f"\n{lines}".encode() if file.tell() else lines.encode())
+        with (path / TABLE / SUMS).open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read() != b"\n":  # a writer was killed in the middle of a line
+                    lines = f"\n{lines}"
+            file.write(lines.encode())
     except OSError as error:  # the commit stands all the same
         _logger.warning("The sums of new files cannot be written to %s: %s", path / TABLE / SUMS, error)
 

@@ -283,7 +283,7 @@ def test_damaged_data_files_are_reported_and_not_thrown(built: Path, tmp_path: P
     copied = shutil.copytree(built, tmp_path / "memory")
     for file in (copied / "items.lance" / "data").iterdir():
         file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(NotAMemory, match="holds a memory that cannot be read: .*; restore its files from a copy"):
+    with pytest.raises(NotAMemory, match="holds a memory that cannot be read: .*; `vmem memory check .*` says what"):
         VisualMemory.open(copied).search_vectors(np.ones((1, 32)), k=1)
 
 
