@@ -144,6 +144,7 @@ def _confirmed(memory: Path, keys: "np.ndarray") -> bool:
 
 
 def _unlink(memory: Path, ids: list[str] | None, label: str | None, where: str | None, runs: list[Path] | None) -> None:
+    from eval.wording import counted
     from retrieval.memory import VisualMemory
     from retrieval.terminal import printable
 
@@ -151,7 +152,7 @@ def _unlink(memory: Path, ids: list[str] | None, label: str | None, where: str |
     before = opened.version
     listed = (ids or _named(memory, label, where)) if runs else []
     count = opened.forget(ids=ids, label=label, where=where)
-    typer.echo(f"{printable(memory)}: forgot {count:,} items, {len(opened):,} left, version {opened.version}")
+    typer.echo(f"{printable(memory)}: forgot {counted(count, 'item')}, {len(opened):,} left, version {opened.version}")
     typer.echo(f"Version {before} and maybe others still hold them: `vmem memory forget … --erase` leaves nothing")
     _list_runs(runs, set(listed).__contains__, opened.settings.memory_id)
 

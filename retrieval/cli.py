@@ -10,7 +10,7 @@ import typer
 from retrieval.check_cli import check
 from retrieval.curation_cli import prune, why
 from retrieval.duplicates_cli import duplicates
-from retrieval.history_cli import checkout, diff, history, relabel, tag, untag
+from retrieval.history_cli import checkout, compact, diff, history, relabel, tag, untag
 from retrieval.options import (
     AsJson,
     Backend,
@@ -196,7 +196,7 @@ def stats(memory: MemoryPath, as_json: AsJson = False) -> None:
         typer.echo(f"… and {len(numbers.labels) - 50:,} classes more (--json lists all)")
 
 
-for _command in (why, relabel, prune, duplicates, history, diff, tag, untag, checkout, check):
+for _command in (why, relabel, prune, duplicates, history, diff, tag, untag, checkout, compact, check):
     app.command()(_command)
 
 

@@ -12,7 +12,7 @@ from retrieval.disk import writing
 from retrieval.embedders.execution import Execution
 from retrieval.places import address_of
 from retrieval.schema import RELIABILITY, SETTINGS_KEY
-from retrieval.sums import add_sums, data_files, deletion_files
+from retrieval.sums import add_sums, data_files, deletion_files, renew_sums
 from retrieval.table import ItemTable
 
 if TYPE_CHECKING:
@@ -178,3 +178,25 @@ def restore(table: ItemTable, version: int | str) -> None:
         earlier.restore()
         table.refresh()
     add_sums(table.path, (), versions=[table.version])
+
+
+def compact(table: ItemTable, *, keep: int) -> int:
+    """Write small files together, and drop every version but the last ones and those with a tag; return how many.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    import lance
+
+    with writing(table.path):
+        fresh = lance.dataset(table.uri)
+        fresh.optimize.compact_files(target_rows_per_fragment=ROWS_PER_FILE)
+        tagged = {kept["version"] for kept in fresh.tags.list().values()}
+        numbers = [version["version"] for version in fresh.versions()]
+        dropped = [number for number in numbers[: len(numbers) - keep] if number not in tagged]
+        if dropped:
+            fresh.cleanup_old_versions(versions=dropped)
+        table.move_to(fresh)
+        if not address_of(table.path):
+            renew_sums(table.path)
+    return len(dropped)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from jaxtyping import Float, Int
 
-from retrieval.commits import append, record, replace, restore, set_reliability
+from retrieval.commits import append, compact, record, replace, restore, set_reliability
 from retrieval.embedders.execution import Execution
 from retrieval.errors import DuplicateId, InvalidArgument, StorageError, UnknownItem
 from retrieval.locking import writer_lock
@@ -130,6 +130,13 @@ class Editor:
         with self.turn():
             restore(self.table, version)
             self._snapshot = Snapshot(self.table, self.path)
+
+    def compact(self, *, keep: int) -> int:
+        """Write small files together and drop old versions; return how many."""
+        with self.turn():
+            dropped = compact(self.table, keep=keep)
+            self._snapshot = Snapshot(self.table, self.path)
+        return dropped
 
     def select(
         self, *, ids: Sequence[str] | None = None, label: str | None = None, where: str | None = None

@@ -4,13 +4,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from retrieval.disk import writing
 from retrieval.errors import InvalidArgument, UnknownVersion
+from retrieval.schema import RELIABILITY
 from retrieval.table import ItemTable
+
+if TYPE_CHECKING:
+    import pyarrow
 
 _DEEDS: Final = {  # what Lance calls the changes that carry no word of ours
     "Append": "add",
@@ -46,6 +50,7 @@ class Difference:
     forgotten: tuple[str, ...]
     relabelled: Mapping[str, tuple[str, str]]  # id → label before and after
     replaced: tuple[str, ...]  # another picture or vector under the same id
+    reweighted: tuple[str, ...]  # relied on more or less, by a pruning or its end
 
 
 def list_versions(table: ItemTable, *, limit: int | None = None) -> list[Version]:
@@ -102,7 +107,17 @@ def compare_versions(before: ItemTable, after: ItemTable) -> Difference:
         forgotten=tuple(sorted(old["id"].filter(pa.array(gone)).to_pylist())),
         relabelled=dict(sorted(zip(ids, labels, strict=True))),
         replaced=tuple(sorted(now["id"].filter(pc.not_equal(was["key"], now["key"])).to_pylist())),
+        reweighted=tuple(sorted(now["id"].filter(pc.not_equal(_reliabilities(was), _reliabilities(now))).to_pylist())),
     )
+
+
+def _reliabilities(rows: "pyarrow.Table") -> "pyarrow.ChunkedArray | pyarrow.Array":
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if RELIABILITY not in rows.column_names:
+        return pa.array(np.ones(len(rows), np.float32))
+    return pc.fill_null(rows[RELIABILITY], 1.0)
 
 
 def set_tag(table: ItemTable, name: str, version: int) -> None:

@@ -70,7 +70,7 @@ def diff(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what changed between two versions: pictures added, forgotten, relabelled, replaced.
+    """Show what changed between two versions: pictures added, forgotten, relabelled, replaced, pruned.
 
     Example: vmem memory diff pets/ 12 before-pruning
     """
@@ -85,12 +85,13 @@ def diff(
     rows = [("added", id_, "") for id_ in changes.added] + [("forgotten", id_, "") for id_ in changes.forgotten]
     rows += [("relabelled", id_, f"{was} → {now}") for id_, (was, now) in changes.relabelled.items()]
     rows += [("replaced", id_, "") for id_ in changes.replaced]
-    print_table(["change", "id", "label"], rows[:_SHOWN])
+    if rows:
+        print_table(["change", "id", "label"], rows[:_SHOWN])
     if len(rows) > _SHOWN:
         typer.echo(f"… and {len(rows) - _SHOWN:,} changes more (--json lists all)")
     typer.echo(
         f"{len(changes.added):,} added, {len(changes.forgotten):,} forgotten, {len(changes.relabelled):,} relabelled,"
-        f" {len(changes.replaced):,} replaced"
+        f" {len(changes.replaced):,} replaced, {len(changes.reweighted):,} relied on more or less"
     )
 
 
@@ -152,6 +153,24 @@ def checkout(
         go_back(memory, as_version(version))
     opened = VisualMemory.open(memory)
     typer.echo(f"{printable(memory)} is as it was at version {printable(version)}: {len(opened):,} pictures")
+
+
+def compact(
+    memory: MemoryPath,
+    keep: Annotated[int, typer.Option(min=1, help="How many versions stay, the newest; those with a tag stay, too.")] = 20,
+) -> None:
+    """Write many small files together and drop old versions, which makes a memory of many adds smaller and faster.
+
+    Example: vmem memory compact pets/ --keep 5
+    """
+    from retrieval.memory import VisualMemory
+    from retrieval.terminal import printable
+
+    opened = VisualMemory.open(memory)
+    before = opened.stats().bytes_on_disk
+    dropped = opened.compact(keep=keep)
+    after = opened.stats().bytes_on_disk
+    typer.echo(f"{printable(memory)}: {before / 1e6:,.1f} MB → {after / 1e6:,.1f} MB, {dropped:,} versions dropped")
 
 
 def as_version(text: str) -> int | str:

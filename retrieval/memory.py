@@ -51,6 +51,7 @@ from retrieval.view import DEFAULT_NEIGHBORS, MemoryView
 __all__ = ["DEFAULT_NEIGHBORS", "THUMBNAIL_PIXELS", "VisualMemory"]
 
 THUMBNAIL_PIXELS: Final = 224
+KEPT_VERSIONS: Final = 20  # by `compact`: as many as `vmem memory history` shows
 
 
 class VisualMemory(MemoryView):
@@ -420,6 +421,23 @@ class VisualMemory(MemoryView):
             StorageError: the disk refuses.
         """
         self._editor.restore(version)
+
+    def compact(self, *, keep: int = KEPT_VERSIONS) -> int:
+        """Make a table of many small commits fast and small again; nothing that the memory holds changes.
+
+        Small files are written together, and versions dropped: all but the last ``keep`` and those with a tag. Who
+        reads one of them elsewhere has to open the memory anew.
+
+        Returns:
+            How many versions were dropped.
+
+        Raises:
+            InvalidArgument: ``keep`` below 1.
+            StorageError: the disk refuses.
+        """
+        if keep < 1:
+            raise InvalidArgument(f"keep={keep}: 1 or more versions expected, since the latest stays")
+        return self._editor.compact(keep=keep)
 
     def tag(self, name: str, *, version: int | None = None) -> None:
         """Give a version, by default the one that is read, a name.

@@ -36,7 +36,7 @@ def test_every_python_example_runs(tmp_path: Path) -> None:
     for name in ("query.jpg", "a.jpg", "b.jpg"):
         draw((100, 60, 60), 4).save(tmp_path / name)
     examples = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(examples) == 6
+    assert len(examples) == 7
     environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
     program = "\n".join([SETTING, *examples, VERDICT])
     ran = subprocess.run(

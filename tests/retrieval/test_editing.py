@@ -174,6 +174,22 @@ def test_a_tag_is_not_given_twice_and_is_no_number(memory):
         memory.tag("12")
 
 
+def test_compacting_changes_nothing_that_is_held_and_drops_old_versions_without_a_tag(memory):
+    memory.tag("kept")
+    for step in range(6):
+        memory.add_vectors([f"new {step}"], ["class 1"], vectors(1, seed=step))
+        memory.forget(ids=[str(step)])
+    before, kept = state(memory), state(memory.at("kept"))
+    assert memory.compact(keep=2) > 8
+    assert state(memory) == state(fresh(memory)) == before
+    assert state(memory.at("kept")) == kept
+    assert [version.tags for version in memory.history()] == [(), (), ("kept",)]
+    memory.forget(ids=["new 3"])
+    assert len(fresh(memory)) == 59
+    with pytest.raises(InvalidArgument, match="keep=0: 1 or more versions expected"):
+        memory.compact(keep=0)
+
+
 def test_the_history_tells_every_edit(memory):
     memory.forget(ids=["1", "2"])
     memory.relabel("new", ids=["3"])
@@ -192,7 +208,10 @@ def test_a_difference_names_what_was_added_forgotten_relabelled_and_replaced(mem
     memory.add_vectors(["61", "4"], ["class 1", "class 4"], vectors(2, seed=8), on_duplicate="replace")
     changes = memory.diff(version)
     assert (changes.added, changes.forgotten, changes.replaced) == (("61",), ("1", "2"), ("4",))
-    assert changes.relabelled == {"3": ("class 3", "new")}
+    assert changes.relabelled == {"3": ("class 3", "new")} and changes.reweighted == ()
+    version = memory.version
+    memory.set_reliability(np.where(memory.snapshot().ids == "7", 0.5, 1.0))
+    assert memory.diff(version).reweighted == ("7",)
 
 
 def test_an_unreliable_item_says_so_among_the_neighbors(memory):
