@@ -157,7 +157,9 @@ def checkout(
 
 def compact(
     memory: MemoryPath,
-    keep: Annotated[int, typer.Option(min=1, help="How many versions stay, the newest; those with a tag stay, too.")] = 20,
+    keep: Annotated[
+        int, typer.Option(min=1, help="How many versions stay, the newest; those with a tag stay, too.")
+    ] = 20,
 ) -> None:
     """Write many small files together and drop old versions, which makes a memory of many adds smaller and faster.
 

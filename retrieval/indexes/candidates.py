@@ -38,7 +38,7 @@ def search_tree(
         found = ranked(positions, similarities, counts)
         good = np.count_nonzero(counts, axis=1) >= enough
         numbers[short[good]] = nearest(found[good], k)
-        short, effort = short[~good], effort.times(2)
+        short, effort = short[~good], effort.times(2.0)
     if short.size:
         numbers[short] = _compare_all(halves, queries[short], k, skip)
     return numbers

@@ -159,7 +159,7 @@ def test_an_index_is_not_taken_for_damaged_while_items_are_erased(
 ) -> None:
     vectors = random_vectors(TREE, 8)
     save(vectors, tmp_path)
-    eraser = multiprocessing.get_context("fork").Process(target=_erase_often, args=(tmp_path,))
+    eraser = multiprocessing.get_context("spawn").Process(target=_erase_often, args=(tmp_path,))
     eraser.start()
     while eraser.is_alive():
         assert answers(load_stored(tmp_path), vectors[-3:]).tolist() == keys_of(TREE)[-3:].tolist()
@@ -290,7 +290,7 @@ def test_where_the_disk_is_full_the_index_is_kept_in_memory_and_the_old_one_on_d
     save(vectors[:20], tmp_path)
     before = {file: file.read_bytes() for file in sorted(tmp_path.rglob("*")) if file.is_file()}
     for limit in (1000, len(vectors) * 16 - 1):  # the last of the bytes of its largest file
-        child = multiprocessing.get_context("fork").Process(target=_build_within, args=(vectors, tmp_path, limit))
+        child = multiprocessing.get_context("spawn").Process(target=_build_within, args=(vectors, tmp_path, limit))
         child.start()
         child.join(60)
         assert child.exitcode == 0
@@ -313,12 +313,12 @@ def test_a_build_killed_at_any_moment_leaves_the_old_index_or_the_new_one(
 ) -> None:
     vectors = random_vectors(TREE, 8)
     save(vectors[:20], tmp_path)
-    fork = multiprocessing.get_context("fork")
+    spawn = multiprocessing.get_context("spawn")
     started = time.perf_counter()
     save(vectors, tmp_path / "timed")
     whole = time.perf_counter() - started
     for moment in np.linspace(0.02, 1.1 * whole, 12):
-        child = fork.Process(target=save, args=(vectors, tmp_path / "index"))
+        child = spawn.Process(target=save, args=(vectors, tmp_path / "index"))
         child.start()
         child.join(moment)
         child.kill()
@@ -335,7 +335,7 @@ def test_readers_get_one_whole_index_while_it_is_replaced_again_and_again(
 ) -> None:
     vectors = random_vectors(60, 8)
     save(vectors[:20], tmp_path)
-    writer = multiprocessing.get_context("fork").Process(target=_replace_often, args=(vectors, tmp_path))
+    writer = multiprocessing.get_context("spawn").Process(target=_replace_often, args=(vectors, tmp_path))
     writer.start()
     sizes = set()
     while writer.is_alive():

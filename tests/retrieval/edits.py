@@ -1,0 +1,171 @@
+"""Random edits of a memory, what they leave, and a process that makes them one after the other until it is killed.
+
+Run as a program: ``python edits.py MEMORY LOG SEED KIND``: half the edits are of that kind. To the log go each edit
+before it is begun, and, once it has returned, the version that it made.
+"""
+
+import json
+import random
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from retrieval.embedders.base import foreign_vectors
+from retrieval.forgetting import erase_items
+from retrieval.memory import VisualMemory
+
+DIMENSION = 16
+CLUSTERS = 200
+ITEMS = 10_500  # enough for a tree
+MANY = 4_200  # more than are searched beside an index
+FEW = 12
+KINDS = ("add", "forget", "relabel", "replace", "prune", "checkout", "erase", "grow", "shrink", "index", "rebuild")
+WEIGHTS = (8, 8, 6, 6, 2, 2, 2, 1, 1, 3, 1)
+
+
+@dataclass(frozen=True)
+class Made:
+    """An item by how it was made."""
+
+    label: str
+    seed: int
+    place: int
+    reliability: float = 1.0
+
+
+State = Mapping[str, Made]
+
+
+def vectors(count, seed):
+    """Return vectors in clusters; the first ones are the same whatever the count."""
+    centres = np.random.default_rng(0).standard_normal((CLUSTERS, DIMENSION))
+    noise = np.random.default_rng(seed).standard_normal((count, DIMENSION))
+    return (centres[np.arange(count) % CLUSTERS] + noise / 3).astype(np.float32)
+
+
+def first_items():
+    return [f"first {i}" for i in range(ITEMS)]
+
+
+def first_state():
+    return {id_: Made(f"class {place % 10}", 1, place) for place, id_ in enumerate(first_items())}
+
+
+def create(path):
+    memory = VisualMemory.create(path, embedder=foreign_vectors("made", DIMENSION), index="scann")
+    labels = [made.label for made in first_state().values()]
+    memory.add_vectors(first_items(), labels, vectors(ITEMS, 1))
+    memory.build_index()
+    return memory
+
+
+def random_edit(chance, ids, versions, often):
+    """Return an edit of a memory that holds some ids, often of one kind, as JSON has it."""
+    kind = chance.choice([often, *chance.choices(KINDS, WEIGHTS)])
+    seed = chance.getrandbits(40)
+    if (kind == "grow" and len(ids) > ITEMS + MANY) or (kind == "shrink" and len(ids) < ITEMS):
+        kind = "add"
+    if kind in ("add", "grow"):
+        return {"kind": kind, "seed": seed, "ids": [f"{seed} {i}" for i in range(MANY if kind == "grow" else FEW)]}
+    if kind == "checkout":
+        return {"kind": kind, "version": chance.choice(versions)}
+    count = MANY if kind == "shrink" else chance.randint(1, FEW)
+    return {"kind": kind, "seed": seed, "ids": chance.sample(ids, count)}
+
+
+def after(state, edit, states):
+    """Return what is there after an edit.
+
+    Args:
+        state: before it.
+        edit: as `random_edit` returned it.
+        states: by version.
+    """
+    kind, ids, seed = edit["kind"], edit.get("ids", ()), edit.get("seed", 0)
+    new = {id_: Made(f"class {seed % 10}", seed, place) for place, id_ in enumerate(ids)}
+    match kind:
+        case "add" | "grow":
+            return {**state, **new}
+        case "replace":  # which makes it another item, not pruned
+            return {**state, **new}
+        case "relabel":
+            return {**state, **{id_: replace(state[id_], label=f"label {seed}") for id_ in ids}}
+        case "forget" | "shrink" | "erase":
+            gone = set(ids)
+            return {id_: made for id_, made in state.items() if id_ not in gone}
+        case "prune":
+            pruned = dict(zip(ids, reliabilities(len(ids)), strict=True))
+            return {id_: replace(made, reliability=pruned.get(id_, 1.0)) for id_, made in state.items()}
+        case "checkout":
+            return states[edit["version"]]
+    return state
+
+
+def reliabilities(count):
+    return [0.0, 0.5, 0.25, 0.75][:count] + [0.125] * (count - 4)
+
+
+def make(memory, edit):
+    """Make an edit."""
+    kind, ids, seed = edit["kind"], edit.get("ids", []), edit.get("seed", 0)
+    labels = [f"class {seed % 10}"] * len(ids)
+    match kind:
+        case "add" | "grow" | "replace":
+            on_duplicate = "replace" if kind == "replace" else "error"
+            memory.add_vectors(ids, labels, vectors(len(ids), seed), on_duplicate=on_duplicate)
+        case "relabel":
+            memory.relabel(f"label {seed}", ids=ids)
+        case "forget" | "shrink":
+            memory.forget(ids=ids)
+        case "checkout":
+            memory.checkout(edit["version"])
+        case _:
+            {"erase": erase, "prune": prune, "index": search, "rebuild": rebuild}[kind](memory, ids)
+
+
+def erase(memory, ids):
+    snapshot = memory.snapshot()
+    erase_items(memory.path, snapshot.rows.keys(snapshot.slots_of(ids)), traces=[], progress=False)
+    memory.refresh()
+
+
+def prune(memory, ids):
+    values = np.ones(len(memory))
+    values[memory.snapshot().rows_of(ids)] = reliabilities(len(ids))
+    memory.set_reliability(values)
+
+
+def search(memory, ids):
+    memory.search_vectors(vectors(2, len(ids)), k=5)
+
+
+def rebuild(memory, ids):
+    (memory.path / "index" / "current").unlink(missing_ok=True)
+    VisualMemory.open(memory.path).build_index()
+
+
+def main(path, log, seed, often):
+    chance = random.Random(seed)
+    memory = VisualMemory.open(path)
+    versions = [memory.version]
+    memory.build_index()
+    with open(log, "a", encoding="utf-8") as file:
+
+        def say(**entry):
+            print(json.dumps(entry), file=file, flush=True)
+
+        say(done=memory.version)
+        while True:
+            edit = random_edit(chance, memory.snapshot().ids.tolist(), versions, often)
+            say(begun=edit)
+            make(memory, edit)
+            say(done=memory.version)
+            known = {version.number for version in memory.history()}  # erasing drops some
+            versions = [version for version in (*versions, memory.version) if version in known][-20:]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4])

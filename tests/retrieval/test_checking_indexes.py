@@ -1,0 +1,81 @@
+"""Damaged indexes are found and built anew from the table, and nothing that lies in their place is ever run."""
+
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retrieval.check_cli import check
+from retrieval.checking import check_memory
+from retrieval.indexes.base import ArrayBlocks
+from retrieval.indexes.store import build_stored, load_stored
+from retrieval.memory import VisualMemory
+from tests.retrieval import edits
+from tests.retrieval.test_checking import DEEDS, run
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return edits.create(tmp_path_factory.mktemp("i") / "memory").path
+
+
+def some_answers(path: Path) -> tuple[list[object], float]:
+    """Return which item each of some items finds first, itself, and how far away it is."""
+    found = VisualMemory.open(path).search_vectors(edits.vectors(50, 1), k=5)
+    return found.ids[:, 0].tolist(), float(np.abs(found.distances[:, 0]).max())
+
+
+@DEEDS
+@pytest.mark.parametrize("name", ["keys.npy", "vectors.f16", "lengths.npy", "hashed_dataset.npy", "header.json"])
+def test_a_damaged_index_is_found_taken_away_and_built_anew(
+    indexed: Path, tmp_path: Path, name: str, hurt: Callable[[Path], None]
+) -> None:
+    path = Path(shutil.copytree(indexed, tmp_path / "memory"))
+    hurt(next((path / "index").glob(f"*/{name}")))
+    code, said = run(check, path)
+    assert (code, "the next search builds another from the table" in said) == (1, True)
+    ids, furthest = some_answers(path)
+    assert (ids, furthest < 1e-3) == ([f"first {i}" for i in range(50)], True)
+    assert check_memory(path).sound
+    assert load_stored(path / "index") is not None
+
+
+def test_an_index_that_holds_other_vectors_than_the_table_is_found(indexed: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(indexed, tmp_path / "memory"))
+    snapshot = VisualMemory.open(path).snapshot()
+    other = np.concatenate(list(snapshot._table))
+    other[[5, 77]] = other[[6, 78]]
+    build_stored("scann", ArrayBlocks(other), snapshot.rows.keys(snapshot.rows.living()), path / "index")
+    found = check_memory(path)
+    assert found.table == ()
+    assert "holds other vectors than the table for 2 items" in found.index[0]
+    assert some_answers(path)[0] == [f"first {i}" for i in range(50)]
+
+
+class Trap:
+    """Makes a file when it is loaded from a pickle."""
+
+    def __init__(self, sprung: Path) -> None:
+        self.sprung = sprung
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.sprung,)
+
+
+@pytest.mark.parametrize("folder", ["index", "items.lance", "items.lance/data", "items.lance/_versions", "."])
+def test_no_pickle_that_somebody_planted_is_ever_loaded(indexed: Path, tmp_path: Path, folder: str) -> None:
+    path = Path(shutil.copytree(indexed, tmp_path / "memory"))
+    place = next((path / "index").glob("*/header.json")).parent if folder == "index" else path / folder
+    for name in ("scann_docids.pkl", "keys.npy", "scann_assets.pbtxt", "current", "items.pickle"):
+        if name.endswith(("npy", "pbtxt")) and folder != "index":
+            continue
+        (place / name).write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    pickle.loads(pickle.dumps(Trap(tmp_path / "a trap works")))  # noqa: S301
+    assert some_answers(path)[0] == [f"first {i}" for i in range(50)]
+    check_memory(path)
+    VisualMemory.open(path).forget(ids=["first 9"])
+    assert (tmp_path / "a trap works").exists()
+    assert not (tmp_path / "sprung").exists()

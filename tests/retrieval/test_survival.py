@@ -1,0 +1,167 @@
+"""``kill -9`` at random points of edits: each edit is wholly there or not at all, and what was acknowledged is there.
+
+``VMEM_TEST_KILLS`` says how many points to try; a few by default.
+"""
+
+import itertools
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from retrieval.checking import check_memory
+from retrieval.forgetting import finish_pending, is_pending
+from retrieval.indexes.store import check_stored
+from retrieval.layout import ASIDE
+from retrieval.memory import VisualMemory
+from retrieval.schema import reliability_column
+from retrieval.table_files import TableFiles
+from retrieval.vectors import to_unit_vectors
+from tests.retrieval import edits
+from tests.retrieval.edits import KINDS, State
+
+KILLS = int(os.environ.get("VMEM_TEST_KILLS", "12"))
+WAIT_SECONDS = 8.0  # for an edit of the kind that is to be cut off
+LONGEST = {"erase": 0.3, "grow": 0.1, "shrink": 0.1, "index": 0.6, "rebuild": 0.8}  # seconds from its beginning
+KILLS_OF_ONE = 25  # memory; then another, which has not thousands of versions
+EXACT_SHARE = 0.9  # of the ten nearest, that a tree finds
+
+
+def test_edits_killed_at_random_points_are_wholly_there_or_not_at_all(tmp_path: Path) -> None:
+    chance = random.Random()
+    cut_off, done = Counter[str](), Counter[str]()
+    for number in range(KILLS):
+        if number % KILLS_OF_ONE == 0:
+            path, log = tmp_path / f"memory {number}", tmp_path / f"{number}.jsonl"
+            edits.create(path)
+            state, states, erased = edits.first_state(), {}, set[str]()
+        log.write_text("")
+        kill_one(path, log, KINDS[number % len(KINDS)], chance)
+        state, states, pending, gone = replay(log, state, states)
+        erased |= gone
+        cut_off[pending["kind"] if pending else "nothing"] += 1
+        if is_pending(path):
+            finish_pending(path, traces=[], progress=False)
+        memory = VisualMemory.open(path)
+        if pending and holds(memory) != expected(state):
+            state = edits.after(state, pending, states)
+            erased |= set(pending["ids"]) if pending["kind"] == "erase" else set()
+            done[pending["kind"]] += 1
+        assert holds(memory) == expected(state), pending
+        states = {memory.version: state}
+        expect_right_answers(memory, state, erased)
+        expect_no_left_overs(path)
+        if number % KILLS_OF_ONE in (KILLS_OF_ONE - 1, KILLS - 1):
+            expect_everything_swept(path, memory)
+    print(f"{KILLS} kills, in the middle of {dict(cut_off)}; there though not acknowledged: {dict(done)}")
+
+
+def kill_one(path: Path, log: Path, kind: str, chance: random.Random) -> None:
+    """Let a process edit, and kill it while it makes an edit of a kind, or somewhere."""
+    command = [sys.executable, edits.__file__, str(path), str(log), str(chance.getrandbits(32)), kind]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2])
+    deadline = time.monotonic() + WAIT_SECONDS
+    while process.poll() is None and time.monotonic() < deadline and not begun(log, kind):
+        time.sleep(0.005)
+    time.sleep(chance.uniform(0, LONGEST.get(kind, 0.03)))
+    process.kill()
+    _, errors = process.communicate()
+    assert process.returncode == -9, errors.decode()
+    assert log.read_text(), "killed before it began"
+
+
+def begun(log: Path, kind: str) -> bool:
+    return f'"kind": "{kind}"' in log.read_text()
+
+
+def replay(
+    log: Path, state: State, states: dict[int, State]
+) -> tuple[State, dict[int, State], dict[str, object] | None, set[str]]:
+    """Return the state after what was acknowledged, states by version, the edit under way, and the erased ids."""
+    lines = [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    states = dict(states)
+    erased = set[str]()
+    states[lines[0]["done"]] = state
+    for begun_, done in itertools.zip_longest(lines[1::2], lines[2::2]):
+        if done is None:
+            return state, states, begun_["begun"], erased
+        state = edits.after(state, begun_["begun"], states)
+        states[done["done"]] = state
+        if begun_["begun"]["kind"] == "erase":
+            erased |= set(begun_["begun"]["ids"])
+    return state, states, None, erased
+
+
+def holds(memory: VisualMemory) -> dict[str, tuple[object, ...]]:
+    """Return label, vector and reliability of each item, as the table has them."""
+    dataset = memory._table.dataset
+    column = reliability_column(dataset.schema)
+    rows = dataset.to_table()
+    ids, keys = rows["id"].to_pylist(), rows["key"].to_pylist()
+    assert len(ids) == len(set(ids)) == len(set(keys)) == len(memory)
+    factors = [1.0 if factor is None else factor for factor in rows[column].to_pylist()] if column else [1.0] * len(ids)
+    matrix = rows["vector"].combine_chunks().flatten().to_numpy().reshape(-1, edits.DIMENSION)
+    stored = map(bytes, matrix)
+    return dict(zip(ids, zip(rows["label"].to_pylist(), stored, factors, strict=True), strict=True))
+
+
+def expected(state: State) -> dict[str, tuple[object, ...]]:
+    """Return the same, as it should be."""
+    matrix = map(bytes, matrix_of(state))
+    return {id_: (made.label, row, made.reliability) for (id_, made), row in zip(state.items(), matrix, strict=True)}
+
+
+def matrix_of(state: State) -> np.ndarray:
+    """Return the vectors of a state's items as they are stored."""
+    longest: dict[int, int] = {}
+    for made in state.values():
+        longest[made.seed] = max(longest.get(made.seed, 0), made.place + 1)
+    by_seed = {seed: edits.vectors(count, seed) for seed, count in longest.items()}
+    rows = np.stack([by_seed[made.seed][made.place] for made in state.values()])
+    return to_unit_vectors(rows, dimension=edits.DIMENSION).astype(np.float16)
+
+
+def expect_right_answers(memory: VisualMemory, state: State, erased: set[str]) -> None:
+    """Compare a search with exact arithmetic over what should be there."""
+    living = {id_: made for id_, made in state.items() if made.reliability > 0}
+    unit = matrix_of(living).astype(np.float32)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    ids = np.array(list(living), object)
+    some = np.concatenate([np.arange(len(ids))[-10:], np.random.default_rng().choice(len(ids), 20)])
+    found = memory.search_vectors(unit[some], k=10)
+    assert (found.ids[:, 0] == ids[some]).all()
+    assert found.labels.tolist() == [[living[id_].label for id_ in row] for row in found.ids]
+    exact = 1 - unit[some] @ unit.T
+    place = {id_: number for number, id_ in enumerate(ids)}
+    chosen = np.array([[place[id_] for id_ in row] for row in found.ids])
+    assert np.allclose(np.take_along_axis(exact, chosen, axis=1), found.distances, atol=1e-5)
+    nearest = np.argsort(exact, axis=1)[:, :10]
+    shares = [len(set(one) & set(other)) / 10 for one, other in zip(nearest.tolist(), chosen.tolist(), strict=True)]
+    assert np.mean(shares) >= EXACT_SHARE
+    assert not TableFiles(memory._table.uri).keys_of(erased)
+
+
+def expect_no_left_overs(path: Path) -> None:
+    """Look for what a killed writer left, after the next one has opened the memory and answered."""
+    assert check_stored(path / "index") == []
+    names = {entry.name for entry in path.iterdir() if not entry.name.startswith(ASIDE)}
+    assert names <= {
+        "items.lance",
+        "index",
+        "receipts",
+        ".writer.lock",
+    }
+
+
+def expect_everything_swept(path: Path, memory: VisualMemory) -> None:
+    """Erase something: that sweeps up what was killed while it was put aside. Then read all there is."""
+    edits.erase(memory, memory.snapshot().ids[:2].tolist())
+    assert not list(path.glob(f"{ASIDE}*"))
+    memory.build_index()
+    assert check_memory(path).sound
