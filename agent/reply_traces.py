@@ -11,7 +11,7 @@ from typing import Any
 
 from agent.reply_store import ASKED, IMAGE, KIND, REPLY, SIZE_LIMIT
 from retrieval.cachedir import cache_folder
-from retrieval.traces import DATABASE, FeatureTraces, Forgotten, Marks, Traces, drop_entries, opened
+from retrieval.forgetting.traces import DATABASE, FeatureTraces, Forgotten, Marks, Traces, drop_entries, opened
 
 
 class ReplyTraces:

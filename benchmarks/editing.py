@@ -24,7 +24,7 @@ from clustered import draw
 
 from retrieval import VisualMemory
 from retrieval.embedders.base import foreign_vectors
-from retrieval.forgetting import erase_items
+from retrieval.forgetting.deed import erase_items
 from retrieval.indexes.base import ArrayBlocks
 from retrieval.indexes.exact import ExactIndex
 

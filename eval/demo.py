@@ -24,9 +24,9 @@ from retrieval.embedders import PACKAGED
 from retrieval.errors import FolderError, ImageError
 from retrieval.folder import LabelledFile, as_text, expect_outside, list_labelled_files
 from retrieval.images import decode
-from retrieval.layout import is_memory
 from retrieval.memory import VisualMemory
 from retrieval.progress import track
+from retrieval.storage.layout import is_memory
 
 QUERIES: Final = 240
 LIMIT: Final = 3000

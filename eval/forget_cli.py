@@ -11,7 +11,7 @@ from retrieval.options import AsJson, Ids, IdsFrom, MemoryPath, OfLabel, Where
 if TYPE_CHECKING:
     import numpy as np
 
-    from retrieval.receipts import Check, Receipt
+    from retrieval.forgetting.receipts import Check, Receipt
 
 app = typer.Typer()
 Runs = Annotated[
@@ -87,9 +87,9 @@ def verify_forgotten(
     from dataclasses import asdict
 
     from agent.reply_traces import every_trace
-    from retrieval.examining import verify
-    from retrieval.layout import is_memory
-    from retrieval.receipts import read_receipt
+    from retrieval.forgetting.examining import verify
+    from retrieval.forgetting.receipts import read_receipt
+    from retrieval.storage.layout import is_memory
 
     read = read_receipt(receipt)
     beside = receipt.absolute().parent.parent
@@ -106,8 +106,8 @@ def verify_forgotten(
 
 def _keys(memory: Path, ids: list[str] | None, label: str | None, where: str | None) -> "np.ndarray":
     from retrieval.editing import Editor
-    from retrieval.erasing import keys_of_ids
-    from retrieval.table import ItemTable
+    from retrieval.forgetting.erasing import keys_of_ids
+    from retrieval.storage.table import ItemTable
 
     if ids is not None and label is None and where is None:
         return keys_of_ids(memory, ids)
@@ -118,7 +118,7 @@ def _keys(memory: Path, ids: list[str] | None, label: str | None, where: str | N
 def _named(memory: Path, label: str | None, where: str | None) -> list[str]:
     """Return the ids of the items that a label or a condition chooses now."""
     from retrieval.editing import Editor
-    from retrieval.table import ItemTable
+    from retrieval.storage.table import ItemTable
 
     editor = Editor(ItemTable.open(memory), memory)
     return list(editor.snapshot.rows.ids(editor.select(label=label, where=where)))
@@ -127,8 +127,8 @@ def _named(memory: Path, label: str | None, where: str | None) -> list[str]:
 def _confirmed(memory: Path, keys: "np.ndarray") -> bool:
     import sys
 
-    from retrieval.erasing import plan_erasure
     from retrieval.errors import InvalidArgument
+    from retrieval.forgetting.erasing import plan_erasure
     from retrieval.terminal import printable
 
     plan = plan_erasure(memory, keys)
@@ -159,7 +159,7 @@ def _unlink(memory: Path, ids: list[str] | None, label: str | None, where: str |
 
 def _erase(memory: Path, keys: "np.ndarray", runs: list[Path] | None) -> None:
     from agent.reply_traces import every_trace
-    from retrieval.forgetting import erase_items
+    from retrieval.forgetting.deed import erase_items
 
     receipt = erase_items(memory, keys, traces=every_trace())
     _print_receipt(memory, receipt)
@@ -168,7 +168,7 @@ def _erase(memory: Path, keys: "np.ndarray", runs: list[Path] | None) -> None:
 
 def _resume(memory: Path) -> None:
     from agent.reply_traces import every_trace
-    from retrieval.forgetting import finish_pending
+    from retrieval.forgetting.deed import finish_pending
     from retrieval.terminal import printable
 
     receipts, _ = finish_pending(memory, traces=every_trace())

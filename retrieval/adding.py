@@ -17,7 +17,7 @@ from retrieval.embedders.execution import Execution
 from retrieval.errors import InvalidArgument
 from retrieval.images import ImageLike
 from retrieval.pipeline import EmbeddedBatch
-from retrieval.schema import ItemBatch
+from retrieval.storage.schema import ItemBatch
 from retrieval.vectors import to_unit_vectors
 
 if TYPE_CHECKING:

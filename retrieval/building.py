@@ -4,17 +4,17 @@ import contextlib
 from pathlib import Path
 
 from retrieval.adding import AddReport
+from retrieval.cluster.sharding import Shard
 from retrieval.embedders.base import check_embedder
 from retrieval.embedders.int8 import pick
 from retrieval.errors import FolderError, ImageError, MemoryExists
 from retrieval.feature_file import ROWS, FeatureFile
 from retrieval.folder import LabelledFile, as_text, expect_outside, list_labelled_files
 from retrieval.images import decode
-from retrieval.layout import is_memory
 from retrieval.memory import THUMBNAIL_PIXELS, VisualMemory
-from retrieval.places import local_folder
 from retrieval.progress import track
-from retrieval.sharding import Shard
+from retrieval.storage.layout import is_memory
+from retrieval.storage.places import local_folder
 
 
 def build_memory(

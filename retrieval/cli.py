@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from retrieval.check_cli import check
-from retrieval.curation_cli import prune, why
-from retrieval.duplicates_cli import duplicates
-from retrieval.history_cli import checkout, compact, diff, history, relabel, tag, untag
+from retrieval.curation.curation_cli import prune, why
+from retrieval.curation.duplicates_cli import duplicates
 from retrieval.options import (
     AsJson,
     Backend,
@@ -24,6 +22,8 @@ from retrieval.options import (
     Ray,
     ShardOption,
 )
+from retrieval.storage.check_cli import check
+from retrieval.storage.history_cli import checkout, compact, diff, history, relabel, tag, untag
 
 if TYPE_CHECKING:
     from retrieval.adding import AddReport
@@ -66,7 +66,7 @@ def build(
     Example: vmem memory build pets/ photos/ --embedder dinov2-vits14
     """
     from retrieval.building import build_from_features, build_memory
-    from retrieval.sharding import parse_shard
+    from retrieval.cluster.sharding import parse_shard
 
     if folder.is_file():
         _print_report(*build_from_features(memory, folder, index=index))
@@ -115,11 +115,11 @@ def add(
     Example: vmem memory add pets/ more-photos/ --id-prefix march/
     """
     from retrieval.building import add_features, expect_a_picture
+    from retrieval.cluster.sharding import parse_shard
     from retrieval.feature_file import FeatureFile
     from retrieval.folder import list_labelled_files
     from retrieval.manifests import is_manifest
     from retrieval.memory import VisualMemory
-    from retrieval.sharding import parse_shard
 
     opened = VisualMemory.open(
         memory, embedder=embedder, device=device, backend=backend, precision=precision, cache=cache
@@ -127,7 +127,7 @@ def add(
     part = parse_shard(shard) if shard else None
     way: dict[str, Any] = {"on_duplicate": on_duplicate, "id_prefix": id_prefix, "shard": part}
     if ray:
-        from retrieval.ray_embedding import RayEmbedding
+        from retrieval.cluster.ray_embedding import RayEmbedding
 
         known = opened.settings.embedder
         way["embedded_by"] = RayEmbedding(

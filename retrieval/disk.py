@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from retrieval.errors import NotAMemory, StorageError
-from retrieval.places import shown
+from retrieval.storage.places import shown
 
 
 @contextmanager

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from jaxtyping import Float, Int
 
-from retrieval.commits import append, compact, record, replace, restore, set_reliability
 from retrieval.embedders.execution import Execution
 from retrieval.errors import DuplicateId, InvalidArgument, StorageError, UnknownItem
-from retrieval.locking import writer_lock
-from retrieval.schema import ItemBatch, to_arrow
 from retrieval.snapshot import Snapshot
-from retrieval.table import ItemTable
+from retrieval.storage.commits import append, compact, record, replace, restore, set_reliability
+from retrieval.storage.locking import writer_lock
+from retrieval.storage.schema import ItemBatch, to_arrow
+from retrieval.storage.table import ItemTable
 
 if TYPE_CHECKING:
     import pyarrow

@@ -18,7 +18,7 @@ from retrieval.errors import InvalidArgument, MissingWeights, UnknownEmbedder, V
 from retrieval.features import FeatureCache
 from retrieval.images import ImageLike
 from retrieval.pipeline import EmbeddedBatch, embed_images
-from retrieval.table import ItemTable
+from retrieval.storage.table import ItemTable
 
 Item = TypeVar("Item")
 _log = logging.getLogger(__name__)

@@ -11,11 +11,11 @@ from retrieval.options import Backend, Cache, Device, EmbedderName, Precision, R
 
 if TYPE_CHECKING:
     from retrieval.adding import Item
+    from retrieval.cluster.sharding import Shard
     from retrieval.embedders.base import MadeBy
     from retrieval.embedders.execution import Requested
     from retrieval.images import ImageLike
     from retrieval.pipeline import EmbeddedBatch
-    from retrieval.sharding import Shard
 
 embed_app = typer.Typer()
 
@@ -49,9 +49,9 @@ def embed(
     Example: vmem embed photos/ --out features.parquet --embedder dinov2-vits14
     """
     from retrieval.adding import list_unreadable
+    from retrieval.cluster.sharding import parse_shard
     from retrieval.embedders.execution import Requested
     from retrieval.feature_file import write_features
-    from retrieval.sharding import parse_shard
     from retrieval.terminal import printable
 
     part = parse_shard(shard) if shard else None
@@ -125,7 +125,7 @@ def _embed_here(pictures: _Pictures, name: str, requested: "Requested", *, cache
 
 
 def _embed_on_ray(pictures: _Pictures, name: str, requested: "Requested", *, cache: bool, address: str) -> _Embedded:
-    from retrieval.ray_embedding import RayEmbedding
+    from retrieval.cluster.ray_embedding import RayEmbedding
 
     cluster = RayEmbedding(name, address=address, requested=requested, calibration=pictures.calibration, cache=cache)
     batches = _counted(cluster.stream(pictures.items, image_of=lambda item: item.image), pictures.total)

@@ -16,9 +16,9 @@ from retrieval.indexes import choose_kind
 from retrieval.indexes.base import VectorBlocks
 from retrieval.indexes.store import Stored, build_stored, extend_stored, load_stored
 from retrieval.layers import BESIDE_AT_LEAST, BESIDE_SHARE, Layers, Match
-from retrieval.locking import writer_lock
 from retrieval.rows import Rows
-from retrieval.table import ItemTable, normalised
+from retrieval.storage.locking import writer_lock
+from retrieval.storage.table import ItemTable, normalised
 
 _BLOCK: Final = 8_192  # vectors that are read at a time
 _logger = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
 import itertools
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -18,43 +18,34 @@ from retrieval.adding import (
     add_items,
     add_vectors,
     as_item,
-    check_texts,
     list_unreadable,
 )
-from retrieval.editing import Editor
+from retrieval.cluster.sharding import Shard
+from retrieval.editable import EditableMemory
 from retrieval.embedders import load_embedder
 from retrieval.embedders.base import Embedder, EmbedderIdentity
 from retrieval.embedders.execution import Execution, Requested
 from retrieval.embedders.int8 import Calibration
 from retrieval.embedding import Embedding
-from retrieval.erasing import keys_of_ids
-from retrieval.errors import InvalidArgument, StorageError, VisualMemoryWarning
+from retrieval.errors import InvalidArgument, VisualMemoryWarning
 from retrieval.folder import as_text, list_labelled_files
-from retrieval.forgetting import erase_items, is_pending
-from retrieval.history import remove_tag, set_tag
+from retrieval.forgetting.deed import is_pending
 from retrieval.images import ImageLike
 from retrieval.indexes import choose_kind
-from retrieval.layout import check_free
 from retrieval.manifests import read_manifest
-from retrieval.places import address_of, local_folder
 from retrieval.progress import track
-from retrieval.prune_memory import Pruning, prune
-from retrieval.pruning import HARD_LIMIT, SELF_NEIGHBORS, SOFT_OFFSET, SOFT_SCALE
-from retrieval.receipts import Receipt
 from retrieval.settings import Settings
-from retrieval.sharding import Shard
-from retrieval.snapshot import Snapshot
-from retrieval.table import ItemTable
-from retrieval.traces import Traces
-from retrieval.view import DEFAULT_NEIGHBORS, MemoryView
+from retrieval.storage.layout import check_free
+from retrieval.storage.places import local_folder
+from retrieval.storage.table import ItemTable
+from retrieval.view import DEFAULT_NEIGHBORS
 
 __all__ = ["DEFAULT_NEIGHBORS", "THUMBNAIL_PIXELS", "VisualMemory"]
 
 THUMBNAIL_PIXELS: Final = 224
-KEPT_VERSIONS: Final = 20  # by `compact`: as many as `vmem memory history` shows
 
 
-class VisualMemory(MemoryView):
+class VisualMemory(EditableMemory):
     """Labelled pictures as unit vectors in a Lance table, with an index over them.
 
         memory = VisualMemory.create("memory/", embedder="dinov2-vits14")
@@ -63,10 +54,6 @@ class VisualMemory(MemoryView):
 
     An object reads the version it opened or wrote last; every change on disk is atomic.
     """
-
-    def __init__(self, path: Path, table: ItemTable, embedding: Embedding) -> None:
-        self._editor = Editor(table, path)
-        super().__init__(path, table, embedding, self._editor.snapshot)
 
     @classmethod
     def create(
@@ -164,15 +151,6 @@ class VisualMemory(MemoryView):
         embedding = Embedding(table, folder, embedder, requested, calibration=calibration, cache=cache)
         return cls(folder, table, embedding)
 
-    def snapshot(self, *, centred: bool = False) -> Snapshot:
-        """Return the version opened or written last: its ids, labels and index."""
-        self._view = self._editor.snapshot
-        return super().snapshot(centred=centred)
-
-    def refresh(self) -> bool:
-        """Move on to the latest version, which another process may have written; tell whether there was one."""
-        return self._editor.refresh()
-
     def add(
         self,
         items: Iterable[Item | tuple[str, str, ImageLike]],
@@ -187,7 +165,7 @@ class VisualMemory(MemoryView):
             on_duplicate: what to do with an id that is there already: ``skip`` it, so that a run that was cut off can
                 simply be run again; ``replace`` the item; or stop with an ``error``.
             embedded_by: what embeds the pictures instead of the memory's own embedder here, such as a
-                `retrieval.ray_embedding.RayEmbedding` of the same model on a cluster.
+                `retrieval.cluster.ray_embedding.RayEmbedding` of the same model on a cluster.
 
         Returns:
             How many were added, replaced and skipped, and the pictures that could not be read, each with the reason.
@@ -283,178 +261,3 @@ class VisualMemory(MemoryView):
             StorageError: the disk refuses.
         """
         return add_vectors(self._editor, ids, labels, vectors, on_duplicate=on_duplicate, made_by=made_by)
-
-    def forget(self, *, ids: Sequence[str] | None = None, label: str | None = None, where: str | None = None) -> int:
-        """Take items out of every decision from now on, as one version (section 3.4); return how many.
-
-        They stay in earlier versions and in files on disk: `erase` leaves nothing of them.
-
-        Args:
-            ids: of the items.
-            label: of all of them.
-            where: an SQL condition on id, label and source, such as ``"source LIKE '%/march/%'"``.
-
-        Raises:
-            UnknownItem: ids that are not there, or nothing that has the label; nothing was changed.
-            InvalidArgument: none or several of the three, or a condition that is none.
-            StorageError: the disk refuses.
-        """
-        with self._editor.turn():
-            slots = self._editor.select(ids=ids, label=label, where=where)
-            self._editor.forget(slots)
-        return len(slots)
-
-    def erase(
-        self,
-        *,
-        ids: Sequence[str] | None = None,
-        label: str | None = None,
-        where: str | None = None,
-        traces: Sequence[Traces] | None = None,
-        progress: bool = True,
-    ) -> Receipt:
-        """Leave nothing of some items on disk, in no version, and prove it (section 3.4).
-
-        Versions that held them go, and the tags on those (`plan_erasure` tells which before). What a killed run began
-        is finished by the next one.
-
-        Args:
-            ids: of the items, also of those that were forgotten before.
-            label: of all of them, as for `forget`.
-            where: an SQL condition on id, label and source.
-            traces: where else something of them may be kept; None for the features that are kept by picture.
-                ``agent.reply_traces.every_trace()`` adds the models' replies.
-            progress: whether to show bars.
-
-        Returns:
-            The receipt, which lies in the memory's folder too; `retrieval.examining.verify` proves it again.
-
-        Raises:
-            UnknownItem, InvalidArgument: as for `forget`.
-            StorageError: the disk refuses, or something is left.
-        """
-        if address := address_of(self.path):
-            raise StorageError(f"{address} cannot be searched byte by byte: erase from a memory in a folder, or forget")
-        if ids is not None and label is None and where is None:
-            keys = keys_of_ids(self.path, list(ids))
-        else:
-            with self._editor.turn() as snapshot:
-                keys = snapshot.rows.keys(self._editor.select(ids=ids, label=label, where=where))
-        receipt = erase_items(self.path, keys, traces=traces, progress=progress)
-        self.refresh()
-        return receipt
-
-    def relabel(
-        self,
-        to: str | Mapping[str, str],
-        *,
-        ids: Sequence[str] | None = None,
-        label: str | None = None,
-        where: str | None = None,
-    ) -> int:
-        """Give items another label, known or new, as one version (section 3.1); return how many.
-
-        Args:
-            to: the label for the items that the others choose as in `forget`; or each item's label by id.
-            ids: of the items.
-            label: that all of them have now.
-            where: an SQL condition on id, label and source.
-
-        Raises:
-            UnknownItem, InvalidArgument, StorageError: as for `forget`.
-        """
-        with self._editor.turn() as snapshot:
-            if isinstance(to, str):
-                slots = self._editor.select(ids=ids, label=label, where=where)
-                labels = [to] * len(slots)
-            else:
-                slots, labels = snapshot.slots_of(list(to)), list(to.values())
-            self._editor.relabel(slots, check_texts(labels, "label"))
-        return len(slots)
-
-    def prune(
-        self,
-        *,
-        method: str = "soft",
-        dry_run: bool = False,
-        neighbors: int = SELF_NEIGHBORS,
-        limit: int = HARD_LIMIT,
-        scale: float = SOFT_SCALE,
-        offset: float = SOFT_OFFSET,
-        progress: bool = True,
-    ) -> Pruning:
-        """Let items count less, or not at all, that mislead others too often (section 3.6): `prune_memory.prune`."""
-        return prune(
-            self,
-            method=method,
-            dry_run=dry_run,
-            neighbors=neighbors,
-            limit=limit,
-            scale=scale,
-            offset=offset,
-            progress=progress,
-        )
-
-    def set_reliability(self, values: Float[np.ndarray, " items"] | None, *, of: str | None = None) -> None:
-        """Write down, as one version, how far each item can be relied on; its votes are multiplied by it.
-
-        Args:
-            values: in the order of ``snapshot().ids``, from 0 (takes no part any more) to 1; None to rely on all.
-            of: the version that they were computed of (``snapshot().version``), which must still be the latest.
-
-        Raises:
-            InvalidArgument: other numbers, or as many as there are no items.
-            StorageError: the memory was edited since, or the disk refuses.
-        """
-        with self._editor.turn() as snapshot:
-            if of not in (None, snapshot.version):
-                raise StorageError(f"{self.path} was edited while its items were examined: prune it again")
-            if values is not None and not (len(values) == len(snapshot.rows) and ((values >= 0) & (values <= 1)).all()):
-                raise InvalidArgument(f"a number from 0 to 1 for each of {len(snapshot.rows)} items expected")
-            self._editor.set_reliability(values)
-
-    def checkout(self, version: int | str) -> None:
-        """Go back to an earlier version, by number or by tag: it is written anew as the latest, and nothing is lost.
-
-        Raises:
-            UnknownVersion: there is none, or none any more.
-            StorageError: the disk refuses.
-        """
-        self._editor.restore(version)
-
-    def compact(self, *, keep: int = KEPT_VERSIONS) -> int:
-        """Make a table of many small commits fast and small again; nothing that the memory holds changes.
-
-        Small files are written together, and versions dropped: all but the last ``keep`` and those with a tag. Who
-        reads one of them elsewhere has to open the memory anew.
-
-        Returns:
-            How many versions were dropped.
-
-        Raises:
-            InvalidArgument: ``keep`` below 1.
-            StorageError: the disk refuses.
-        """
-        if keep < 1:
-            raise InvalidArgument(f"keep={keep}: 1 or more versions expected, since the latest stays")
-        return self._editor.compact(keep=keep)
-
-    def tag(self, name: str, *, version: int | None = None) -> None:
-        """Give a version, by default the one that is read, a name.
-
-        Raises:
-            InvalidArgument: a name that is none, or that another version has.
-            UnknownVersion: there is no such version.
-            StorageError: the disk refuses.
-        """
-        with self._editor.turn():
-            set_tag(self._table, name, self.version if version is None else version)
-
-    def untag(self, name: str) -> None:
-        """Take a name from its version.
-
-        Raises:
-            UnknownVersion: no version has it.
-        """
-        with self._editor.turn():
-            remove_tag(self._table, name)

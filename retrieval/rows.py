@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt64
 
-from retrieval.schema import RELIABILITY
-from retrieval.table import ItemTable
+from retrieval.storage.schema import RELIABILITY
+from retrieval.storage.table import ItemTable
 
 if TYPE_CHECKING:
     import pyarrow

@@ -14,9 +14,9 @@ from jaxtyping import Float, Int, Shaped
 from retrieval.errors import InvalidArgument, UnknownItem, VisualMemoryWarning
 from retrieval.indexing import Source, index_layers
 from retrieval.layers import Layers
-from retrieval.layout import CENTRED_INDEX, INDEX
 from retrieval.rows import Rows
-from retrieval.table import ItemTable, normalised
+from retrieval.storage.layout import CENTRED_INDEX, INDEX
+from retrieval.storage.table import ItemTable, normalised
 from retrieval.types import Neighbors
 from retrieval.vectors import centre
 

@@ -11,15 +11,15 @@ from retrieval.embedders.base import Embedder
 from retrieval.embedders.execution import Requested
 from retrieval.embedding import Embedding
 from retrieval.errors import InvalidArgument
-from retrieval.history import Difference, Version, compare_versions, list_versions
 from retrieval.images import ImageLike
 from retrieval.indexes import choose_kind
 from retrieval.indexes.store import load_stored
-from retrieval.layout import INDEX
 from retrieval.pipeline import EmbeddedBatch
 from retrieval.settings import Settings
 from retrieval.snapshot import Snapshot, check_neighbors
-from retrieval.table import ItemTable
+from retrieval.storage.history import Difference, Version, compare_versions, list_versions
+from retrieval.storage.layout import INDEX
+from retrieval.storage.table import ItemTable
 from retrieval.types import MemoryStats, Neighbors
 from retrieval.vectors import to_unit_vectors
 

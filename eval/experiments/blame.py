@@ -15,9 +15,9 @@ from eval.experiments.ledger import VoteLedger, keep_ledger
 from eval.experiments.material import Material
 from eval.intervals import SEED
 from eval.wording import counted
+from retrieval.curation.pruning import other_places
 from retrieval.labels import display_name
 from retrieval.memory import DEFAULT_NEIGHBORS
-from retrieval.pruning import other_places
 from retrieval.voting import DEFAULT_METHOD, heaviest_labels, neighbor_weights
 
 if TYPE_CHECKING:

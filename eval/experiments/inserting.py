@@ -7,8 +7,8 @@ from jaxtyping import Int
 
 from eval.experiments.material import Material
 from eval.types import Names, QueryResults
+from retrieval.curation.pruning import other_places
 from retrieval.errors import InvalidArgument
-from retrieval.pruning import other_places
 
 
 def insert_queries(material: Material, unknown: Material) -> tuple[Material, Int[np.ndarray, " queries"]]:

@@ -11,7 +11,7 @@ from eval.experiments.best import OPTIMISTIC, Best, best_over_k, draw_best, righ
 from eval.experiments.masking import neighbors_within
 from eval.experiments.material import MOST_NEIGHBORS, Material
 from eval.types import Percent
-from retrieval.pruning import HARD_LIMIT, SELF_NEIGHBORS, count_self_votes, kept_items, reliability
+from retrieval.curation.pruning import HARD_LIMIT, SELF_NEIGHBORS, count_self_votes, kept_items, reliability
 from retrieval.voting import DEFAULT_METHOD, METHODS
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from agent.reply_traces import ReplyTraces, every_trace
 from agent.types import Reply, Request, Usage
 from prompts.types import ImagePart, Prompt, TextPart
 from retrieval.errors import StorageError
-from retrieval.traces import Forgotten, Marks
+from retrieval.forgetting.traces import Forgotten, Marks
 
 DRAW = np.random.default_rng(0)
 ONE, TWO, QUERY = (ImagePart(DRAW.bytes(6_000)) for _ in range(3))

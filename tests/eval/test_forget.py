@@ -14,7 +14,7 @@ from eval.forgotten import predictions_with
 from eval.types import Sample
 from retrieval.errors import InvalidArgument, UnknownItem
 from retrieval.memory import VisualMemory
-from retrieval.table import ItemTable
+from retrieval.storage.table import ItemTable
 from tests.runs import evaluate
 
 Say = Callable[..., str]

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from retrieval.embedders.base import foreign_vectors
-from retrieval.forgetting import erase_items
+from retrieval.forgetting.deed import erase_items
 from retrieval.memory import VisualMemory
 
 DIMENSION = 16

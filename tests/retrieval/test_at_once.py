@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from retrieval.embedders.base import foreign_vectors
-from retrieval.locking import writer_lock
 from retrieval.memory import VisualMemory
+from retrieval.storage.locking import writer_lock
 
 DIMENSION = 8
 ITEMS = 300

@@ -12,13 +12,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from retrieval.check_cli import check
-from retrieval.checking import check_memory, go_back
 from retrieval.embedders.base import foreign_vectors
 from retrieval.errors import NotAMemory, UnknownVersion
-from retrieval.history_cli import checkout
 from retrieval.memory import VisualMemory
-from retrieval.sums import SUMS, manifest
+from retrieval.storage.check_cli import check
+from retrieval.storage.checking import check_memory, go_back
+from retrieval.storage.history_cli import checkout
+from retrieval.storage.sums import SUMS, manifest
 
 DIMENSION = 8
 

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from retrieval import VisualMemory
 from retrieval.building import build_memory
-from retrieval.curation_cli import prune, why
-from retrieval.duplicates_cli import duplicates
+from retrieval.curation.curation_cli import prune, why
+from retrieval.curation.duplicates_cli import duplicates
 from tests.conftest import COLOURS, draw
 
 Run = Callable[..., str]

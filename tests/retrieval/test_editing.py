@@ -282,7 +282,7 @@ def test_an_edit_waits_for_its_turn_and_gives_up_in_one_sentence(memory):
     import filelock
 
     from retrieval.errors import MemoryBusy
-    from retrieval.locking import LOCK, writer_lock
+    from retrieval.storage.locking import LOCK, writer_lock
 
     with (
         filelock.FileLock(memory.path / LOCK, is_singleton=False),

@@ -9,20 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retrieval.commits import append
 from retrieval.embedders.base import EmbedderIdentity, foreign_vectors
 from retrieval.embedders.execution import Execution
-from retrieval.erasing import keys_of_ids, plan_erasure
 from retrieval.errors import InvalidArgument, StorageError, UnknownItem
-from retrieval.examining import UNREADABLE, verify
 from retrieval.features import FeatureCache
-from retrieval.forgetting import erase_items, finish_pending, is_pending
+from retrieval.forgetting.deed import erase_items, finish_pending, is_pending
+from retrieval.forgetting.erasing import keys_of_ids, plan_erasure
+from retrieval.forgetting.examining import UNREADABLE, verify
+from retrieval.forgetting.receipts import Check, Receipt, read_receipt
+from retrieval.forgetting.traces import FeatureTraces
 from retrieval.indexes import choose_kind
 from retrieval.memory import VisualMemory
-from retrieval.receipts import Check, Receipt, read_receipt
-from retrieval.schema import ItemBatch, to_arrow
-from retrieval.table import ItemTable
-from retrieval.traces import FeatureTraces
+from retrieval.storage.commits import append
+from retrieval.storage.schema import ItemBatch, to_arrow
+from retrieval.storage.table import ItemTable
 
 DIMENSION = 64
 HOSTILE = "it's a \"cat\"\n<script>'; DROP TABLE items --"
@@ -304,9 +304,9 @@ def test_no_receipt_is_written_while_something_is_left(memory, tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from retrieval.erasing import keys_of_ids
-from retrieval.forgetting import erase_items
-from retrieval.traces import FeatureTraces
+from retrieval.forgetting.erasing import keys_of_ids
+from retrieval.forgetting.deed import erase_items
+from retrieval.forgetting.traces import FeatureTraces
 
 path, last = Path(sys.argv[1]), int(sys.argv[2])
 count = 0

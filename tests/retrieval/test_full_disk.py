@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from retrieval.checking import check_memory
 from retrieval.errors import StorageError
-from retrieval.forgetting import finish_pending, is_pending
+from retrieval.forgetting.deed import finish_pending, is_pending
 from retrieval.memory import VisualMemory
+from retrieval.storage.checking import check_memory
 from tests.retrieval import edits
 from tests.retrieval.test_survival import expect_right_answers, expected, holds
 

@@ -15,7 +15,7 @@ import pytest
 from retrieval.embedders.base import foreign_vectors
 from retrieval.errors import InvalidArgument, MemoryExists, NotAMemory, StorageError
 from retrieval.memory import VisualMemory
-from retrieval.places import address_of, is_stored, local_folder, shown, table_uri
+from retrieval.storage.places import address_of, is_stored, local_folder, shown, table_uri
 
 
 @pytest.fixture(scope="module")

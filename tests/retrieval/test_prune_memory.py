@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from retrieval import VisualMemory
+from retrieval.curation.prune_memory import prune
+from retrieval.curation.pruning import count_self_votes, reliability
 from retrieval.embedders.base import foreign_vectors
 from retrieval.errors import InvalidArgument
-from retrieval.prune_memory import prune
-from retrieval.pruning import count_self_votes, reliability
 
 Make = Callable[[int, int], np.ndarray]
 

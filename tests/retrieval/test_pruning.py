@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from retrieval.curation.pruning import count_self_votes, count_votes, kept_items, other_places, reliability
 from retrieval.errors import InvalidArgument
 from retrieval.indexes.exact import ExactIndex
-from retrieval.pruning import count_self_votes, count_votes, kept_items, other_places, reliability
 
 
 def clusters(items: int = 240, classes: int = 6) -> tuple[np.ndarray, np.ndarray]:

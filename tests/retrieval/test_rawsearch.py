@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from retrieval.rawsearch import LONGEST_WINDOW, Secrets
+from retrieval.forgetting.rawsearch import LONGEST_WINDOW, Secrets
 
 SALT = bytes(32)
 DRAW = np.random.default_rng(0)

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from retrieval.cli import app as memory_app
+from retrieval.cluster.ray_embedding import RayEmbedding
 from retrieval.embedders import load_embedder
 from retrieval.embedders.execution import Requested
 from retrieval.errors import InvalidArgument, UnknownEmbedder
@@ -20,7 +21,6 @@ from retrieval.folder import LabelledFile, list_labelled_files
 from retrieval.images import ImageLike
 from retrieval.memory import VisualMemory
 from retrieval.pipeline import EmbeddedBatch, embed_images
-from retrieval.ray_embedding import RayEmbedding
 from tests.conftest import draw
 
 # Ray's own modules set what Ray's own modules warn of.

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from retrieval.cluster.sharding import Shard, parse_shard
 from retrieval.errors import InvalidArgument
-from retrieval.sharding import Shard, parse_shard
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 100])

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval.checking import check_memory
-from retrieval.forgetting import finish_pending, is_pending
+from retrieval.forgetting.deed import finish_pending, is_pending
+from retrieval.forgetting.table_files import TableFiles
 from retrieval.indexes.store import check_stored
-from retrieval.layout import ASIDE
 from retrieval.memory import VisualMemory
-from retrieval.schema import reliability_column
-from retrieval.table_files import TableFiles
+from retrieval.storage.checking import check_memory
+from retrieval.storage.layout import ASIDE
+from retrieval.storage.schema import reliability_column
 from retrieval.vectors import to_unit_vectors
 from tests.retrieval import edits
 from tests.retrieval.edits import KINDS, State

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from retrieval.errors import InvalidArgument
-from retrieval.progress import track
-from retrieval.pruning import (
+from retrieval.curation.pruning import (
     HARD_LIMIT,
     SELF_NEIGHBORS,
     SOFT_OFFSET,
@@ -25,10 +23,12 @@ from retrieval.pruning import (
     nearest_others,
     reliability,
 )
+from retrieval.errors import InvalidArgument
+from retrieval.progress import track
 from retrieval.voting import encode_labels
 
 if TYPE_CHECKING:
-    from retrieval.memory import VisualMemory
+    from retrieval.editable import EditableMemory
     from retrieval.snapshot import Snapshot
 
 METHODS: Final = ("soft", "hard")
@@ -78,7 +78,7 @@ class Pruning:
 
 
 def prune(
-    memory: "VisualMemory",
+    memory: "EditableMemory",
     *,
     method: str = "soft",
     dry_run: bool = False,

@@ -9,7 +9,7 @@ import typer
 from retrieval.options import AsJson, MemoryPath
 
 if TYPE_CHECKING:
-    from retrieval.checking import Check
+    from retrieval.storage.checking import Check
 
 _LISTED = 20
 
@@ -21,7 +21,7 @@ def check(memory: MemoryPath, as_json: AsJson = False) -> None:
 
     Example: vmem memory check pets/
     """
-    from retrieval.checking import check_memory
+    from retrieval.storage.checking import check_memory
     from retrieval.terminal import printable
 
     found = check_memory(memory)

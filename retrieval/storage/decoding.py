@@ -1,7 +1,7 @@
 """Decoding a table's files in another process, which damaged ones may end.
 
-``python -m retrieval.decoding FOLDER FILE...`` prints the name of each file that could be decoded, and stops at one
-that could not.
+``python -m retrieval.storage.decoding FOLDER FILE...`` prints the name of each file that could be decoded, and stops at
+one that could not.
 """
 
 import subprocess
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from retrieval.deletions import count_deletions
+from retrieval.storage.deletions import count_deletions
 
 _BLOCK: Final = 8_192  # rows
 _FILES_AT_A_TIME: Final = 500  # on a command line
@@ -21,7 +21,7 @@ def undecodable(folder: Path, names: Sequence[str]) -> list[str]:
     wrong: list[str] = []
     left = list(names)
     while left:
-        command = [sys.executable, "-m", "retrieval.decoding", str(folder), *left[:_FILES_AT_A_TIME]]
+        command = [sys.executable, "-m", "retrieval.storage.decoding", str(folder), *left[:_FILES_AT_A_TIME]]
         done = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
         if len(done) < min(len(left), _FILES_AT_A_TIME):
             wrong.append(left.pop(len(done)))

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import numpy as np
 
 from retrieval import errors
+from retrieval.cluster.ray_worker import Worker, to_cell
 from retrieval.embedders.base import EmbedderIdentity, check_embedder
 from retrieval.embedders.execution import Execution, Requested
 from retrieval.errors import EmbedderMismatch, ImageError, InvalidArgument, VisualMemoryError
 from retrieval.images import ImageLike
 from retrieval.pipeline import EmbeddedBatch, Failure
-from retrieval.ray_worker import Worker, to_cell
 
 if TYPE_CHECKING:
     import pyarrow

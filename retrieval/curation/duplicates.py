@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
+from retrieval.curation.prune_memory import search_rows
+from retrieval.curation.pruning import blocks_of, nearest_others
 from retrieval.errors import InvalidArgument
 from retrieval.progress import track
-from retrieval.prune_memory import search_rows
-from retrieval.pruning import blocks_of, nearest_others
 from retrieval.voting import encode_labels
 
 if TYPE_CHECKING:

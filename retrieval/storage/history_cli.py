@@ -139,9 +139,9 @@ def checkout(
 
     Example: vmem memory checkout pets/ before-pruning
     """
-    from retrieval.checking import go_back
     from retrieval.errors import NotAMemory
     from retrieval.memory import VisualMemory
+    from retrieval.storage.checking import go_back
     from retrieval.terminal import printable
 
     try:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from jaxtyping import Bool, Int
 
-from retrieval.rawsearch import Secrets
-from retrieval.traces import Marks, sha256
+from retrieval.forgetting.rawsearch import Secrets
+from retrieval.forgetting.traces import Marks, sha256
 
 if TYPE_CHECKING:
     import pyarrow

@@ -20,19 +20,19 @@ import numpy as np
 from jaxtyping import Int
 
 from retrieval.disk import reading, writing
-from retrieval.erasing import drop_versions, rewrite, tags_on, unlink
 from retrieval.errors import StorageError
-from retrieval.examining import examine, search, sweep, without_shared
+from retrieval.forgetting.erasing import drop_versions, rewrite, tags_on, unlink
+from retrieval.forgetting.examining import examine, search, sweep, without_shared
+from retrieval.forgetting.pending import Note, notes
+from retrieval.forgetting.rawsearch import LONGEST_WINDOW, Secrets
+from retrieval.forgetting.receipts import Check, Deed, Known, Receipt, sync_folder
+from retrieval.forgetting.table_files import Held, TableFiles
+from retrieval.forgetting.traces import SALT_BYTES, FeatureTraces, Forgotten, Marks, Traces, sha256
 from retrieval.indexes.store import erase_stored
-from retrieval.layout import CENTRED_INDEX, INDEX
-from retrieval.locking import writer_lock
-from retrieval.pending import Note, notes
-from retrieval.rawsearch import LONGEST_WINDOW, Secrets
-from retrieval.receipts import Check, Deed, Known, Receipt, sync_folder
-from retrieval.sums import renew_sums
-from retrieval.table import ItemTable
-from retrieval.table_files import Held, TableFiles
-from retrieval.traces import SALT_BYTES, FeatureTraces, Forgotten, Marks, Traces, sha256
+from retrieval.storage.layout import CENTRED_INDEX, INDEX
+from retrieval.storage.locking import writer_lock
+from retrieval.storage.sums import renew_sums
+from retrieval.storage.table import ItemTable
 
 
 def erase_items(

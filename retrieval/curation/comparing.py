@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrieval.adding import Item
-from retrieval.duplicates import QueryBatch
+from retrieval.curation.duplicates import QueryBatch
 from retrieval.embedders.base import check_embedder
 from retrieval.errors import ImageError
 from retrieval.feature_file import ROWS, FeatureFile
 from retrieval.features import content_digest
 from retrieval.folder import list_labelled_files
 from retrieval.images import ImageLike, decode, thumbnail
-from retrieval.layout import is_memory
 from retrieval.manifests import is_manifest, read_manifest
 from retrieval.progress import track
+from retrieval.storage.layout import is_memory
 from retrieval.vectors import to_unit_vectors
 
 if TYPE_CHECKING:

@@ -15,12 +15,12 @@ from retrieval.errors import InvalidArgument, MemoryBusy, StorageError, UnknownV
 from retrieval.indexes.generations import withdraw
 from retrieval.indexes.halves import ROWS
 from retrieval.indexes.store import check_stored, load_stored
-from retrieval.layout import CENTRED_INDEX, INDEX, expect_memory
-from retrieval.locking import writer_lock
-from retrieval.places import TABLE, address_of, local_folder
-from retrieval.sums import manifest, renew_sums
-from retrieval.survey import UNREADABLE, Survey
-from retrieval.table import ItemTable
+from retrieval.storage.layout import CENTRED_INDEX, INDEX, expect_memory
+from retrieval.storage.locking import writer_lock
+from retrieval.storage.places import TABLE, address_of, local_folder
+from retrieval.storage.sums import manifest, renew_sums
+from retrieval.storage.survey import UNREADABLE, Survey
+from retrieval.storage.table import ItemTable
 
 DAMAGED: Final = "damaged"  # folder in a memory's: what was put away
 _BLOCK: Final = 8_192  # rows

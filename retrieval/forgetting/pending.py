@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from retrieval.errors import StorageError
-from retrieval.receipts import Deed, Known, write_json
+from retrieval.forgetting.receipts import Deed, Known, write_json
 
 _BEGINS: Final = "erasing-"  # its name, in the memory's folder
 

@@ -10,9 +10,9 @@ import typer
 from retrieval.options import AsJson, Backend, Cache, Device, EmbedderOverride, MemoryPath, Precision, Sheet
 
 if TYPE_CHECKING:
-    from retrieval.attribution import Attribution
+    from retrieval.curation.attribution import Attribution
+    from retrieval.curation.prune_memory import Pruning
     from retrieval.memory import VisualMemory
-    from retrieval.prune_memory import Pruning
     from retrieval.types import Neighbor
 
 _SHOWN = 30  # rows of a table
@@ -44,9 +44,9 @@ def prune(
 
     Example: vmem memory prune pets/ --dry-run --sheet worst.png
     """
-    from retrieval.contact_sheet import check_sheet
+    from retrieval.curation.contact_sheet import check_sheet
+    from retrieval.curation.prune_memory import prune as prune_memory
     from retrieval.memory import VisualMemory
-    from retrieval.prune_memory import prune as prune_memory
 
     if sheet:
         check_sheet(sheet)
@@ -84,7 +84,7 @@ def _show_pruning(memory: "VisualMemory", found: "Pruning", worst: int, as_json:
 
 
 def _write_offenders(memory: "VisualMemory", found: "Pruning", worst: int, sheet: Path) -> None:
-    from retrieval.contact_sheet import Tile, write_sheet
+    from retrieval.curation.contact_sheet import Tile, write_sheet
 
     offenders = found.worst(worst)
     pictures = memory.thumbnails([one.id for one in offenders])
@@ -113,7 +113,7 @@ def why(
 
     Example: vmem memory why pets/ query.jpg
     """
-    from retrieval.attribution import explain
+    from retrieval.curation.attribution import explain
     from retrieval.memory import VisualMemory
     from retrieval.voting import check_method
 

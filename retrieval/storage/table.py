@@ -13,12 +13,12 @@ from jaxtyping import Float, Float16, Int, Shaped, UInt64
 from retrieval.cachedir import folder_bytes
 from retrieval.disk import reading, writing
 from retrieval.errors import InvalidArgument, UnknownVersion
-from retrieval.layout import ASIDE, check_free, expect_memory
-from retrieval.locking import writer_lock
-from retrieval.places import TABLE, address_of, storing, table_uri
-from retrieval.schema import RELIABILITY, SETTINGS_KEY, add_missing_columns, reliability_column, table_schema
 from retrieval.settings import Settings
-from retrieval.sums import expect_small_files, read_sums
+from retrieval.storage.layout import ASIDE, check_free, expect_memory
+from retrieval.storage.locking import writer_lock
+from retrieval.storage.places import TABLE, address_of, storing, table_uri
+from retrieval.storage.schema import RELIABILITY, SETTINGS_KEY, add_missing_columns, reliability_column, table_schema
+from retrieval.storage.sums import expect_small_files, read_sums
 
 if TYPE_CHECKING:
     import pyarrow
@@ -28,7 +28,7 @@ _BLOCK: Final = 8_192  # rows that are read at a time
 
 
 class ItemTable:
-    """The items of a memory at one version, read; `retrieval.commits` writes the next.
+    """The items of a memory at one version, read; `retrieval.storage.commits` writes the next.
 
     Vectors are stored as float16: half the space, and a cosine that moves by less than 1e-4. Measured with 1,280
     dimensions on 1,034 photographs: by 6e-6 on average, 4e-5 at most; not one of 1,664 votes changed by any method.

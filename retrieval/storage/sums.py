@@ -2,8 +2,8 @@
 
 Lance writes none. Of 150 single bits flipped in data files, half changed what was read and nobody noticed. A flipped
 bit among the deletions may bring a forgotten item back, or have Lance ask for more memory than there is, which ends the
-process. So the small files are compared when a memory is opened, and all of them by `retrieval.checking`. A table on an
-object store has no sums: the store keeps its own.
+process. So the small files are compared when a memory is opened, and all of them by `retrieval.storage.checking`. A
+table on an object store has no sums: the store keeps its own.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from retrieval.places import TABLE
+from retrieval.storage.places import TABLE
 
 SUMS: Final = "SHA256SUMS"  # in the table's folder, with which it is copied
 MANIFESTS: Final = "_versions"

@@ -11,15 +11,15 @@ import numpy as np
 
 from retrieval.disk import reading, writing
 from retrieval.errors import InvalidArgument
+from retrieval.forgetting.pending import notes
+from retrieval.forgetting.rawsearch import Secrets
+from retrieval.forgetting.receipts import Check, Deed, Known, Receipt
+from retrieval.forgetting.table_files import TableFiles
+from retrieval.forgetting.traces import Marks, Traces
 from retrieval.indexes.store import load_stored
-from retrieval.layout import ASIDE, INDEX
-from retrieval.pending import notes
 from retrieval.progress import track
-from retrieval.rawsearch import Secrets
-from retrieval.receipts import Check, Deed, Known, Receipt
-from retrieval.table import ItemTable
-from retrieval.table_files import TableFiles
-from retrieval.traces import Marks, Traces
+from retrieval.storage.layout import ASIDE, INDEX
+from retrieval.storage.table import ItemTable
 
 UNREADABLE: Final = "unreadable.tsv"  # as `retrieval.adding` writes it
 _LEFT_OVERS: Final = (f"{ASIDE}*", "index*.new-*")  # of killed runs, in a memory's folder

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from jaxtyping import Float, UInt64
 
-from retrieval.deletions import count_deletions
 from retrieval.disk import writing
 from retrieval.embedders.execution import Execution
-from retrieval.places import address_of
-from retrieval.schema import RELIABILITY, SETTINGS_KEY
-from retrieval.sums import add_sums, data_files, deletion_files, renew_sums
-from retrieval.table import ItemTable
+from retrieval.storage.deletions import count_deletions
+from retrieval.storage.places import address_of
+from retrieval.storage.schema import RELIABILITY, SETTINGS_KEY
+from retrieval.storage.sums import add_sums, data_files, deletion_files, renew_sums
+from retrieval.storage.table import ItemTable
 
 if TYPE_CHECKING:
     import pyarrow

@@ -11,7 +11,7 @@ import typer
 from retrieval.options import AsJson, Backend, Cache, Device, EmbedderOverride, MemoryPath, Precision, Sheet
 
 if TYPE_CHECKING:
-    from retrieval.duplicates import Twin
+    from retrieval.curation.duplicates import Twin
     from retrieval.memory import VisualMemory
 
     Pictures = Callable[[Sequence[str]], list[bytes | None]]
@@ -47,8 +47,8 @@ def duplicates(
 
     Example: vmem memory duplicates pets/ --against test-photos/ --sheet leaks.html
     """
-    from retrieval.contact_sheet import check_sheet
-    from retrieval.duplicates import DISTANCE, find_duplicates
+    from retrieval.curation.contact_sheet import check_sheet
+    from retrieval.curation.duplicates import DISTANCE, find_duplicates
     from retrieval.memory import VisualMemory
 
     if sheet:
@@ -76,8 +76,8 @@ def duplicates(
 def _show_leaks(
     memory: "VisualMemory", against: Path, distance: float, k: int, sheet: Path | None, as_json: bool
 ) -> None:
-    from retrieval.comparing import open_queries
-    from retrieval.duplicates import find_leaks
+    from retrieval.curation.comparing import open_queries
+    from retrieval.curation.duplicates import find_leaks
 
     queries = open_queries(memory, against)
     leaks = find_leaks(memory, queries.batches(), distance=distance, k=k)
@@ -124,7 +124,7 @@ def _remark(twin: "Twin") -> str:
 
 def _write_twins(memory: "VisualMemory", twins: "list[Twin]", pictures: "Pictures", sheet: Path) -> None:
     """Write the nearest pairs, side by side under the same number."""
-    from retrieval.contact_sheet import Tile, write_sheet
+    from retrieval.curation.contact_sheet import Tile, write_sheet
 
     shown = twins[:_SHOWN]
     ours, theirs = pictures([twin.id for twin in shown]), memory.thumbnails([twin.twin_id for twin in shown])

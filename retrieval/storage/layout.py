@@ -6,8 +6,8 @@ from typing import Final
 
 from retrieval.disk import writing
 from retrieval.errors import MemoryExists, NotAMemory, StorageError
-from retrieval.locking import LOCK
-from retrieval.places import TABLE, address_of, is_stored, shown
+from retrieval.storage.locking import LOCK
+from retrieval.storage.places import TABLE, address_of, is_stored, shown
 
 INDEX: Final = "index"
 CENTRED_INDEX: Final = "index-centred"

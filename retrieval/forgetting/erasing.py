@@ -13,11 +13,11 @@ from typing import Final
 import numpy as np
 from jaxtyping import Int
 
-from retrieval.commits import ROWS_PER_FILE, replace
 from retrieval.disk import reading
 from retrieval.errors import UnknownItem
-from retrieval.table import ItemTable
-from retrieval.table_files import TableFiles, one_of
+from retrieval.forgetting.table_files import TableFiles, one_of
+from retrieval.storage.commits import ROWS_PER_FILE, replace
+from retrieval.storage.table import ItemTable
 
 _EVER: Final = timedelta(days=36_500)  # older than any version
 

@@ -14,9 +14,9 @@ from jaxtyping import Int
 
 from retrieval.disk import writing
 from retrieval.errors import InvalidArgument
-from retrieval.layout import ASIDE
-from retrieval.rawsearch import Secrets
-from retrieval.traces import Marks
+from retrieval.forgetting.rawsearch import Secrets
+from retrieval.forgetting.traces import Marks
+from retrieval.storage.layout import ASIDE
 
 RECEIPTS: Final = "receipts"  # folder in a memory's
 _FORMAT: Final = 1

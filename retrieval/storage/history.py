@@ -10,8 +10,8 @@ import numpy as np
 
 from retrieval.disk import writing
 from retrieval.errors import InvalidArgument, UnknownVersion
-from retrieval.schema import RELIABILITY
-from retrieval.table import ItemTable
+from retrieval.storage.schema import RELIABILITY
+from retrieval.storage.table import ItemTable
 
 if TYPE_CHECKING:
     import pyarrow

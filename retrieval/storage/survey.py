@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from retrieval.decoding import undecodable
-from retrieval.places import TABLE
 from retrieval.progress import track
-from retrieval.sums import MANIFESTS, data_files, deletion_files, digest, manifest, read_sums, version_of
+from retrieval.storage.decoding import undecodable
+from retrieval.storage.places import TABLE
+from retrieval.storage.sums import MANIFESTS, data_files, deletion_files, digest, manifest, read_sums, version_of
 
 UNREADABLE: Final = (OSError, ValueError, RuntimeError)
 """What Lance raises where a version cannot be opened."""

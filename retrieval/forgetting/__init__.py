@@ -1,0 +1,1 @@
+"""Erasing items so that nothing is left of them, and proving it."""
