@@ -37,14 +37,13 @@ def open_memory(path):
 
 
 def ours(folder):
-    """Return the memory's search, as it is, and its index's at each recall that it can be asked for."""
-    from retrieval.indexes.store import load_stored
+    """Return the memory's search at each recall that it can be asked for."""
+    memory = open_memory(folder / "memory")
 
-    memory, index = open_memory(folder / "memory"), load_stored(folder / "memory" / "index").index
-    searches = {"search_vectors": lambda some: memory.search_vectors(some, k=K).ids.astype(np.int64)}
-    for least in RECALLS:
-        searches[f"index at {least}"] = lambda some, least=least: index.search(some, K, recall=least)[0]
-    return searches
+    def at(least):
+        return lambda some: memory.search_vectors(some, k=K, recall=least).rows
+
+    return {f"recall={least}": at(least) for least in RECALLS}
 
 
 def opening(folder):

@@ -6,7 +6,11 @@ from pathlib import Path
 import numpy as np
 
 K = 50
-SCANN_SETTINGS = [(share, each) for share in (0.05, 0.1, 0.17, 0.25, 0.35, 0.5, 1.0) for each in (3, 4, 6, 10, 20)]
+SCANN_SETTINGS = [
+    (share, each)
+    for share in (0.005, 0.01, 0.02, 0.05, 0.08, 0.1, 0.13, 0.17, 0.25, 0.35, 0.5, 1.0)
+    for each in (3, 4, 5, 6, 8, 10, 20)
+]
 """Share of the leaves searched, and candidates for each neighbour."""
 
 
@@ -44,7 +48,9 @@ def open_scann(folder, items):
 def faiss_factories(items, dimension):
     """Return FAISS's index factory strings by name, and the parameter that each is searched by, with its values."""
     lists = 2 ** round(math.log2(4 * math.sqrt(items)))
-    probes = tuple(sorted({max(1, round(share * lists)) for share in (0.005, 0.01, 0.03, 0.06, 0.12, 0.25, 0.5)}))
+    probes = tuple(
+        sorted({max(1, round(share * lists)) for share in (0.0012, 0.0025, 0.005, 0.01, 0.03, 0.06, 0.12, 0.25, 0.5)})
+    )
     return {
         "flat": ("Flat", "", (0,)),
         "hnsw": ("HNSW32", "efSearch", (64, 128, 256, 512, 1024)),

@@ -54,18 +54,22 @@ def forget(
 
     vmem memory forget pets/ --label cats --erase
     """
-    if resume:
-        _resume(memory)
-        return
+    from eval.forgotten import expect_runs
     from retrieval.listed_ids import listed_ids
 
     chosen = listed_ids(ids, ids_from)
-    if erase:
-        keys = _keys(memory, chosen, label, where)
-        if yes or _confirmed(memory, keys):
-            _erase(memory, keys, runs)
-        return
-    _unlink(memory, chosen, label, where, runs)
+    if runs:  # before anything is done that cannot be undone
+        expect_runs(runs)
+    if resume:
+        _expect_no_choice(chosen, label, where)
+        _resume(_searchable(memory))
+    elif erase:
+        folder = _searchable(memory)
+        keys = _keys(folder, chosen, label, where)
+        if yes or _confirmed(folder, keys):
+            _erase(folder, keys, runs)
+    else:
+        _unlink(memory, chosen, label, where, runs)
 
 
 @app.command("verify-forgotten")
@@ -102,6 +106,28 @@ def verify_forgotten(
     _list_runs(runs, read.known.marks.is_id, read.memory_id)
     if not found.proven:
         raise typer.Exit(1)
+
+
+def _searchable(memory: Path) -> Path:
+    """Return the folder of a memory whose files lie in it.
+
+    Raises:
+        StorageError: they lie on an object store.
+    """
+    from retrieval.errors import StorageError
+    from retrieval.storage.places import address_of, local_folder
+
+    folder = local_folder(memory)
+    if address := address_of(folder):
+        raise StorageError(f"{address} cannot be searched byte by byte: erase from a memory in a folder, or forget")
+    return folder
+
+
+def _expect_no_choice(ids: list[str] | None, label: str | None, where: str | None) -> None:
+    from retrieval.errors import InvalidArgument
+
+    if any(choice is not None for choice in (ids, label, where)):
+        raise InvalidArgument("--resume finishes what was begun, and takes no items: erase others by a second command")
 
 
 def _keys(memory: Path, ids: list[str] | None, label: str | None, where: str | None) -> "np.ndarray":
@@ -169,12 +195,16 @@ def _erase(memory: Path, keys: "np.ndarray", runs: list[Path] | None) -> None:
 def _resume(memory: Path) -> None:
     from agent.reply_traces import every_trace
     from retrieval.forgetting.deed import finish_pending
+    from retrieval.storage.layout import expect_memory
     from retrieval.terminal import printable
 
-    receipts, _ = finish_pending(memory, traces=every_trace())
+    expect_memory(memory)
+    receipts, waiting = finish_pending(memory, traces=every_trace())
     for receipt in receipts:
         _print_receipt(memory, receipt)
-    if not receipts:
+    if waiting:
+        typer.echo(f"{waiting:,} others were begun in Python with `traces` of their own: `finish_pending` goes on there")
+    elif not receipts:
         typer.echo(f"{printable(memory)}: nothing was cut off")
 
 

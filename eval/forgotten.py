@@ -50,6 +50,12 @@ def predictions_with(
                 yield TookPart(log.parent, line["dataset"], line["id"], ranks[0], found, named)
 
 
+def expect_runs(folders: Iterable[Path]) -> None:
+    """Raise RunError unless each folder is a run, or has runs below it."""
+    for folder in folders:
+        _logs(folder)
+
+
 def _logs(folder: Path) -> list[Path]:
     found = [folder / LOG] if (folder / LOG).is_file() else sorted(folder.rglob(LOG))
     if not found:

@@ -112,6 +112,7 @@ class FeatureFile:
             FolderError: the file breaks off, or a row lacks its id, label or vector.
         """
         import pyarrow as pa
+        import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
         with _reading(self.path):
@@ -119,9 +120,10 @@ class FeatureFile:
                 if any(batch[name].null_count for name in _COLUMNS):
                     raise FolderError(f"{self.path} has rows without an id, a label or a vector: fill or drop them")
                 ids, labels = (batch[name].cast(pa.string()).to_pylist() for name in ("id", "label"))
-                flat = batch["vector"].flatten().to_numpy(zero_copy_only=False)
-                if len(flat) != len(ids) * self.identity.dimension:
+                lengths = pc.list_value_length(batch["vector"]).to_numpy(zero_copy_only=False)
+                if (lengths != self.identity.dimension).any():
                     raise FolderError(f"{self.path} has vectors of other lengths than {self.identity.dimension}")
+                flat = batch["vector"].flatten().to_numpy(zero_copy_only=False)
                 yield ids, labels, flat.reshape(len(ids), -1).astype(np.float32, copy=False)
 
 

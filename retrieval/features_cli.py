@@ -91,6 +91,8 @@ def _listed(folder: Path, out: Path, part: "Shard | None") -> _Pictures:
 
     items: Any
     if folder.is_file():
+        if (part.name(out) if part else out).resolve() == folder.resolve():
+            raise InvalidArgument(f"{out} is the manifest itself, and would be written over: choose another --out")
         items = read_manifest(folder)
         calibration = [item.image for item in itertools.islice(items, CALIBRATION_PICTURES)]
     else:

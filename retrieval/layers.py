@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from retrieval.indexes.base import ArrayBlocks
+from retrieval.indexes.base import DEFAULT_RECALL, ArrayBlocks
 from retrieval.indexes.exact import ExactIndex
 from retrieval.indexes.store import Stored
 
@@ -121,22 +121,22 @@ class Layers:
         return replace(self, fresh=fresh, vectors=all_vectors)
 
     def search(
-        self, queries: Float[np.ndarray, "queries dimension"], k: int
+        self, queries: Float[np.ndarray, "queries dimension"], k: int, *, recall: float = DEFAULT_RECALL
     ) -> tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]:
         """Return slots and distances, nearest first, for 1 <= k <= len(self)."""
         if not len(self.fresh):
-            return self._search_index(queries, k)
+            return self._search_index(queries, k, recall)
         beside, distances = self._exact.search(queries, min(k, len(self.fresh)))
         slots = self.fresh[beside]
         if self._in_index:
-            more, further = self._search_index(queries, min(k, self._in_index))
+            more, further = self._search_index(queries, min(k, self._in_index), recall)
             slots, distances = np.concatenate([more, slots], axis=1), np.concatenate([further, distances], axis=1)
         order = np.lexsort((slots, distances))[:, :k]
         return np.take_along_axis(slots, order, axis=1), np.take_along_axis(distances, order, axis=1)
 
-    def _search_index(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def _search_index(self, queries: np.ndarray, k: int, recall: float) -> tuple[np.ndarray, np.ndarray]:
         skip = self.skip if self._in_index < len(self.skip) else None
-        positions, distances = self.stored.index.search(queries, k, skip=skip)
+        positions, distances = self.stored.index.search(queries, k, skip=skip, recall=recall)
         slots = self.match.slot_of[positions]
         if self.moved:
             moved, to = self._moves

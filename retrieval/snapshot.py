@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from retrieval.errors import InvalidArgument, UnknownItem, VisualMemoryWarning
+from retrieval.indexes.base import DEFAULT_RECALL, MOST_RECALL
 from retrieval.indexing import Source, index_layers
 from retrieval.layers import Layers
 from retrieval.rows import Rows
@@ -134,9 +135,15 @@ class Snapshot:
         """How many items a search can find: what was pruned away takes no part."""
         return len(self._layers)
 
-    def search(self, queries: Float[np.ndarray, "queries dimension"], k: int) -> Neighbors:
+    def search(
+        self, queries: Float[np.ndarray, "queries dimension"], k: int, *, recall: float = DEFAULT_RECALL
+    ) -> Neighbors:
         """Return the neighbours of unit vectors, nearest first."""
         check_neighbors(k)
+        if not 0 < recall <= MOST_RECALL:
+            raise InvalidArgument(
+                f"recall={recall}: a share above 0, up to {MOST_RECALL}, expected; index exact finds all"
+            )
         if not len(self.rows):
             raise InvalidArgument("the memory is empty: add pictures with `vmem memory add MEMORY FOLDER`")
         items = self.findable
@@ -149,7 +156,7 @@ class Snapshot:
         if not len(queries):
             nothing = np.empty((0, k))
             return Neighbors(nothing, nothing, nothing, nothing.astype(np.int64))
-        slots, distances = self._layers.search(queries, k)
+        slots, distances = self._layers.search(queries, k, recall=recall)
         rows = self.rows
         return Neighbors(rows.ids(slots), rows.labels(slots), distances, rows.numbers_of(slots), self._factors(slots))
 

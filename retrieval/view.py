@@ -13,6 +13,7 @@ from retrieval.embedding import Embedding
 from retrieval.errors import InvalidArgument
 from retrieval.images import ImageLike
 from retrieval.indexes import choose_kind
+from retrieval.indexes.base import DEFAULT_RECALL
 from retrieval.indexes.store import load_stored
 from retrieval.pipeline import EmbeddedBatch
 from retrieval.settings import Settings
@@ -101,16 +102,21 @@ class MemoryView:
         """
         return compare_versions(self._table.at(other), self._table)
 
-    def search(self, *images: ImageLike, k: int = DEFAULT_NEIGHBORS) -> Neighbors:
+    def search(self, *images: ImageLike, k: int = DEFAULT_NEIGHBORS, recall: float = DEFAULT_RECALL) -> Neighbors:
         """Return the neighbours of some pictures, nearest first; ``[i]`` of the result are those of picture ``i``.
+
+        Args:
+            images: the pictures.
+            k: how many neighbours.
+            recall: as for `search_vectors`.
 
         Raises:
             ImageError: a picture cannot be used.
-            InvalidArgument: k below 1, or an empty memory.
+            InvalidArgument: k below 1, a recall that is none, or an empty memory.
             EmbedderError: the embedder cannot be had.
         """
         check_neighbors(k)
-        return self.search_vectors(self.embed(images), k=k)
+        return self.search_vectors(self.embed(images), k=k, recall=recall)
 
     def embed(self, images: Sequence[ImageLike]) -> Float[np.ndarray, "images dimension"]:
         """Return the vectors of some pictures, float32 of length 1, in order.
@@ -139,16 +145,26 @@ class MemoryView:
         return self._embedding.stream(items, image_of=image_of)
 
     def search_vectors(
-        self, vectors: Float[np.ndarray, "queries dimension"], *, k: int = DEFAULT_NEIGHBORS
+        self,
+        vectors: Float[np.ndarray, "queries dimension"],
+        *,
+        k: int = DEFAULT_NEIGHBORS,
+        recall: float = DEFAULT_RECALL,
     ) -> Neighbors:
         """Return the neighbours of some vectors, nearest first; they are scaled to length 1.
 
-        A ``k`` above the size of the memory gives every item, with a warning.
+        Args:
+            vectors: the queries.
+            k: how many neighbours; above the size of the memory every item is one, with a warning.
+            recall: the share of the true neighbours that a ScaNN index is to find on average: up to 0.99 or 0.999. An
+                exact index finds all.
 
         Raises:
-            InvalidArgument: k below 1, an empty memory, another dimension, a zero or non-finite vector.
+            InvalidArgument: k below 1, a recall that is none, an empty memory, another dimension, a zero or non-finite
+                vector.
         """
-        return self.snapshot().search(to_unit_vectors(vectors, dimension=self.settings.embedder.dimension), k)
+        unit = to_unit_vectors(vectors, dimension=self.settings.embedder.dimension)
+        return self.snapshot().search(unit, k, recall=recall)
 
     def thumbnails(self, ids: Sequence[str], *, rows: Sequence[int] | None = None) -> list[bytes | None]:
         """Return the JPEG thumbnails of some items; None for those without one, and for ids that are not there.

@@ -77,10 +77,10 @@ def find_duplicates(
     Pictures of the same content are found whatever ``k`` is; of others each one's ``k`` nearest are looked at.
 
     Raises:
-        InvalidArgument: ``k`` below 1, or a distance outside 0 to 2.
+        InvalidArgument: ``k`` below 1, a distance outside 0 to 2, or a view without some items.
     """
     _check(distance, k)
-    snapshot = memory.snapshot().unpruned()
+    snapshot = _whole(memory)
     if len(snapshot.ids) < 2:
         return Duplicates(len(snapshot.ids), [], [])
     contents = _contents(snapshot.digests)
@@ -101,10 +101,10 @@ def find_leaks(
     """Return the queries that have twins in a memory, with up to ``k`` twins of each, nearest first.
 
     Raises:
-        InvalidArgument: ``k`` below 1, a distance outside 0 to 2, or an empty memory.
+        InvalidArgument: ``k`` below 1, a distance outside 0 to 2, an empty memory, or a view without some items.
     """
     _check(distance, k)
-    snapshot = memory.snapshot().unpruned()
+    snapshot = _whole(memory)
     k, leaks = min(k, len(snapshot.ids)) or k, []
     for batch in queries:
         rows, distances = search_rows(snapshot)(batch.vectors, k)
@@ -123,6 +123,13 @@ def _leak(batch: QueryBatch, snapshot: "Snapshot", asked: int, row: int, distanc
     exact = digest is not None and digest == snapshot.digests[row]
     item = snapshot.ids[row], snapshot.labels[row]
     return Twin(batch.ids[asked], batch.labels[asked], *item, max(distance, 0.0), exact)
+
+
+def _whole(memory: "MemoryView") -> "Snapshot":
+    """Return a version with all its items, those that were pruned away too."""
+    if len(memory) != len(memory.snapshot().rows):
+        raise InvalidArgument("a view without some items cannot be compared: give the memory itself, or `at` a version")
+    return memory.snapshot().unpruned()
 
 
 def _check(distance: float, k: int) -> None:

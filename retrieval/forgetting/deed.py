@@ -40,7 +40,8 @@ def erase_items(
 ) -> Receipt:
     """Erase the items with some keys, and whatever had their ids before, everywhere.
 
-    Takes the writer's lock. The versions that held them are gone afterwards, and the tags on those; others stay.
+    Takes the writer's lock. The versions that held them are gone afterwards, and the tags on those; others stay. What
+    was cut off before is finished first, as by `finish_pending`.
 
     Args:
         path: the memory's folder.
@@ -58,6 +59,8 @@ def erase_items(
         deed = Deed(ItemTable.open(path).version)
         names = tuple(place.name for place in places)
         note = Note.begin(path, token_hex(8), tuple(keys.tolist()), names, deed)
+        _unlink(path, note)
+        _finish_notes(path, [other for other in notes(path) if other != note.path], places, progress=progress)
         return _finish(path, note, places, progress=progress)
 
 
@@ -72,18 +75,22 @@ def finish_pending(
         as `erase_items`.
     """
     places = [FeatureTraces()] if traces is None else list(traces)
-    receipts: list[Receipt] = []
-    waiting = 0
     if not is_pending(path):
-        return receipts, waiting
+        return [], 0
     with writer_lock(path):
-        for note in map(Note.read, notes(path)):
-            if note.cleared or set(note.traces) <= {place.name for place in places}:
-                receipts.append(_finish(path, note, places, progress=progress))
-            else:
-                _unlink(path, note)
-                waiting += 1
-    return receipts, waiting
+        return _finish_notes(path, list(notes(path)), places, progress=progress)
+
+
+def _finish_notes(
+    path: Path, begun: Sequence[Path], places: Sequence[Traces], *, progress: bool
+) -> tuple[list[Receipt], int]:
+    receipts: list[Receipt] = []
+    for note in map(Note.read, begun):
+        if note.cleared or set(note.traces) <= {place.name for place in places}:
+            receipts.append(_finish(path, note, places, progress=progress))
+        else:
+            _unlink(path, note)
+    return receipts, len(begun) - len(receipts)
 
 
 def is_pending(path: Path) -> bool:

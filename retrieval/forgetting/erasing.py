@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Int
 
+from retrieval.adding import check_texts
 from retrieval.disk import reading
 from retrieval.errors import UnknownItem
 from retrieval.forgetting.table_files import TableFiles, one_of
@@ -48,8 +49,10 @@ def keys_of_ids(path: Path, ids: Collection[str]) -> Int[np.ndarray, " keys"]:
 
     Raises:
         NotAMemory: there is no memory at the path.
+        InvalidArgument: an id that is no text.
         UnknownItem: no version holds an item of one of the ids.
     """
+    check_texts(list(ids), "id")
     table = ItemTable.open(path)
     with reading(path):
         found = TableFiles(table.uri).keys_of(set(ids))

@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from retrieval.adding import UNREADABLE
 from retrieval.disk import reading, writing
 from retrieval.errors import InvalidArgument
 from retrieval.forgetting.pending import notes
@@ -21,7 +22,6 @@ from retrieval.progress import track
 from retrieval.storage.layout import ASIDE, INDEX
 from retrieval.storage.table import ItemTable
 
-UNREADABLE: Final = "unreadable.tsv"  # as `retrieval.adding` writes it
 _LEFT_OVERS: Final = (f"{ASIDE}*", "index*.new-*")  # of killed runs, in a memory's folder
 
 
@@ -91,7 +91,7 @@ def examine(
         Check("versions", f"{len(deed.dropped_versions)} versions that held them are gone", there),
         Check("index", "keys of all positions", tuple(_in_index(path, known))),
         Check("bytes", what_files, searched),
-        Check("lists", f"ids in {UNREADABLE}", tuple(f"{UNREADABLE}" for _ in listed(path, known.marks)[1])),
+        Check("lists", "ids in the lists of unusable files", tuple(_in_lists(path, known.marks))),
         *(Check(place.name, "every entry, decoded", tuple(place.remains(known.marks))) for place in traces),
         Check("left over", "files of runs that were killed", tuple(str(file) for file in left_overs(path))),
         Check("under way", "notes of other erasures", tuple(str(note) for note in notes(path))),
@@ -106,10 +106,15 @@ def search(path: Path, secrets: Secrets, traces: Sequence[Traces], *, progress: 
         return secrets.in_files(track(files, "Searching", total=len(files), unit=" files", shown=progress))
 
 
-def listed(path: Path, marks: Marks) -> tuple[list[str], list[str]]:
-    """Return the lines of the list of unusable files that name no forgotten id, and those that name one."""
-    listing = path / UNREADABLE
-    lines = listing.read_text(encoding="utf-8").splitlines(keepends=True) if listing.exists() else []
+def listings(path: Path) -> list[Path]:
+    """Return the lists of unusable files in a memory's folder: one, and one of each shard that was added."""
+    name = Path(UNREADABLE)
+    return sorted(path.glob(f"{name.stem}*{name.suffix}"))
+
+
+def listed(listing: Path, marks: Marks) -> tuple[list[str], list[str]]:
+    """Return the lines of a list of unusable files that name no forgotten id, and those that name one."""
+    lines = listing.read_text(encoding="utf-8").splitlines(keepends=True)
     kept: list[str] = []
     naming: list[str] = []
     for line in lines:
@@ -138,12 +143,21 @@ def sweep(path: Path, marks: Marks) -> int:
     with writing(path):
         for left_over in left_overs(path):
             shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
-        kept, naming = listed(path, marks)
-        if naming:
-            aside = path / f"{ASIDE}{UNREADABLE}"
-            aside.write_text("".join(kept), encoding="utf-8")
-            aside.replace(path / UNREADABLE)
+        return sum(_strike(listing, marks) for listing in listings(path))
+
+
+def _strike(listing: Path, marks: Marks) -> int:
+    kept, naming = listed(listing, marks)
+    if naming:
+        aside = listing.with_name(f"{ASIDE}{listing.name}")
+        aside.write_text("".join(kept), encoding="utf-8")
+        aside.replace(listing)
     return len(naming)
+
+
+def _in_lists(path: Path, marks: Marks) -> Iterator[str]:
+    for listing in listings(path):
+        yield from (listing.name for _ in listed(listing, marks)[1])
 
 
 def _in_index(path: Path, known: Known) -> Iterable[str]:

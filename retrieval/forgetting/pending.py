@@ -69,7 +69,7 @@ class Note:
                 fields["cleared"],
                 cut_off=True,
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise StorageError(
                 f"{path}, the note of an erasure that was cut off, is damaged: delete it and erase the same items again"
             ) from error

@@ -15,7 +15,7 @@ from jaxtyping import Int
 from retrieval.disk import writing
 from retrieval.errors import InvalidArgument
 from retrieval.forgetting.rawsearch import Secrets
-from retrieval.forgetting.traces import Marks
+from retrieval.forgetting.traces import SALT_BYTES, Marks
 from retrieval.storage.layout import ASIDE
 
 RECEIPTS: Final = "receipts"  # folder in a memory's
@@ -46,9 +46,15 @@ class Known:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Known":
-        """Return what `to_dict` wrote."""
+        """Return what `to_dict` wrote.
+
+        Raises:
+            KeyError, OverflowError, TypeError, ValueError: it is something else.
+        """
         salt = bytes.fromhex(fields["salt"])
-        keys = tuple(int(key) for key in fields["keys"])
+        if len(salt) != SALT_BYTES:
+            raise ValueError(f"a salt of {len(salt)} bytes")
+        keys = tuple(np.array([int(key) for key in fields["keys"]], np.int64).tolist())
         return cls(keys, Marks.from_dict(fields["digests"], salt), Secrets.from_dict(fields["bytes"], salt))
 
 
@@ -155,7 +161,7 @@ def read_receipt(path: Path) -> Receipt:
             tuple(Check(c["what"], c["how"], tuple(c["left"])) for c in fields["verified"]),
             path,
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InvalidArgument(
             f"{path} is no receipt of an erasure: give one that `vmem memory forget --erase` wrote"
         ) from error

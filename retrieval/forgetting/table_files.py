@@ -5,7 +5,7 @@ last version that refers to it is dropped.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -63,9 +63,8 @@ class TableFiles:
         return frozenset().union(*self._groups)
 
     def under(self, keys: Int[np.ndarray, " keys"]) -> frozenset[str]:
-        """Return the files that hold rows under some keys, dead ones included."""
-        found = (group for group, rows in self._light() if one_of(rows["key"], keys).any())
-        return frozenset().union(*found)
+        """Return the files that hold something of the items with some keys, and of all that had their ids before."""
+        return self._beside(self._rows_of(keys)[1])
 
     def keys_of(self, ids: set[str]) -> dict[str, set[int]]:
         """Return the keys of the items of some ids, dead ones included, for the ids that have any."""
@@ -81,30 +80,40 @@ class TableFiles:
 
         An item that lives is none of them, though it may have got the id of one since.
         """
-        ids: set[str] = set()
-        for _, rows in self._light("id"):
-            ids.update(rows["id"].filter(one_of(rows["key"], keys)).to_pylist())
-        living = self.dataset.to_table(columns=["key"])["key"].to_numpy()
-        places = {}
-        for group, rows in self._light("id"):
-            theirs = one_of(rows["id"], sorted(ids))
-            theirs[theirs] = ~one_of(rows["key"].filter(theirs), living)
-            if theirs.any():
-                places[group] = np.flatnonzero(theirs)
+        ids, places = self._rows_of(keys)
         taken: dict[str, list[Any]] = {name: [] for name in ("key", "digest", *_SEARCHED)}
         for group, found in places.items():
             for name, values in self._take(group, found, tuple(taken)):
                 taken[name].extend(values)
-        holding = set[str]().union(*places)
         return Held(
-            # Every group with one of the files: a pruning's column stands in a file of its own beside them.
-            frozenset(file for group in self._groups if holding & set(group) for file in group),
+            self._beside(places),
             np.unique(np.array([*keys.tolist(), *taken["key"]], np.int64)),
             frozenset(ids),
             tuple(dict.fromkeys(taken["vector"])),
             tuple(dict.fromkeys(value for value in taken["thumbnail"] if value is not None)),
             frozenset(value for value in taken["digest"] if value is not None),
         )
+
+    def _rows_of(
+        self, keys: Int[np.ndarray, " keys"]
+    ) -> tuple[set[str], dict[tuple[str, ...], Int[np.ndarray, " rows"]]]:
+        """Return the ids of items, and where rows of these ids are, but for other items that live under them now."""
+        ids: set[str] = set()
+        for _, rows in self._light("id"):
+            ids.update(rows["id"].filter(one_of(rows["key"], keys)).to_pylist())
+        living = np.setdiff1d(self.dataset.to_table(columns=["key"])["key"].to_numpy(), keys)
+        places = {}
+        for group, rows in self._light("id"):
+            theirs = one_of(rows["id"], sorted(ids))
+            theirs[theirs] = ~one_of(rows["key"].filter(theirs), living)
+            if theirs.any():
+                places[group] = np.flatnonzero(theirs)
+        return ids, places
+
+    def _beside(self, groups: Iterable[tuple[str, ...]]) -> frozenset[str]:
+        """Return all files of some rows: a pruning's column stands in a file of its own beside the others."""
+        holding = set[str]().union(*groups)
+        return frozenset(file for group in self._groups if holding & set(group) for file in group)
 
     def holding(self, files: frozenset[str]) -> list[int]:
         """Return the versions that refer to one of some files."""

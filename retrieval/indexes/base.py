@@ -11,6 +11,8 @@ from jaxtyping import Bool, Float, Int
 BLOCK_ITEMS: Final = (
     8192  # ScaNN takes in 28,000 a second (384 dimensions) in blocks of this size, no more in larger ones
 )
+DEFAULT_RECALL: Final = 0.99  # of the true neighbours, on average: what an approximate search finds at least
+MOST_RECALL: Final = 0.999  # that can be asked of one
 WORN_SHARE: Final = 0.2  # of an index is skipped: from here on a search does a fifth of its work for nothing
 
 
@@ -133,7 +135,7 @@ class Index(Protocol):
         k: int,
         *,
         skip: Bool[np.ndarray, " items"] | None = None,
-        recall: float = 0.99,
+        recall: float = DEFAULT_RECALL,
     ) -> tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]:
         """Return positions (int64) and cosine distances (float32), nearest first, equal ones in order of position.
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from retrieval.indexes.base import WORN_SHARE, VectorBlocks
+from retrieval.indexes.base import DEFAULT_RECALL, WORN_SHARE, VectorBlocks
 from retrieval.indexes.halves import to_unit
 
 _BLOCK_BYTES = 64 * 2**20  # of similarities held at a time
@@ -65,7 +65,7 @@ class ExactIndex:
         k: int,
         *,
         skip: Bool[np.ndarray, " items"] | None = None,
-        recall: float = 0.99,
+        recall: float = DEFAULT_RECALL,
     ) -> tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]:
         """Return positions and cosine distances, nearest first; equal distances in order of position.
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from retrieval.errors import IndexUnavailable, InvalidArgument
-from retrieval.indexes.base import VectorBlocks
+from retrieval.indexes.base import DEFAULT_RECALL, VectorBlocks
 from retrieval.indexes.milvus_about import ABOUT, About, digests, new_name
 from retrieval.indexes.milvus_collection import FARTHEST, Collection, Found
 from retrieval.indexes.milvus_search import search_around
@@ -152,6 +152,7 @@ class MilvusIndex:
         k: int,
         *,
         skip: Bool[np.ndarray, " items"] | None = None,
+        recall: float = DEFAULT_RECALL,  # what a server finds is set when its graph is built
     ) -> tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]:
         """Return positions and cosine distances, nearest first.
 

@@ -44,8 +44,12 @@ class Server:
 
 def check_uri(uri: str) -> None:
     """Raise InvalidArgument unless the address of a Milvus is one and holds no secret."""
-    parts = urlsplit(uri)
-    if parts.scheme not in ("http", "https", "tcp") or not parts.hostname:
+    try:
+        parts = urlsplit(uri)
+        whole = parts.scheme in ("http", "https", "tcp") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, or a bracket that is not closed
+        whole = False
+    if not whole:
         raise InvalidArgument("index 'milvus:URI' needs an address such as milvus:http://host:19530")
     if parts.username or parts.password or parts.query:
         raise InvalidArgument(

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from retrieval.adding import UNREADABLE
 from retrieval.embedders.base import EmbedderIdentity, foreign_vectors
 from retrieval.embedders.execution import Execution
 from retrieval.errors import InvalidArgument, StorageError, UnknownItem
 from retrieval.features import FeatureCache
 from retrieval.forgetting.deed import erase_items, finish_pending, is_pending
 from retrieval.forgetting.erasing import keys_of_ids, plan_erasure
-from retrieval.forgetting.examining import UNREADABLE, verify
+from retrieval.forgetting.examining import verify
 from retrieval.forgetting.receipts import Check, Receipt, read_receipt
 from retrieval.forgetting.traces import FeatureTraces
 from retrieval.indexes import choose_kind
