@@ -1,5 +1,6 @@
 """Edits of a memory, one at a time: each waits for its turn, is one version, and carries the snapshot along."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ class Editor:
         self.table = table
         self.path = path
         self._fixed = fixed
+        self._advancing = threading.RLock()  # held while table and snapshot are not of the same version
         self._snapshot = Snapshot(table, path, saves=not fixed)
 
     @property
@@ -63,15 +65,16 @@ class Editor:
         """
         if self._fixed:
             raise StorageError(f"{self.path} cannot be edited here: {self._fixed}")
-        with writer_lock(self.path):
+        with writer_lock(self.path), self._advancing:
             self.refresh()
             yield self._snapshot
 
     def refresh(self) -> bool:
         """Move on to the latest version; tell whether another one had been written."""
-        moved = not self._fixed and self.table.refresh()
-        if moved:
-            self._snapshot = Snapshot(self.table, self.path)
+        with self._advancing:
+            moved = not self._fixed and self.table.refresh()
+            if moved:
+                self._snapshot = Snapshot(self.table, self.path)
         return moved
 
     def put(self, batch: ItemBatch, *, on_duplicate: str, made_by: Execution | None = None) -> Put:
@@ -88,14 +91,14 @@ class Editor:
                 self.record(made_by)
             dead = slots[slots >= 0]
             if len(dead):
-                self._replace(dead, rows, deed="replace")
+                self._replace(snapshot, dead, rows, deed="replace")
             elif len(rows):
                 self._advance(dead, append(self.table, rows))
         return Put(len(rows) - len(dead), len(dead), len(there) - len(rows))
 
     def forget(self, slots: Int[np.ndarray, " gone"]) -> None:
         """Take items away from the version that `turn` gave."""
-        self._replace(slots, None, deed="forget")
+        self._replace(self._snapshot, slots, None, deed="forget")
 
     def relabel(self, slots: Int[np.ndarray, " items"], labels: Sequence[str]) -> None:
         """Give items of the version that `turn` gave other labels."""
@@ -104,11 +107,15 @@ class Editor:
         rows = self.table.take_at(self._snapshot.rows.addresses(slots))
         place = rows.column_names.index("label")
         rows = rows.set_column(place, rows.schema.field(place), pa.array(labels, pa.string()))
-        self._replace(slots, rows, deed="relabel")
+        self._replace(self._snapshot, slots, rows, deed="relabel")
 
-    def _replace(self, slots: Int[np.ndarray, " gone"], rows: "pyarrow.Table | None", *, deed: str) -> None:
-        addresses = self._snapshot.rows.addresses(slots)
-        self._advance(slots, replace(self.table, addresses, rows, deed=deed))
+    def _replace(
+        self, snapshot: Snapshot, slots: Int[np.ndarray, " gone"], rows: "pyarrow.Table | None", *, deed: str
+    ) -> None:
+        """Replace the items in some slots of a snapshot; the present one may have others since `record`."""
+        if len(slots):
+            addresses = snapshot.rows.addresses(slots)
+            self._advance(slots, replace(self.table, addresses, rows, deed=deed))
 
     def _advance(self, dead: Int[np.ndarray, " dead"], new: "pyarrow.Table") -> None:
         self._snapshot = self._snapshot.changed(self.table, dead, new)

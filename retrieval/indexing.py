@@ -90,7 +90,8 @@ def index_layers(source: Source) -> Layers:
     """
     living = source.living()
     keys = source.rows.keys(living)
-    kind = choose_kind(source.table.settings.index, items=len(living))
+    # No tree is made of nothing.
+    kind = choose_kind(source.table.settings.index, items=len(living)) if len(living) else "exact"
     stored = load_stored(source.path / source.name, stamp=source.stamp)
     if stored is None or stored.index.kind != kind:
         stored = _build(source, kind, living, keys)

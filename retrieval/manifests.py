@@ -29,6 +29,7 @@ _BYTES: Final = "bytes"
 _PARQUET: Final = ".parquet"
 _ROWS_AT_A_TIME: Final = 256  # of Parquet: pictures of some 100 kB take 25 MB
 _READ_AHEAD: Final = 2**20  # bytes
+_LONGEST_CELL: Final = 2**28  # of CSV, which is a picture in base64; csv's own limit is 2^17
 _UNREADABLE: Final = (OSError, csv.Error, ValueError, TypeError, NotImplementedError, RecursionError)  # Arrow's, too
 
 
@@ -141,6 +142,7 @@ def _reason(error: Exception) -> str:
 
 
 def _csv_rows(path: Path, columns: tuple[str, ...] | None) -> Iterator[_Row]:
+    csv.field_size_limit(max(_LONGEST_CELL, csv.field_size_limit()))
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
         header = next(reader, [])
@@ -184,12 +186,16 @@ def _parquet_rows(path: Path, columns: tuple[str, ...] | None) -> Iterator[_Row]
 
 
 def huggingface_names(schema: "pyarrow.Schema", label: str) -> list[str] | None:
-    """Return the names of the classes that a column numbers, as Hugging Face keeps them in a table's metadata."""
-    features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    feature = features.get(label, {})
-    feature = feature.get("feature", feature) if isinstance(feature, dict) else feature[0]  # of a list, its items'
-    names = feature.get("names")
-    return [str(name) for name in names] if names else None
+    """Return the names of the classes that a column numbers, as Hugging Face keeps them in a table's metadata.
+
+    None where there are none, or where something else stands there.
+    """
+    try:
+        feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][label]
+        feature = feature.get("feature", feature) if isinstance(feature, dict) else feature[0]  # of a list, its items'
+        return [str(name) for name in feature["names"]] or None
+    except (KeyError, IndexError, TypeError, ValueError, RecursionError):
+        return None
 
 
 def _named(label: object, names: list[str] | None) -> object:

@@ -27,7 +27,8 @@ _DEEDS: Final = {  # what Lance calls the changes that carry no word of ours
     "Overwrite": "create",
     "UpdateConfig": "settings",
 }
-_TAG: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")  # begins with a letter, so that it is no version's number
+_TAG: Final = re.compile(r"[A-Za-z]([A-Za-z0-9_-]|\.(?=[A-Za-z0-9_-])){0,63}")
+"""Begins with a letter, so that it is no version's number; Lance takes no dot at the end or beside another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +123,10 @@ def _reliabilities(rows: "pyarrow.Table") -> "pyarrow.ChunkedArray | pyarrow.Arr
 
 def set_tag(table: ItemTable, name: str, version: int) -> None:
     """Give a version a name; see `VisualMemory.tag`."""
-    if not _TAG.fullmatch(name):
-        raise InvalidArgument(f"{name!r} is no tag: letters, digits, dots, dashes, beginning with a letter, expected")
+    if not _TAG.fullmatch(name) or name.endswith(".lock"):
+        raise InvalidArgument(
+            f"{name!r} is no tag: letters, digits, dashes and single dots, beginning with a letter, expected"
+        )
     tags = table.dataset.tags.list()
     if name in tags:
         raise InvalidArgument(f"tag {name!r} is version {tags[name]['version']}'s: untag it first, or choose another")

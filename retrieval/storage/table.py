@@ -218,7 +218,7 @@ class ItemTable:
         """
         try:
             found = self.dataset.to_table(columns=[], filter=where, with_row_id=True)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: what Lance's planner does not know
             reason = str(error).split(", /")[0].splitlines()[0]
             raise InvalidArgument(
                 f"{where!r} is no condition on id, label and source ({reason}): write one like label = 'cat'"
