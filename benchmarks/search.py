@@ -1,6 +1,7 @@
-"""Search of a large memory beside raw ScaNN, FAISS and exact comparison: speed, recall, memory, disk.
+r"""Search of a large memory beside raw ScaNN, FAISS and exact comparison: speed, recall, memory, disk.
 
-    python benchmarks/search.py [--items 1000000] [--dimension 384] [--queries 1000] [--keep DIR] [--only STEP ...]
+    python benchmarks/search.py [--items 1000000] [--dimension 384] [--queries 1000] [--keep DIR] [--only STEP ...] \
+        [--faiss INDEX ...]
 
 Clustered unit vectors of 1,000 classes, float32; k = 50. `VisualMemory.search_vectors` on a memory made by
 `add_vectors`, ScaNN through its own wrapper, FAISS (Flat, HNSW, IVF, product quantisation with refinement), and a
@@ -29,7 +30,6 @@ from search_memory import RECALLS, K, churn, load, open_memory, opening, ours, r
 
 CHURN = 0.05  # of the items forgotten, and as many new ones added: 10 % in all
 FAISS = ("flat", "hnsw", "ivf", "pq", "ivfpq")
-BUILDS = ("memory-table", "memory-index", "scann", *(f"faiss-{name}" for name in FAISS), "fresh")
 
 
 def make_data(folder, items, dimension, queries):
@@ -124,10 +124,10 @@ STEPS = {
 }
 
 
-def report_builds(folder, matrix):
+def report_builds(folder, matrix, faiss):
     """Build what is not there yet, and print what each took."""
     print(f"\n{'build':14} {'seconds':>8} {'peak/matrix':>12} {'disk/matrix':>12}")
-    for what in BUILDS:
+    for what in ("memory-table", "memory-index", "scann", *(f"faiss-{name}" for name in faiss), "fresh"):
         note = folder / f"{what}.json"
         if not note.exists():
             note.write_text(json.dumps(in_a_process("build", folder, what)))
@@ -135,9 +135,9 @@ def report_builds(folder, matrix):
         print(f"{what:14} {took['seconds']:8.1f} {took['peak'] / matrix:12.2f} {size(kept) / matrix:12.2f}", flush=True)
 
 
-def report_rates(folder):
+def report_rates(folder, faiss):
     """Measure every path, and print the fastest setting of each at each recall, beside ours."""
-    paths = ("memory", "scann", *(f"faiss-{name}" for name in FAISS), "exact")
+    paths = ("memory", "scann", *(f"faiss-{name}" for name in faiss), "exact")
     rows = {path: in_a_process("measure", folder, path)["returned"] for path in paths}
     for least in RECALLS:
         print(f"\nrecall@{K} of {least} or more:")
@@ -171,6 +171,7 @@ def main():
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--keep", type=Path, help="Keep data and builds here, and use what is there already.")
     parser.add_argument("--only", nargs="+", choices=("builds", "rates", "opening", "voting", "churn"), default=None)
+    parser.add_argument("--faiss", nargs="*", choices=FAISS, default=FAISS, help="Which of FAISS's indexes to build.")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.keep or Path(temporary)) / f"{options.items}x{options.dimension}"
@@ -179,9 +180,9 @@ def main():
             in_a_process("make_data", folder, options.items, options.dimension, options.queries)
         wanted = options.only or ("builds", "rates", "opening", "voting", "churn")
         if "builds" in wanted:
-            report_builds(folder, 4 * options.items * options.dimension)
+            report_builds(folder, 4 * options.items * options.dimension, options.faiss)
         if "rates" in wanted:
-            report_rates(folder)
+            report_rates(folder, options.faiss)
         for step in ("opening", "voting", "churn"):
             if step in wanted:
                 numbers = in_a_process(step, folder)["returned"]
