@@ -101,13 +101,15 @@ class TableFiles:
         ids: set[str] = set()
         for _, rows in self._light("id"):
             ids.update(rows["id"].filter(one_of(rows["key"], keys)).to_pylist())
-        living = np.setdiff1d(self.dataset.to_table(columns=["key"])["key"].to_numpy(), keys)
+        now = self.dataset.to_table(columns=["key"])["key"]
+        living = np.sort(now.filter(~one_of(now, keys)).to_numpy())
         places = {}
         for group, rows in self._light("id"):
-            theirs = one_of(rows["id"], sorted(ids))
-            theirs[theirs] = ~one_of(rows["key"].filter(theirs), living)
-            if theirs.any():
-                places[group] = np.flatnonzero(theirs)
+            theirs = np.flatnonzero(one_of(rows["id"], sorted(ids)))
+            under = rows["key"].take(theirs).to_numpy()
+            dead = theirs[np.append(living, -1)[np.searchsorted(living, under)] != under]
+            if dead.size:
+                places[group] = dead
         return ids, places
 
     def _beside(self, groups: Iterable[tuple[str, ...]]) -> frozenset[str]:
