@@ -109,11 +109,7 @@ def verify_forgotten(
 
 
 def _searchable(memory: Path) -> Path:
-    """Return the folder of a memory whose files lie in it.
-
-    Raises:
-        StorageError: they lie on an object store.
-    """
+    """Return the folder of a memory; StorageError where its files do not lie there, but on an object store."""
     from retrieval.errors import StorageError
     from retrieval.storage.places import address_of, local_folder
 
@@ -203,7 +199,7 @@ def _resume(memory: Path) -> None:
     for receipt in receipts:
         _print_receipt(memory, receipt)
     if waiting:
-        typer.echo(f"{waiting:,} others were begun in Python with `traces` of their own: `finish_pending` goes on there")
+        typer.echo(f"{waiting:,} others were begun in Python, with `traces` of their own: `finish_pending` goes on")
     elif not receipts:
         typer.echo(f"{printable(memory)}: nothing was cut off")
 

@@ -17,7 +17,7 @@ from retrieval.embedders.execution import Execution
 from retrieval.errors import InvalidArgument
 from retrieval.images import ImageLike
 from retrieval.pipeline import EmbeddedBatch
-from retrieval.storage.schema import ItemBatch
+from retrieval.storage.schema import ItemBatch, is_text
 from retrieval.vectors import to_unit_vectors
 
 if TYPE_CHECKING:
@@ -194,16 +194,9 @@ def check_texts(texts: list[str], what: str) -> list[str]:
         InvalidArgument: one is no text, or has surrogates, which stand for stray bytes.
     """
     for text in texts:
-        if not _is_text(text):
+        if not is_text(text):
             raise InvalidArgument(f"got {what} {text!r}: text expected, such as str(label)")
     return texts
-
-
-def _is_text(value: object) -> bool:
-    try:
-        return isinstance(value, str) and value.encode() is not None
-    except UnicodeEncodeError:
-        return False
 
 
 def _check_choice(on_duplicate: str) -> None:

@@ -69,6 +69,7 @@ def build(
     from retrieval.cluster.sharding import parse_shard
 
     if folder.is_file():
+        _expect_none(shard=shard, embedder=embedder)
         _print_report(*build_from_features(memory, folder, index=index))
         return
     built, report = build_memory(
@@ -139,6 +140,7 @@ def add(
     elif is_manifest(folder):
         report = opened.add_manifest(folder, **way)
     else:
+        _expect_none(shard=shard, ray=ray)
         report = add_features(opened, FeatureFile.open(folder), on_duplicate=on_duplicate, id_prefix=id_prefix)
     if not part:
         opened.build_index()
@@ -198,6 +200,15 @@ def stats(memory: MemoryPath, as_json: AsJson = False) -> None:
 
 for _command in (why, relabel, prune, duplicates, history, diff, tag, untag, checkout, compact, check):
     app.command()(_command)
+
+
+def _expect_none(**options: str | None) -> None:
+    """Raise InvalidArgument for options that say how pictures are embedded, where features are given."""
+    from retrieval.errors import InvalidArgument
+
+    for name, value in options.items():
+        if value is not None:
+            raise InvalidArgument(f"--{name} {value} is for pictures, and a file of features is given: leave it out")
 
 
 def _print_report(memory: "VisualMemory", report: "AddReport") -> None:

@@ -13,7 +13,7 @@ from retrieval.curation.pruning import HARD_LIMIT, SELF_NEIGHBORS, SOFT_OFFSET, 
 from retrieval.editing import Editor
 from retrieval.embedding import Embedding
 from retrieval.errors import InvalidArgument, StorageError
-from retrieval.forgetting.deed import erase_items
+from retrieval.forgetting.deed import erase_items, is_pending
 from retrieval.forgetting.erasing import keys_of_ids
 from retrieval.forgetting.receipts import Receipt
 from retrieval.forgetting.traces import Traces
@@ -122,11 +122,11 @@ class EditableMemory(MemoryView):
             UnknownItem, InvalidArgument, StorageError: as for `forget`.
         """
         with self._editor.turn() as snapshot:
-            if isinstance(to, str):
+            if isinstance(to, Mapping):
+                slots, labels = snapshot.slots_of(list(to)), list(to.values())
+            else:
                 slots = self._editor.select(ids=ids, label=label, where=where)
                 labels = [to] * len(slots)
-            else:
-                slots, labels = snapshot.slots_of(list(to)), list(to.values())
             self._editor.relabel(slots, check_texts(labels, "label"))
         return len(slots)
 
@@ -176,9 +176,15 @@ class EditableMemory(MemoryView):
 
         Raises:
             UnknownVersion: there is none, or none any more.
-            StorageError: the disk refuses.
+            StorageError: an erasure was cut off, whose items it might bring back; or the disk refuses.
         """
-        self._editor.restore(version)
+        with self._editor.turn():
+            if is_pending(self.path):
+                raise StorageError(
+                    f"{self.path} cannot go back while items are being erased, which an earlier version may hold:"
+                    f" `vmem memory forget {self.path} --resume` ends that"
+                )
+            self._editor.restore(version)
 
     def compact(self, *, keep: int = KEPT_VERSIONS) -> int:
         """Make a table of many small commits fast and small again; nothing that the memory holds changes.

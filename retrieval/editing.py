@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from retrieval.embedders.execution import Execution
-from retrieval.errors import DuplicateId, InvalidArgument, StorageError, UnknownItem
+from retrieval.errors import DuplicateId, InvalidArgument, UnknownItem
 from retrieval.snapshot import Snapshot
 from retrieval.storage.commits import append, compact, record, replace, restore, set_reliability
 from retrieval.storage.locking import writer_lock
@@ -36,19 +36,12 @@ class Put:
 class Editor:
     """Writes the versions of a memory; its snapshot is of the one opened or written last."""
 
-    def __init__(self, table: ItemTable, path: Path, *, fixed: str = "") -> None:
-        """Take over a table.
-
-        Args:
-            table: the memory's table.
-            path: the memory's folder.
-            fixed: why nothing is to be written, where that is so.
-        """
+    def __init__(self, table: ItemTable, path: Path) -> None:
+        """Take over a table, and the memory's folder."""
         self.table = table
         self.path = path
-        self._fixed = fixed
         self._advancing = threading.RLock()  # held while table and snapshot are not of the same version
-        self._snapshot = Snapshot(table, path, saves=not fixed)
+        self._snapshot = Snapshot(table, path)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -61,10 +54,8 @@ class Editor:
 
         Raises:
             MemoryBusy: another writer holds it for long.
-            StorageError: nothing can be written here.
+            StorageError: the folder cannot be written.
         """
-        if self._fixed:
-            raise StorageError(f"{self.path} cannot be edited here: {self._fixed}")
         with writer_lock(self.path), self._advancing:
             self.refresh()
             yield self._snapshot
@@ -72,7 +63,7 @@ class Editor:
     def refresh(self) -> bool:
         """Move on to the latest version; tell whether another one had been written."""
         with self._advancing:
-            moved = not self._fixed and self.table.refresh()
+            moved = self.table.refresh()
             if moved:
                 self._snapshot = Snapshot(self.table, self.path)
         return moved

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt64
 
-from retrieval.storage.schema import RELIABILITY
+from retrieval.storage.schema import RELIABILITY, is_text
 from retrieval.storage.table import ItemTable
 
 if TYPE_CHECKING:
@@ -58,15 +58,25 @@ class _Columns:
             return np.full(len(ids), -1)
         hashes, order = self._by_hash
         wanted = _hashes(ids)
+        asked = _texts(ids)
         first = np.minimum(np.searchsorted(hashes, wanted), len(self) - 1)
         places = np.where(hashes[first] == wanted, order[first], -1)
-        asked = pa.array(ids, pa.string())
         there = self.ids.take(pa.array(np.maximum(places, 0)))
-        unequal = (places >= 0) & ~pc.equal(there, asked).to_numpy(zero_copy_only=False)
+        unequal = (places >= 0) & ~pc.fill_null(pc.equal(there, asked), False).to_numpy(zero_copy_only=False)
         if unequal.any():  # two texts of one hash: these are looked up the long way
             found = pc.index_in(asked.filter(pa.array(unequal)), value_set=self.ids)
             places[unequal] = found.fill_null(-1).to_numpy()
         return places
+
+
+def _texts(ids: list[str]) -> "pyarrow.Array":
+    """Return ids as a column; null for what cannot be one, and so is not there."""
+    import pyarrow as pa
+
+    try:
+        return pa.array(ids, pa.string())
+    except (pa.ArrowException, UnicodeError):
+        return pa.array([id_ if is_text(id_) else None for id_ in ids], pa.string())
 
 
 def _hashes(ids: list[str]) -> Int[np.ndarray, " ids"]:
@@ -150,7 +160,7 @@ class Rows:
         slots = self.settled.find(ids)
         if len(self.recent):
             backwards = self.recent.ids.take(pa.array(np.arange(len(self.recent))[::-1]))
-            found = pc.index_in(pa.array(ids, pa.string()), value_set=backwards).fill_null(-1).to_numpy()
+            found = pc.index_in(_texts(ids), value_set=backwards).fill_null(-1).to_numpy()
             slots = np.where(found >= 0, self.slots - 1 - found, slots)
         slots[self._are_dead(slots)] = -1
         return slots

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from numbers import Integral
@@ -44,7 +45,7 @@ class Snapshot:
         self._path = path
         self._centred = centred
         self._saves = saves
-        self._hidden = 0  # items that this one answers without
+        self._hidden = np.empty(0, np.int64)  # slots of the items that this one answers without
 
     @cached_property
     def rows(self) -> Rows:
@@ -71,7 +72,7 @@ class Snapshot:
         )
 
     def __len__(self) -> int:
-        return len(self.rows) - self._hidden
+        return len(self.rows) - len(self._hidden)
 
     @cached_property
     def ids(self) -> Shaped[np.ndarray, " items"]:
@@ -94,12 +95,18 @@ class Snapshot:
             return self
         whole = Snapshot(self._table, self._path, centred=self._centred, saves=False)
         whole.rows = Rows.of(self._table, pruned=False)
-        return whole
+        return whole._hiding_those_of(self)
 
     @property
     def reliabilities(self) -> Float[np.ndarray, " items"] | None:
         """How far every item can be relied on, in row order; None where nothing is pruned (section 3.6)."""
         return self.rows.reliabilities(self.rows.living())
+
+    def label_counts(self) -> dict[str, int]:
+        """Return how many items each label has, most frequent first."""
+        gone = Counter(self.rows.labels(self._hidden).tolist())
+        left = {label: count - gone[label] for label, count in self._table.label_counts().items()}
+        return {label: left[label] for label in sorted(left, key=lambda label: (-left[label], label)) if left[label]}
 
     def rows_of(self, ids: Sequence[str]) -> Int[np.ndarray, " ids"]:
         """Return the rows of some ids, -1 for an id that is not there."""
@@ -166,16 +173,22 @@ class Snapshot:
 
     def centred(self) -> "Snapshot":
         """Return the same version without the mean of its vectors."""
-        return Snapshot(self._table, self._path, centred=True, saves=self._saves)
+        return Snapshot(self._table, self._path, centred=True, saves=self._saves)._hiding_those_of(self)
+
+    def _hiding_those_of(self, view: "Snapshot") -> "Snapshot":
+        return self.without(view.rows.ids(view._hidden).tolist()) if len(view._hidden) else self
 
     def slots_of(self, ids: Sequence[str]) -> Int[np.ndarray, " ids"]:
         """Return the slots of some ids, in their order.
 
         Raises:
+            InvalidArgument: one text in place of several.
             UnknownItem: ids that are not there.
         """
+        if isinstance(ids, str):  # a sequence of texts, too
+            raise InvalidArgument(f"got {ids!r} as ids: a list of them expected")
         slots = self.rows.find(list(ids))
-        missing = np.flatnonzero(slots < 0)
+        missing = np.flatnonzero((slots < 0) | np.isin(slots, self._hidden))
         if missing.size:
             some = tuple(ids[place] for place in missing[:_NAMED])
             raise UnknownItem(
@@ -194,7 +207,7 @@ class Snapshot:
         slots = np.unique(self.slots_of(ids))
         view = copy.copy(self)
         view._layers = self._layers.without(slots)
-        view._hidden = self._hidden + len(slots)
+        view._hidden = np.union1d(self._hidden, slots)
         return view
 
     def changed(self, table: ItemTable, dead: Int[np.ndarray, " dead"], new: "pyarrow.Table") -> "Snapshot":

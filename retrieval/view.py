@@ -209,7 +209,7 @@ class MemoryView:
         """Return the memory in numbers."""
         return MemoryStats(
             items=len(self),
-            labels=self._table.label_counts(),
+            labels=self.snapshot().label_counts(),
             embedder=self.settings.embedder.fingerprint,
             index=choose_kind(self.settings.index, items=len(self)),
             version=self.version,

@@ -5,10 +5,13 @@ are found at any offset in a file, and only one place in some dozens has to be l
 """
 
 import hashlib
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
@@ -21,6 +24,8 @@ _CODE_BITS: Final = 24  # of a window's two ends: sort out nearly all places, an
 _DIGEST_BYTES: Final = 8
 _BLOCK: Final = 2**18  # bytes that are searched at a time: what is made of them fits the processor's cache
 _PIECE: Final = 2**22  # bytes that are read at a time
+_OF_DATABASES: Final = (".db", ".db-wal", ".db-shm")  # SQLite's
+_COPY: Final = "import shutil, sys; shutil.copyfileobj(open(sys.argv[1], 'rb'), sys.stdout.buffer)"
 # Odd constants that spread bits well: the golden ratio's fraction in 32 and 64 bits (Knuth, volume 3, section 6.4).
 _SPREAD_32, _SPREAD_64 = np.uint32(0x9E3779B1), np.uint64(0x9E3779B97F4A7C15)
 
@@ -105,26 +110,35 @@ class Secrets:
         return cls(salt, window, sparsity, windows)
 
 
-def files_below(folders: Iterable[Path]) -> Iterator[Path]:
-    """Yield every file below some folders, and those among them that are files; links are not followed."""
-    for folder in folders:
-        if folder.is_file():
-            yield folder
-        for path in folder.rglob("*"):
-            if path.is_file() and not path.is_symlink():
-                yield path
-
-
 def _pieces(path: Path, window: int) -> Iterator[UInt8[np.ndarray, " bytes"]]:
     """Yield a file's bytes piece by piece, each after the end of the one before."""  # read: a mapped file may shrink
     try:
-        with path.open("rb", buffering=0) as stream:
+        with _opened(path) as stream:
             end = b""
             while piece := stream.read(_PIECE):
                 yield np.frombuffer(end + piece, np.uint8)
                 end = (end + piece)[1 - window :]
     except FileNotFoundError:
         return
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """Give a file's bytes, those of a database by way of another process.
+
+    Closing such a file lets go of all locks that this process has on it, for SQLite's open connections too; others
+    would then write beside them (sqlite.org/howtocorrupt.html, section 2.2).
+    """
+    if not path.name.endswith(_OF_DATABASES):
+        with path.open("rb", buffering=0) as stream:
+            yield stream
+        return
+    command = [sys.executable, "-I", "-S", "-c", _COPY, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0) as process:
+        assert process.stdout is not None
+        yield process.stdout
+    if process.returncode and path.exists():
+        raise OSError(f"{path} cannot be read")
 
 
 def _some_starts(

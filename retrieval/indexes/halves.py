@@ -69,20 +69,21 @@ class Halves:
             for _, some in _as_halves(blocks, first, lengths):
                 file.write(some.data)  # not tofile, which says nothing of a disk that is full at the very end
         np.save(folder / LENGTHS, lengths)
-        return cls._map(folder, blocks.dimension, lengths)
+        return cls._map(folder, blocks.dimension)
 
     @classmethod
     def load(cls, folder: Path, *, dimension: int) -> "Halves":
         """Map a folder's files. Raises OSError, and ValueError where rows do not have the lengths they should."""
-        lengths = np.load(folder / LENGTHS, allow_pickle=False)
-        loaded = cls._map(folder, dimension, lengths)
-        probes = np.unique(np.linspace(0, len(lengths) - 1, _PROBES).astype(np.int64))
-        if not np.allclose(_length(_widen(loaded.rows[probes])), lengths[probes], rtol=_ALIKE):
+        loaded = cls._map(folder, dimension)
+        probes = np.unique(np.linspace(0, len(loaded) - 1, _PROBES).astype(np.int64))
+        if not np.allclose(_length(_widen(loaded.rows[probes])), loaded.lengths[probes], rtol=_ALIKE):
             raise ValueError(f"{folder / ROWS} does not hold the vectors it should")
         return loaded
 
     @classmethod
-    def _map(cls, folder: Path, dimension: int, lengths: np.ndarray) -> "Halves":
+    def _map(cls, folder: Path, dimension: int) -> "Halves":
+        # The lengths, too: what is erased by another process before these are extended must not be carried on.
+        lengths = np.load(folder / LENGTHS, mmap_mode="r", allow_pickle=False).view(np.ndarray)
         rows = np.memmap(folder / ROWS, np.int16, "r", shape=(len(lengths), dimension))
         return cls(rows.view(np.ndarray), lengths, folder / ROWS)
 

@@ -22,8 +22,8 @@ RECALLS: Final = (DEFAULT_RECALL, MOST_RECALL)
 ASKED: Final = 1000  # vectors whose neighbours are looked for: the mean of their recalls is sure to within 0.001
 NEIGHBORS: Final = 50  # of each: the paper's k
 _WANTED: Final = (0.992, 0.9995)
-"""For each of them, of the neighbours among rows in float16: of those among float32, 0.0004 fewer are found (1,000,000 ×
-384). The rest is for chance, and for queries that are no items."""
+"""For each of them, of the neighbours among rows in float16: of those among float32, 0.0004 fewer are found (1,000,000
+× 384). The rest is for chance, and for queries that are no items."""
 
 _SHARES: Final = (
     *(0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.12, 0.14, 0.165, 0.2, 0.25),

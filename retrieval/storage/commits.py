@@ -11,7 +11,7 @@ from retrieval.disk import writing
 from retrieval.embedders.execution import Execution
 from retrieval.storage.deletions import count_deletions
 from retrieval.storage.places import address_of
-from retrieval.storage.schema import RELIABILITY, SETTINGS_KEY
+from retrieval.storage.schema import RELIABILITY, SETTINGS_KEY, with_keys
 from retrieval.storage.sums import add_sums, data_files, deletion_files, renew_sums
 from retrieval.storage.table import ItemTable
 
@@ -173,9 +173,12 @@ def restore(table: ItemTable, version: int | str) -> None:
         UnknownVersion: there is none.
         StorageError: the disk refuses.
     """
+    import lance
+
     earlier = table.at(version).dataset
     with writing(table.path):
         earlier.restore()
+        with_keys(table.path, lance.dataset(table.uri))
         table.refresh()
     add_sums(table.path, (), versions=[table.version])
 

@@ -2,12 +2,15 @@
 
 import secrets
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from jaxtyping import Float
 
+from retrieval.disk import writing
 from retrieval.settings import Settings
+from retrieval.storage.locking import writer_lock
 
 if TYPE_CHECKING:
     import pyarrow
@@ -70,6 +73,14 @@ def to_arrow(batch: ItemBatch, schema: "pyarrow.Schema") -> "pyarrow.Table":
     return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
+def is_text(value: object) -> bool:
+    """Tell whether a value can be stored as an id or a label: text without surrogates, which stand for stray bytes."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
 def new_keys(items: int) -> np.ndarray:
     """Return keys that no item ever had: a run of numbers from a random one.
 
@@ -86,11 +97,21 @@ def reliability_column(schema: "pyarrow.Schema") -> str | None:
     return f"{prefix}{max(versions)}" if versions else None
 
 
-def add_missing_columns(dataset: Any) -> None:  # noqa: ANN401 - Lance is untyped
-    """Give a table of the first release, which had no keys, those columns, as one version."""
+def with_keys(path: Path, dataset: Any) -> Any:  # noqa: ANN401 - Lance is untyped
+    """Return a memory's table as it is, or one of the first release, which had no keys, with those columns added.
+
+    Raises:
+        MemoryBusy, StorageError: another process is writing to it, or the disk refuses.
+    """
+    if "key" in dataset.schema.names:
+        return dataset
+    import lance
     import pyarrow as pa
 
-    if "key" not in dataset.schema.names:
-        items = dataset.count_rows()
-        columns = {"key": pa.array(new_keys(items)), "digest": pa.nulls(items, pa.string())}
-        dataset.add_columns(pa.table(columns).to_reader())
+    with writer_lock(path), writing(path):
+        fresh = lance.dataset(dataset.uri)
+        if "key" not in fresh.schema.names:  # another process may have been faster
+            items = fresh.count_rows()
+            columns = {"key": pa.array(new_keys(items)), "digest": pa.nulls(items, pa.string())}
+            fresh.add_columns(pa.table(columns).to_reader())
+        return fresh

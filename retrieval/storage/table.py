@@ -17,7 +17,7 @@ from retrieval.settings import Settings
 from retrieval.storage.layout import ASIDE, check_free, expect_memory
 from retrieval.storage.locking import writer_lock
 from retrieval.storage.places import TABLE, address_of, storing, table_uri
-from retrieval.storage.schema import RELIABILITY, SETTINGS_KEY, add_missing_columns, reliability_column, table_schema
+from retrieval.storage.schema import RELIABILITY, SETTINGS_KEY, reliability_column, table_schema, with_keys
 from retrieval.storage.sums import expect_small_files, read_sums
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class ItemTable:
     def move_to(self, dataset: Any) -> None:  # noqa: ANN401 - Lance is untyped
         """Read another of its versions from now on."""
         # One assignment, so that a reading thread never sees one version's data under another's name.
-        self._at = (dataset, f"{dataset.version}-{dataset.read_transaction(dataset.version).uuid}")
+        self._at = (dataset, _name(dataset))
 
     @property
     def dataset(self) -> Any:  # noqa: ANN401 - Lance is untyped
@@ -102,8 +102,7 @@ class ItemTable:
             sums = read_sums(path)
             dataset = lance.dataset(table_uri(path))
             expect_small_files(path, dataset, sums)
-            add_missing_columns(dataset)
-            return cls(dataset, path)
+            return cls(with_keys(path, dataset), path)
 
     def at(self, version: int | str) -> "ItemTable":
         """Return the table as it was at a version, by number or by tag.
@@ -128,7 +127,7 @@ class ItemTable:
 
         with reading(self.path):
             latest = lance.dataset(self.uri)
-            if latest.version == self.version:
+            if _name(latest) == self.version_id:
                 return False
             self.move_to(latest)
             self.settings = Settings.from_json(latest.schema.metadata[SETTINGS_KEY].decode())
@@ -231,6 +230,10 @@ class ItemTable:
         stored = self.dataset.get_fragments() if address_of(self.path) else ()
         away = sum(file.file_size_bytes or 0 for fragment in stored for file in fragment.data_files())
         return folder_bytes(self.path) + away
+
+
+def _name(dataset: Any) -> str:  # noqa: ANN401 - Lance is untyped
+    return f"{dataset.version}-{dataset.read_transaction(dataset.version).uuid}"
 
 
 def normalised(block: Float16[np.ndarray, "some dimension"]) -> Float[np.ndarray, "some dimension"]:

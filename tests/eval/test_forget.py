@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from agent.reply_traces import ReplyTraces
 from eval.errors import RunError
 from eval.forget_cli import app
 from eval.forgotten import predictions_with
 from eval.types import Sample
-from retrieval.errors import InvalidArgument, UnknownItem
+from retrieval.errors import InvalidArgument, NotAMemory, StorageError, UnknownItem
+from retrieval.forgetting.traces import Forgotten
 from retrieval.memory import VisualMemory
 from retrieval.storage.table import ItemTable
 from tests.runs import evaluate
@@ -122,6 +124,36 @@ def test_a_receipt_that_lies_elsewhere_finds_its_memory(memory: Path, say: Say, 
 
 def test_nothing_to_resume_is_said(memory: Path, say: Say) -> None:
     assert "nothing was cut off" in say("forget", memory, "--resume")
+
+
+def test_going_on_takes_no_further_items(memory: Path, say: Say) -> None:
+    with pytest.raises(InvalidArgument, match="takes no items"):
+        say("forget", memory, "--id", "red/0.png", "--resume")
+    with pytest.raises(NotAMemory, match="there is nothing"):
+        say("forget", memory / "none", "--resume")
+
+
+def test_what_waits_for_python_is_said(memory: Path, say: Say) -> None:
+    class Own(ReplyTraces):
+        name = "own"
+
+        def drop(self, items: Forgotten) -> int:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        VisualMemory.open(memory).erase(ids=["red/0.png"], traces=[Own()], progress=False)
+    assert "1 others were begun in Python" in say("forget", memory, "--resume")
+
+
+def test_runs_that_are_none_are_told_before_anything_is_done(memory: Path, say: Say) -> None:
+    with pytest.raises(RunError, match="holds no run"):
+        say("forget", memory, "--id", "red/0.png", "--erase", "--yes", "--runs", memory)
+    assert "red/0.png" in ids_in(memory)
+
+
+def test_erasing_from_an_object_store_is_refused(say: Say) -> None:
+    with pytest.raises(StorageError, match=r"s3://bucket/pets cannot be searched byte by byte"):
+        say("forget", "s3://bucket/pets", "--id", "a", "--erase", "--yes")
 
 
 def test_past_predictions_in_which_it_took_part_are_listed(

@@ -145,6 +145,15 @@ def test_threads_search_while_another_edits_and_find_nothing_that_was_forgotten_
         assert all(one.result() for one in searching)
 
 
+def test_a_refresh_waits_while_another_thread_edits(memory: VisualMemory) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        with memory._editor.turn():
+            refreshing = pool.submit(memory.refresh)
+            with pytest.raises(TimeoutError):
+                refreshing.result(0.2)
+        assert refreshing.result(60) is False
+
+
 def test_threads_that_edit_at_once_take_turns(memory: VisualMemory) -> None:
     def edit(number: int) -> None:
         memory.forget(ids=[f"{number}"])

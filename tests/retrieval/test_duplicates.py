@@ -111,6 +111,12 @@ def test_queries_of_features_and_of_a_manifest_are_taken(built: Path, pictures: 
         open_queries(opened, tmp_path / "nothing")
 
 
+def test_a_view_without_some_items_is_refused(memory: VisualMemory) -> None:
+    with pytest.raises(InvalidArgument, match="a view without some items cannot be compared"):
+        find_duplicates(memory.without(["a0", "a5"]))
+    assert find_duplicates(memory.at(memory.version), distance=0.005).surplus == 3
+
+
 def test_out_of_range_is_refused(memory: VisualMemory) -> None:
     with pytest.raises(InvalidArgument, match="distance 3"):
         find_duplicates(memory, distance=3.0)

@@ -1,11 +1,17 @@
 """Edits of a memory: every one is a version, takes effect at once, and leaves searches as a fresh reading has them."""
 
+import shutil
+
 import numpy as np
 import pytest
 
 from retrieval.embedders.base import foreign_vectors
+from retrieval.embedders.execution import Execution
 from retrieval.errors import InvalidArgument, StorageError, UnknownItem, UnknownVersion
+from retrieval.forgetting.pending import Note
+from retrieval.forgetting.receipts import Deed
 from retrieval.memory import VisualMemory
+from retrieval.vectors import to_unit_vectors
 
 DIMENSION = 16
 
@@ -48,8 +54,9 @@ def test_forgetting_takes_a_condition_on_id_label_and_source(memory):
 
 
 def test_a_condition_that_is_none_is_an_error(memory):
-    with pytest.raises(InvalidArgument, match="is no condition on id, label and source"):
-        memory.forget(where="label ==== 3")
+    for condition in ("label ==== 3", "", "id = ?"):
+        with pytest.raises(InvalidArgument, match="is no condition on id, label and source"):
+            memory.forget(where=condition)
 
 
 def test_unknown_ids_are_an_error_and_change_nothing(memory):
@@ -62,6 +69,25 @@ def test_unknown_ids_are_an_error_and_change_nothing(memory):
 def test_an_unknown_label_is_an_error(memory):
     with pytest.raises(UnknownItem, match="no item with the label 'nobody'"):
         memory.forget(label="nobody")
+
+
+def test_what_cannot_be_an_id_is_not_there(memory):
+    stray = "\udcff"  # a byte of a command line that is no UTF-8
+    with pytest.raises(UnknownItem, match="has no items"):
+        memory.forget(ids=["1", stray])
+    memory.add_vectors(["new"], ["class 1"], vectors(1, seed=3))
+    assert memory.thumbnails([stray]) == [None]
+
+
+def test_a_text_is_no_list_of_ids(memory):
+    with pytest.raises(InvalidArgument, match="got '12' as ids: a list of them expected"):
+        memory.forget(ids="12")
+
+
+def test_editing_no_item_makes_no_version(memory):
+    version = memory.version
+    assert memory.forget(ids=[]) == memory.relabel("new", ids=[]) == memory.relabel({}) == 0
+    assert memory.version == fresh(memory).version == version
 
 
 def test_one_way_of_choosing_items_has_to_be_given(memory):
@@ -133,6 +159,18 @@ def test_without_an_unknown_item_is_an_error(memory):
         memory.without(["x"])
 
 
+def test_a_view_without_items_has_them_in_no_form(memory):
+    memory.set_reliability(np.where(memory.snapshot().ids == "5", 0.5, 1.0))
+    view, query = memory.without(["3"]), to_unit_vectors(vectors(60)[3:4], dimension=DIMENSION)
+    for snapshot in (view.snapshot(), view.snapshot().unpruned(), view.snapshot(centred=True)):
+        assert "3" not in snapshot.search(query, 59).ids
+        assert len(snapshot) == 59
+    assert (view.stats().items, sum(view.stats().labels.values())) == (59, 59)
+    assert len(view.without(["4"])) == 58
+    with pytest.raises(UnknownItem, match="has no items '3'"):
+        view.without(["3"])
+
+
 def test_an_earlier_version_answers_as_it_did_then(memory):
     before, version = state(memory), memory.version
     memory.forget(label="class 3")
@@ -170,8 +208,10 @@ def test_a_tag_is_not_given_twice_and_is_no_number(memory):
     memory.tag("kept")
     with pytest.raises(InvalidArgument, match="tag 'kept' is version"):
         memory.tag("kept")
-    with pytest.raises(InvalidArgument, match="'12' is no tag"):
-        memory.tag("12")
+    for name in ("12", "a..b", "a.", "a.lock", "a b", ""):
+        with pytest.raises(InvalidArgument, match="is no tag"):
+            memory.tag(name)
+    memory.tag("v1.2-b_c")
 
 
 def test_compacting_changes_nothing_that_is_held_and_drops_old_versions_without_a_tag(memory):
@@ -246,6 +286,48 @@ def test_items_that_are_added_to_a_pruned_memory_are_relied_on(memory):
     assert state(memory) == state(fresh(memory))
 
 
+def test_a_replaced_item_is_found_by_its_slot_though_how_it_was_made_is_written_down_in_between(tmp_path):
+    memory = VisualMemory.create(tmp_path / "memory", embedder=foreign_vectors("made", DIMENSION))
+    memory.add_vectors([f"{i}" for i in range(9000)], ["old"] * 9000, vectors(9000))
+    memory = fresh(memory)
+    memory.forget(ids=[f"{i}" for i in range(4200)])  # so many that the next version is read anew
+    made_by = Execution("torch", "float32", "cpu")
+    memory.add_vectors(["4300"], ["new"], vectors(1, seed=3), on_duplicate="replace", made_by=made_by)
+    for opened in (memory, fresh(memory)):
+        assert sorted(opened.snapshot().ids) == sorted(f"{i}" for i in range(4200, 9000))
+        assert opened.search_vectors(vectors(1, seed=3), k=1).ids.tolist() == [["4300"]]
+
+
+@pytest.mark.parametrize("index", ["exact", "scann"])
+def test_a_memory_of_which_nothing_can_be_found_says_so(tmp_path, index):
+    if index == "scann":
+        pytest.importorskip("scann")
+    memory = VisualMemory.create(tmp_path / "memory", embedder=foreign_vectors("made", DIMENSION), index=index)
+    memory.build_index()
+    memory.add_vectors(["a", "b"], ["x", "y"], vectors(2))
+    memory.build_index()
+    memory.set_reliability(np.zeros(2))
+    for opened in (memory, fresh(memory)):
+        with pytest.raises(InvalidArgument, match="no item of the memory takes part in decisions"):
+            opened.search_vectors(vectors(1), k=1)
+    memory.forget(ids=["a", "b"])
+    for opened in (memory, fresh(memory)):
+        with pytest.raises(InvalidArgument, match="the memory is empty"):
+            opened.search_vectors(vectors(1), k=1)
+    memory.add_vectors(["c"], ["x"], vectors(1))
+    assert fresh(memory).search_vectors(vectors(1), k=1).ids.tolist() == [["c"]]
+
+
+def test_a_memory_made_anew_in_the_same_place_is_noticed_though_its_version_has_the_same_number(memory):
+    path = memory.path
+    shutil.rmtree(path)
+    other = VisualMemory.create(path, embedder=foreign_vectors("made", DIMENSION))
+    other.add_vectors(["a"], ["x"], vectors(1))
+    assert other.version == memory.version
+    assert memory.refresh()
+    assert memory.snapshot().ids.tolist() == ["a"]
+
+
 def test_what_another_object_wrote_is_read_after_a_refresh(memory):
     other = fresh(memory)
     other.forget(ids=["1"])
@@ -276,6 +358,9 @@ def test_a_table_without_keys_gets_them_when_it_is_opened(memory):
     assert len(set(opened.snapshot().rows.keys(np.arange(60)).tolist())) == 60
     opened.forget(ids=["1"])
     assert state(opened) == state(fresh(memory))
+    opened.checkout(dataset.version)
+    assert len(opened.snapshot().ids) == 60
+    assert state(opened) == state(fresh(memory))
 
 
 def test_an_edit_waits_for_its_turn_and_gives_up_in_one_sentence(memory):
@@ -291,3 +376,12 @@ def test_an_edit_waits_for_its_turn_and_gives_up_in_one_sentence(memory):
     ):
         pass
     assert issubclass(MemoryBusy, StorageError)
+
+
+def test_a_memory_does_not_go_back_while_an_erasure_is_cut_off(memory):
+    version = memory.version
+    memory.forget(ids=["1"])
+    Note.begin(memory.path, "0", (1,), (), Deed(memory.version))
+    with pytest.raises(StorageError, match="cannot go back while items are being erased.*--resume"):
+        memory.checkout(version)
+    assert len(memory) == 59

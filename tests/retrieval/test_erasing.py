@@ -106,6 +106,17 @@ def test_versions_from_before_the_item_stay_and_those_that_held_it_are_dropped(m
     assert len(ItemTable.open(memory).at(versions[1])) == 30
 
 
+def test_the_plan_names_versions_that_hold_only_what_the_item_was_before(memory):
+    table = ItemTable.open(memory)
+    table.dataset.tags.create("first-picture", 4)
+    VisualMemory.open(memory).add_vectors(["c/0"], ["new"], vectors(1, 9), on_duplicate="replace")
+    now = np.array([held(memory)["c/0"]["key"]])
+    plan = plan_erasure(memory, now)
+    receipt = erase_items(memory, now, progress=False)
+    assert plan.tags == receipt.deed.dropped_tags == {"first-picture": 4}
+    assert set(plan.versions) <= set(receipt.deed.dropped_versions)
+
+
 def test_tags_on_versions_that_held_it_go_and_are_named(memory):
     table = ItemTable.open(memory)
     table.dataset.tags.create("early", 2)
@@ -162,6 +173,12 @@ def test_ids_of_any_text_are_erased(memory):
 def test_ids_that_no_version_holds_are_said_and_nothing_is_erased(memory):
     with pytest.raises(UnknownItem, match="no version of .* holds items 'nobody' .* nothing was changed"):
         keys_of_ids(memory, ["a/0", "nobody"])
+
+
+@pytest.mark.parametrize("id_", [3, "stray \udcff"])
+def test_ids_that_are_no_text_are_refused(memory, id_):
+    with pytest.raises(InvalidArgument, match="got id .*: text expected"):
+        keys_of_ids(memory, ["a/0", id_])
 
 
 def test_a_command_of_another_program_that_names_the_id_is_dropped_with_its_version(memory):
@@ -226,6 +243,18 @@ def test_a_receipt_of_another_memory_proves_nothing(memory, tmp_path):
         verify(receipt, tmp_path / "other", traces=[], progress=False)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("salt", "00" * 65), ("salt", ""), ("keys", [2**64]), ("keys", ["x"]), ("bytes", {})]
+)
+def test_a_receipt_that_was_tampered_with_is_refused(memory, field, value):
+    receipt = erase(memory, "b/3")
+    written = json.loads(receipt.path.read_text())
+    written["known_by"][field] = value
+    receipt.path.write_text(json.dumps(written))
+    with pytest.raises(InvalidArgument, match="no receipt of an erasure"):
+        read_receipt(receipt.path)
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1}', "\x00", '{"format": 1, "known_by": []}'])
 def test_a_file_that_is_no_receipt_is_refused(tmp_path, content):
     (tmp_path / "r.json").write_text(content)
@@ -259,6 +288,15 @@ def test_the_list_of_unusable_files_loses_its_line(memory):
     (memory / UNREADABLE).write_text("".join(lines))
     assert erase(memory, "b/3").deed.entries_dropped["lists"] == 1
     assert (memory / UNREADABLE).read_text() == "".join(lines[1:])
+
+
+def test_the_list_of_each_shard_loses_its_line_too(memory):
+    shard = memory / "unreadable-2-of-8.tsv"
+    shard.write_text(f"{json.dumps('b/3')}\t{json.dumps('no picture')}\n")
+    receipt = erase(memory, "b/3")
+    assert shard.read_text() == "" and look_again(memory, receipt) == {}
+    shard.write_text(f"{json.dumps('b/3')}\t{json.dumps('no picture')}\n")
+    assert look_again(memory, receipt) == {"lists": (shard.name,)}
 
 
 def test_what_killed_runs_left_is_swept(memory):
@@ -300,6 +338,20 @@ def test_no_receipt_is_written_while_something_is_left(memory, tmp_path):
     (stuck.folder / "kept").unlink()
     (receipt,), waiting = finish_pending(memory, traces=[stuck], progress=False)
     assert waiting == 0 and not is_pending(memory) and look_again(memory, receipt) == {}
+
+
+def test_the_next_erasure_finishes_one_that_was_cut_off(memory, tmp_path):
+    stuck = Stuck(tmp_path / "stuck")
+    stuck.folder.mkdir()
+    (stuck.folder / "kept").write_bytes(vector_bytes(held(memory)["b/3"]))
+    with pytest.raises(StorageError, match="still holds something"):
+        erase(memory, "b/3", traces=[stuck])
+    with pytest.raises(StorageError, match="still holds something"):
+        erase(memory, "b/4", traces=[stuck])
+    assert not {"b/3", "b/4"} & set(held(memory))  # neither takes part in anything any more
+    (stuck.folder / "kept").unlink()
+    erase(memory, "b/5", traces=[stuck])
+    assert not is_pending(memory) and len(list((memory / "receipts").iterdir())) == 3
 
 
 KILLED = """

@@ -6,12 +6,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from retrieval import VisualMemory
 from retrieval.building import add_features, build_from_features
+from retrieval.cli import app
 from retrieval.embedders import load_embedder
-from retrieval.errors import EmbedderMismatch, FolderError, MemoryExists
+from retrieval.errors import EmbedderMismatch, FolderError, InvalidArgument, MemoryExists
 from retrieval.feature_file import FeatureFile, write_features
+from retrieval.features_cli import embed_app
 from retrieval.folder import list_labelled_files
 from retrieval.pipeline import embed_images
 
@@ -81,6 +84,7 @@ def test_a_file_for_another_memory_is_refused(features: Path, built: Path) -> No
         ({"vector": None}, "but no vector: features are kept in id, label and vector"),
         ({"label": ["x", None, "y"]}, "rows without an id, a label or a vector"),
         ({"vector": [[1.0, 0.0], [1.0], [0.0, 1.0]]}, "vectors of other lengths than 2"),
+        ({"vector": [[1.0, 0.0], [1.0], [0.0, 1.0, 0.0]]}, "vectors of other lengths than 2"),
         ({"vector": ["a", "b", "c"]}, "cannot be read as a Parquet file of features"),
     ],
 )
@@ -97,6 +101,14 @@ def test_a_file_that_breaks_off_is_refused_and_makes_no_memory(features: Path, t
     assert not (tmp_path / "memory").exists()
 
 
+def test_features_do_not_take_the_place_of_their_manifest(pictures: Path, checkpoint: Path, tmp_path: Path) -> None:
+    manifest = foreign(tmp_path / "list.parquet", vector=None, file=[str(pictures / "red" / "0.png")] * 3)
+    before = manifest.read_bytes()
+    told = CliRunner().invoke(embed_app, [str(manifest), "--out", str(manifest), "--embedder", str(checkpoint)])
+    assert isinstance(told.exception, InvalidArgument) and "is the manifest itself" in str(told.exception)
+    assert manifest.read_bytes() == before
+
+
 def test_what_lay_in_a_files_place_stays_until_the_new_one_is_whole(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "features.parquet"
     out.write_text("the old one")
@@ -109,3 +121,12 @@ def test_what_lay_in_a_files_place_stays_until_the_new_one_is_whole(checkpoint: 
     with pytest.raises(KeyboardInterrupt):
         write_features(out, breaks_off(), embedder)
     assert out.read_text() == "the old one"
+
+
+@pytest.mark.parametrize("command", ["build", "add"])
+def test_options_about_embedding_are_refused_where_features_are_given(command: str, tmp_path: Path) -> None:
+    build_from_features(tmp_path / "memory", foreign(tmp_path / "theirs.parquet"))
+    arguments = [command, str(tmp_path / "memory"), str(tmp_path / "theirs.parquet"), "--shard", "1/2"]
+    refused = CliRunner().invoke(app, arguments)
+    assert isinstance(refused.exception, InvalidArgument)
+    assert "--shard 1/2 is for pictures" in str(refused.exception)

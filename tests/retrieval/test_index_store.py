@@ -350,3 +350,15 @@ def test_readers_get_one_whole_index_while_it_is_replaced_again_and_again(
 def _replace_often(vectors: np.ndarray, folder: Path) -> None:
     for turn in range(30):
         save(vectors[: (20, 60)[turn % 2]], folder)
+
+
+def test_what_was_erased_after_an_index_was_opened_is_not_carried_on_by_extending_it(
+    random_vectors: Vectors, tmp_path: Path
+) -> None:
+    save(random_vectors(20, 8), tmp_path)
+    opened = load_stored(tmp_path)
+    assert opened is not None
+    erase_stored(tmp_path, keys_of(3))
+    extend_stored(opened, ArrayBlocks(random_vectors(5, 8, seed=1)), keys_of(5, first=7), tmp_path)
+    assert (np.load(live(tmp_path) / "lengths.npy")[:3] == 0).all()
+    assert answers(load_stored(tmp_path), random_vectors(5, 8, seed=1)).tolist() == [7, 8, 9, 10, 11]

@@ -165,3 +165,18 @@ def test_features_are_no_manifest(tmp_path: Path) -> None:
     assert is_manifest(tmp_path / "m.csv") and not is_manifest(tmp_path / "m.txt")
     with pytest.raises(FolderError, match="cannot be read as Parquet"):
         is_manifest(tmp_path / "damaged.parquet")
+
+
+def test_a_csv_may_hold_large_pictures(tmp_path: Path) -> None:
+    rows = [["id", "label", "bytes"], ["a", "red", base64.b64encode(b"x" * 2**20).decode()]]
+    (item,) = read_manifest(write_csv(tmp_path / "m.csv", rows))
+    assert item.image == b"x" * 2**20
+
+
+@pytest.mark.parametrize(
+    "features", ["[]", '{"info": null}', '{"info": {"features": {"label": []}}}', '{"info": {"features": 5}}', "{"]
+)
+def test_names_of_classes_in_another_form_are_passed_over(tmp_path: Path, features: str) -> None:
+    table = pa.table({"label": ["a"], "path": ["1"]}).replace_schema_metadata({b"huggingface": features.encode()})
+    pq.write_table(table, tmp_path / "m.parquet")
+    assert [item.label for item in read_manifest(tmp_path / "m.parquet")] == ["a"]

@@ -267,7 +267,7 @@ def test_a_server_that_does_not_answer_is_no_damaged_index(
     assert "hunter2" not in str(caught.value) + about.read_text()
 
 
-@pytest.mark.parametrize("uri", ["", "localhost", "ftp://host", "file:///tmp/x"])
+@pytest.mark.parametrize("uri", ["", "localhost", "ftp://host", "file:///tmp/x", "http://[::1", "http://host:port"])
 def test_an_address_must_be_one(uri: str) -> None:
     with pytest.raises(InvalidArgument, match="needs an address such as milvus:http://host:19530"):
         on_server(uri)

@@ -1,10 +1,14 @@
 """Bytes are found wherever they are, by digests that do not hold them."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from retrieval.bytestore import open_store
 from retrieval.forgetting.rawsearch import LONGEST_WINDOW, Secrets
 
 SALT = bytes(32)
@@ -85,3 +89,20 @@ def test_windows_that_are_given_up_are_not_found():
 def test_what_was_never_written_down_is_refused(damage):
     with pytest.raises((ValueError, TypeError, AttributeError), match="."):
         Secrets.from_dict(Secrets.of(SECRETS, SALT).to_dict() | damage, SALT)
+
+
+def test_searching_a_database_leaves_this_process_its_locks_on_it(tmp_path):
+    kept = bytes(range(256))
+    with open_store(tmp_path, size_limit=2**20) as store:
+        store.set("a", kept)
+        found = Secrets.of([kept], b"salt").in_files(sorted(tmp_path.iterdir()))
+        assert set(found) & {tmp_path / "cache.db", tmp_path / "cache.db-wal"}
+        script = (
+            "import sys, pathlib; from retrieval.bytestore import open_store\n"
+            "with open_store(pathlib.Path(sys.argv[1]), size_limit=2**20) as store: store.set('b', b'theirs')"
+        )
+        command = [sys.executable, "-c", script, str(tmp_path)]
+        subprocess.run(command, cwd=Path(__file__).parents[2], check=True, timeout=60)
+        store.set("c", b"ours")
+        with open_store(tmp_path, size_limit=2**20) as again:
+            assert (again.get("b"), again.get("c")) == (b"theirs", b"ours")
