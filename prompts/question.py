@@ -61,7 +61,7 @@ def pose_questions(
         template: the prompt that will ask; one that is balanced takes its neighbours from ten times as many.
     """
     wider = template is not None and template.balanced
-    found = memory.search_vectors(vectors, k=min(_WIDER * k, len(memory)) if wider else k)
+    found = memory.search_vectors(vectors, k=min(_WIDER * k, memory.findable) if wider else k)
     voters = found.nearest(k)
     votes_of = count_votes(voters.labels, voters.distances, method=voting, factors=voters.reliabilities)
     for image, near, votes, far in zip(images, voters, votes_of, found, strict=True):

@@ -37,6 +37,11 @@ class CentredMemory:
         return self._items
 
     @property
+    def findable(self) -> int:
+        """How many items a search can find: what was pruned away takes no part."""
+        return self._snapshot.findable
+
+    @property
     def mean(self) -> Float[np.ndarray, " dimension"]:
         """The mean of the memory's vectors, float64."""
         return self._snapshot.mean

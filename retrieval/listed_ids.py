@@ -15,7 +15,7 @@ def listed_ids(ids: list[str] | None, file: Path | None) -> list[str] | None:
         file: of ids, one a line, each as it is or, for those that hold line breaks, as a JSON string.
 
     Raises:
-        InvalidArgument: the file cannot be read as text.
+        InvalidArgument: the file cannot be read as text, or holds none.
     """
     if file is None:
         return ids or None
@@ -23,7 +23,10 @@ def listed_ids(ids: list[str] | None, file: Path | None) -> list[str] | None:
         lines = file.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidArgument(f"{printable(file)} is no file of ids ({error}): one id a line expected") from error
-    return [*(ids or []), *filter(None, (_as_id(line.rstrip("\r")) for line in lines))]
+    listed = [*(ids or []), *filter(None, (_as_id(line.rstrip("\r")) for line in lines))]
+    if not listed:
+        raise InvalidArgument(f"{printable(file)} holds no ids: one a line expected")
+    return listed
 
 
 def _as_id(line: str) -> str:

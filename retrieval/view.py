@@ -69,6 +69,11 @@ class MemoryView:
         """How its embedder was asked to run, loaded or not."""
         return self._embedding.requested
 
+    @property
+    def findable(self) -> int:
+        """How many items a search can find: what was pruned away takes no part."""
+        return self.snapshot().findable
+
     def snapshot(self, *, centred: bool = False) -> Snapshot:
         """Return the version that is read: its ids, labels and index; ``centred`` for one without its mean."""
         return self._view.centred() if centred else self._view

@@ -14,7 +14,7 @@ from retrieval import errors
 from retrieval.cluster.ray_worker import Worker, to_cell
 from retrieval.embedders.base import EmbedderIdentity, check_embedder
 from retrieval.embedders.execution import Execution, Requested
-from retrieval.errors import EmbedderMismatch, ImageError, InvalidArgument, VisualMemoryError
+from retrieval.errors import EmbedderError, EmbedderMismatch, ImageError, InvalidArgument, VisualMemoryError
 from retrieval.images import ImageLike
 from retrieval.pipeline import EmbeddedBatch, Failure
 
@@ -99,7 +99,7 @@ class RayEmbedding:
         listed = list(items)
         if not listed:
             return
-        with _cluster(self._address):
+        with _cluster(self._address), _translated():
             dataset = self._dataset(listed, image_of, thumbnail_pixels)
             for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
                 self._notice(block)
@@ -185,6 +185,18 @@ def _workers(device: str) -> tuple[int, dict[str, Any]]:
         return gpus, {"num_gpus": 1}
     # A worker decodes and computes on all of its machine's cores; Ray limits its libraries to those it asked for.
     return max(1, len(machines)), {"num_cpus": int(min((machine["CPU"] for machine in machines), default=1))}
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Translate what Ray raises when a worker or a machine dies."""
+    from ray.exceptions import RayError
+
+    try:
+        yield
+    except RayError as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise EmbedderError(f"a worker of the Ray cluster failed ({lines[-1]}): run the same command again") from error
 
 
 @contextmanager

@@ -11,10 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from retrieval.cli import app as memory_app
-from retrieval.cluster.ray_embedding import RayEmbedding
+from retrieval.cluster.ray_embedding import RayEmbedding, _translated
 from retrieval.embedders import load_embedder
 from retrieval.embedders.execution import Requested
-from retrieval.errors import InvalidArgument, UnknownEmbedder
+from retrieval.errors import EmbedderError, InvalidArgument, UnknownEmbedder
 from retrieval.feature_file import FeatureFile
 from retrieval.features_cli import embed_app
 from retrieval.folder import LabelledFile, list_labelled_files
@@ -112,3 +112,11 @@ def test_a_memory_is_added_to_by_a_cluster(checkpoint: Path, pictures: Path, tmp
     nearest = opened.search(path, k=1)[0][0]
     assert (nearest.id, nearest.distance) == (f"red/{path.name}", pytest.approx(0, abs=1e-4))
     assert opened.thumbnails([nearest.id])[0]
+
+
+def test_a_worker_that_dies_is_told_in_a_sentence() -> None:
+    import ray
+
+    dies = ray.remote(os._exit)
+    with pytest.raises(EmbedderError, match="a worker of the Ray cluster failed"), _translated():
+        ray.get(dies.options(max_retries=0).remote(1))
