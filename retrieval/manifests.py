@@ -175,7 +175,10 @@ def _parquet_rows(path: Path, columns: tuple[str, ...] | None) -> Iterator[_Row]
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=_READ_AHEAD) as file:
         schema = file.schema_arrow
         _expect_columns(schema.names, path)
-        names = huggingface_names(schema, "label")
+        try:
+            names = huggingface_names(schema, "label")
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError):
+            names = None  # something else of that name
         wanted = [name for name in columns or (*_NAMES, *_PATHS, _BYTES) if name in schema.names]
         number = 0
         for group in range(file.num_row_groups):
@@ -186,16 +189,16 @@ def _parquet_rows(path: Path, columns: tuple[str, ...] | None) -> Iterator[_Row]
 
 
 def huggingface_names(schema: "pyarrow.Schema", label: str) -> list[str] | None:
-    """Return the names of the classes that a column numbers, as Hugging Face keeps them in a table's metadata.
+    """Return the names of the classes that a column numbers, as Hugging Face keeps them in a table's metadata, or None.
 
-    None where there are none, or where something else stands there.
+    Raises:
+        KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError: something else stands there.
     """
-    try:
-        feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][label]
-        feature = feature.get("feature", feature) if isinstance(feature, dict) else feature[0]  # of a list, its items'
-        return [str(name) for name in feature["names"]] or None
-    except (KeyError, IndexError, TypeError, ValueError, RecursionError):
-        return None
+    features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    feature = features.get(label, {})
+    feature = feature.get("feature", feature) if isinstance(feature, dict) else feature[0]  # of a list, its items'
+    names = feature.get("names")
+    return [str(name) for name in names] if names else None
 
 
 def _named(label: object, names: list[str] | None) -> object:

@@ -17,6 +17,8 @@ SALT_BYTES: Final = 32
 _DIGEST_BYTES: Final = 16
 DATABASE: Final = "cache.db"  # of a diskcache
 
+_ASKED_TOGETHER: Final = 500  # values in one question: SQLite takes 32,766 at most
+
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
@@ -146,7 +148,9 @@ class FeatureTraces:
         dropped = 0
         for folder in self.folders():
             with opened(folder, SIZE_LIMIT) as store:
-                dropped += drop_entries(folder, store, items.pictures, items)
+                kept = [value for value in map(store.get, items.pictures) if isinstance(value, bytes)]
+                names = {*items.pictures, *_keys_of(folder, kept)}
+                dropped += drop_entries(folder, store, names, items)
         return dropped
 
     def remains(self, marks: Marks) -> list[str]:
@@ -158,6 +162,20 @@ class FeatureTraces:
             if count:
                 found.append(f"{count} features of forgotten pictures in {folder}")
         return found
+
+
+def _keys_of(folder: Path, values: list[bytes]) -> list[str]:
+    """Return under which names a store keeps some values: a picture has another digest as a file than decoded."""
+    found: list[str] = []
+    database = sqlite3.connect(folder / DATABASE, timeout=60)
+    try:
+        for start in range(0, len(values), _ASKED_TOGETHER):
+            some = values[start : start + _ASKED_TOGETHER]
+            asked = f"SELECT key FROM Cache WHERE value IN ({','.join('?' * len(some))})"
+            found += [key for (key,) in database.execute(asked, some) if isinstance(key, str)]
+    finally:
+        database.close()
+    return found
 
 
 def drop_entries(folder: Path, store: Any, names: Iterable[str], items: Forgotten) -> int:  # noqa: ANN401 - untyped

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from agent.reply_traces import ReplyTraces
@@ -57,6 +58,13 @@ def test_forgotten_items_are_out_of_the_memory_and_stay_in_its_versions(memory: 
     assert "forgot 2 items, 16 left" in said and "--erase" in said
     assert "red/0.png" not in ids_in(memory)
     assert len(ItemTable.open(memory).at(before)) == 18
+
+
+def test_features_of_the_same_picture_under_another_digest_go_too(memory: Path, pictures: Path, say: Say) -> None:
+    with Image.open(pictures / "red" / "0.png") as picture:
+        VisualMemory.open(memory).embed([picture.copy(), pictures / "red" / "0.png"])
+    say("forget", memory, "--id", "red/0.png", "--erase", "--yes")
+    assert "Proven: nothing is left" in say("verify-forgotten", receipt_in(memory))
 
 
 def test_erasing_writes_a_receipt_that_proves_it(memory: Path, say: Say) -> None:

@@ -81,7 +81,7 @@ def test_a_build_killed_at_random_points_loses_and_repeats_nothing(tmp_path: Pat
 
 def _ids(path: Path) -> set[str]:
     try:
-        ids = VisualMemory.open(path)._table.ids().to_pylist()
+        ids = VisualMemory.open(path).snapshot().ids.tolist()
     except NotAMemory:
         return set()
     assert len(ids) == len(set(ids))

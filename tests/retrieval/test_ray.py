@@ -117,6 +117,9 @@ def test_a_memory_is_added_to_by_a_cluster(checkpoint: Path, pictures: Path, tmp
 def test_a_worker_that_dies_is_told_in_a_sentence() -> None:
     import ray
 
-    dies = ray.remote(os._exit)
+    def die() -> None:
+        os._exit(1)
+
+    dies = ray.remote(die)
     with pytest.raises(EmbedderError, match="a worker of the Ray cluster failed"), _translated():
-        ray.get(dies.options(max_retries=0).remote(1))
+        ray.get(dies.options(max_retries=0).remote())
