@@ -79,7 +79,7 @@ class Editor:
             if on_duplicate == "skip":
                 rows, slots = rows.filter(~there), slots[:0]
             if made_by and len(rows):
-                self.record(made_by)
+                self._record(made_by)
             dead = slots[slots >= 0]
             if len(dead):
                 self._replace(snapshot, dead, rows, deed="replace")
@@ -111,12 +111,10 @@ class Editor:
     def _advance(self, dead: Int[np.ndarray, " dead"], new: "pyarrow.Table") -> None:
         self._snapshot = self._snapshot.changed(self.table, dead, new)
 
-    def record(self, execution: Execution) -> None:
-        """Write down how vectors of the memory were made."""
-        with self.turn():
-            if execution not in self.table.settings.executions:
-                record(self.table, execution)
-                self._advance(np.empty(0, np.int64), self.table.light_columns(fragments=[]))
+    def _record(self, execution: Execution) -> None:
+        if execution not in self.table.settings.executions:
+            record(self.table, execution)
+            self._advance(np.empty(0, np.int64), self.table.light_columns(fragments=[]))
 
     def set_reliability(self, values: Float[np.ndarray, " items"] | None) -> None:
         """Write down how far the items of the version that `turn` gave can be relied on, in row order."""

@@ -95,6 +95,18 @@ def _identify(stream: BinaryIO, name: str) -> Image.Image:
         raise DamagedImage(f"{name} breaks off or is damaged: replace the file") from error
 
 
+def shown_picture(picture: bytes | None, *, longest_side: int) -> Image.Image | None:
+    """Return a kept picture at a size to be looked at; None where there is none, or a damaged one."""
+    if picture is None:
+        return None
+    try:
+        image = decode(picture)
+    except ImageError:
+        return None
+    image.thumbnail((longest_side, longest_side))
+    return image
+
+
 def _upright_rgb(opened: Image.Image, name: str, max_pixels: int) -> Image.Image:
     width, height = opened.size
     if width * height > max_pixels:

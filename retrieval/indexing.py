@@ -15,7 +15,7 @@ from retrieval.errors import StorageError
 from retrieval.indexes import choose_kind
 from retrieval.indexes.base import VectorBlocks
 from retrieval.indexes.store import Stored, build_stored, extend_stored, load_stored
-from retrieval.layers import BESIDE_AT_LEAST, BESIDE_SHARE, Layers, Match
+from retrieval.layers import Layers, Match, is_crowded
 from retrieval.rows import Rows
 from retrieval.storage.locking import writer_lock
 from retrieval.storage.table import ItemTable, normalised
@@ -100,7 +100,7 @@ def index_layers(source: Source) -> Layers:
     if stored.index.worn(skipped=int((match.slot_of < 0).sum())):
         stored, beside = _build(source, kind, living, keys), beside[:0]
         match = Match.by_keys(stored.keys, living, keys)
-    elif len(beside) > max(BESIDE_AT_LEAST, BESIDE_SHARE * len(living)):
+    elif is_crowded(len(beside), items=len(living)):
         stored, beside = _extend(source, stored, beside), beside[:0]
         match = Match.by_keys(stored.keys, living, keys)
     return Layers.over(stored, match, beside, source.vectors(beside))

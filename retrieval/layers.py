@@ -12,8 +12,8 @@ from retrieval.indexes.base import DEFAULT_RECALL, ArrayBlocks
 from retrieval.indexes.exact import ExactIndex
 from retrieval.indexes.store import Stored
 
-BESIDE_AT_LEAST: Final = 4_096
-BESIDE_SHARE: Final = 1 / 200
+_BESIDE_AT_LEAST: Final = 4_096
+_BESIDE_SHARE: Final = 1 / 200
 """Items beside an index, as a share of all, from which they are taken into it: compared exactly, 5,000 beside a million
 cost about half as much as the search of the million itself."""
 
@@ -68,8 +68,8 @@ class Layers:
 
     @property
     def crowded(self) -> bool:
-        """Whether so many items lie beside the index that they had better be taken into it."""
-        return len(self.fresh) > max(BESIDE_AT_LEAST, BESIDE_SHARE * len(self))
+        """Whether the items beside had better be taken into the index."""
+        return is_crowded(len(self.fresh), items=len(self))
 
     @cached_property
     def _in_index(self) -> int:
@@ -143,3 +143,8 @@ class Layers:
             place = np.minimum(np.searchsorted(moved, positions), len(moved) - 1)
             slots = np.where(moved[place] == positions, to[place], slots)
         return slots, distances
+
+
+def is_crowded(beside: int, *, items: int) -> bool:
+    """Tell whether so many of the items lie beside an index that they had better be taken into it."""
+    return beside > max(_BESIDE_AT_LEAST, _BESIDE_SHARE * items)

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 MemoryPath = Annotated[Path, typer.Argument(metavar="MEMORY", help="The folder that holds the memory.")]
-FolderPath = Annotated[Path, typer.Argument(metavar="FOLDER", help="Pictures laid out as FOLDER/<label>/<image>.")]
 FolderOrFeatures = Annotated[
     Path,
     typer.Argument(

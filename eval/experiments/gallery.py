@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from eval.drawing import drawing, readable
-from retrieval.errors import ImageError
-from retrieval.images import decode
+from retrieval.images import shown_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from PIL.Image import Image
 
 Pictures = Callable[[Sequence[str]], list[bytes | None]]  # ids → encoded pictures; None where there is none
 _SIDE: Final = 192  # pixels: 1.28 inches at 150 dots, the width of a tile
@@ -70,7 +68,7 @@ def draw_gallery(*sections: Section, title: str = "") -> "Figure":
 def _draw_tile(axes: "Axes", left: float, top: float, tile: Tile) -> None:
     from matplotlib.patches import Rectangle
 
-    pixels = _pixels(tile.picture)
+    pixels = shown_picture(tile.picture, longest_side=_SIDE)
     if pixels is None:
         axes.text(left + 0.5, top + 0.5, readable(tile.id)[-_LONGEST_LINE:], ha="center", va="center", fontsize=6)
     else:
@@ -87,14 +85,3 @@ def _draw_tile(axes: "Axes", left: float, top: float, tile: Tile) -> None:
 def _line(text: str) -> str:
     shown = readable(text)
     return shown if len(shown) <= _LONGEST_LINE else shown[: _LONGEST_LINE - 1] + "…"
-
-
-def _pixels(picture: bytes | None) -> "Image | None":
-    if picture is None:
-        return None
-    try:
-        image = decode(picture)
-    except ImageError:
-        return None
-    image.thumbnail((_SIDE, _SIDE))
-    return image

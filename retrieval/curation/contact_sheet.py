@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from retrieval.disk import writing
-from retrieval.errors import ImageError, InvalidArgument
-from retrieval.images import decode, thumbnail
+from retrieval.errors import InvalidArgument
+from retrieval.images import shown_picture, thumbnail
 from retrieval.terminal import printable
 
 if TYPE_CHECKING:
@@ -86,23 +86,12 @@ def _page(title: str, rows: Sequence[Sequence[Tile]]) -> str:
 
 
 def _embedded(picture: bytes | None) -> str:
-    image = _small(picture)
+    image = shown_picture(picture, longest_side=_SIDE)
     if image is None:
         return '<div class="none"></div>'
     return (
         f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(thumbnail(image, longest_side=_SIDE)).decode()}">'
     )
-
-
-def _small(picture: bytes | None) -> "Image | None":
-    if picture is None:
-        return None
-    try:
-        image = decode(picture)
-    except ImageError:
-        return None
-    image.thumbnail((_SIDE, _SIDE))
-    return image
 
 
 def _drawing(title: str, rows: Sequence[Sequence[Tile]]) -> "Image":
@@ -132,7 +121,7 @@ def _wrapped(tiles: Sequence[Tile]) -> list[Sequence[Tile]]:
 def _draw_line(sheet: "Image", pen: "ImageDraw", tiles: Sequence[Tile], top: int, font: "Font") -> None:
     for place, tile in enumerate(tiles):
         left = _GAP + place * (_SIDE + _GAP)
-        image = _small(tile.picture)
+        image = shown_picture(tile.picture, longest_side=_SIDE)
         if image is None:
             pen.rectangle((left, top, left + _SIDE, top + _SIDE), _GREY)
         else:
