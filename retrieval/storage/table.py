@@ -4,6 +4,7 @@ import copy
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,7 +13,7 @@ from jaxtyping import Float, Float16, Int, Shaped, UInt64
 
 from retrieval.cachedir import folder_bytes
 from retrieval.disk import reading, writing
-from retrieval.errors import InvalidArgument, UnknownVersion
+from retrieval.errors import InvalidArgument, NotAMemory, UnknownVersion
 from retrieval.settings import Settings
 from retrieval.storage.layout import ASIDE, check_free, expect_memory
 from retrieval.storage.locking import writer_lock
@@ -147,8 +148,25 @@ class ItemTable:
         """The version that is read."""
         return int(self.dataset.version)
 
-    def __len__(self) -> int:
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            with reading(self.path):
+                yield
+        except NotAMemory as error:
+            if self._is_gone():
+                gone = f"version {self.version} of {self.path} was dropped by another process: open the memory again"
+                raise UnknownVersion(gone) from error
+            raise
+
+    def _is_gone(self) -> bool:
+        import lance
+
         with reading(self.path):
+            return self.version not in {found["version"] for found in lance.dataset(self.uri).versions()}
+
+    def __len__(self) -> int:
+        with self._reading():
             return int(self.dataset.count_rows())
 
     def light_columns(self, *, fragments: list[Any] | None = None) -> "pyarrow.Table":
@@ -156,19 +174,19 @@ class ItemTable:
         column = reliability_column(self.dataset.schema)
         columns = {name: name for name in _LIGHT} | ({RELIABILITY: column} if column else {})
         limit = 0 if fragments == [] else None  # to Lance, no fragments are all
-        with reading(self.path):
+        with self._reading():
             return self.dataset.scanner(columns=columns, with_row_id=True, fragments=fragments, limit=limit).to_table()
 
     def digests(self) -> Shaped[np.ndarray, " items"]:
         """Return the digest of every item's picture, in row order."""
-        with reading(self.path):
+        with self._reading():
             column = self.dataset.to_table(columns=["digest"])["digest"]
         digests: np.ndarray = column.to_numpy()
         return digests
 
     def label_counts(self) -> dict[str, int]:
         """Return how many items each label has, most frequent first."""
-        with reading(self.path):
+        with self._reading():
             counts = self.dataset.to_table(columns=["label"])["label"].value_counts().to_pylist()
         return {c["values"]: c["counts"] for c in sorted(counts, key=lambda c: (-c["counts"], c["values"]))}
 
@@ -192,13 +210,13 @@ class ItemTable:
         return self.settings.embedder.dimension
 
     def __iter__(self) -> Iterator[Float16[np.ndarray, "some dimension"]]:
-        with reading(self.path):
+        with self._reading():
             for block in self.dataset.to_batches(columns=["vector"], batch_size=_BLOCK):
                 yield _as_matrix(block["vector"], self.dimension)
 
     def take(self, rows: Int[np.ndarray, " rows"], columns: list[str] | None = None) -> "pyarrow.Table":
         """Return some rows, in the order asked for; every column where none is named."""
-        with reading(self.path):
+        with self._reading():
             return self.dataset.take(rows.tolist(), columns=columns)
 
     def take_at(self, addresses: UInt64[np.ndarray, " rows"], columns: list[str] | None = None) -> "pyarrow.Table":
@@ -206,7 +224,7 @@ class ItemTable:
 
         2,000 of 57,000 rows take 2 ms so. By their numbers they take 1,000, as Lance counts past deleted ones.
         """
-        with reading(self.path):
+        with self._reading():
             return self.dataset._take_rows(addresses.tolist(), columns=columns)
 
     def select(self, where: str) -> UInt64[np.ndarray, " found"]:

@@ -230,6 +230,14 @@ def test_compacting_changes_nothing_that_is_held_and_drops_old_versions_without_
         memory.compact(keep=0)
 
 
+def test_a_reader_of_a_version_that_was_compacted_away_is_told_to_open_the_memory_again(memory):
+    reader = fresh(memory)
+    memory.forget(label="class 2")
+    memory.compact(keep=1)
+    with pytest.raises(UnknownVersion, match="was dropped by another process: open the memory again"):
+        reader.search_vectors(vectors(1), k=1)
+
+
 def test_the_history_tells_every_edit(memory):
     memory.forget(ids=["1", "2"])
     memory.relabel("new", ids=["3"])
