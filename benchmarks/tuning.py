@@ -17,7 +17,7 @@ from clustered import NOISE, draw, nearest_exactly, recall
 
 from retrieval.indexes import tree
 from retrieval.indexes.base import ArrayBlocks
-from retrieval.indexes.halves import Halves
+from retrieval.indexes.fixed_point import FixedPointRows
 from retrieval.indexes.nearest import nearest, ranked, unranked
 from retrieval.indexes.tuning import Effort, Layout
 
@@ -27,10 +27,10 @@ RECALLS = (0.99, 0.995, 0.999)
 SAMPLE_A_LEAF = 125
 
 
-def searched(searcher, halves, queries, k, effort):
+def searched(searcher, items, queries, k, effort):
     """Search as `ScannIndex` does, with an effort of one's own."""
     positions, rough = tree.ask(searcher, queries, effort)
-    return unranked(nearest(ranked(positions, halves.similarities(positions, queries), ~np.isnan(rough)), k))[0]
+    return unranked(nearest(ranked(positions, items.similarities(positions, queries), ~np.isnan(rough)), k))[0]
 
 
 def fastest(search, rounds=3):
@@ -43,12 +43,12 @@ def fastest(search, rounds=3):
     return seconds, found
 
 
-def measure(halves, queries, truth, layout):
+def measure(items, queries, truth, layout):
     """Train a tree, search it with every effort, and return a row for each."""
     started = time.perf_counter()
-    searcher = tree.train(halves.sample(layout.sample), layout)
+    searcher = tree.train(items.sample(layout.sample), layout)
     trained = time.perf_counter() - started
-    tree.fill(searcher, halves, items=len(halves))
+    tree.fill(searcher, items, items=len(items))
     print(
         f"{layout.leaves} leaves, {layout.dimensions_per_word} dimensions a word: trained in {trained:.1f} s, "
         f"filled in {time.perf_counter() - started - trained:.1f} s",
@@ -58,7 +58,7 @@ def measure(halves, queries, truth, layout):
     for share in SHARES:
         for each in CANDIDATES:
             effort = Effort(max(1, round(share * layout.leaves)), each * k)
-            seconds, found = fastest(lambda effort=effort: searched(searcher, halves, queries, k, effort))
+            seconds, found = fastest(lambda effort=effort: searched(searcher, items, queries, k, effort))
             rows.append((layout, effort, len(queries) / seconds, recall(found, truth)))
     return rows
 
@@ -77,14 +77,14 @@ def main():
     options = parser.parse_args()
     vectors, _, queries, _ = draw(options.items, options.dimension, queries=options.queries, noise=options.noise)
     truth = nearest_exactly(vectors, queries, options.k)
-    halves = Halves.write(ArrayBlocks(vectors), None)
+    items = FixedPointRows.write(ArrayBlocks(vectors), None)
     del vectors
     rows = []
     for factor in options.leaves:
         leaves = round(factor * math.sqrt(options.items))
         for block in options.blocks:
             layout = Layout(leaves, block, min(options.items, SAMPLE_A_LEAF * leaves))
-            rows += measure(halves, queries, truth, layout)
+            rows += measure(items, queries, truth, layout)
             show(rows[-len(SHARES) * len(CANDIDATES) :], options.all)
     print("\nOf all:")
     show(rows, False)

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float16, Int, UInt8
 
 from retrieval.forgetting.rawsearch import Secrets
 from retrieval.forgetting.traces import Marks, sha256
+from retrieval.indexes.fixed_point import to_fixed_point
 
 if TYPE_CHECKING:
     import pyarrow
@@ -157,8 +158,7 @@ class TableFiles:
                 if name == "digest":
                     pictures.update(filter(marks.is_picture, block[name].drop_null().to_pylist()))
                     continue
-                buffers = (buffer for buffer in block[name].buffers() if buffer is not None)
-                found = secrets.in_bytes(np.frombuffer(buffer, np.uint8) for buffer in buffers)
+                found = secrets.in_bytes(_searched(block[name]))
                 windows |= found
                 if found and name == "thumbnail":
                     thumbnails.update(filter(marks.is_thumbnail, map(sha256, block[name].drop_null().to_pylist())))
@@ -208,6 +208,20 @@ def one_of(column: "pyarrow.ChunkedArray", values: Any) -> Bool[np.ndarray, " ro
     return found
 
 
+def _searched(column: "pyarrow.Array") -> Iterator[UInt8[np.ndarray, " bytes"]]:
+    """Yield the bytes that a column has in the table's files and, of vectors, those that an index has for them."""
+    import pyarrow as pa
+
+    for buffer in filter(None, column.buffers()):
+        yield np.frombuffer(buffer, np.uint8)
+    if pa.types.is_fixed_size_list(column.type):
+        yield to_fixed_point(_as_matrix(column)).view(np.uint8).ravel()
+
+
+def _as_matrix(vectors: "pyarrow.FixedSizeListArray") -> Float16[np.ndarray, "rows dimension"]:
+    matrix: np.ndarray = vectors.flatten().to_numpy().reshape(len(vectors), -1)
+    return matrix
+
+
 def _as_bytes(vectors: "pyarrow.FixedSizeListArray") -> list[bytes]:
-    rows = vectors.flatten().to_numpy().reshape(len(vectors), -1)
-    return [row.tobytes() for row in rows]
+    return [row.tobytes() for row in _as_matrix(vectors)]

@@ -1,7 +1,7 @@
 """Approximate search with ScaNN (Guo et al., 2020), as in section 2.2 of the paper.
 
 ScaNN holds a tree and a few bits for each number of a vector, by which it names candidates. They are compared exactly
-from float16 rows mapped from disk: a memory of a million opens at once, and takes half the room.
+from rows of 16-bit fixed point mapped from disk: a memory of a million opens at once, and takes half the room.
 """
 
 import json
@@ -17,7 +17,7 @@ from retrieval.indexes import tree
 from retrieval.indexes.base import WORN_SHARE, VectorBlocks
 from retrieval.indexes.candidates import measure_efforts, search_tree
 from retrieval.indexes.exact import ExactIndex
-from retrieval.indexes.halves import ROWS, Halves, erase_rows
+from retrieval.indexes.fixed_point import ROWS, FixedPointRows, erase_rows
 from retrieval.indexes.nearest import unranked
 from retrieval.indexes.tuning import RECALLS, Effort, layout_for
 
@@ -69,54 +69,54 @@ class ScannIndex:
     saved: ClassVar[bool] = True
     mapped: ClassVar[tuple[str, ...]] = (ROWS,)
 
-    def __init__(self, halves: Halves, searcher: tree.Searcher | None, facts: Facts, folder: Path | None) -> None:
-        self._halves = halves
+    def __init__(self, rows: FixedPointRows, searcher: tree.Searcher | None, facts: Facts, folder: Path | None) -> None:
+        self._rows = rows
         self._searcher = searcher
         self._facts = facts
         self._folder = folder
-        self._all = None if searcher else ExactIndex.build(halves)
+        self._all = None if searcher else ExactIndex.build(rows)
 
     @classmethod
     def build(cls, blocks: VectorBlocks, folder: Path | None) -> "ScannIndex":
         """Return an index over vectors, its tree trained on a sample of them by all cores."""
-        halves = Halves.write(blocks, folder)
-        if len(halves) < BRUTE_FORCE_BELOW:
-            return cls._finished(halves, None, Facts(halves.dimension, 0, 0, 0.0, ()), folder)
-        layout = layout_for(len(halves))
-        searcher = tree.train(halves.sample(layout.sample), layout)
-        tree.fill(searcher, halves, items=len(halves))
-        efforts = measure_efforts(searcher, halves, layout.leaves)
-        facts = Facts(halves.dimension, len(halves), layout.leaves, tree.imbalance(searcher), efforts)
-        return cls._finished(halves, searcher, facts, folder)
+        rows = FixedPointRows.write(blocks, folder)
+        if len(rows) < BRUTE_FORCE_BELOW:
+            return cls._finished(rows, None, Facts(rows.dimension, 0, 0, 0.0, ()), folder)
+        layout = layout_for(len(rows))
+        searcher = tree.train(rows.sample(layout.sample), layout)
+        tree.fill(searcher, rows, items=len(rows))
+        efforts = measure_efforts(searcher, rows, layout.leaves)
+        facts = Facts(rows.dimension, len(rows), layout.leaves, tree.imbalance(searcher), efforts)
+        return cls._finished(rows, searcher, facts, folder)
 
     @classmethod
     def load(cls, folder: Path) -> "ScannIndex":
         """Return the index in a folder; its tree is read, its rows are mapped."""
         facts = Facts.read(folder)
-        halves = Halves.load(folder, dimension=facts.dimension)
+        rows = FixedPointRows.load(folder, dimension=facts.dimension)
         searcher = tree.load(folder) if facts.trained else None
-        if searcher and searcher.size() != len(halves):
-            raise ValueError(f"{folder} holds {len(halves)} vectors, but {searcher.size()} in the tree")
-        return cls(halves, searcher, facts, folder)
+        if searcher and searcher.size() != len(rows):
+            raise ValueError(f"{folder} holds {len(rows)} vectors, but {searcher.size()} in the tree")
+        return cls(rows, searcher, facts, folder)
 
     def extended(self, blocks: VectorBlocks, folder: Path | None) -> "ScannIndex":
         """Return another index with more vectors, put into the leaves that there are."""
-        halves = self._halves.extended(blocks, folder)
+        rows = self._rows.extended(blocks, folder)
         if self._searcher is None:
-            return self._finished(halves, None, self._facts, folder)
+            return self._finished(rows, None, self._facts, folder)
         searcher = self._copy() if folder is None or self._folder is None else tree.load(self._folder)
-        tree.fill(searcher, halves.blocks(len(self)), items=len(blocks))
-        return self._finished(halves, searcher, self._facts, folder)
+        tree.fill(searcher, rows.blocks(len(self)), items=len(blocks))
+        return self._finished(rows, searcher, self._facts, folder)
 
     @classmethod
     def _finished(
-        cls, halves: Halves, searcher: tree.Searcher | None, facts: Facts, folder: Path | None
+        cls, rows: FixedPointRows, searcher: tree.Searcher | None, facts: Facts, folder: Path | None
     ) -> "ScannIndex":
         if folder is not None:
             if searcher:
                 tree.save(searcher, folder)
             facts.write(folder)
-        return cls(halves, searcher, facts, folder)
+        return cls(rows, searcher, facts, folder)
 
     def _copy(self) -> tree.Searcher:
         """Return another searcher like this one's; without its files, which may have been replaced."""
@@ -128,8 +128,8 @@ class ScannIndex:
     def erase(cls, folder: Path, positions: Int[np.ndarray, " erased"]) -> list[str]:
         """Overwrite rows, lengths, codes and leaves, and centres of leaves that are as good as one of the vectors."""
         facts = Facts.read(folder)
-        halves = Halves.load(folder, dimension=facts.dimension)
-        written = tree.erase(folder, positions, halves.unit(positions)) if facts.trained else []
+        rows = FixedPointRows.load(folder, dimension=facts.dimension)
+        written = tree.erase(folder, positions, rows.unit(positions)) if facts.trained else []
         return written + erase_rows(folder, positions, dimension=facts.dimension)
 
     @classmethod
@@ -146,7 +146,7 @@ class ScannIndex:
         return grown or tree.imbalance(self._searcher) > self._facts.imbalance + _UNEVEN
 
     def __len__(self) -> int:
-        return len(self._halves)
+        return len(self._rows)
 
     def search(
         self,
@@ -160,7 +160,11 @@ class ScannIndex:
         if self._all:
             return self._all.search(queries, k, skip=skip)
         effort = self._facts.effort(recall, k)
-        numbers = np.empty((len(queries), k), np.int64)
-        for part in np.array_split(np.arange(len(queries)), -(-len(queries) // _QUERIES_AT_A_TIME)):
-            numbers[part] = search_tree(self._searcher, self._halves, queries[part], k, effort, skip)
-        return unranked(numbers)
+        parts = -(-len(queries) // _QUERIES_AT_A_TIME)
+        at_a_time = -(-len(queries) // parts)  # of about one size, so that none is small
+        starts = range(0, len(queries), at_a_time)
+        numbers = [
+            search_tree(self._searcher, self._rows, queries[start : start + at_a_time], k, effort, skip)
+            for start in starts
+        ]
+        return unranked(np.concatenate(numbers))

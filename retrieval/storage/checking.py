@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Int, Num
+from jaxtyping import Int, Int16
 
 from retrieval.disk import reading, writing
 from retrieval.errors import InvalidArgument, MemoryBusy, StorageError, UnknownVersion
+from retrieval.indexes.fixed_point import ROWS, to_fixed_point
 from retrieval.indexes.generations import withdraw
-from retrieval.indexes.halves import ROWS
 from retrieval.indexes.store import check_stored, load_stored
 from retrieval.storage.layout import CENTRED_INDEX, INDEX, expect_memory
 from retrieval.storage.locking import writer_lock
@@ -133,17 +133,17 @@ def _disagreement(path: Path, table: ItemTable) -> list[str]:
     order = np.argsort(stored.keys)
     different = 0
     for block in table.dataset.to_batches(columns=["key", "vector"], batch_size=_BLOCK):
-        vectors = block["vector"].flatten().to_numpy().view(np.int16).reshape(len(block), -1)
+        vectors = to_fixed_point(block["vector"].flatten().to_numpy().reshape(len(block), -1))
         different += _different(block["key"].to_numpy(), vectors, stored.keys, order, rows)
     return [f"{stored.folder} holds other vectors than the table for {different} items"] if different else []
 
 
 def _different(
     keys: Int[np.ndarray, " some"],
-    vectors: Num[np.ndarray, "some dimension"],
+    vectors: Int16[np.ndarray, "some dimension"],
     their: Int[np.ndarray, " items"],
     order: Int[np.ndarray, " items"],
-    rows: Num[np.ndarray, "items dimension"],
+    rows: Int16[np.ndarray, "items dimension"],
 ) -> int:
     """Return how many of some items have another vector in the index; what that lacks is searched beside it."""
     place = order[np.minimum(np.searchsorted(their, keys, sorter=order), len(their) - 1)]

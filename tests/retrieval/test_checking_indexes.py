@@ -29,7 +29,7 @@ def some_answers(path: Path) -> tuple[list[object], float]:
 
 
 @DEEDS
-@pytest.mark.parametrize("name", ["keys.npy", "vectors.f16", "lengths.npy", "hashed_dataset.npy", "header.json"])
+@pytest.mark.parametrize("name", ["keys.npy", "vectors.i16", "lengths.npy", "hashed_dataset.npy", "header.json"])
 def test_a_damaged_index_is_found_taken_away_and_built_anew(
     indexed: Path, tmp_path: Path, name: str, hurt: Callable[[Path], None]
 ) -> None:

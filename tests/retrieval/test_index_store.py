@@ -15,6 +15,7 @@ import pytest
 
 from retrieval.errors import InvalidArgument
 from retrieval.indexes.base import ArrayBlocks
+from retrieval.indexes.fixed_point import to_fixed_point
 from retrieval.indexes.scann import BRUTE_FORCE_BELOW
 from retrieval.indexes.store import Stored, build_stored, check_stored, erase_stored, extend_stored, load_stored
 
@@ -38,6 +39,10 @@ def live(folder: Path) -> Path:
 def answers(stored: Stored | None, queries: np.ndarray) -> np.ndarray:
     assert stored is not None
     return stored.keys[stored.index.search(queries, 1)[0][:, 0]]
+
+
+def kept_bytes(vector: np.ndarray) -> bytes:
+    return to_fixed_point(vector[None]).tobytes()
 
 
 @pytest.mark.parametrize("items", [20, TREE])
@@ -82,7 +87,7 @@ def test_a_new_index_takes_the_place_of_the_old_one_and_of_what_lay_around(
     save(random_vectors(20, 8), tmp_path)
     (tmp_path / "index.json").write_text("of an earlier release")
     (tmp_path / "0123456789abcdef").mkdir()
-    (tmp_path / "0123456789abcdef" / "vectors.f16").write_bytes(b"left by a killed run")
+    (tmp_path / "0123456789abcdef" / "vectors.i16").write_bytes(b"left by a killed run")
     save(random_vectors(30, 8), tmp_path)
     loaded = load_stored(tmp_path)
     assert loaded is not None and len(loaded.index) == 30
@@ -92,9 +97,9 @@ def test_a_new_index_takes_the_place_of_the_old_one_and_of_what_lay_around(
 def test_an_extended_index_shares_the_rows_on_disk(random_vectors: Vectors, tmp_path: Path) -> None:
     vectors = random_vectors(TREE + 300, 8)
     first = save(vectors[:TREE], tmp_path)
-    rows = (live(tmp_path) / "vectors.f16").stat().st_ino
+    rows = (live(tmp_path) / "vectors.i16").stat().st_ino
     extended = extend_stored(first, ArrayBlocks(vectors[TREE:]), keys_of(300, first=5), tmp_path)
-    assert (live(tmp_path) / "vectors.f16").stat().st_ino == rows
+    assert (live(tmp_path) / "vectors.i16").stat().st_ino == rows
     for stored in (extended, load_stored(tmp_path)):
         assert (answers(stored, vectors[TREE:]) == keys_of(300, first=5)).mean() > 0.99
     assert answers(first, vectors[:3]).tolist() == keys_of(3).tolist()
@@ -116,13 +121,13 @@ def test_rows_that_a_killed_run_left_behind_the_end_are_no_part_of_an_extended_i
 ) -> None:
     vectors = random_vectors(TREE + 10, 8)
     save(vectors[:TREE], tmp_path)
-    with (live(tmp_path) / "vectors.f16").open("ab") as rows:
+    with (live(tmp_path) / "vectors.i16").open("ab") as rows:
         rows.write(b"left by a killed run")
     stored = load_stored(tmp_path)
     assert stored is not None
     extend_stored(stored, ArrayBlocks(vectors[TREE:]), keys_of(10, first=5), tmp_path)
     assert answers(load_stored(tmp_path), vectors[TREE:]).tolist() == keys_of(10, first=5).tolist()
-    assert check_stored(tmp_path) == [] and b"killed" not in (live(tmp_path) / "vectors.f16").read_bytes()
+    assert check_stored(tmp_path) == [] and b"killed" not in (live(tmp_path) / "vectors.i16").read_bytes()
 
 
 @pytest.mark.parametrize("items", [20, TREE])
@@ -130,16 +135,16 @@ def test_of_erased_items_neither_vector_nor_key_is_left(items: int, random_vecto
     vectors = random_vectors(items, 24)
     save(vectors, tmp_path)
     (tmp_path / "feedfeedfeedfeed").mkdir()
-    (tmp_path / "feedfeedfeedfeed" / "vectors.f16").write_bytes(vectors[3].astype(np.float16).tobytes())
-    with (live(tmp_path) / "vectors.f16").open("ab") as rows:
-        rows.write(vectors[3].astype(np.float16).tobytes())
+    (tmp_path / "feedfeedfeedfeed" / "vectors.i16").write_bytes(kept_bytes(vectors[3]))
+    with (live(tmp_path) / "vectors.i16").open("ab") as rows:
+        rows.write(kept_bytes(vectors[3]))
     written = erase_stored(tmp_path, keys_of(items)[[3, 17]])
     assert written and all((tmp_path / name).exists() for name in written)
     everything = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
     for row in (3, 17):
-        assert vectors[row].astype(np.float16).tobytes() not in everything
+        assert kept_bytes(vectors[row]) not in everything
         assert keys_of(items)[row].tobytes() not in everything
-    assert vectors[4].astype(np.float16).tobytes() in everything
+    assert kept_bytes(vectors[4]) in everything
     loaded = load_stored(tmp_path)
     assert loaded is not None and np.flatnonzero(loaded.keys < 0).tolist() == [3, 17]
     assert check_stored(tmp_path) == []
@@ -190,7 +195,7 @@ FILES = [
     "scann_assets.pbtxt",
     "scann_config.pb",
     "serialized_partitioner.pb",
-    "vectors.f16",
+    "vectors.i16",
 ]
 
 
@@ -243,10 +248,10 @@ def test_one_wrong_byte_among_the_rows_is_found_by_a_full_check(saved: Path, tmp
     def flip(content: bytes) -> bytes:
         return content[:9999] + bytes([content[9999] ^ 1]) + content[10_000:]
 
-    folder = damage(saved, tmp_path, "vectors.f16", flip)
+    folder = damage(saved, tmp_path, "vectors.i16", flip)
     assert load_stored(folder) is not None  # not every row is looked at when it is opened
     (found,) = check_stored(folder)
-    assert "vectors.f16 is damaged from byte 0 to" in found
+    assert "vectors.i16 is damaged from byte 0 to" in found
 
 
 def test_a_pickle_in_an_index_is_never_loaded(saved: Path, tmp_path: Path) -> None:
@@ -257,10 +262,19 @@ def test_a_pickle_in_an_index_is_never_loaded(saved: Path, tmp_path: Path) -> No
     assert load_stored(folder) is None and not ran.exists()
 
 
-@pytest.mark.parametrize("header", ["", "[]", "{}", '{"format": 1}', '{"format": 2, "files": []}', '{"format": 2}'])
+@pytest.mark.parametrize("header", ["", "[]", "{}", '{"format": 1}', '{"format": 3, "files": []}', '{"format": 3}'])
 def test_a_header_of_another_form_is_damage(header: str, saved: Path, tmp_path: Path) -> None:
     folder = damage(saved, tmp_path, "header.json", lambda _: header.encode())
     assert load_stored(folder) is None and len(check_stored(folder)) == 1
+
+
+def test_an_index_of_an_earlier_format_is_not_loaded_and_goes_with_what_is_erased(saved: Path, tmp_path: Path) -> None:
+    def earlier(header: bytes) -> bytes:
+        return json.dumps({**json.loads(header), "format": 2}).encode()
+
+    folder = damage(saved, tmp_path, "header.json", earlier)
+    assert load_stored(folder) is None
+    assert erase_stored(folder, keys_of(1)) == [] and not list(folder.iterdir())
 
 
 @pytest.mark.parametrize("name", ["", "..", "../elsewhere", "nowhere", "\x00", "\xff"])
