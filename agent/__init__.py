@@ -13,14 +13,19 @@ if TYPE_CHECKING:
     from agent.classify import classify_with_rerank as classify_with_rerank
     from agent.config import GenerationConfig as GenerationConfig
     from agent.config import TransportConfig as TransportConfig
+    from agent.display import show as show
     from agent.fusion import fit_fusion_weight as fit_fusion_weight
     from agent.loading import load_model as load_model
     from agent.models.scripted import ScriptedModel as ScriptedModel
+    from agent.presets import Preset as Preset
+    from agent.presets import load_preset as load_preset
+    from agent.presets import save_preset as save_preset
     from agent.types import Prediction as Prediction
 
 _HOMES = {
     "GenerationConfig": "agent.config",
     "Prediction": "agent.types",
+    "Preset": "agent.presets",
     "ScriptedModel": "agent.models.scripted",
     "TransportConfig": "agent.config",
     "classify_batch": "agent.classify",
@@ -28,10 +33,14 @@ _HOMES = {
     "classify_with_rerank": "agent.classify",
     "fit_fusion_weight": "agent.fusion",
     "load_model": "agent.loading",
+    "load_preset": "agent.presets",
+    "save_preset": "agent.presets",
+    "show": "agent.display",
 }
 __all__ = [
     "GenerationConfig",
     "Prediction",
+    "Preset",
     "ScriptedModel",
     "TransportConfig",
     "classify_batch",
@@ -39,6 +48,9 @@ __all__ = [
     "classify_with_rerank",
     "fit_fusion_weight",
     "load_model",
+    "load_preset",
+    "save_preset",
+    "show",
 ]
 
 

@@ -100,7 +100,7 @@ class BatchJobs:
         job = await self._patiently(partial(self._create, name, uploaded))
         self.ledger.began(name, job)
         self.in_flight.update(keys)
-        self.meter.calls += len(keys)
+        self.meter.begin_calls(len(keys))
         file.unlink()
         logger.info("submitted %d requests as %s", len(keys), job)
 

@@ -78,13 +78,16 @@ def explain(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The query picture.")],
     memory: Annotated[Path, typer.Option(help="The memory that it is asked of.")],
     model: Annotated[str, typer.Option(help="The model, as --model takes it elsewhere.")],
-    k: Annotated[int, typer.Option("--k", help="How many neighbours.")] = 50,
-    voting: Annotated[str, typer.Option(help="rank, plurality, distance or softmax.")] = "rank",
-    prompt: options.PromptName = "rerank_v1",
-    temperature: options.Temperature = 0.0,
+    k: Annotated[int | None, options.neighbors_option("How many neighbours.")] = None,
+    voting: Annotated[
+        str | None, typer.Option(help="rank, plurality, distance or softmax.", show_default="rank")
+    ] = None,
+    preset: options.PresetName = None,
+    prompt: options.PromptName = None,
+    temperature: options.Temperature = None,
     thinking: options.Thinking = None,
     resolution: options.Resolution = None,
-    max_reply_tokens: options.MaxReplyTokens = 1024,
+    max_reply_tokens: options.MaxReplyTokens = None,
     embedder: EmbedderOverride = None,
 ) -> None:
     """Say whether a model's reply about a picture is kept, and if not, in what the nearest kept one differs.
@@ -93,9 +96,9 @@ def explain(
 
     Example: vmem cache explain query.jpg --memory pets/ --model gemini-3.5-flash-lite
     """
-    from agent.config import GenerationConfig
     from agent.loading import parse_name
     from agent.models.scripted import ScriptedModel
+    from agent.presets import settle
     from agent.reply_key import key_of
     from agent.reply_store import ReplyStore
     from agent.stages import prepare
@@ -103,14 +106,16 @@ def explain(
     from retrieval.memory import VisualMemory
     from retrieval.terminal import printable
 
-    generation = GenerationConfig(
+    settled = settle(preset)
+    generation = options.override_generation(
+        settled.generation,
         temperature=temperature,
         thinking=thinking,
-        media_resolution=resolution,
+        resolution=resolution,
         max_reply_tokens=max_reply_tokens,
     )
     opened = VisualMemory.open(memory, embedder=embedder)
-    stages = prepare(opened, model=ScriptedModel([]), neighbors=k, voting=voting, prompt=prompt)
+    stages = prepare(opened, model=ScriptedModel([]), preset=settled, neighbors=k, voting=voting, prompt=prompt)
     assert stages.rerank is not None
     (question,) = stages.questions([image], opened.embed([image]))
     asked, _ = question.prompt(stages.rerank.template, opened)

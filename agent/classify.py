@@ -25,21 +25,21 @@ and where the vote decides:
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Sized
+from pathlib import Path
 from typing import Literal, TypedDict, Unpack
 
 from agent import background
 from agent.config import GenerationConfig
 from agent.models.base import VisionModel
+from agent.presets import Preset
 from agent.rerank import STOPPING
 from agent.stages import CONCURRENCY, decide_stream, prepare
 from agent.types import Prediction
-from prompts.catalogue import DEFAULT as DEFAULT_PROMPT
 from retrieval.errors import InvalidArgument
 from retrieval.images import ImageLike
 from retrieval.pipeline import Failure
 from retrieval.progress import track
-from retrieval.view import DEFAULT_NEIGHBORS, MemoryView
-from retrieval.voting import DEFAULT_METHOD
+from retrieval.view import MemoryView
 
 OnError = Literal["vote", "raise"]
 
@@ -49,14 +49,15 @@ def classify_with_rerank(
     memory: MemoryView,
     *,
     model: VisionModel | None = None,
-    neighbors: int = DEFAULT_NEIGHBORS,
-    voting: str = DEFAULT_METHOD,
-    prompt: str = DEFAULT_PROMPT,
-    when: str = "always",
+    preset: Preset | str | Path | None = None,
+    neighbors: int | None = None,
+    voting: str | None = None,
+    prompt: str | None = None,
+    when: str | None = None,
     generation: GenerationConfig | None = None,
     fusion_weight: float | None = None,
-    shuffles: int = 0,
-    seed: int = 0,
+    shuffles: int | None = None,
+    seed: int | None = None,
     on_error: OnError = "vote",
 ) -> Prediction:
     """Return what a picture shows, by its neighbours' vote and, where a model is given, the model's second look.
@@ -65,24 +66,30 @@ def classify_with_rerank(
     neighbours with their labels and take its answer. Whatever keeps the model from giving a usable answer, the vote
     stands in, with the reason.
 
+    Options from ``neighbors`` to ``seed`` that are left at None are the preset's; without one, what stands first below.
+
     Args:
         image: path, encoded bytes, Pillow image or uint8 array.
         memory: where the neighbours come from.
         model: who takes the second look, as `load_model` gives it; None leaves the decision to the vote.
-        neighbors: how many neighbours vote and are shown.
+        preset: settings that were saved under a name (`agent.presets`), as `vmem prompt tune` finds them; or a file's
+            path ending in ``.toml``, or a `Preset`.
+        neighbors: how many neighbours vote and are shown: 50.
         voting: ``rank``, ``plurality``, ``distance`` or ``softmax``.
-        prompt: a released template's name, or the path of one's own.
+        prompt: a released template's name, ``rerank_v1``, or the path of one's own.
         when: ask the model ``always``, or only where the vote is open: ``margin<0.3``, ``share<0.8``, ``entropy>0.5``.
-        generation: temperature, limit of tokens and so on.
-        fusion_weight: combine vote and model, the model's probability to this power; None lets the model decide.
-        shuffles: ask an unsure query again in this many random orders, and take what most answers say.
-        seed: of those orders.
+        generation: temperature, limit of tokens and so on: `GenerationConfig`'s own.
+        fusion_weight: combine vote and model, the model's probability to this power; None lets the model decide, unless
+            the preset has one.
+        shuffles: ask an unsure query again in this many random orders, and take what most answers say: 0.
+        seed: of those orders: 0.
         on_error: ``vote`` falls back to the vote; ``raise`` raises what the model's failure was.
 
     Raises:
         ImageError: the picture cannot be used.
         InvalidArgument: ``neighbors`` below 1, an unknown voting method or gate, an empty memory.
         UnknownPrompt: no such template.
+        PresetError: no such preset, a damaged one, or one whose template has changed since.
         EmbedderError: the memory's embedder cannot be had.
         ReplyCacheError: the model keeps replies, and their store cannot be used.
         ModelError, UnusableReply: with ``on_error="raise"``.
@@ -90,6 +97,7 @@ def classify_with_rerank(
     stages = prepare(
         memory,
         model=model,
+        preset=preset,
         neighbors=neighbors,
         voting=voting,
         prompt=prompt,
@@ -108,14 +116,15 @@ class StageOptions(TypedDict, total=False):
     """Options of `classify_with_rerank`, which says what they mean."""
 
     model: VisionModel | None
-    neighbors: int
-    voting: str
-    prompt: str
-    when: str
+    preset: Preset | str | Path | None
+    neighbors: int | None
+    voting: str | None
+    prompt: str | None
+    when: str | None
     generation: GenerationConfig | None
     fusion_weight: float | None
-    shuffles: int
-    seed: int
+    shuffles: int | None
+    seed: int | None
 
 
 def classify_batch(
@@ -139,7 +148,7 @@ def classify_batch(
         on_error: as for `classify_with_rerank`.
         concurrency: how many queries wait for the model at once; its own `TransportConfig.concurrency` bounds it too.
         progress: whether to show a bar.
-        options: ``model``, ``neighbors``, ``voting``, ``prompt`` and so on, as for `classify_with_rerank`.
+        options: ``model``, ``preset``, ``neighbors``, ``voting``, ``prompt`` and so on, as for `classify_with_rerank`.
 
     Raises:
         EveryRequestFails: see above. Otherwise as `classify_with_rerank`, save for ImageError.

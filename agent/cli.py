@@ -20,23 +20,25 @@ app = typer.Typer()
 def classify(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="The pictures to classify.")],
     memory: Annotated[Path, typer.Option(help="The memory to decide by.")],
-    k: Annotated[int, typer.Option("--k", help="How many neighbours vote.")] = 50,
+    k: Annotated[int | None, options.neighbors_option("How many neighbours vote.")] = None,
     voting: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Weight of a neighbour: rank 1/(2 + rank), plurality 1, distance exp(-d), softmax exp((1 - d)/0.07)."
+            help="Weight of a neighbour: rank 1/(2 + rank), plurality 1, distance exp(-d), softmax exp((1 - d)/0.07).",
+            show_default="rank",
         ),
-    ] = "rank",
+    ] = None,
     model: options.Model = None,
-    prompt: options.PromptName = "rerank_v1",
-    when: options.When = "always",
+    preset: options.PresetName = None,
+    prompt: options.PromptName = None,
+    when: options.When = None,
     fusion: options.Fusion = None,
-    shuffles: options.Shuffles = 0,
-    seed: options.Seed = 0,
-    temperature: options.Temperature = 0.0,
+    shuffles: options.Shuffles = None,
+    seed: options.Seed = None,
+    temperature: options.Temperature = None,
     thinking: options.Thinking = None,
     resolution: options.Resolution = None,
-    max_reply_tokens: options.MaxReplyTokens = 1024,
+    max_reply_tokens: options.MaxReplyTokens = None,
     concurrency: options.Concurrency = 16,
     rpm: options.Rpm = None,
     tpm: options.Tpm = None,
@@ -65,6 +67,7 @@ def classify(
 
     second = options.SecondStage(
         model=model,
+        preset=preset,
         prompt=prompt,
         when=when,
         fusion=fusion,

@@ -8,7 +8,8 @@ VisualMemoryError
 │   ├── RequestFailure          this request will never be answered: refused, blocked
 │   ├── CircuitOpen             the service failed so often that it is left alone for a while
 │   └── EveryRequestFails       so would the next ones: a wrong key, an unknown model, a spent quota or budget
-└── ReplyCacheError             the store of replies cannot be used
+├── ReplyCacheError             the store of replies cannot be used
+└── PresetError                 a preset that is not there, damaged, or would be written over
 """
 
 from agent.types import Usage
@@ -61,3 +62,7 @@ class EveryRequestFails(ModelError):
 
 class ReplyCacheError(VisualMemoryError):
     """The store of replies cannot be used."""
+
+
+class PresetError(VisualMemoryError):
+    """A preset that is not there, is damaged, or would be written over."""

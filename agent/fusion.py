@@ -27,7 +27,7 @@ def fuse(votes: Votes, label: Label, confidence: float | None, *, weight: float)
 
     Args:
         votes: of the first stage.
-        label: the model's answer, one of the voted labels.
+        label: the model's answer; one that nobody voted for has no share, so that the vote stands.
         confidence: what it claims for it.
         weight: how much the model counts beside the vote.
     """

@@ -51,6 +51,8 @@ def load_model(
     transport: TransportConfig | None = None,
     cache: bool = True,
     max_cost: Dollars | None = None,
+    max_calls: int | None = None,
+    ledger: Path | None = None,
     key_file: Path | None = None,
     prices: Path | None = None,
     expect_key: bool = True,
@@ -64,6 +66,8 @@ def load_model(
         transport: time limits, attempts, concurrency, requests and tokens per minute.
         cache: whether to keep replies, and to answer from those kept.
         max_cost: dollars after which no further call is made.
+        max_calls: calls, repeated attempts included, after which none is made.
+        ledger: a file by which both limits hold for all processes that are given it, one after the other.
         key_file: a file with the API key; None takes ``GEMINI_API_KEY``, ``GOOGLE_API_KEY`` or ``OPENAI_API_KEY``, or
             the file that the same name with ``_FILE`` points at.
         prices: a file of prices that go before those shipped.
@@ -76,7 +80,7 @@ def load_model(
     """
     transport = transport or TransportConfig()
     parsed = parse_name(name)
-    meter = Meter(find_price(parsed.model, file=prices), max_cost)
+    meter = Meter(find_price(parsed.model, file=prices), max_cost, max_calls, ledger)
     bare = _bare(parsed, transport, key_file, expect_key=expect_key)
     store = ReplyStore() if cache and parsed.maker != "scripted" else None
     return make_ready(bare, transport=transport, meter=meter, store=store)

@@ -1,14 +1,19 @@
 """What calls take, counted in tokens and dollars, and a limit that stops them."""
 
 import asyncio
+import json
 import time
-from dataclasses import dataclass, field, replace
-from typing import Final
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
 
 from agent.errors import EveryRequestFails, ModelError
 from agent.models.base import VisionModel
 from agent.types import Reply, Request, Usage
 from prompts.cost import Dollars, Price, estimate_prompt_tokens
+from retrieval.disk import writing
 from retrieval.errors import InvalidArgument
 
 _LOOK_AGAIN_SECONDS: Final = 0.05
@@ -25,10 +30,15 @@ def cost_of(usage: Usage, price: Price | None, *, batch: bool = False) -> Dollar
 
 @dataclass(slots=True)
 class Meter:
-    """Sums over calls that were paid for, without what the service did not count, as after a broken connection."""
+    """Sums over calls that were paid for, without what the service did not count, as after a broken connection.
+
+    With a ledger they go on from process to process, however one ends: all it holds counts from the start.
+    """
 
     price: Price | None = None  # None where it is not known: then dollars are not counted
     max_cost: Dollars | None = None
+    max_calls: int | None = None
+    ledger: Path | None = None  # a file of lines; made with the first call
     calls: int = 0  # attempts that were sent
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -44,9 +54,21 @@ class Meter:
                 "--max-cost needs the model's price, which is not known: give one by --prices FILE, in the form of"
                 " prompts/prices.toml"
             )
+        for line in self._kept():
+            self.calls += line.pop("calls", 0)
+            self._add(Usage(**line.get("usage", {})), batch=line.get("batch", False))
+
+    def begin_calls(self, calls: int = 1) -> None:
+        """Count calls that are being sent."""
+        self._keep({"calls": calls})
+        self.calls += calls
 
     def count(self, usage: Usage, *, batch: bool = False) -> None:
         """Add what the service counted."""
+        self._keep({"usage": asdict(usage), "batch": batch})
+        self._add(usage, batch=batch)
+
+    def _add(self, usage: Usage, *, batch: bool) -> None:
         self.prompt_tokens += usage.prompt_tokens or 0
         self.reply_tokens += usage.paid_as_reply
         self.cached_tokens += usage.cached_tokens or 0
@@ -57,8 +79,13 @@ class Meter:
 
         Raises:
             BudgetInFlight: it would fit if calls in flight cost less than they may.
-            EveryRequestFails: it might exceed the limit.
+            EveryRequestFails: it might exceed a limit.
         """
+        if self.max_calls is not None and self.calls >= self.max_calls:
+            raise EveryRequestFails(
+                f"--max-calls {self.max_calls:,} are made: go on with the same command and a higher number",
+                code="budget_spent",
+            )
         if self.price is None:
             return 0.0
         generation = request.generation
@@ -91,6 +118,20 @@ class Meter:
         """Give back what was set aside for a request."""
         self._expected -= expected
 
+    def _keep(self, line: dict[str, Any]) -> None:
+        if self.ledger is None:
+            return
+        with writing(self.ledger):
+            self.ledger.parent.mkdir(parents=True, exist_ok=True)
+            with self.ledger.open("a", encoding="utf-8") as ledger:
+                ledger.write("\n" + json.dumps(line))  # a line that a kill tore does not spoil the next one
+
+    def _kept(self) -> Iterator[dict[str, Any]]:
+        text = self.ledger.read_text("utf-8") if self.ledger and self.ledger.exists() else ""
+        for line in filter(None, text.splitlines()):
+            with suppress(ValueError):
+                yield json.loads(line)
+
 
 class BudgetInFlight(Exception):
     """Calls in flight have to end before it is known whether another one fits the budget."""
@@ -116,7 +157,7 @@ class Metered:
             ModelError: there is no reply.
         """
         expected = await self._reserved(request)
-        self._meter.calls += 1
+        self._meter.begin_calls()
         started = time.perf_counter()
         try:
             reply = await self._model.generate(request)

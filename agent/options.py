@@ -1,12 +1,13 @@
 """Options of the second stage that several commands share, and the one function that reads them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from agent.config import GenerationConfig
     from agent.loading import LoadedModel
     from agent.stages import Stages
     from retrieval.view import MemoryView
@@ -14,9 +15,20 @@ if TYPE_CHECKING:
 _PANEL = "Second stage"
 
 
-def _option(text: str, *, name: str | None = None, metavar: str | None = None) -> typer.models.OptionInfo:
+def _option(
+    text: str, *, name: str | None = None, metavar: str | None = None, default: str = ""
+) -> typer.models.OptionInfo:
+    """Return an option; a default that a preset may replace is only shown here, and stands in `agent.presets`."""
     names = (name,) if name else ()
-    option: typer.models.OptionInfo = typer.Option(*names, help=text, metavar=metavar, rich_help_panel=_PANEL)
+    option: typer.models.OptionInfo = typer.Option(
+        *names, help=text, metavar=metavar, rich_help_panel=_PANEL, show_default=default or True
+    )
+    return option
+
+
+def neighbors_option(text: str) -> typer.models.OptionInfo:
+    """Return the option --k, whose default a preset may replace."""
+    option: typer.models.OptionInfo = typer.Option("--k", help=text, show_default="50")
     return option
 
 
@@ -28,24 +40,42 @@ Model = Annotated[
         metavar="NAME",
     ),
 ]
-PromptName = Annotated[str, _option("A released prompt's name, or the path of your own.", name="--prompt")]
+PresetName = Annotated[
+    str | None,
+    _option(
+        "Settings that `vmem prompt presets` lists, or a .toml file of them; options beside it go before them.",
+        name="--preset",
+        metavar="NAME",
+    ),
+]
+PromptName = Annotated[
+    str | None,
+    _option("A released prompt's name, or the path of your own.", name="--prompt", default="rerank_v1"),
+]
 When = Annotated[
-    str, _option("When to ask: always, or on an open vote: 'margin<0.3', 'share<0.8', 'entropy>0.5' (nats).")
+    str | None,
+    _option(
+        "When to ask: always, or on an open vote: 'margin<0.3', 'share<0.8', 'entropy>0.5' (nats).", default="always"
+    ),
 ]
 Fusion = Annotated[
     float | None,
     _option("Combine vote and model, the model's probability to this power. Left out: the model decides."),
 ]
 Shuffles = Annotated[
-    int, _option("Ask an unsure query again with the neighbours in this many random orders, and let most answers win.")
+    int | None,
+    _option(
+        "Ask an unsure query again with the neighbours in this many random orders, and let most answers win.",
+        default="0",
+    ),
 ]
-Seed = Annotated[int, _option("Of those orders.")]
-Temperature = Annotated[float, _option("Of the model's words.")]
+Seed = Annotated[int | None, _option("Of those orders.", default="0")]
+Temperature = Annotated[float | None, _option("Of the model's words.", default="0.0")]
 Thinking = Annotated[str | None, _option("minimal, low, medium or high; left out: the model's own.")]
 Resolution = Annotated[
     str | None, _option("Of the pictures as the model takes them: low, medium or high; left out: the model's own.")
 ]
-MaxReplyTokens = Annotated[int, _option("Limit of a reply, thinking included.")]
+MaxReplyTokens = Annotated[int | None, _option("Limit of a reply, thinking included.", default="1024")]
 Concurrency = Annotated[int, _option("Requests in flight at most; fewer for a while where the service has too many.")]
 Rpm = Annotated[float | None, _option("Requests a minute at most.", name="--rpm")]
 Tpm = Annotated[float | None, _option("Tokens a minute at most.", name="--tpm")]
@@ -62,18 +92,19 @@ KeyFile = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecondStage:
-    """What a command line says of the second stage."""
+    """What a command line says of the second stage; None leaves a setting to the preset, or to the default."""
 
     model: str | None
-    prompt: str
-    when: str
+    preset: str | None
+    prompt: str | None
+    when: str | None
     fusion: float | None
-    shuffles: int
-    seed: int
-    temperature: float
+    shuffles: int | None
+    seed: int | None
+    temperature: float | None
     thinking: str | None
     resolution: str | None
-    max_reply_tokens: int
+    max_reply_tokens: int | None
     concurrency: int
     rpm: float | None
     tpm: float | None
@@ -83,11 +114,15 @@ class SecondStage:
     key_file: Path | None
     cache: bool
 
-    def load(self, *, expect_key: bool = True) -> "LoadedModel | None":
+    def load(
+        self, *, expect_key: bool = True, max_calls: int | None = None, ledger: Path | None = None
+    ) -> "LoadedModel | None":
         """Return the model; None where the vote decides.
 
         Args:
             expect_key: see `agent.loading.load_model`.
+            max_calls: the same.
+            ledger: the same.
 
         Raises:
             InvalidArgument: an option out of range.
@@ -111,29 +146,37 @@ class SecondStage:
             transport=transport,
             cache=self.cache,
             max_cost=self.max_cost,
+            max_calls=max_calls,
+            ledger=ledger,
             key_file=self.key_file,
             prices=self.prices,
             expect_key=expect_key,
         )
 
-    def stages(self, memory: "MemoryView", model: "LoadedModel | None", *, k: int, voting: str) -> "Stages":
+    def stages(
+        self, memory: "MemoryView", model: "LoadedModel | None", *, k: int | None, voting: str | None = None
+    ) -> "Stages":
         """Return both stages.
 
         Raises:
             InvalidArgument, UnknownPrompt: an option out of range.
+            PresetError: the preset cannot be used.
         """
-        from agent.config import GenerationConfig
+        from agent.presets import settle
         from agent.stages import prepare
 
-        generation = GenerationConfig(
+        preset = settle(self.preset)
+        generation = override_generation(
+            preset.generation,
             temperature=self.temperature,
             thinking=self.thinking,
-            media_resolution=self.resolution,
+            resolution=self.resolution,
             max_reply_tokens=self.max_reply_tokens,
         )
         return prepare(
             memory,
             model=model,
+            preset=preset,
             neighbors=k,
             voting=voting,
             prompt=self.prompt,
@@ -143,3 +186,22 @@ class SecondStage:
             shuffles=self.shuffles,
             seed=self.seed,
         )
+
+
+def override_generation(
+    generation: "GenerationConfig",
+    *,
+    temperature: float | None,
+    thinking: str | None,
+    resolution: str | None,
+    max_reply_tokens: int | None,
+) -> "GenerationConfig":
+    """Return how a model is to answer, with what a command line says of it in place of what was settled before."""
+    said = {
+        "temperature": temperature,
+        "thinking": thinking,
+        "media_resolution": resolution,
+        "max_reply_tokens": max_reply_tokens,
+    }
+    given: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
+    return replace(generation, **given)

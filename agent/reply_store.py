@@ -224,7 +224,9 @@ def _asked(key: Key, request: Request, digests: dict[ImagePart, str]) -> dict[st
     return {
         "key": key.parts,
         "parts": [
-            {"text": part.text} if isinstance(part, TextPart) else {"image": digests[part]}
+            {"text": part.text}
+            if isinstance(part, TextPart)
+            else {"image": digests[part]} | ({"drawn": part.drawn} if part.drawn else {})
             for part in request.prompt.parts
         ],
         "candidates": {code: str(label) for code, label in request.prompt.candidates.items()},

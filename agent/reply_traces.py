@@ -1,9 +1,11 @@
 """What kept replies hold of a memory's items: their thumbnails, and the prompts and replies that those took part in.
 
 A prompt shows a neighbour by its thumbnail and its label, never by its id (`prompts.render`), so that the thumbnail
-tells which prompts an item was in. Of an item without one there is nothing but its label, which other items share.
+tells which prompts an item was in. A contact sheet is kept with the digests of the thumbnails drawn into it, and goes
+when one of them does. Of an item without one there is nothing but its label, which other items share.
 """
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,7 +45,8 @@ class ReplyTraces:
             return []
         with opened(self._folder, SIZE_LIMIT) as store:
             pictures = {name.removeprefix(IMAGE) for name in store.iterkeys() if name.startswith(IMAGE)}
-            pictures.update(*(shown for _, shown in _records(store)))
+            for _, shown in _records(store):
+                pictures.update(shown, *shown.values())
             names = _names(store, frozenset(filter(marks.is_thumbnail, pictures)))
         return [f"{len(names)} pictures, requests and replies in {self._folder}"] if names else []
 
@@ -55,17 +58,25 @@ def every_trace() -> list[Traces]:
 
 def _names(store: Any, thumbnails: frozenset[str]) -> list[str]:  # noqa: ANN401 - diskcache is untyped
     """Return the entries that are or show one of some pictures."""
-    names = [name for name, shown in _records(store) if not thumbnails.isdisjoint(shown)]
-    return names + [IMAGE + digest for digest in sorted(thumbnails) if IMAGE + digest in store]
+    names, pictures = [], set(thumbnails)
+    for name, shown in _records(store):
+        if not thumbnails.isdisjoint(itertools.chain(shown, *shown.values())):
+            names.append(name)
+            pictures |= {picture for picture, drawn in shown.items() if not thumbnails.isdisjoint(drawn)}
+    return names + [IMAGE + digest for digest in sorted(pictures) if IMAGE + digest in store]
 
 
-def _records(store: Any) -> Iterator[tuple[str, frozenset[str]]]:  # noqa: ANN401 - diskcache is untyped
-    """Yield the entries of requests and replies, with the digests of the pictures that they show."""
+def _records(store: Any) -> Iterator[tuple[str, dict[str, list[str]]]]:  # noqa: ANN401 - diskcache is untyped
+    """Yield the entries of requests and replies, with the digests of the pictures that they show.
+
+    Each picture comes with the digests of those that were drawn into it, where it is a sheet.
+    """
     for name in list(store.iterkeys()):
         if not name.startswith((REPLY, ASKED)):
             continue
         try:
             parts = json.loads(store.get(name) or b"{}").get("parts", [])
-            yield name, frozenset(str(part["image"]) for part in parts if "image" in part)
+            shown = {str(part["image"]): [str(d) for d in part.get("drawn", ())] for part in parts if "image" in part}
         except (ValueError, TypeError, AttributeError):  # nothing that this program wrote: it answers nothing
             continue
+        yield name, shown

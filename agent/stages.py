@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, TypeVar
 
 import numpy as np
@@ -15,18 +16,17 @@ from agent.config import GenerationConfig
 from agent.gate import parse_gate
 from agent.keys import GEMINI_VARIABLES, key_variable
 from agent.models.base import VisionModel
+from agent.presets import Preset, settle
 from agent.rerank import STOPPING, Rerank
 from agent.types import Prediction
-from prompts.catalogue import DEFAULT as DEFAULT_PROMPT
-from prompts.catalogue import load_template
 from prompts.question import Question, pose_questions
 from retrieval.centring import CentredMemory
 from retrieval.errors import InvalidArgument
 from retrieval.images import ImageLike
 from retrieval.pipeline import Failure
 from retrieval.snapshot import check_neighbors
-from retrieval.view import DEFAULT_NEIGHBORS, MemoryView
-from retrieval.voting import DEFAULT_METHOD, check_method
+from retrieval.view import MemoryView
+from retrieval.voting import check_method
 
 Query = TypeVar("Query")
 Unused = TypeVar("Unused")  # what could not be used
@@ -61,37 +61,51 @@ class Stages:
 def prepare(
     memory: MemoryView,
     *,
-    model: VisionModel | None,
-    neighbors: int = DEFAULT_NEIGHBORS,
-    voting: str = DEFAULT_METHOD,
-    prompt: str = DEFAULT_PROMPT,
-    when: str = "always",
+    model: VisionModel | None = None,
+    preset: Preset | str | Path | None = None,
+    neighbors: int | None = None,
+    voting: str | None = None,
+    prompt: str | None = None,
+    when: str | None = None,
     generation: GenerationConfig | None = None,
     fusion_weight: float | None = None,
-    shuffles: int = 0,
-    seed: int = 0,
+    shuffles: int | None = None,
+    seed: int | None = None,
 ) -> Stages:
     """Return both stages, with every option checked before anything is embedded or sent.
 
+    Options left at None are the preset's, or without one the defaults of `agent.presets.Preset`.
+
     Raises:
-        InvalidArgument, UnknownPrompt: as for `classify_with_rerank`.
+        InvalidArgument, UnknownPrompt, PresetError: as for `classify_with_rerank`.
     """
-    check_method(voting)
-    check_neighbors(neighbors)
-    gate = parse_gate(when)
-    template = load_template(prompt)
-    if model is None:
-        return Stages(memory, neighbors, voting, None)
-    rerank = Rerank(
-        model=model,
-        template=template,
-        generation=generation or GenerationConfig(),
-        gate=gate,
+    chosen = settle(
+        preset,
+        neighbors=neighbors,
+        voting=voting,
+        prompt=prompt,
+        when=when,
+        generation=generation,
         fusion_weight=fusion_weight,
         shuffles=shuffles,
         seed=seed,
     )
-    return Stages(memory, neighbors, voting, rerank)
+    check_method(chosen.voting)
+    check_neighbors(chosen.neighbors)
+    gate = parse_gate(chosen.when)
+    template = chosen.template()
+    if model is None:
+        return Stages(memory, chosen.neighbors, chosen.voting, None)
+    rerank = Rerank(
+        model=model,
+        template=template,
+        generation=chosen.generation,
+        gate=gate,
+        fusion_weight=chosen.fusion_weight,
+        shuffles=chosen.shuffles,
+        seed=chosen.seed,
+    )
+    return Stages(memory, chosen.neighbors, chosen.voting, rerank)
 
 
 def decide_stream(

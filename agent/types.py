@@ -76,6 +76,11 @@ class Prediction:
     orders: tuple[Order, ...] = ()  # where a query was asked in several orders
     spent: Usage = Usage()  # tokens paid for it now: none for kept replies, some for attempts that failed
 
+    def _repr_html_(self) -> str:
+        from agent.display import prediction_html
+
+        return prediction_html(self)
+
     @property
     def code(self) -> str:
         """The reason's code."""

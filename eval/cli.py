@@ -33,17 +33,20 @@ def run(
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder: log, metrics, plots, report.")],
-    k: Annotated[int, typer.Option("--k", help="How many neighbours vote; smaller numbers are scored too.")] = 50,
+    k: Annotated[
+        int | None, options.neighbors_option("How many neighbours vote; smaller numbers are scored too.")
+    ] = None,
     model: options.Model = None,
-    prompt: options.PromptName = "rerank_v1",
-    when: options.When = "always",
+    preset: options.PresetName = None,
+    prompt: options.PromptName = None,
+    when: options.When = None,
     fusion: options.Fusion = None,
-    shuffles: options.Shuffles = 0,
-    seed: options.Seed = 0,
-    temperature: options.Temperature = 0.0,
+    shuffles: options.Shuffles = None,
+    seed: options.Seed = None,
+    temperature: options.Temperature = None,
     thinking: options.Thinking = None,
     resolution: options.Resolution = None,
-    max_reply_tokens: options.MaxReplyTokens = 1024,
+    max_reply_tokens: options.MaxReplyTokens = None,
     concurrency: options.Concurrency = 16,
     rpm: options.Rpm = None,
     tpm: options.Tpm = None,
@@ -106,9 +109,11 @@ def run(
     from retrieval.errors import InvalidArgument
     from retrieval.folder import expect_outside
     from retrieval.memory import VisualMemory
+    from retrieval.voting import DEFAULT_METHOD
 
     second = options.SecondStage(
         model=model,
+        preset=preset,
         prompt=prompt,
         when=when,
         fusion=fusion,
@@ -137,9 +142,11 @@ def run(
     opened = VisualMemory.open(
         memory, embedder=embedder, device=device, backend=backend, precision=precision, cache=cache
     )
-    check_run(datasets, k=k, centre=centre)
+    stages = second.stages(opened, loaded, k=k)
+    if stages.voting != DEFAULT_METHOD:
+        raise InvalidArgument(f"--preset {preset} votes by {stages.voting}: a run measures the second look after rank")
+    check_run(datasets, k=stages.neighbors, centre=centre)
     check_choice(choose_k_on, datasets)
-    stages = second.stages(opened, loaded, k=k, voting="rank")
     if dry_run and loaded:
         print_estimate(estimate_run(stages, datasets, loaded, batch=batch, centre=centre))
         return
@@ -148,7 +155,7 @@ def run(
             opened,
             datasets,
             out,
-            k=k,
+            k=stages.neighbors,
             stages=stages if loaded else None,
             concurrency=concurrency,
             price=loaded.meter.price if loaded else None,

@@ -99,6 +99,11 @@ class Comparison:
     before: Side
     others: list[RunComparison]
 
+    def _repr_html_(self) -> str:
+        from eval.comparison_display import comparison_html
+
+        return comparison_html(self)
+
 
 def compare_runs(runs: Sequence[tuple[str, Run]]) -> Comparison:
     """Compare final answers with those of the first run.

@@ -24,13 +24,37 @@ def print_comparison(comparison: Comparison) -> None:
         _print_figures(comparison.before, other)
         _print_counts(other)
         _print_classes(other)
-    for side in (comparison.before, *(other.after for other in comparison.others)):
-        if side.centred:
-            typer.echo(f"† {printable(side.name)} centred the queries' embeddings ({side.centred}): it is transductive")
-        for sentence in [] if side.vote else side.unfinished:  # the vote is of the run beside it
-            typer.echo(f"{printable(side.name)} is {printable(sentence)}")
+    for note in list_notes(comparison):
+        typer.echo(printable(note, longest=1000))
     for other in comparison.others:
         typer.echo(printable(conclude(comparison.before, other), longest=1000))
+
+
+def figure_rows(before: Side, other: RunComparison) -> tuple[list[str], list[list[str]]]:
+    """Return columns and rows of the table of a run's figures beside the baseline's, as people read them."""
+    rows = [_cells(dataset.name, dataset.figures) for dataset in other.datasets]
+    if len(rows) > 1:
+        rows.append(_cells("all", other.overall))
+    columns = ["queries", "n", _marked(before), _marked(other.after), "difference", "fixed", "broken", "p", "p (Holm)"]
+    return columns, rows
+
+
+def count_answers(other: RunComparison) -> str:
+    """Say how many queries got another answer, by kind."""
+    kinds = [flip.kind for dataset in other.datasets for flip in dataset.flips]
+    counts = ", ".join(f"{kinds.count(kind):,} {kind}" for kind in KINDS if kind in kinds)
+    return f"Other answers: {counts or 'none'}"
+
+
+def list_notes(comparison: Comparison) -> list[str]:
+    """Return what has to be known of the sides: embeddings that were centred, data sets that are not got through."""
+    notes = []
+    for side in (comparison.before, *(other.after for other in comparison.others)):
+        if side.centred:
+            notes.append(f"† {side.name} centred the queries' embeddings ({side.centred}): it is transductive")
+        if not side.vote:  # which is of the run beside it
+            notes += [f"{side.name} is {gap}" for gap in side.unfinished]
+    return notes
 
 
 def comparison_as_json(comparison: Comparison) -> str:
@@ -64,10 +88,7 @@ def print_power(difference: float, *, discordant: float, power: float, alpha: fl
 
 
 def _print_figures(before: Side, other: RunComparison) -> None:
-    rows = [_cells(dataset.name, dataset.figures) for dataset in other.datasets]
-    if len(rows) > 1:
-        rows.append(_cells("all", other.overall))
-    columns = ["queries", "n", _marked(before), _marked(other.after), "difference", "fixed", "broken", "p", "p (Holm)"]
+    columns, rows = figure_rows(before, other)
     print_table(columns, rows, title="Top-1 accuracy in percent, difference in points (95 % intervals)")
 
 
@@ -86,9 +107,7 @@ def _cells(name: str, figures: PairedFigures) -> list[str]:
 
 
 def _print_counts(other: RunComparison) -> None:
-    kinds = [flip.kind for dataset in other.datasets for flip in dataset.flips]
-    counts = ", ".join(f"{kinds.count(kind):,} {kind}" for kind in KINDS if kind in kinds)
-    typer.echo(f"Other answers: {counts or 'none'}")
+    typer.echo(count_answers(other))
     for name, settings in other.changed.items():
         before, after = (printable(describe_setting(setting)) for setting in settings)
         typer.echo(f"Other settings: {printable(name)}: {before}, then {after}")

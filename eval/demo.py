@@ -92,7 +92,7 @@ def run_demo(
     remembered, held_out = split(drawn, queries=queries)
 
     say(f"2/4  Building a memory of {len(remembered):,} pictures with {embedder}")
-    memory = _memory(folder / "memory", remembered, embedder)
+    memory = remember(folder / "memory", remembered, embedder)
     say(f"3/4  Making {len(VARIANTS) - 1} shifted variants of {len(held_out):,} held-out pictures")
     _write_variants(held_out, folder / "queries")
     say("4/4  Classifying them")
@@ -148,7 +148,8 @@ def _claim(folder: Path, choices: dict[str, object]) -> None:
         aside.replace(marker)
 
 
-def _memory(path: Path, files: list[LabelledFile], embedder: str) -> VisualMemory:
+def remember(path: Path, files: list[LabelledFile], embedder: str) -> VisualMemory:
+    """Return a memory of some files, built or opened and completed."""
     memory = (
         VisualMemory.open(path, embedder=embedder) if is_memory(path) else VisualMemory.create(path, embedder=embedder)
     )

@@ -3,7 +3,8 @@
 VisualMemoryError
 ├── RunError                a run folder that cannot be used
 │   └── OtherSettings       a run that was begun with other settings than it is to go on with
-└── NeighborFileError       a file of neighbours that cannot be used
+├── NeighborFileError       a file of neighbours that cannot be used
+└── ServeError              a server that cannot begin
 """
 
 from retrieval.errors import VisualMemoryError
@@ -19,3 +20,7 @@ class OtherSettings(RunError):
 
 class NeighborFileError(VisualMemoryError):
     """A file of neighbours that cannot be used."""
+
+
+class ServeError(VisualMemoryError):
+    """A server that cannot begin."""

@@ -15,6 +15,7 @@ from agent.stages import Stages
 from agent.types import Request
 from eval.first_stage import open_first_stage
 from eval.types import Dataset
+from prompts.answer import REPLY_TOKENS
 from prompts.cost import Dollars, estimate_prompt_tokens, prices_date
 from prompts.question import Question
 from retrieval.centring import CentredMemory
@@ -24,7 +25,6 @@ from retrieval.progress import track
 _SAMPLED: Final = 100  # prompts that are made to see their size
 _COUNTED: Final = 3  # of them that the service is asked to count
 _COUNT_SECONDS: Final = 20.0  # for all of them
-_REPLY_TOKENS: Final = 40  # of an answer in the templates' form, without thinking
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def estimate_run(
     cached = round(asked * kept / len(requests)) if requests else 0
     calls = asked - cached
     prompt_tokens = round(calls * factor * sum(tokens) / len(tokens)) if tokens else 0
-    reply_tokens = calls * _REPLY_TOKENS
+    reply_tokens = calls * REPLY_TOKENS[stages.rerank.template.answer]
     cost = price.cost(prompt_tokens, reply_tokens, batch=batch) if price else None
     return Estimate(queries, asked, cached, prompt_tokens, reply_tokens, cost, basis)
 

@@ -12,6 +12,8 @@ import agent.cache_cli
 import agent.cli
 import eval.cli
 import eval.forget_cli
+import eval.serve_cli
+import eval.tune_cli
 import prompts.cli
 import retrieval.cli
 import retrieval.features_cli
@@ -30,8 +32,10 @@ retrieval.cli.app.add_typer(eval.forget_cli.app)
 app.add_typer(retrieval.cli.app, name="memory")
 app.add_typer(retrieval.features_cli.embed_app)
 app.add_typer(agent.cache_cli.app, name="cache")
+prompts.cli.app.add_typer(eval.tune_cli.app)
 app.add_typer(prompts.cli.app, name="prompt")
 app.add_typer(eval.cli.app, name="eval")
+app.add_typer(eval.serve_cli.app)
 
 
 def main() -> None:

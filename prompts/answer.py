@@ -6,9 +6,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from prompts.errors import UnusableReply
-from prompts.types import NONE_CODE, Prompt
+from prompts.types import MOST_CODES, NONE_CODE, Prompt
 from retrieval.labels import display_name
 from retrieval.types import Label
+
+REPLY_TOKENS: Final = {"ranking": 40, "described ranking": 150}
+"""The forms of an answer, each with about how many tokens one takes, without thinking: 160 and 600 characters of JSON.
+
+``ranking`` is evidence, ranking and confidence; ``described ranking`` has a description before them, so that the model
+has put into words what it sees before it decides.
+"""
 
 _FENCE: Final = "```"
 _SHOWN: Final = 80  # characters of a reply repeated in an error
@@ -26,22 +33,20 @@ class Answer:
 
 
 def answer_schema(prompt: Prompt) -> dict[str, Any]:
-    """Return the JSON schema of an answer: nothing but the prompt's codes can be answered where it is enforced."""
+    """Return the JSON schema of an answer, its properties in the order in which they are to be written.
+
+    Nothing but the prompt's codes can be answered where it is enforced, unless they are more than services take.
+    """
     codes = [*prompt.candidates, NONE_CODE]
-    return {
-        "type": "object",
-        "properties": {
-            "evidence": {"type": "array", "items": {"type": "integer"}, "maxItems": 10},
-            "ranking": {
-                "type": "array",
-                "items": {"type": "string", "enum": codes},
-                "minItems": 1,
-                "maxItems": _LONGEST_RANKING,
-            },
-            "confidence": {"type": "number", "minimum": 0, "maximum": 1},
-        },
-        "required": ["evidence", "ranking", "confidence"],
+    code = {"type": "string", "enum": codes} if len(prompt.candidates) <= MOST_CODES else {"type": "string"}
+    properties = {
+        "evidence": {"type": "array", "items": {"type": "integer"}, "maxItems": 10},
+        "ranking": {"type": "array", "items": code, "minItems": 1, "maxItems": _LONGEST_RANKING},
+        "confidence": {"type": "number", "minimum": 0, "maximum": 1},
     }
+    if prompt.answer == "described ranking":
+        properties = {"description": {"type": "string"}, **properties}
+    return {"type": "object", "properties": properties, "required": list(properties)}
 
 
 def parse_answer(reply: str, prompt: Prompt) -> Answer:

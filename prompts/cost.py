@@ -1,5 +1,6 @@
 """Tokens and money, before a call by estimate and after it by what the service counted."""
 
+import math
 import os
 import tomllib
 from dataclasses import dataclass, fields
@@ -32,6 +33,7 @@ class Price:
     image_tokens_low: int | None = None
     image_tokens_medium: int | None = None
     image_tokens_high: int | None = None
+    image_square: int | None = None  # pixels: a picture above 384 counts once for each such square that it takes
 
     def cost(self, prompt_tokens: int, reply_tokens: int, *, cached_tokens: int = 0, batch: bool = False) -> Dollars:
         """Return what a call costs; ``cached_tokens`` are among the prompt's, thinking among the reply's."""
@@ -63,11 +65,18 @@ def prices_date() -> str:
 def estimate_prompt_tokens(prompt: Prompt, price: Price | None, *, media_resolution: str | None = None) -> int:
     """Return about how many tokens a prompt takes: four characters a token, and the model's rule for pictures."""
     characters = sum(len(part.text) for part in prompt.parts if isinstance(part, TextPart))
-    pictures = sum(isinstance(part, ImagePart) for part in prompt.parts)
+    square = price.image_square if price else None
+    pictures = sum(_squares(part, square) for part in prompt.parts if isinstance(part, ImagePart))
     each = _UNKNOWN_IMAGE_TOKENS if price is None else price.image_tokens
     if price is not None and media_resolution:
         each = getattr(price, f"image_tokens_{media_resolution}") or each
     return characters // _CHARACTERS_PER_TOKEN + pictures * each
+
+
+def _squares(picture: ImagePart, side: int | None) -> int:
+    if side is None or picture.size is None:
+        return 1
+    return math.ceil(picture.size[0] / side) * math.ceil(picture.size[1] / side)
 
 
 @lru_cache(maxsize=8)

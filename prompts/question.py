@@ -60,7 +60,7 @@ def pose_questions(
         voting: how they vote.
         template: the prompt that will ask; one that is balanced takes its neighbours from ten times as many.
     """
-    wider = template is not None and template.balanced
+    wider = template is not None and template.neighbors == "balanced"
     found = memory.search_vectors(vectors, k=min(_WIDER * k, memory.findable) if wider else k)
     voters = found.nearest(k)
     votes_of = count_votes(voters.labels, voters.distances, method=voting, factors=voters.reliabilities)

@@ -5,23 +5,27 @@ anything that a label could spell.
 """
 
 import json
+import math
 import random
 import re
 import secrets
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count, zip_longest
 from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary
 
 from PIL import Image
 
 from prompts.catalogue import Template
 from prompts.errors import UnknownPrompt
-from prompts.types import NONE_CODE, ImagePart, Part, Prompt, TextPart
+from prompts.mosaic import Sheet, Tile, caption_lines, draw_sheets, tile_pixels
+from prompts.types import MOST_CODES, NONE_CODE, ImagePart, Part, Prompt, TextPart
 from retrieval.images import thumbnail
 from retrieval.labels import display_name
+from retrieval.snapshot import Snapshot
 from retrieval.terminal import breaks_a_line
 from retrieval.types import Label, Neighbor, Votes
 from retrieval.view import MemoryView
@@ -31,7 +35,6 @@ if TYPE_CHECKING:
 
 _LONGEST_LABEL: Final = 200  # characters; longer ones are cut in the prompt, not in the answer
 _NO_PICTURE: Final = "(no picture is kept of this neighbour)"
-MOST_CANDIDATES: Final = 90  # services refuse schemas with about 100 allowed values; the vote's tail is left out
 QUERY_PIXELS: Final = 384  # longest side of the query as sent: Gemini counts a picture up to 384 px as one tile
 
 
@@ -41,6 +44,7 @@ class Exemplar:
 
     label: Label
     picture: bytes | None  # JPEG; None when the memory keeps none
+    distance: float = math.nan  # cosine distance from the query, where a template tells it
 
 
 def compose_prompt(
@@ -52,7 +56,9 @@ def compose_prompt(
     *,
     order: int | None = None,
 ) -> tuple[Prompt, tuple[Neighbor, ...]]:
-    """Return the prompt for a query, its voted labels as candidates, and the neighbours in the order it shows them.
+    """Return the prompt for a query, and the neighbours in the order it shows them.
+
+    The candidates are the labels voted for, at most as many as a schema takes, or all of the memory's, by name.
 
     Args:
         template: what to ask.
@@ -65,15 +71,29 @@ def compose_prompt(
     Raises:
         UnknownPrompt: the template has an error.
     """
-    shown, labels = list(neighbors), list(votes.labels[:MOST_CANDIDATES])
+    shown = [] if template.neighbors == "none" else list(neighbors)
+    labels = _classes(memory) if template.candidates == "all" else list(votes.labels[:MOST_CODES])
     if order is not None:
         for sequence in (shown, labels):
             random.Random(order).shuffle(sequence)
-    pictures = memory.thumbnails([n.id for n in shown], rows=[n.row for n in shown])
-    exemplars = [Exemplar(n.label, small) for n, small in zip(shown, pictures, strict=True)]
+    pictures: list[bytes | None] = [None] * len(shown)
+    if template.shows_thumbnails:
+        pictures = memory.thumbnails([n.id for n in shown], rows=[n.row for n in shown])
+    exemplars = [Exemplar(n.label, small, n.distance) for n, small in zip(shown, pictures, strict=True)]
     share_of = dict(zip(votes.labels, votes.shares, strict=True))
-    candidates = {label: share_of[label] for label in labels}
+    candidates = {label: share_of.get(label, 0.0) for label in labels}
     return render(template, query, exemplars, candidates, shuffled=order is not None), tuple(shown)
+
+
+_CLASSES_OF: Final[WeakKeyDictionary[Snapshot, tuple[Label, ...]]] = WeakKeyDictionary()
+
+
+def _classes(memory: MemoryView) -> list[Label]:
+    """Return all labels of a memory by name, which says nothing about how often they occur."""
+    snapshot = memory.snapshot()
+    if snapshot not in _CLASSES_OF:  # counted once a version: each count reads a column of the whole table
+        _CLASSES_OF[snapshot] = tuple(sorted(snapshot.label_counts(), key=lambda label: (display_name(label), label)))
+    return list(_CLASSES_OF[snapshot])
 
 
 def query_picture(query: Image.Image) -> bytes:
@@ -115,29 +135,57 @@ def render(
     pictures: list[ImagePart] = []
     nonce = secrets.token_hex(8)  # a label cannot guess it, so it cannot pass for a picture
 
-    def slot(encoded: bytes | None) -> str:
-        if encoded is None:
+    def slot(picture: ImagePart | None) -> str:
+        if picture is None:
             return _NO_PICTURE
-        pictures.append(ImagePart(encoded))
+        pictures.append(picture)
         return f"\n{nonce}:{len(pictures) - 1}\n"
 
     coded = dict(zip(_codes(), candidates, strict=False))
     names = _names([*candidates, *(exemplar.label for exemplar in exemplars)])
+    sheets = _sheets(template, exemplars, names)
+    on_sheet = _on_sheet(template, sheets)
+    alone = (None if sheets or e.picture is None else ImagePart(e.picture) for e in exemplars)
     try:
         text = _compiled(template.body).render(
-            neighbors=[{"label": names[e.label], "picture": slot(e.picture)} for e in exemplars],
+            neighbors=[
+                {
+                    "number": number,
+                    "label": names[e.label],
+                    "distance": f"{e.distance:.3f}",
+                    "picture": slot(picture),
+                    "on_sheet": on_sheet(str(names[e.label])),
+                }
+                for number, (e, picture) in enumerate(zip(exemplars, alone, strict=True), 1)
+            ],
+            sheets=[{"first": s.first, "last": s.last, "picture": slot(s.picture)} for s in sheets],
             candidates={code: names[label] for code, label in coded.items()},
             shares={code: f"{candidates[label]:.0%}" for code, label in coded.items()},
             none_code=NONE_CODE,
             shuffled=shuffled,
-            query=slot(query),
+            query=slot(ImagePart(query)),
         )
     except Exception as error:  # a template can divide by zero as well as any program
         raise UnknownPrompt(f"the prompt {template.name} has an error: {error}") from error
     parts = tuple(_parts(text, nonce, pictures))
     if pictures[-1] not in parts:
         raise UnknownPrompt(f"the prompt {template.name} never shows the query: put {{{{ query }}}} into it")
-    return Prompt(template.name, parts, coded, template.digest)
+    return Prompt(template.name, parts, coded, template.digest, template.answer)
+
+
+def _sheets(template: Template, exemplars: Sequence[Exemplar], names: Mapping[Label, Label]) -> list[Sheet]:
+    if template.sheet is None:
+        return []
+    tiles = [Tile(str(names[e.label]), e.picture) for e in exemplars]
+    return draw_sheets(tiles, template.sheet, labels=template.labels == "tiles")
+
+
+def _on_sheet(template: Template, sheets: Sequence[Sheet]) -> Callable[[str], bool]:
+    """Return what tells whether a label can be read on the sheets."""
+    if template.sheet is None or not sheets or template.labels == "text":
+        return lambda name: False
+    width = tile_pixels(template.sheet, labels=True)
+    return lambda name: bool(caption_lines(name, width))
 
 
 @lru_cache(maxsize=32)

@@ -7,6 +7,8 @@ from retrieval.types import Label
 
 NONE_CODE: Final = "NONE"
 """What a model answers when none of the candidates fits; the candidates' own codes are A, B, …"""
+MOST_CODES: Final = 90
+"""Services refuse schemas with about 100 allowed values (python-genai issues 950 and 2133)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,8 @@ class ImagePart:
 
     encoded: bytes
     mime_type: str = "image/jpeg"
+    size: tuple[int, int] | None = None  # width and height in pixels of a sheet; None: no more than 384 either way
+    drawn: tuple[str, ...] = ()  # SHA-256 of each picture that was drawn into a sheet, by which forgetting finds it
 
 
 Part: TypeAlias = TextPart | ImagePart
@@ -35,6 +39,13 @@ class Prompt:
     parts: tuple[Part, ...]
     candidates: dict[str, Label]  # short code → label, most likely first
     template_digest: str = ""  # of the template's text: two templates may share a name
+    answer: str = "ranking"  # the form of the reply: one of `prompts.answer.REPLY_TOKENS`
+
+    def _repr_html_(self) -> str:
+        """Show a notebook what would be sent."""
+        from prompts.preview import prompt_fragment
+
+        return prompt_fragment(self)
 
     @property
     def text(self) -> str:

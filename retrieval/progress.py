@@ -1,14 +1,16 @@
 """One progress bar for everything that takes longer than a moment."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 T = TypeVar("T")
+_watcher: Final[ContextVar[Callable[[str, float], None] | None]] = ContextVar("watcher", default=None)
 
 
 def track(
@@ -21,7 +23,22 @@ def track(
     from tqdm.auto import tqdm
 
     hidden = None if shown else True  # None: tqdm looks whether there is a terminal
-    yield from tqdm(items, desc=what, total=total, unit=unit, disable=hidden, delay=1.0, file=sys.stderr)
+    told = _watcher.get()
+    bar = tqdm(items, desc=what, total=total, unit=unit, disable=hidden, delay=1.0, file=sys.stderr)
+    for done, item in enumerate(bar):
+        if told and total:
+            told(what, done / total)
+        yield item
+
+
+@contextmanager
+def watched(told: Callable[[str, float], None]) -> Iterator[None]:
+    """Have `track` say, in this thread, what it is at and which part is done, 0 to 1: for a page beside a terminal."""
+    token = _watcher.set(told)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
 
 
 @contextmanager

@@ -23,8 +23,10 @@ def breaks_a_line(character: str) -> bool:
     return category[0] == "C" or category in ("Zl", "Zp")
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
-    """Print a table; every column but the first is aligned to the right."""
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "", words: Sequence[str] = ()
+) -> None:
+    """Print a table; every column but the first, and those that hold words, is aligned to the right."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -32,7 +34,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, tit
 
     table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, collapse_padding=True)
     for position, column in enumerate(columns):
-        table.add_column(Text(column), justify="right" if position else "left", overflow="fold")
+        table.add_column(Text(column), justify="right" if position and column not in words else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     console = Console(highlight=False)

@@ -50,6 +50,11 @@ class Neighbors:
         factors = None if self.reliabilities is None else self.reliabilities[:, :k]
         return Neighbors(self.ids[:, :k], self.labels[:, :k], self.distances[:, :k], self.rows[:, :k], factors)
 
+    def _repr_html_(self) -> str:
+        from retrieval.display import neighbors_html
+
+        return neighbors_html(self)
+
     @property
     def k(self) -> int:
         """Neighbours per query."""

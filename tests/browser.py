@@ -31,6 +31,7 @@ class Browser:
         self._profile = profile
         self._numbers = itertools.count(1)
         self.troubles: list[str] = []
+        self.home = ""  # host and port of the server whose pages are opened
 
     def __enter__(self) -> Self:
         command = [str(CHROMIUM), *_OPTIONS.split(), f"--user-data-dir={self._profile}", "about:blank"]
@@ -50,10 +51,33 @@ class Browser:
 
     def open(self, page: Path, *, width: int = 1280, height: int = 900) -> None:
         """Open a file in a window of so many pixels, and wait until it stands."""
+        self._set_size(width, height)
+        self._navigate(page.as_uri())
+
+    def open_url(self, url: str, *, width: int = 1280, height: int = 900, at: str | None = None) -> None:
+        """Open a page of a server, whose own addresses are no troubles, and wait until it stands, or where it leads."""
+        self.home = urllib.parse.urlsplit(url).netloc
+        self._set_size(width, height)
+        self._navigate(url, at=at)
+
+    def upload(self, selector: str, file: Path) -> None:
+        """Choose a file in a file input."""
+        root = self._ask("DOM.getDocument")["root"]["nodeId"]
+        node = self._ask("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self._ask("DOM.setFileInputFiles", nodeId=node, files=[str(file)])
+
+    def prefer(self, *, dark: bool) -> None:
+        """Prefer a dark or a light page, as a system's setting does."""
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._ask("Emulation.setEmulatedMedia", features=[scheme])
+
+    def _set_size(self, width: int, height: int) -> None:
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self._ask("Emulation.setDeviceMetricsOverride", **size)
-        self._ask("Page.navigate", url=page.as_uri())
-        self.wait_for(f"document.readyState === 'complete' && location.href === {json.dumps(page.as_uri())}")
+
+    def _navigate(self, url: str, *, at: str | None = None) -> None:
+        self._ask("Page.navigate", url=url)
+        self.wait_for(f"document.readyState === 'complete' && location.href === {json.dumps(at or url)}")
 
     def evaluate(self, expression: str) -> Any:
         """Return the value of a JavaScript expression."""
@@ -78,9 +102,16 @@ class Browser:
         for kind in ("mousePressed", "mouseReleased"):
             self._ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
+    def settle(self, selector: str) -> None:
+        """Wait until an element no longer moves, as one in a dialog that is being opened does."""
+        box = f"JSON.stringify(document.querySelector({json.dumps(selector)}).getBoundingClientRect())"
+        before = None
+        while before != (before := self.evaluate(box)):
+            time.sleep(0.05)
+
     def press(self, key: str) -> None:
         """Press and release a key that types nothing, such as Tab or ArrowDown."""
-        codes = {"Tab": 9, "Enter": 13, "ArrowDown": 40, "Space": 32}
+        codes = {"Tab": 9, "Enter": 13, "ArrowDown": 40, "Space": 32, "Escape": 27, "ArrowRight": 39, "End": 35}
         typed = {"Enter": "\r", "Space": " "}.get(key)
         details = {"key": typed if key == "Space" else key, "code": key, "windowsVirtualKeyCode": codes[key]}
         self._ask("Input.dispatchKeyEvent", type="keyDown", **details, **({"text": typed} if typed else {}))
@@ -118,7 +149,7 @@ class Browser:
                 self.troubles.append(json.dumps(about)[:500])
             case "Network.requestWillBeSent":
                 address = urllib.parse.urlsplit(about["request"]["url"])
-                if address.scheme not in ("file", "data", "about"):
+                if address.scheme not in ("file", "data", "about", "blob") and address.netloc != self.home:
                     self.troubles.append(f"request: {address.geturl()[:200]}")
 
     def _address_of_tab(self) -> str:

@@ -217,7 +217,7 @@ BAD_INPUT = {
         "classify --memory {built} {query} --voting loud",
         "no voting method 'loud': choose one of rank",
     ),
-    "unknown prompt": ("prompt show v9", "no prompt 'v9': one of rerank_balanced_v1"),
+    "unknown prompt": ("prompt show v9", "no prompt 'v9': one of describe_then_decide_v1"),
     "data set without a name": ("eval run --memory {built} --dataset {pictures} --out r", "NAME=PATH expected"),
     "data set twice": ("eval run --memory {built} --dataset a=x --dataset a=y --out r", "a is given twice"),
     "no such data set": ("eval run --memory {built} --dataset a={tmp}/absent --out r", "is not there"),

@@ -11,6 +11,7 @@ from agent.models.wire import failure, parsed_object, read_reply, to_body
 from agent.types import Reply, Request
 
 if TYPE_CHECKING:
+    import httpx2
     from google import genai
 
 T = TypeVar("T")
@@ -35,8 +36,9 @@ class Gemini:
         """
         self.model = model
         self._key = key
-        self._client = connect(key, base_url=base_url)
-        background.close_with(self, self._client.aio.aclose)
+        http = _http_client()
+        self._client = connect(key, http, base_url=base_url)
+        background.close_with(self, http.aclose)
 
     @property
     def has_key(self) -> bool:
@@ -151,13 +153,19 @@ class Gemini:
         return (held.body if held else None) or ""
 
 
-def connect(key: Secret, *, base_url: str | None = None) -> "genai.Client":
-    """Return an SDK client that leaves retries and time limits to us."""
+def _http_client() -> "httpx2.AsyncClient":
+    """Return what to send by: left to itself, the SDK takes aiohttp where that is installed, which has other errors."""
     import httpx2
+
+    limits = httpx2.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS)
+    return httpx2.AsyncClient(limits=limits, follow_redirects=True)
+
+
+def connect(key: Secret, http: "httpx2.AsyncClient", *, base_url: str | None = None) -> "genai.Client":
+    """Return an SDK client that leaves retries and time limits to us."""
     from google import genai
     from google.genai import types
 
-    limits = httpx2.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS)
     return genai.Client(
         api_key=key.reveal() or "none",  # the SDK insists on one, also where only an estimate is wanted
         vertexai=False,
@@ -166,7 +174,7 @@ def connect(key: Secret, *, base_url: str | None = None) -> "genai.Client":
             api_version="v1beta",
             timeout=_NO_WAIT_LIMIT_MILLISECONDS,
             retry_options=types.HttpRetryOptions(attempts=1),
-            async_client_args={"limits": limits},
+            httpx_async_client=http,
         ),
     )
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from agent.errors import CutOff, EmptyReply, EveryRequestFails, ModelError, PassingFailure, RequestFailure
 from agent.types import Reply, Request, Usage
 from prompts.answer import answer_schema
-from prompts.types import Part, TextPart
+from prompts.types import Part, Prompt, TextPart
 
 _FINISHED: Final = ("STOP", "FINISH_REASON_UNSPECIFIED", "", None)
 _LONGEST_MESSAGE: Final = 300
@@ -29,7 +29,7 @@ def to_body(request: Request) -> dict[str, Any]:
     if generation.thinking:
         settings["thinkingConfig"] = {"thinkingLevel": generation.thinking.upper()}
     if generation.enforce_schema:
-        settings |= {"responseMimeType": "application/json", "responseJsonSchema": answer_schema(request.prompt)}
+        settings |= {"responseMimeType": "application/json", "responseJsonSchema": _schema(request.prompt)}
     parts = [_part(part) for part in request.prompt.parts]
     return {"contents": [{"role": "user", "parts": parts}], "generationConfig": settings}
 
@@ -115,6 +115,13 @@ def _part(part: Part) -> dict[str, Any]:
     if isinstance(part, TextPart):
         return {"text": part.text}
     return {"inlineData": {"mimeType": part.mime_type, "data": base64.b64encode(part.encoded).decode()}}
+
+
+def _schema(prompt: Prompt) -> dict[str, Any]:
+    schema = answer_schema(prompt)
+    if "description" in schema["properties"]:  # it is of use only where it is written first
+        return schema | {"propertyOrdering": list(schema["properties"])}
+    return schema
 
 
 def _usage(counted: dict[str, Any]) -> Usage:

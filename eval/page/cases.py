@@ -20,7 +20,7 @@ from retrieval.types import Neighbor, Votes
 from retrieval.voting import count_votes
 
 SHOWN_NEIGHBORS: Final = 10
-_SHOWN_VOTES: Final = 5
+SHOWN_VOTES: Final = 5
 _TOGETHER: Final = 20  # queries whose neighbours' pictures are read at once
 _FLIPS, _ERRORS, _RIGHT = 0.4, 0.4, 0.2  # parts of the pictured queries, where there are enough of each
 SAME_LABEL: Final = 1  # bits of a neighbour's flags
@@ -73,12 +73,12 @@ def make_views(
     """
     for start in range(0, len(rows), _TOGETHER):
         some = list(rows[start : start + _TOGETHER])
-        records = _records(source.folder, results, some) if second_look else [{}] * len(some)
+        records = records_of(source.folder, results, some) if second_look else [{}] * len(some)
         codes, distances = results.neighbor_labels.codes[some], results.neighbor_distances[some]
         votes = count_votes(codes, distances, factors=results.factors(some))
         stored = _stored_pictures(source.memory, results, some)
         for row, record, vote in zip(some, records, votes, strict=True):
-            near, named = _neighbors(results, row), _named(vote, results)
+            near, named = neighbors_of(results, row), named_votes(vote, results)
             seen = _view(source, near, results.truths[row], named, record.get("evidence", ()), stored)
             yield seen | _conversation(source, near, named, record, stored)
 
@@ -92,7 +92,7 @@ def _conversation(
 ) -> dict[str, Any]:
     if not record.get("replies"):
         return {}
-    replies = [[some_lines(reply["text"]), _origin(reply)] for reply in record["replies"]]
+    replies = [[some_lines(reply["text"]), reply_origin(reply)] for reply in record["replies"]]
     if source.recomposer is None or source.memory is None:  # which tells the neighbours that were shown with a picture
         return {"replies": replies}
     return {"replies": replies, "prompt": some_lines(source.recomposer.prompt(near, votes, stored))}
@@ -120,11 +120,11 @@ def _view(
         ]
         for rank in ranks
     ]
-    shares = list(zip(votes.labels, votes.shares, strict=True))[:_SHOWN_VOTES]
+    shares = list(zip(votes.labels, votes.shares, strict=True))[:SHOWN_VOTES]
     return {"near": shown, "votes": [[source.words.label(label), round(share, 3)] for label, share in shares]}
 
 
-def _records(folder: Path, results: QueryResults, rows: Sequence[int]) -> list[Mapping[str, Any]]:
+def records_of(folder: Path, results: QueryResults, rows: Sequence[int]) -> list[Mapping[str, Any]]:
     """Return what the log holds of the second look at some queries."""
     if results.outcomes is None or not len(results.places):
         return [{}] * len(rows)
@@ -141,7 +141,8 @@ def _stored_pictures(
     return dict(zip(ids, memory.thumbnails(ids), strict=True))
 
 
-def _neighbors(results: QueryResults, row: int) -> tuple[Neighbor, ...]:
+def neighbors_of(results: QueryResults, row: int) -> tuple[Neighbor, ...]:
+    """Return the neighbours of a query, nearest first."""
     factors = results.factors(row)
     found = zip(
         results.neighbor_ids.of(row),
@@ -153,10 +154,12 @@ def _neighbors(results: QueryResults, row: int) -> tuple[Neighbor, ...]:
     return tuple(Neighbor(item, label, distance, -1, factor) for item, label, distance, factor in found)
 
 
-def _named(votes: Votes, results: QueryResults) -> Votes:
+def named_votes(votes: Votes, results: QueryResults) -> Votes:
+    """Return votes for labels in place of those for their numbers."""
     return Votes(tuple(results.neighbor_labels.names[code] for code in votes.labels), votes.weights)
 
 
-def _origin(reply: Mapping[str, Any]) -> str:
+def reply_origin(reply: Mapping[str, Any]) -> str:
+    """Return who gave a reply, from its record in a log."""
     told = [one_line(reply.get("served_by") or ""), "from the cache" if reply.get("from_cache") else ""]
     return ", ".join(filter(None, told))

@@ -31,7 +31,7 @@ class Pictures:
 
     def _number(self, key: Hashable, read: Callable[[], ImageLike] | None, pixels: int) -> int:
         if key not in self._numbers:
-            small = None if read is None else _scaled(read, pixels)
+            small = None if read is None else scaled(read, pixels)
             self._numbers[key] = NO_PICTURE if small is None else len(self.encoded)
             if small is not None:
                 self.encoded.append(base64.b64encode(small).decode())
@@ -45,7 +45,8 @@ def find_samples(dataset: Dataset | None, ids: Sequence[str]) -> list[Sample | N
     return [found.get(query) for query in ids]
 
 
-def _scaled(read: Callable[[], ImageLike], pixels: int) -> bytes | None:
+def scaled(read: Callable[[], ImageLike], pixels: int) -> bytes | None:
+    """Return a picture as JPEG that fits so many pixels; None where it cannot be used."""
     try:
         return thumbnail(decode(read()), longest_side=pixels, quality=_QUALITY)
     except ImageError:  # a file that is gone by now leaves a gap on the page

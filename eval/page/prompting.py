@@ -6,7 +6,8 @@ from typing import Any, Final
 
 from prompts.catalogue import Template, load_template
 from prompts.errors import UnknownPrompt
-from prompts.render import MOST_CANDIDATES, Exemplar, render
+from prompts.render import Exemplar, render
+from prompts.types import MOST_CODES
 from retrieval.types import Neighbor, Votes
 
 _STAND_IN: Final = b"-"  # only a picture's place in the text is wanted
@@ -27,7 +28,8 @@ class Recomposer:
         except UnknownPrompt:
             return None
         same = bool(digest) and template.digest.startswith(digest)
-        return cls(template) if same and not template.balanced else None
+        logged = template.neighbors != "balanced" and template.candidates == "voted"
+        return cls(template) if same and logged else None
 
     def prompt(self, neighbors: Sequence[Neighbor], votes: Votes, stored: Mapping[str, bytes | None]) -> str:
         """Return the text of a query's prompt in its first order, each picture as ``[picture N]``.
@@ -37,7 +39,7 @@ class Recomposer:
             votes: theirs.
             stored: the pictures that the memory keeps, by id.
         """
-        exemplars = [Exemplar(n.label, stored.get(n.id)) for n in neighbors]
+        exemplars = [Exemplar(n.label, _STAND_IN if stored.get(n.id) else None, n.distance) for n in neighbors]
         shares = zip(votes.labels, votes.shares, strict=True)
-        candidates = dict(list(shares)[:MOST_CANDIDATES])
+        candidates = dict(list(shares)[:MOST_CODES])
         return render(self.template, _STAND_IN, exemplars, candidates).text

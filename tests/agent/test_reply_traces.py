@@ -56,6 +56,19 @@ def test_replies_that_do_not_show_it_stay(filled: ReplyStore, tmp_path: Path) ->
     assert kept is not None and kept.text == REPLY.text and TWO.encoded[:1_000] in everything(tmp_path / "replies")
 
 
+def test_a_sheet_that_holds_it_goes_with_what_shows_the_sheet(fresh_store: ReplyStore, tmp_path: Path) -> None:
+    drawn = tuple(sha256(part.encoded) for part in (ONE, TWO))
+    sheet, other = ImagePart(DRAW.bytes(9_000), drawn=drawn), ImagePart(DRAW.bytes(9_000), drawn=drawn[1:])
+    for request in (asked(sheet, QUERY), asked(other, QUERY)):
+        fresh_store.put(key_of("m", request), request, REPLY)
+    traces = ReplyTraces(tmp_path / "replies")
+    assert traces.remains(MARKS) == [f"2 pictures, requests and replies in {tmp_path / 'replies'}"]
+    assert traces.drop(FORGOTTEN) == 2 and traces.remains(MARKS) == []
+    rest = everything(tmp_path / "replies")
+    assert sheet.encoded[:100] not in rest and drawn[0].encode() not in rest
+    assert other.encoded[:100] in rest and fresh_store.get(key_of("m", asked(other, QUERY))) is not None
+
+
 def test_what_is_kept_again_later_is_found(filled: ReplyStore, tmp_path: Path) -> None:
     traces = ReplyTraces(tmp_path / "replies")
     traces.drop(FORGOTTEN)

@@ -1,0 +1,1 @@
+"""The local page of ``vmem serve``: look into decisions, a memory and runs. Loaded by that command alone."""

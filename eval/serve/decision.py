@@ -1,0 +1,45 @@
+"""The decision in words, and the vote behind it as bars."""
+
+from typing import Final
+
+from eval.serve.inquiry import change, verdict
+from eval.serve.layout import tag, words
+from retrieval.labels import full_name
+from retrieval.types import Label, Votes
+
+_BARS: Final = 6
+
+
+class DecisionPanel:
+    """Tells the decision, and how it differs from the one before."""
+
+    def __init__(self) -> None:
+        """Draw the panel, with nothing decided yet."""
+        self.label: Label | None = None
+        with tag("section", "panel", aria_label="Decision"):
+            words("h2", "Decision")
+            with tag("div", role="status", aria_live="polite"):
+                self._verdict = words("p", "Nothing asked yet.", "verdict")
+                self._change = words("p", "", "change")
+            self._bars = tag("div", "votes")
+
+    def forget(self) -> None:
+        """Begin anew with another picture, whose decision is no change of the last one's."""
+        self.label = None
+
+    def show(self, votes: Votes, voters: int, method: str) -> None:
+        """Tell a decision."""
+        self._verdict.set_text(verdict(votes, voters, method))
+        self._change.set_text(change(self.label, votes.winner))
+        self._change.classes(remove="moved")
+        if self.label not in (None, votes.winner):
+            self._change.classes("moved")
+        self.label = votes.winner
+        self._bars.clear()
+        with self._bars:
+            for label, share in list(zip(votes.labels, votes.shares, strict=True))[:_BARS]:
+                words("span", full_name(label), title=full_name(label))
+                tag("progress", value=f"{share:.4f}", max="1", aria_label=full_name(label))
+                words("span", f"{share:.1%}", "number")
+            if len(votes.labels) > _BARS:
+                words("span", f"and {len(votes.labels) - _BARS} more", "soft")

@@ -1,0 +1,150 @@
+"""The pages of a memory: its classes and their pictures, and its versions."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Final
+
+import numpy as np
+from fastapi import Request
+from nicegui import ui
+
+from eval.serve import curation_page, map_page
+from eval.serve.browsing import (
+    Cell,
+    Head,
+    form,
+    label_link,
+    link,
+    named,
+    pager,
+    register_style,
+    show_button,
+    table,
+    text_field,
+)
+from eval.serve.context import ServeContext
+from eval.serve.items import draw_items, memory_frame
+from eval.serve.jobs import Jobs
+from eval.serve.layout import words
+from eval.serve.paging import Paging, address
+from eval.wording import counted
+from retrieval.labels import display_name
+from retrieval.settings import Settings
+
+_CLASSES: Final = 50  # on a page
+_PICTURES: Final = 60
+_VERSIONS: Final = 100  # the latest; `vmem memory history` lists all
+SORTED_BY: Final = ("items", "class")
+
+
+def register(context: ServeContext) -> None:
+    """Register the pages."""
+    jobs = Jobs()
+    register_style()
+    curation_page.register(context, jobs)
+    map_page.register(context, jobs)
+
+    @ui.page("/memory")
+    def _classes(request: Request) -> None:
+        with memory_frame(context, "Memory", here="/memory"):
+            _draw_classes(context, request.query_params)
+
+    @ui.page("/memory/class")
+    def _class(request: Request) -> None:
+        label = request.query_params.get("label", "")
+        with memory_frame(context, named(label), here="/memory/class"):
+            _draw_class(context, label, request.query_params)
+
+    @ui.page("/memory/versions")
+    def _versions() -> None:
+        with memory_frame(context, "Versions", here="/memory/versions"):
+            _draw_versions(context)
+
+
+def filter_classes(counts: Mapping[str, int], *, text: str, by: str, ascending: bool) -> list[tuple[str, int]]:
+    """Return the labels in which, or in whose names, a text stands, with how many items each has, sorted.
+
+    Args:
+        counts: of every label.
+        text: to be found; case does not count.
+        by: one of `SORTED_BY`; anything else counts as the first.
+        ascending: whether the least comes first.
+    """
+    wanted = text.casefold()
+    found = [pair for pair in counts.items() if wanted in f"{pair[0]}\n{display_name(pair[0])}".casefold()]
+    found.sort(key=lambda pair: display_name(pair[0]).casefold())
+    if by != "class":
+        found.sort(key=lambda pair: pair[1] if ascending else -pair[1])
+        return found
+    return found if ascending else found[::-1]
+
+
+def _draw_classes(context: ServeContext, asked: Mapping[str, str]) -> None:
+    snapshot = context.memory.snapshot()
+    counts = snapshot.label_counts()
+    words("p", _describe(context.memory.settings, len(snapshot), len(counts)), "soft")
+    text, by = asked.get("text", "").strip(), asked.get("by", SORTED_BY[0])
+    ascending = asked.get("order", "up" if by == "class" else "down") == "up"
+    with form("/memory"):
+        text_field("text", "class", text)
+        show_button()
+    found = filter_classes(counts, text=text, by=by, ascending=ascending)
+    words("p", f"{len(found):,} of {counted(len(counts), 'class')}", role="status")
+    paging = Paging.of(asked, size=_CLASSES, total=len(found))
+    heads = [_Sorting(name, text, by, ascending) for name in ("class", "items")]
+    rows: list[list[Cell]] = [
+        [partial(label_link, label), f"{items:,}", f"{100 * items / max(len(snapshot), 1):.1f} %"]
+        for label, items in found[paging.shown]
+    ]
+    table("Classes", [*heads, "share"], rows, wide=(1, 2))
+    pager(paging, "/memory", {"text": text, "by": by, "order": "up" if ascending else "down"}, "classes")
+
+
+class _Sorting(Head):
+    """The head of a column by which a table is sorted, or can be."""
+
+    def __init__(self, name: str, text: str, by: str, ascending: bool) -> None:
+        self.name = name
+        self.order = ("ascending" if ascending else "descending") if name == by else ""
+        turned = (not ascending) if name == by else name == "class"
+        self._target = address("/memory", {"text": text, "by": name, "order": "up" if turned else "down"})
+
+    def __call__(self) -> None:
+        """Draw it."""
+        mark = {"ascending": " ↑", "descending": " ↓"}.get(self.order, "")
+        link(self.name + mark, self._target, aria_label=f"sort by {self.name}")
+
+
+def _describe(settings: Settings, items: int, classes: int) -> str:
+    of = f"{counted(items, 'item')} in {counted(classes, 'class')}"
+    return f"{of}; embedded by {settings.embedder.name}, {settings.embedder.dimension} dimensions"
+
+
+def _draw_class(context: ServeContext, label: str, asked: Mapping[str, str]) -> None:
+    snapshot = context.memory.snapshot()
+    rows = np.flatnonzero(snapshot.labels == label)
+    if not len(rows):
+        words("p", "The memory has no item of this class.", role="status")
+        return
+    paging = Paging.of(asked, size=_PICTURES, total=len(rows))
+    words("p", counted(len(rows), "item"), role="status")
+    shown = snapshot.ids[rows[paging.shown]].tolist()
+    draw_items(context, [(item, label, ()) for item in shown])
+    pager(paging, "/memory/class", {"label": label}, "pictures")
+
+
+def _draw_versions(context: ServeContext) -> None:
+    versions = context.memory.history(limit=_VERSIONS)
+    words("p", "Each edit is a version; `vmem memory checkout` goes back to one.", "soft")
+    rows = [
+        [
+            str(version.number),
+            f"{version.when:%Y-%m-%d %H:%M:%S}",
+            version.deed,
+            f"{version.items:,}",
+            "" if version.change is None else f"{version.change:+,}",
+            ", ".join(version.tags),
+        ]
+        for version in versions
+    ]
+    table("Versions", ["version", "when", "what", "items", "change", "tags"], rows, wide=(0, 3, 4))

@@ -1,0 +1,1 @@
+"""A race of prompts and numbers of neighbours on a held-out set, under a limit of money."""

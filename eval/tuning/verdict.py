@@ -1,0 +1,214 @@
+"""What a race tells: every setting beside the best one on the queries both answered, and which setting to take."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+
+from agent.presets import Preset
+from agent.stages import Stages
+from eval.compare import Comparison, PairedFigures, RunComparison, compare_runs
+from eval.conclusion import conclude
+from eval.intervals import wilson_interval
+from eval.power import ALPHA
+from eval.rerank_metrics import NO_ERRORS
+from eval.tuning.plan import Setting
+from eval.tuning.pooling import (
+    at_fewer_neighbors,
+    cost_per_query,
+    outcomes_of,
+    seconds_per_call,
+    tie_break,
+    tokens_per_query,
+    top1,
+)
+from eval.tuning.race import VOTE, Race, Tried
+from eval.types import Interval, Percent
+from eval.wording import counted
+from prompts.cost import Dollars
+from retrieval.errors import InvalidArgument
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A setting's figures; the vote's for comparison."""
+
+    prompt: str  # "vote" for the vote
+    neighbors: int
+    queries: int  # answered; for the vote those that the reference answered too
+    top1: Percent
+    interval: Interval  # Wilson, 95 %
+    beside: PairedFigures | None  # the reference before, this one after; None for the reference itself
+    dollars: Dollars | None  # a query, where no reply is kept; None where not known, 0 for the vote
+    tokens: float | None  # a query, the reply's included
+    seconds: float | None  # a call's, median
+    rungs: int  # that it stood on; 0 for the vote
+    in_race: bool  # whether it was among the best to the end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a race tells."""
+
+    rows: list[Row]  # the best first, then the votes
+    reference: Setting  # which the others are compared with
+    recommended: Setting | None  # None where settings are compared with a given one
+    sentences: list[str]
+    stopped: str  # as `Race.stopped`
+
+
+def judge(race: Race, *, baseline: Setting | None = None) -> Verdict:
+    """Return what a race tells.
+
+    The recommended setting is the cheapest of those that were left at the end and that are not distinguishably worse
+    than the best of them: exact McNemar, p adjusted by Holm's method over all rows, 0.05.
+
+    Args:
+        race: as it ended.
+        baseline: the setting to compare with; None compares with the best one, and recommends one.
+
+    Raises:
+        RunError: no query was answered.
+    """
+    reference = next(tried for tried in race.tried if baseline in (None, tried.setting))
+    others = [tried for tried in race.tried if tried is not reference]
+    votes = {k: at_fewer_neighbors(race.vote, k) for k in sorted({tried.setting.neighbors for tried in race.tried})}
+    sides = [
+        *((tried.setting.name, tried.run) for tried in (reference, *others)),
+        *((f"{VOTE} k={k}", run) for k, run in votes.items()),
+    ]
+    comparison = compare_runs(sides)
+    found = {other.after.name: other for other in comparison.others}
+    rows = [_row(tried, found.get(tried.setting.name)) for tried in race.tried]
+    rows += [_vote_row(k, found[f"{VOTE} k={k}"].overall) for k in votes]
+    recommended = None if baseline else _cheapest(race.tried, found)
+    told = [*_failures(race), *_sentences(comparison, found, race, recommended=recommended)]
+    return Verdict(
+        rows=rows,
+        reference=reference.setting,
+        recommended=recommended.setting if recommended else None,
+        sentences=told,
+        stopped=race.stopped,
+    )
+
+
+def expect_baseline(settings: Sequence[Setting], prompt: str) -> Setting:
+    """Return the setting that a baseline means: the prompt at its largest number of neighbours.
+
+    Raises:
+        InvalidArgument: no setting has that prompt.
+    """
+    named = [setting for setting in settings if prompt in (setting.prompt, setting.template.name)]
+    if not named:
+        raise InvalidArgument(f"--baseline {prompt}: give it as --prompt too")
+    return max(named, key=lambda setting: setting.neighbors)
+
+
+def make_preset(name: str, verdict: Verdict, stages: Stages, *, model: str, source: str) -> Preset:
+    """Return the recommended setting as a preset that says where it came from.
+
+    Args:
+        name: of the preset.
+        verdict: one that recommends.
+        stages: made of the recommended setting.
+        model: that was asked; a note.
+        source: folder and data sets, for people.
+    """
+    assert verdict.recommended is not None and stages.rerank is not None
+    setting, rerank = verdict.recommended, stages.rerank
+    row = next(r for r in verdict.rows if (r.prompt, r.neighbors) == (setting.template.name, setting.neighbors))
+    cost = "" if row.dollars is None else f", about ${1000 * row.dollars:.2f} for 1,000 queries"
+    low, high = row.interval
+    return Preset(
+        name=name,
+        prompt=setting.prompt,
+        neighbors=setting.neighbors,
+        voting=stages.voting,
+        when=str(rerank.gate),
+        generation=rerank.generation,
+        model=model,
+        about=(
+            f"vmem prompt tune on {date.today().isoformat()}: top-1 {row.top1:.1f} % ({low:.1f} to {high:.1f}) on the"
+            f" {counted(row.queries, 'query')} that chose it{cost}; {source}"
+        ),
+    )
+
+
+def _cheapest(tried: Sequence[Tried], found: dict[str, RunComparison]) -> Tried:
+    def is_worse(one: Tried) -> bool:
+        other = found.get(one.setting.name)
+        return other is not None and other.overall.difference < 0 and other.overall.adjusted < ALPHA
+
+    return min((one for one in tried if one.in_race and not is_worse(one)), key=lambda one: tie_break(one.run))
+
+
+def _sentences(
+    comparison: Comparison, found: dict[str, RunComparison], race: Race, *, recommended: Tried | None
+) -> list[str]:
+    if recommended is None:
+        return [conclude(comparison.before, other) for other in comparison.others]
+    votes = [other for name, other in found.items() if name.startswith(f"{VOTE} k=")]
+    best_vote = max(votes, key=lambda other: other.overall.after)
+    told = [conclude(comparison.before, best_vote)]
+    if recommended is not race.tried[0]:
+        told.append(conclude(comparison.before, found[recommended.setting.name]))
+    told.append(
+        f"Recommended: {recommended.setting.name}, the cheapest of {counted(_finalists(race), 'setting')} left that is"
+        " not distinguishably worse than the best. It was chosen on these queries: measure it on others."
+    )
+    return told
+
+
+def _failures(race: Race) -> list[str]:
+    codes = [outcome.code for tried in race.tried for outcome in outcomes_of(tried.run)]
+    failed = Counter(code for code in codes if code not in NO_ERRORS)
+    if not failed:
+        return []
+    why = ", ".join(f"{code} {count:,}" for code, count in failed.most_common())
+    return [
+        f"{failed.total():,} of {counted(len(codes), 'answer')} failed, and the vote stood in ({why}): the same command"
+        " asks again about those whose failure may have passed."
+    ]
+
+
+def _finalists(race: Race) -> int:
+    return sum(tried.in_race for tried in race.tried)
+
+
+def _row(tried: Tried, other: RunComparison | None) -> Row:
+    run = tried.run
+    count = sum(len(found) for found in run.results.values())
+    accuracy = top1(run)
+    return Row(
+        prompt=tried.setting.template.name,
+        neighbors=tried.setting.neighbors,
+        queries=count,
+        top1=accuracy,
+        interval=_interval(accuracy, count),
+        beside=other.overall if other else None,
+        dollars=cost_per_query(run),
+        tokens=tokens_per_query(run),
+        seconds=seconds_per_call(run),
+        rungs=tried.rungs,
+        in_race=tried.in_race,
+    )
+
+
+def _interval(accuracy: Percent, count: int) -> Interval:
+    return wilson_interval(round(accuracy * count / 100), count)
+
+
+def _vote_row(k: int, figures: PairedFigures) -> Row:
+    return Row(
+        prompt=VOTE,
+        neighbors=k,
+        queries=figures.count,
+        top1=figures.after,
+        interval=figures.after_interval,
+        beside=figures,
+        dollars=0.0,
+        tokens=0.0,
+        seconds=None,
+        rungs=0,
+        in_race=False,
+    )

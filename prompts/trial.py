@@ -1,0 +1,63 @@
+"""Prompts for one query, to be looked at and priced: nothing is sent."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from PIL import Image
+
+from prompts.catalogue import Template
+from prompts.question import pose_questions
+from prompts.render import QUERY_PIXELS, Exemplar, render
+from prompts.types import Prompt
+from retrieval.images import thumbnail
+from retrieval.memory import THUMBNAIL_PIXELS, VisualMemory
+from retrieval.voting import check_method
+
+
+def render_prompts(
+    templates: Sequence[Template], image: Path, memory: Path, *, k: int, voting: str, embedder: str | None = None
+) -> list[Prompt]:
+    """Return what each template would send for a query.
+
+    Args:
+        templates: what to ask.
+        image: the query.
+        memory: where the neighbours come from.
+        k: how many neighbours vote.
+        voting: how they vote.
+        embedder: where the memory's embedder lies, if not where it came from.
+
+    Raises:
+        InvalidArgument: an unknown voting method, or an empty memory.
+        UnknownPrompt: a template has an error.
+        ImageError: the picture cannot be used.
+        StorageError, EmbedderError: the memory or its embedder cannot be had.
+    """
+    check_method(voting)
+    opened = VisualMemory.open(memory, embedder=embedder)
+    vectors = opened.embed([image])
+    rendered = []
+    for template in templates:
+        (question,) = pose_questions(opened, [image], vectors, k=k, voting=voting, template=template)
+        rendered.append(question.prompt(template, opened)[0])
+    return rendered
+
+
+def stand_in(template: Template, *, neighbors: int, classes: int) -> Prompt:
+    """Return a prompt of grey pictures as large as those of a memory would be, and of classes "class 1", "class 2"….
+
+    Raises:
+        UnknownPrompt: the template has an error.
+    """
+    labels = [f"class {number}" for number in range(1, classes + 1)]
+    picture = _grey(THUMBNAIL_PIXELS) if template.shows_thumbnails else None
+    shown = 0 if template.neighbors == "none" else neighbors
+    exemplars = [Exemplar(labels[number % classes], picture, 0.5) for number in range(shown)]
+    candidates = labels if template.candidates == "all" else labels[:neighbors]
+    return render(template, _grey(QUERY_PIXELS), exemplars, dict.fromkeys(candidates, 1 / len(candidates)))
+
+
+@lru_cache(maxsize=2)
+def _grey(side: int) -> bytes:
+    return thumbnail(Image.new("RGB", (side, side), "grey"), longest_side=side)

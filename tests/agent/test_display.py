@@ -1,0 +1,76 @@
+"""A prediction as a notebook shows it, with and without its pictures."""
+
+from dataclasses import replace
+
+import pytest
+
+from agent import Prediction, ScriptedModel, classify_with_rerank, show
+from prompts.types import Prompt
+from retrieval import VisualMemory
+from retrieval.errors import ImageError
+from retrieval.types import Neighbor, Votes
+from tests.agent.test_hostile import HOSTILE, ordered
+from tests.agent.test_hostile import memory as memory  # noqa: PLC0414 - a fixture
+from tests.conftest import draw
+from tests.markup import read_harmless
+
+
+def decided(count: int, *, evidence: tuple[int, ...] = ()) -> Prediction:
+    """Return a decision of a model on some neighbours, of which it names some by rank; rank 0 is one from beyond."""
+    near = tuple(Neighbor(f"item {rank}", "cat", rank / 100, 999) for rank in range(1, count + 1))
+    beyond = Neighbor("item beyond", "dog", 0.99, 999)
+    return Prediction(
+        "cat",
+        "rerank",
+        "reranked: the model chose",
+        Votes(("cat",), (1.0,)),
+        near,
+        confidence=0.75,
+        ranking=("cat", "dog"),
+        evidence=tuple(near[rank - 1] if rank else beyond for rank in evidence),
+    )
+
+
+def test_a_prediction_shows_who_decided_and_why() -> None:
+    text = read_harmless(decided(3)._repr_html_()).text
+    assert text.startswith("cat, says the modelreranked: the model choseconfidence 0.75the model's ranking: cat, dog")
+    assert "cat 100 %" in text and "evidence" not in text
+    assert "cat, says the vote" in read_harmless(replace(decided(3), source="vote", ranking=())._repr_html_()).text
+
+
+def test_evidence_is_shown_however_far_away_it_lies() -> None:
+    text = read_harmless(decided(50, evidence=(40, 10, 0))._repr_html_()).text
+    assert "10catitem 100.100★ evidence40catitem 400.400★ evidencebeyond kdogitem beyond0.990★ evidence" in text
+    assert "7catitem 70.070" in text and "item 9" not in text.replace("item beyond", "")
+    assert text.endswith("… 41 more neighbours")
+
+
+def test_hostile_texts_in_a_prediction_stay_texts() -> None:
+    for text in HOSTILE:
+        near = (Neighbor(text, text, 0.1, 0),)
+        said = Prediction(text, "vote", f"blocked: {text}", Votes((text,), (1.0,)), near, ranking=(text, text))
+        read_harmless(said._repr_html_())
+
+
+def test_pictures_of_query_and_neighbours_stand_beside_the_decision(memory: VisualMemory) -> None:
+    def name_the_second(prompt: Prompt) -> str:
+        return f'{{"evidence": [2], "ranking": ["{next(iter(prompt.candidates))}"], "confidence": 0.5}}'
+
+    query = ordered("which?")
+    prediction = classify_with_rerank(query, memory, model=ScriptedModel(name_the_second), neighbors=len(memory))
+    found = read_harmless(show(prediction, memory, query, most=5)._repr_html_())
+    assert found.tags.count("img") == 6 and found.text.count("★ evidence") == 1
+    assert sum("border:3px solid #" in value for name, value in found.attributes if name == "style") == 1
+    assert f"… {len(memory) - 5} more neighbours" in found.text
+    assert read_harmless(show(prediction, memory)._repr_html_()).tags.count("img") == 10
+
+
+def test_items_that_a_memory_no_longer_has_leave_a_box(memory: VisualMemory) -> None:
+    found = read_harmless(show(decided(2), memory)._repr_html_())
+    assert found.attributes.count(("aria-label", "no picture")) == 2
+
+
+def test_a_query_that_is_no_picture_is_refused(memory: VisualMemory) -> None:
+    with pytest.raises(ImageError, match="is not a picture"):
+        show(decided(2), memory, b"words")
+    assert show(decided(2), memory, draw((1, 2, 3), 1))

@@ -1,0 +1,245 @@
+"""The pages of runs in headless Chromium, with real clicks and keys, served by the real command."""
+
+import urllib.parse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent import ScriptedModel
+from agent.stages import prepare
+from eval.datasets.folder import read_folder
+from eval.log_reader import LOG
+from eval.runner import run_evaluation
+from eval.serve.run_shelf import Choice, Shelf
+from eval.types import Dataset, Run
+from prompts.types import Prompt
+from retrieval import VisualMemory
+from tests.browser import Browser, needs_chromium
+from tests.conftest import COLOURS, draw
+from tests.eval.test_report import HOSTILE
+from tests.serving import Served, serving
+
+PHONE = 390  # pixels
+ROWS = "[...document.querySelectorAll('[aria-label=Queries] tbody tr')]"
+CELLS = f"{ROWS}.map(row => [...row.cells].map(cell => cell.innerText))"
+COUNT = "document.querySelector('p[role=status]')?.innerText"
+QUERY = "document.querySelector('.asked')"
+ODD = HOSTILE[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A memory, two runs on the same queries, and what they found."""
+
+    memory: Path
+    plain: Path  # without a model
+    asked: Path  # asked one that contradicts the vote, or makes no sense
+    run: Run  # the second one
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Made:
+    folder = tmp_path_factory.mktemp("runs")
+    memory = VisualMemory.create(folder / "memory", embedder=str(checkpoint))
+    memory.add((f"{name}/{n}", name, draw(colour, n)) for name, colour in COLOURS.items() for n in range(6))
+    memory.add((f"{ODD} {n}", ODD, draw(COLOURS["green"], 10 + n)) for n in range(4))
+    datasets, paths = {}, {}
+    for dataset in ("seen", "other"):
+        place = folder / dataset
+        for name, colour in COLOURS.items():
+            (place / name).mkdir(parents=True)
+            for n in range(4):
+                draw(colour, n + 7).save(place / name / f"<i>{n}.png")
+        (place / "red" / "broken.png").write_bytes(b"no picture")
+        datasets[dataset], paths[dataset] = Dataset(read_folder(place)), str(place)
+    replies = iter(["no <b>JSON</b>\nat all", '{"evidence": [2], "ranking": ["B"], "confidence": 0.4}'] * 100)
+
+    def reply(prompt: Prompt) -> str:
+        return next(replies)
+
+    stages = prepare(memory, model=ScriptedModel(reply), neighbors=12)
+    options: dict[str, Any] = {"k": 12, "paths": paths, "progress": False}
+    run_evaluation(memory, datasets, folder / "plain", **options)
+    run = run_evaluation(memory, datasets, folder / "asked", stages=stages, concurrency=1, **options)
+    return Made(folder / "memory", folder / "plain", folder / "asked", run)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with Browser(tmp_path_factory.mktemp("browser") / "profile") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, made: Made) -> Iterator[Served]:
+    runs = ["--run", made.plain, "--run", made.asked]
+    with serving(tmp_path_factory.mktemp("server"), made.memory, *runs) as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Browser]:
+    """Return the browser, and see that nothing complains or asks for anything elsewhere."""
+    browser.troubles.clear()
+    yield browser
+    assert browser.troubles == []
+
+
+def visit(browser: Browser, served: Served, path: str, *, width: int = 1280) -> None:
+    browser.open_url(urllib.parse.urljoin(served.url, path), width=width)
+    ready(browser)
+
+
+def ready(browser: Browser) -> None:
+    browser.wait_for(f"window.did_handshake === true && ({COUNT}?.includes(' of ') || {QUERY} !== null)")
+
+
+def show(browser: Browser, expected: str) -> None:
+    """Ask for what the filters say, and wait for the address that they make."""
+    browser.click(".filters button")
+    browser.wait_for(f"location.search.includes({expected!r})")
+    ready(browser)
+
+
+@needs_chromium
+def test_a_run_is_filtered_by_data_set_outcome_reason_and_class(page: Browser, served: Served, made: Made) -> None:
+    visit(page, served, "/runs?run=1")
+    assert page.evaluate(COUNT) == "26 of 26 queries"
+    for field, choice in (("dataset", "other"), ("outcome", "asked, but the vote decided")):
+        pick(page, field, choice)
+    show(page, "dataset=other")
+    assert page.evaluate("document.querySelector('select[name=outcome]').value") == "asked, but the vote decided"
+    expected = [o.code for o in made.run.results["other"].outcomes or () if o.code == "unusable_reply"]
+    assert len(expected) == 6 and page.evaluate(COUNT) == "6 of 26 queries"
+    assert {tuple(cells)[-1] for cells in page.evaluate(CELLS)} == {"unusable reply"}
+    pick(page, "reason", "unusable_reply")
+    page.click("input[name=label]")
+    page.type("green")
+    page.press("Enter")
+    page.wait_for("location.search.includes('label=green')")
+    ready(page)
+    assert all(cells[1:3] == ["other", "green"] for cells in page.evaluate(CELLS))
+    assert "run=1" in page.evaluate("location.search") and "reason=unusable_reply" in page.evaluate("location.search")
+    page.evaluate("history.back()")
+    page.wait_for("!location.search.includes('label=')")
+    ready(page)
+    assert page.evaluate(COUNT) == "6 of 26 queries"
+
+
+def pick(browser: Browser, field: str, choice: str) -> None:
+    """Choose from a list of the browser's own, whose menu is no part of the page."""
+    list_ = f"document.querySelector('select[name={field}]')"
+    browser.evaluate(f"{list_}.value = {choice!r}")
+    assert browser.evaluate(f"{list_}.value") == choice
+
+
+@needs_chromium
+def test_a_query_tells_what_the_run_saw_and_what_the_model_said(page: Browser, served: Served) -> None:
+    visit(page, served, "/runs?run=1&outcome=asked%2C+but+the+vote+decided")
+    page.click("[aria-label=Queries] tbody a")
+    page.wait_for("location.pathname === '/runs/query'")
+    ready(page)
+    page.wait_for("document.querySelectorAll('.tiles .tile').length >= 10")
+    text = page.evaluate("document.querySelector('.page').innerText")
+    assert "no <b>JSON</b>\nat all" in text and "unusable reply" in text and "<i>" in text
+    assert ODD in text or "blue" in text
+    page.wait_for("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+    assert page.evaluate("document.querySelectorAll('[onerror], .page b, .page i').length") == 0
+    query = page.evaluate("document.querySelector('.facts .id').innerText")
+    page.evaluate("[...document.querySelectorAll('.pager a')].find(a => a.innerText.includes('next')).id = 'next'")
+    page.click("#next")
+    page.wait_for(f"![undefined, {query!r}].includes(document.querySelector('.facts .id')?.innerText)")
+    assert "outcome=asked" in page.evaluate("location.search")
+
+
+@needs_chromium
+def test_evidence_is_marked_in_words(page: Browser, served: Served) -> None:
+    visit(page, served, "/runs?run=1&reason=reranked")
+    page.click("[aria-label=Queries] tbody a")
+    page.wait_for("document.querySelectorAll('.tile.evidence').length === 1")
+    assert "2 · " in page.evaluate("document.querySelector('.tile.evidence').innerText")
+    assert "evidence" in page.evaluate("document.querySelector('.tile.evidence').innerText")
+
+
+@needs_chromium
+def test_two_runs_stand_side_by_side(page: Browser, served: Served) -> None:
+    visit(page, served, "/runs")
+    pick(page, "against", "1")
+    pick(page, "run", "0")
+    show(page, "against=1")
+    assert page.evaluate(COUNT) == "24 of 24 queries"
+    assert "plain" in page.evaluate("document.querySelector('.conclusion').innerText")
+    pick(page, "outcome", "another answer")
+    show(page, "outcome=another")
+    cells = page.evaluate(CELLS)
+    assert cells and all(row[3] != row[4] for row in cells)
+    page.click("[aria-label=Queries] tbody a")
+    page.wait_for("document.querySelectorAll('.looks > section').length === 2")
+    assert page.evaluate("[...document.querySelectorAll('.looks h2')].map(node => node.innerText)") == [
+        "plain",
+        "asked",
+    ]
+
+
+@needs_chromium
+def test_a_picture_that_could_not_be_read_says_why(page: Browser, served: Served) -> None:
+    visit(page, served, "/runs?run=0&outcome=unreadable+pictures")
+    assert page.evaluate(COUNT) == "2 of 26 queries"
+    page.click("[aria-label=Queries] tbody a")
+    page.wait_for("document.querySelector('.facts') !== null")
+    assert "is not a picture" in page.evaluate("document.querySelector('.facts').innerText")
+    page.troubles[:] = [trouble for trouble in page.troubles if "404" not in trouble]
+
+
+@needs_chromium
+@pytest.mark.parametrize("path", ["/runs?run=1", "/runs?run=0&against=1", "/runs/query?run=1&in=seen&id=none"])
+def test_a_phone_needs_no_scrolling_sideways(page: Browser, served: Served, path: str) -> None:
+    browser_url = urllib.parse.urljoin(served.url, path)
+    page.open_url(browser_url, width=PHONE)
+    page.wait_for("document.querySelector('[aria-label=Queries], .pager') !== null")
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE
+
+
+@needs_chromium
+def test_nonsense_in_an_address_is_answered_with_what_there_is(page: Browser, served: Served) -> None:
+    visit(page, served, "/runs?run=99&against=x&page=-3&dataset=%3Cb%3E")
+    assert page.evaluate(COUNT) == "0 of 26 queries"
+    page.open_url(urllib.parse.urljoin(served.url, "/runs/query?run=1&in=seen&id=none"))
+    page.wait_for("document.querySelector('[role=alert]') !== null")
+    assert page.evaluate("document.querySelector('[role=alert]').innerText") == "The run has no such query."
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    assert Shelf([tmp_path / "a" / "run", tmp_path / "b" / "other"]).names == ["run", "other"]
+    one, other = tmp_path / "a" / "run", tmp_path / "b" / "run"
+    assert Shelf([one, other]).names == [str(one), str(other)]
+
+
+def test_a_run_is_read_again_when_its_log_has_grown(made: Made, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    lines = (made.plain / LOG).read_bytes().splitlines(keepends=True)
+    (folder / LOG).write_bytes(b"".join(lines[:5]))
+    shelf, choice = Shelf([folder]), Choice(0)
+    before = shelf.version(choice)
+    assert len(shelf.look(choice).table) == 4
+    (folder / LOG).write_bytes(b"".join(lines))
+    assert shelf.version(choice) != before and len(shelf.look(choice).table) == 26
+
+
+@pytest.mark.parametrize(
+    ("asked", "choice"),
+    [
+        ({}, Choice(0)),
+        ({"run": "1"}, Choice(1)),
+        ({"run": "1", "against": "0"}, Choice(1, 0)),
+        ({"run": "1", "against": "1"}, Choice(1)),
+        ({"run": "2"}, Choice(0)),
+        ({"run": "-1", "against": "01"}, Choice(0)),
+    ],
+)
+def test_a_choice_that_cannot_be_followed_falls_back_to_the_first_run(asked: dict[str, str], choice: Choice) -> None:
+    assert Choice.of(asked, runs=2) == choice
