@@ -1,7 +1,7 @@
 """Vectors as rows of 16-bit fixed point, in memory or mapped from a file, and exact comparison with some of them.
 
 Each row is stretched until its largest number is ±32,767, and rounded: nothing is off by more than 1/65,534 of the
-largest, a third of what float16, in which the table has them, has rounded off already. NumPy turns int16 into float32
+largest, far less than float16, in which the table has them, has rounded off already. NumPy turns int16 into float32
 many numbers at a time, float16 one by one, 2 ns each. How far a row was stretched need not be kept: only its direction
 counts.
 """
