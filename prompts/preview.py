@@ -21,7 +21,8 @@ _PARTS: Final = """
 {%- endmacro -%}
 {%- macro contents(prompt) -%}
 {% for part in prompt.parts %}
-{% if is_text(part) %}<pre style="white-space:pre-wrap;overflow-wrap:anywhere;word-break:normal;font:inherit;margin:.5em 0">
+{% if is_text(part) %}<pre style="white-space:pre-wrap;overflow-wrap:anywhere;word-break:normal;font:inherit;
+ margin:.5em 0">
 {{ plain(part.text) }}</pre>
 {% else %}<img style="max-width:{{ "100%" if part.size else "min(12em, 100%)" }};height:auto" alt="{{ describe(part) }}"
  src="{{ source(part) }}">
