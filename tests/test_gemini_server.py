@@ -35,14 +35,21 @@ def png() -> bytes:
     return stream.getvalue()
 
 
-def client_of(server: GeminiServer, key: str = "test-key", seconds: float = 5) -> Any:
+def client_of(
+    server: GeminiServer, key: str = "test-key", seconds: float = 5, http: "httpx2.AsyncClient | None" = None
+) -> Any:
     options = {
         "base_url": server.url,
         "api_version": "v1beta",
         "timeout": int(1000 * seconds),
         "retry_options": {"attempts": 1},
+        "httpx_async_client": http,
     }
     return genai.Client(api_key=key, vertexai=False, http_options=options | {"client_args": {"trust_env": False}})
+
+
+def http_client() -> "httpx2.AsyncClient":
+    return httpx2.AsyncClient(trust_env=False)  # the SDK would take aiohttp, where that is installed
 
 
 def ask(client: Any, *parts: Any, **config: Any) -> Any:
@@ -159,10 +166,10 @@ def test_a_drip_outlasts_a_timeout_per_read_and_ends_with_its_client(server: Gem
     server.script, server.drip_seconds = ["drip"], 0.05
 
     async def hurried() -> None:
-        client = client_of(server, seconds=0.3)
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(client.aio.models.generate_content(model=MODEL, contents="which?"), 1)
-        await client.aio.aclose()
+        async with http_client() as http:
+            client = client_of(server, seconds=0.3, http=http)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(client.aio.models.generate_content(model=MODEL, contents="which?"), 1)
 
     asyncio.run(hurried())
     assert server.calls[0].fault == "drip"
@@ -223,8 +230,7 @@ def test_a_batch_goes_through_the_sdk_and_outlives_the_server(tmp_path: Path, as
         result = method(**arguments)
         return await result if asynchronous else result
 
-    async def submit(server: GeminiServer) -> None:
-        whole = client_of(server)
+    async def submit(whole: Any) -> None:
         client = whole.aio if asynchronous else whole
         upload = {"mime_type": "jsonl", "display_name": "in"}
         file = await call(client.files.upload, file=tmp_path / "in.jsonl", config=upload)
@@ -233,10 +239,8 @@ def test_a_batch_goes_through_the_sdk_and_outlives_the_server(tmp_path: Path, as
             job = await call(client.batches.create, model=MODEL, src=file.name, config=config)
             assert job.state.name == "JOB_STATE_PENDING" and not job.done
         await call(client.batches.cancel, name=job.name)
-        await whole.aio.aclose()
 
-    async def collect(server: GeminiServer) -> list[Any]:
-        whole = client_of(server)
+    async def collect(whole: Any) -> list[Any]:
         client = whole.aio if asynchronous else whole
         pages = await call(client.batches.list, config={"page_size": 2})
         jobs = [job async for job in pages] if asynchronous else list(pages)
@@ -247,16 +251,19 @@ def test_a_batch_goes_through_the_sdk_and_outlives_the_server(tmp_path: Path, as
         await call(client.files.delete, name=first.dest.file_name)
         with pytest.raises(genai.errors.ClientError, match="404"):
             await call(client.files.get, name=first.dest.file_name)
-        await whole.aio.aclose()
         return [json.loads(line) for line in content.splitlines()]
+
+    async def connected(server: GeminiServer, work: Any) -> Any:
+        async with http_client() as http:
+            return await work(client_of(server, http=http))
 
     with GeminiServer(state_folder=tmp_path / "cloud", batch_seconds=60) as server:
         server.batch_job_fault = ["ok", "expired"]
-        asyncio.run(submit(server))
+        asyncio.run(connected(server, submit))
         assert server.batch_jobs == ["first", "second", "third"] and server.batch_items == []
     with GeminiServer(state_folder=tmp_path / "cloud", batch_seconds=0) as server:
         server.batch_item_fault = lambda key, call: faults.get(key)
-        found = asyncio.run(collect(server))
+        found = asyncio.run(connected(server, collect))
         assert server.batch_items == [f"k{number}" for number in range(20) if number not in (1, 2)]
     keys = [line["key"] for line in found]
     assert keys != sorted(keys) and {*keys} == {f"k{number}" for number in range(20)} - {"k1"}
