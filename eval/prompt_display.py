@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from prompts.catalogue import load_template
-from prompts.question import pose_questions
-from prompts.types import Prompt
+from prompts.trial import render_prompts
 from retrieval.display import Shown, side_by_side
 from retrieval.images import ImageLike
 from retrieval.view import DEFAULT_NEIGHBORS, MemoryView
@@ -31,10 +30,5 @@ def show_prompts(
         ImageError: the query cannot be used.
         InvalidArgument: ``neighbors`` below 1, or an empty memory.
     """
-    return side_by_side(*(_compose(memory, image, prompt, neighbors) for prompt in prompts))
-
-
-def _compose(memory: MemoryView, image: ImageLike, prompt: str, neighbors: int) -> Prompt:
-    template, vectors = load_template(prompt), memory.embed([image])
-    (question,) = pose_questions(memory, [image], vectors, k=neighbors, voting=DEFAULT_METHOD, template=template)
-    return question.prompt(template, memory)[0]
+    templates = [load_template(prompt) for prompt in prompts]
+    return side_by_side(*render_prompts(templates, image, memory, k=neighbors, voting=DEFAULT_METHOD))

@@ -86,10 +86,12 @@ def preview(
     from prompts.estimate import estimate_prompt
     from prompts.preview import plain, prompt_page
     from prompts.trial import render_prompts
+    from retrieval.memory import VisualMemory
     from retrieval.terminal import write_text
 
     template = load_template(prompt)
-    (rendered,) = render_prompts([template], image, memory, k=k, voting=voting, embedder=embedder)
+    opened = VisualMemory.open(memory, embedder=embedder)
+    (rendered,) = render_prompts([template], image, opened, k=k, voting=voting)
     estimate = estimate_prompt(rendered, model=model, media_resolution=media_resolution, prices=prices)
     if html is None:
         typer.echo(plain(rendered.text))
@@ -123,6 +125,7 @@ def diff(
     from prompts.preview import prompts_page
     from prompts.trial import render_prompts
     from retrieval.errors import InvalidArgument
+    from retrieval.memory import VisualMemory
     from retrieval.terminal import write_text
 
     if (image is None) != (memory is None) or (html and image is None):
@@ -131,7 +134,8 @@ def diff(
     typer.echo("\n".join(map(coloured, differing_lines(*templates))) or "The templates are the same.")
     if image is None or memory is None:
         return
-    rendered = render_prompts(templates, image, memory, k=k, voting=voting, embedder=embedder)
+    opened = VisualMemory.open(memory, embedder=embedder)
+    rendered = render_prompts(templates, image, opened, k=k, voting=voting)
     estimates = [
         estimate_prompt(one, model=model, media_resolution=media_resolution, prices=prices) for one in rendered
     ]
@@ -166,16 +170,18 @@ def cost(
     from prompts.estimate import estimate_prompt
     from prompts.trial import render_prompts, stand_in
     from retrieval.errors import InvalidArgument
+    from retrieval.memory import VisualMemory
 
     if (image is None) != (memory is None):
         raise InvalidArgument("real prompts take --query and --memory: give both, or neither for grey pictures")
     templates = [load_template(name) for name in prompts]
+    opened = None if memory is None else VisualMemory.open(memory, embedder=embedder)
     rows = []
     for count in k or [50]:
-        if image is None or memory is None:
+        if image is None or opened is None:
             rendered = [stand_in(template, neighbors=count, classes=classes) for template in templates]
         else:
-            rendered = render_prompts(templates, image, memory, k=count, voting=voting, embedder=embedder)
+            rendered = render_prompts(templates, image, opened, k=count, voting=voting)
         rows += [
             (
                 count,

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 
 from PIL import Image
 
@@ -10,13 +9,14 @@ from prompts.catalogue import Template
 from prompts.question import pose_questions
 from prompts.render import QUERY_PIXELS, Exemplar, render
 from prompts.types import Prompt
-from retrieval.images import thumbnail
-from retrieval.memory import THUMBNAIL_PIXELS, VisualMemory
+from retrieval.images import ImageLike, thumbnail
+from retrieval.memory import THUMBNAIL_PIXELS
+from retrieval.view import MemoryView
 from retrieval.voting import check_method
 
 
 def render_prompts(
-    templates: Sequence[Template], image: Path, memory: Path, *, k: int, voting: str, embedder: str | None = None
+    templates: Sequence[Template], image: ImageLike, memory: MemoryView, *, k: int, voting: str
 ) -> list[Prompt]:
     """Return what each template would send for a query.
 
@@ -26,21 +26,19 @@ def render_prompts(
         memory: where the neighbours come from.
         k: how many neighbours vote.
         voting: how they vote.
-        embedder: where the memory's embedder lies, if not where it came from.
 
     Raises:
         InvalidArgument: an unknown voting method, or an empty memory.
         UnknownPrompt: a template has an error.
         ImageError: the picture cannot be used.
-        StorageError, EmbedderError: the memory or its embedder cannot be had.
+        EmbedderError: the memory's embedder cannot be had.
     """
     check_method(voting)
-    opened = VisualMemory.open(memory, embedder=embedder)
-    vectors = opened.embed([image])
+    vectors = memory.embed([image])
     rendered = []
     for template in templates:
-        (question,) = pose_questions(opened, [image], vectors, k=k, voting=voting, template=template)
-        rendered.append(question.prompt(template, opened)[0])
+        (question,) = pose_questions(memory, [image], vectors, k=k, voting=voting, template=template)
+        rendered.append(question.prompt(template, memory)[0])
     return rendered
 
 

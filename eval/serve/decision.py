@@ -2,9 +2,9 @@
 
 from typing import Final
 
+from eval.serve.browsing import named
 from eval.serve.inquiry import change, verdict
 from eval.serve.layout import tag, words
-from retrieval.labels import full_name
 from retrieval.types import Label, Votes
 
 _BARS: Final = 6
@@ -37,9 +37,14 @@ class DecisionPanel:
         self.label = votes.winner
         self._bars.clear()
         with self._bars:
-            for label, share in list(zip(votes.labels, votes.shares, strict=True))[:_BARS]:
-                words("span", full_name(label), title=full_name(label))
-                tag("progress", value=f"{share:.4f}", max="1", aria_label=full_name(label))
-                words("span", f"{share:.1%}", "number")
+            draw_bars(votes, most=_BARS)
             if len(votes.labels) > _BARS:
                 words("span", f"and {len(votes.labels) - _BARS} more", "soft")
+
+
+def draw_bars(votes: Votes, *, most: int) -> None:
+    """Draw the heaviest labels of a vote, each with its share."""
+    for label, share in list(zip(votes.labels, votes.shares, strict=True))[:most]:
+        words("span", named(label), title=named(label))
+        tag("progress", value=f"{share:.4f}", max="1", aria_label=named(label))
+        words("span", f"{share:.1%}", "number")

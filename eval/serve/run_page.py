@@ -11,8 +11,6 @@ from eval.conclusion import conclude, format_p
 from eval.serve import run_query_page
 from eval.serve.browsing import (
     Cell,
-    WorkPanel,
-    add_style,
     form,
     link,
     named,
@@ -28,7 +26,7 @@ from eval.serve.jobs import Jobs
 from eval.serve.layout import frame, tag, words
 from eval.serve.paging import Paging, address
 from eval.serve.query_table import Filters, QueryTable
-from eval.serve.run_query_page import draw_answer, reading, say
+from eval.serve.run_query_page import draw_answer, draw_runs, say
 from eval.serve.run_shelf import Choice, Looked, Shelf
 from eval.wording import counted
 
@@ -42,15 +40,8 @@ def register(context: ServeContext) -> None:
 
     @ui.page("/runs")
     def _runs(request: Request) -> None:
-        asked = dict(request.query_params)
-        add_style()
         with frame(context, "Runs", here="/runs"):
-            if not shelf.folders:
-                words("p", "No run was given: start the server with `vmem serve MEMORY --run RUN`.")
-                return
-            choice = Choice.of(asked, runs=len(shelf.folders))
-            work = reading(shelf, jobs, choice)
-            WorkPanel(work, lambda looked: _draw(shelf, choice, asked, looked), at_once=True)
+            draw_runs(shelf, jobs, dict(request.query_params), partial(_draw, shelf))
 
 
 def _draw(shelf: Shelf, choice: Choice, asked: dict[str, str], looked: Looked) -> None:

@@ -1,6 +1,6 @@
 """The page of one query of a run: its picture, neighbours and votes, and what the model made of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -15,6 +15,7 @@ from eval.page.prompting import Recomposer
 from eval.page.text import some_lines
 from eval.serve.browsing import Cell, Work, WorkPanel, add_style, facts, link, named, short, tile
 from eval.serve.context import ServeContext, item_page
+from eval.serve.decision import draw_bars
 from eval.serve.jobs import Jobs
 from eval.serve.layout import frame, picture, tag, words
 from eval.serve.paging import address
@@ -44,19 +45,21 @@ def register(context: ServeContext, shelf: Shelf, jobs: Jobs) -> None:
     @ui.page("/runs/query")
     def _query(request: Request) -> None:
         asked = dict(request.query_params)
-        add_style()
         with frame(context, "A query", here="/runs"):
-            if not shelf.folders:
-                words("p", "No run was given: start the server with `vmem serve MEMORY --run RUN`.")
-                return
-            choice = Choice.of(asked, runs=len(shelf.folders))
-            work = reading(shelf, jobs, choice)
-            WorkPanel(work, lambda looked: _draw(context, choice, asked, looked), at_once=True)
+            draw_runs(shelf, jobs, asked, partial(_draw, context))
 
 
-def reading(shelf: Shelf, jobs: Jobs, choice: Choice) -> Work:
-    """Return the work of reading the runs that are looked at."""
-    return Work(jobs, f"runs {choice.places}", shelf.version(choice), lambda: shelf.look(choice), offer="Reading")
+def draw_runs(
+    shelf: Shelf, jobs: Jobs, asked: dict[str, str], draw: Callable[[Choice, dict[str, str], Looked], None]
+) -> None:
+    """Draw something of the runs that an address asks for, once they are read."""
+    add_style()
+    if not shelf.folders:
+        words("p", "No run was given: start the server with `vmem serve MEMORY --run RUN`.")
+        return
+    choice = Choice.of(asked, runs=len(shelf.folders))
+    work = Work(jobs, f"runs {choice.places}", shelf.version(choice), lambda: shelf.look(choice), offer="Reading")
+    WorkPanel(work, lambda looked: draw(choice, asked, looked), at_once=True)
 
 
 def say(code: str) -> str:
@@ -192,16 +195,13 @@ def _draw_side(context: ServeContext, seen: _Seen, name: str) -> None:
         with tag("ol", "tiles"):
             for (rank, one), url in zip(seen.shown, urls, strict=True):
                 _draw_neighbor(rank, one, url, right=one.label in seen.truth, evidence=one.id in evidence)
-        _draw_replies(seen, with_pictures=same and context.memory is not None, context=context)
+        _draw_replies(seen, with_pictures=same, context=context)
 
 
 def _draw_votes(votes: Votes) -> None:
     words("h3", "Votes")
     with tag("div", "votes"):
-        for label, share in list(zip(votes.labels, votes.shares, strict=True))[:SHOWN_VOTES]:
-            words("span", named(label), title=named(label))
-            tag("progress", value=f"{share:.4f}", max="1", aria_label=named(label))
-            words("span", f"{share:.1%}", "number")
+        draw_bars(votes, most=SHOWN_VOTES)
 
 
 def _draw_neighbor(rank: int, one: Neighbor, url: str | None, *, right: bool, evidence: bool) -> None:
