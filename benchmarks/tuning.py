@@ -12,13 +12,12 @@ import argparse
 import math
 import time
 
-import numpy as np
 from clustered import NOISE, draw, nearest_exactly, recall
 
 from retrieval.indexes import tree
 from retrieval.indexes.base import ArrayBlocks
 from retrieval.indexes.fixed_point import FixedPointRows
-from retrieval.indexes.nearest import nearest, ranked, unranked
+from retrieval.indexes.nearest import nearest, unranked
 from retrieval.indexes.tuning import Effort, Layout
 
 SHARES = (0.02, 0.035, 0.05, 0.07, 0.1, 0.14, 0.2, 0.3)  # of the leaves
@@ -29,8 +28,8 @@ SAMPLE_A_LEAF = 125
 
 def searched(searcher, items, queries, k, effort):
     """Search as `ScannIndex` does, with an effort of one's own."""
-    positions, rough = tree.ask(searcher, queries, effort)
-    return unranked(nearest(ranked(positions, items.similarities(positions, queries), ~np.isnan(rough)), k))[0]
+    numbers = items.ranked(queries, *tree.ask(searcher, queries, effort), None)
+    return unranked(nearest(numbers, k))[0]
 
 
 def fastest(search, rounds=3):

@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float, Int
 from retrieval.indexes import tree
 from retrieval.indexes.exact import ExactIndex
 from retrieval.indexes.fixed_point import FixedPointRows
-from retrieval.indexes.nearest import nearest, ranked, unranked
-from retrieval.indexes.tuning import ASKED, NEIGHBORS, Effort, cheapest_efforts
+from retrieval.indexes.nearest import NOTHING, farthest_within, nearest, ranked, unranked
+from retrieval.indexes.tuning import ASKED, NEIGHBORS, Effort, Plan, cheapest_plans
 
 _MOST: Final = 16_384  # candidates, whose rows take 40 MB at 384 dimensions; beyond, all vectors are gone through
 _COMPARED_AT_A_TIME: Final = 65_536  # when all are
@@ -21,22 +21,29 @@ def search_tree(
     rows: FixedPointRows,
     queries: Float[np.ndarray, "queries dimension"],
     k: int,
-    effort: Effort,
+    plan: Plan,
     skip: Bool[np.ndarray, " items"] | None,
 ) -> Int[np.ndarray, "queries k"]:
     """Return numbers (`retrieval.indexes.nearest`) of the nearest that are not skipped.
 
-    Queries most of whose candidates are skipped are asked for again, more widely each time, at last by all vectors.
+    Queries that lie far from their neighbours are asked for twice, as planned. Those most of whose candidates are
+    skipped are asked for again, more widely each time, at last by all vectors.
     """
     living = len(rows) - (0 if skip is None else int(np.count_nonzero(skip)))
-    enough = min(living, max(k, effort.candidates // 2))
-    effort = effort.times(len(rows) / living)
-    if living <= _MOST:
+    enough = max(k, plan.first.candidates // 2)
+    plan = plan.times(len(rows) / max(living, 1))
+    if living <= _MOST or plan.first.candidates > _MOST:
         return _compare_all(rows, queries, k, skip)
-    return _search(searcher, rows, queries, k, effort, skip, enough)
+    numbers = nearest(_ask(searcher, rows, queries, plan.first, skip), enough)
+    far = numbers[:, NEIGHBORS - 1] > farthest_within(plan.beyond)
+    again = np.flatnonzero(far | (numbers[:, -1] == NOTHING))
+    numbers = numbers[:, :k]
+    if again.size:
+        numbers[again] = _search_widely(searcher, rows, queries[again], k, plan.second, skip, enough)
+    return numbers
 
 
-def _search(
+def _search_widely(
     searcher: tree.Searcher,
     rows: FixedPointRows,
     queries: np.ndarray,
@@ -48,16 +55,16 @@ def _search(
     """Return numbers of the nearest, with more effort for queries of whose candidates fewer than enough count."""
     if effort.candidates > _MOST:
         return _compare_all(rows, queries, k, skip)
-    positions, similarities, counts = _ask(searcher, rows, queries, effort, skip)
-    numbers = nearest(ranked(positions, similarities, counts), k)
-    short = np.flatnonzero(np.count_nonzero(counts, axis=1) < enough)
+    numbers = nearest(_ask(searcher, rows, queries, effort, skip), enough)
+    short = np.flatnonzero(numbers[:, -1] == NOTHING)
+    numbers = numbers[:, :k]
     if short.size:
-        numbers[short] = _search(searcher, rows, queries[short], k, effort.times(2.0), skip, enough)
+        numbers[short] = _search_widely(searcher, rows, queries[short], k, effort.times(2.0), skip, enough)
     return numbers
 
 
-def measure_efforts(searcher: tree.Searcher, rows: FixedPointRows, leaves: int) -> tuple[tuple[int, int], ...]:
-    """Return leaves and candidates that find enough of the neighbours of some of the vectors themselves.
+def measure_plans(searcher: tree.Searcher, rows: FixedPointRows, leaves: int) -> tuple[Plan, ...]:
+    """Return the plans (`retrieval.indexes.tuning`) that find enough of the neighbours of some of the vectors.
 
     Those are the last of the shuffled ones, where the tree was trained on the first.
     """
@@ -65,24 +72,19 @@ def measure_efforts(searcher: tree.Searcher, rows: FixedPointRows, leaves: int) 
     queries = rows.unit(own)
     farthest = unranked(_compare_all(rows, queries, NEIGHBORS + 1, None))[1][:, -1:]  # the nearest is it itself
 
-    def search(effort: Effort) -> np.ndarray:
-        positions, similarities, counts = _ask(searcher, rows, queries, effort, None)
-        right: np.ndarray = counts & (positions != own[:, None]) & (similarities >= 1 - farthest - _ROUNDING)
-        return right
+    def search(effort: Effort) -> tuple[np.ndarray, np.ndarray]:
+        positions, distances = unranked(_ask(searcher, rows, queries, effort, None))
+        distances[positions == own[:, None]] = np.nan
+        return distances <= farthest + _ROUNDING, distances
 
-    efforts = cheapest_efforts(search, items=len(rows), leaves=leaves)
-    return tuple((effort.leaves, effort.candidates) for effort in efforts)
+    return tuple(cheapest_plans(search, items=len(rows), leaves=leaves))
 
 
 def _ask(
     searcher: tree.Searcher, rows: FixedPointRows, queries: np.ndarray, effort: Effort, skip: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the tree's candidates, most likely first: positions, similarities, and which count."""
-    positions, rough = tree.ask(searcher, queries, effort)
-    counts = ~np.isnan(rough)
-    if skip is not None:
-        counts &= ~skip[positions]
-    return positions, rows.similarities(positions, queries), counts
+) -> np.ndarray:
+    """Return numbers of the tree's candidates, the most likely first."""
+    return rows.ranked(queries, *tree.ask(searcher, queries, effort), skip)
 
 
 def _compare_all(rows: FixedPointRows, queries: np.ndarray, k: int, skip: np.ndarray | None) -> np.ndarray:

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 import numpy as np
-from jaxtyping import Float, Int, Int16, Real
+from jaxtyping import Bool, Float, Int, Int16, Real, UInt32
 
 from retrieval.indexes.base import BLOCK_ITEMS, VectorBlocks
 
 ROWS: Final = "vectors.i16"  # no header, so that rows can be put at its end
 LENGTHS: Final = "lengths.npy"
 _LARGEST: Final = np.float32(2**15 - 1)
-_NUMBERS_AT_A_TIME: Final = 2**19  # compared in one go: they stay in a core's second-level cache
 _SHARED_FROM: Final = 32  # queries from which several threads are worth their start
 _PROBES: Final = 1000  # rows that are looked at when a file is mapped
 _ALIKE: Final = 1e-5  # relative; the same length computed twice differs by less
@@ -120,35 +119,30 @@ class FixedPointRows:
         """Return some rows as float32 of length 1."""
         return to_unit(self.rows[positions], self.lengths[positions])
 
-    def similarities(
-        self, positions: Int[np.ndarray, "queries some"], queries: Float[np.ndarray, "queries dimension"]
-    ) -> Float[np.ndarray, "queries some"]:
-        """Return the cosine of each query to its own rows; each is the same whatever else is asked beside it."""
-        found = np.empty(positions.shape, np.float32)
+    def ranked(
+        self,
+        queries: Float[np.ndarray, "queries dimension"],
+        positions: UInt32[np.ndarray, "queries some"],
+        rough: Float[np.ndarray, "queries some"],
+        skip: Bool[np.ndarray, " items"] | None,
+    ) -> Int[np.ndarray, "queries some"]:
+        """Return numbers (`retrieval.indexes.nearest`) of each query's candidates, as `comparing.compare` does."""
+        from retrieval.indexes.comparing import compare
+
+        numbers = np.empty(positions.shape, np.int64)
+        skipped = np.empty(0, bool) if skip is None else skip
+        parts = [queries, positions, rough, numbers]
+
+        def compare_some(queries: np.ndarray, positions: np.ndarray, rough: np.ndarray, numbers: np.ndarray) -> None:
+            compare(self.rows, self.lengths, queries, positions, rough, skipped, numbers)
+
         if len(queries) < _SHARED_FROM:
-            self._compare(positions, queries, found)
+            compare_some(*parts)
         else:
             threads = os.cpu_count() or 1
-            parts = (np.array_split(array, threads) for array in (positions, queries, found))
             with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(self._compare, *parts))
-        lengths = self.lengths[positions]
-        np.divide(found, lengths, out=found, where=lengths > 0)
-        return found
-
-    def _compare(self, positions: np.ndarray, queries: np.ndarray, found: np.ndarray) -> None:
-        some, dimension = positions.shape[1], self.dimension
-        at_a_time = max(1, min(len(queries), _NUMBERS_AT_A_TIME // (some * dimension)))
-        narrow = np.empty((at_a_time * some, dimension), np.int16)
-        wide = np.empty(narrow.shape, np.float32)
-        for start in range(0, len(queries), at_a_time):
-            part = slice(start, start + at_a_time)
-            number = len(queries[part])
-            taken, rows = narrow[: number * some], wide[: number * some]
-            np.take(self.rows, positions[part].ravel(), axis=0, out=taken, mode="clip")  # "raise" would copy once more
-            np.copyto(rows, taken)
-            # Row by row, not as a matrix product: that one's rounding depends on the place of a row among others.
-            np.vecdot(rows.reshape(number, some, dimension), queries[part][:, None, :], out=found[part])
+                list(pool.map(compare_some, *(np.array_split(array, threads) for array in parts)))
+        return numbers
 
 
 def erase_rows(folder: Path, positions: Int[np.ndarray, " erased"], *, dimension: int) -> list[str]:

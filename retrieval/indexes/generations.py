@@ -32,7 +32,7 @@ DAMAGE: Final = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeEr
 HEADER: Final = "header.json"
 _CURRENT: Final = "current"
 _FRESH: Final = ".new"  # ends the name of a small file that is about to take another's place
-_FORMAT: Final = 3  # 1 had its files directly in the folder, 2 its vectors as float16
+_FORMAT: Final = 4  # 1 had its files directly in the folder, 2 its vectors as float16, 3 one effort for all queries
 
 
 @dataclass(frozen=True, slots=True)

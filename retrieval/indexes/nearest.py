@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 NOTHING: Final = np.iinfo(np.int64).max
 """What stands for a candidate that does not count; no distance reaches it."""
 
-_POSITION_BITS: Final = 32  # ScaNN numbers vectors by so many, too
+POSITION_BITS: Final = 32  # ScaNN numbers vectors by so many, too
 
 
 def ranked(
@@ -23,7 +23,7 @@ def ranked(
     """Return a number for each candidate, the smaller the nearer."""
     distances = np.clip(np.float32(1) - similarities, 0, 2, dtype=np.float32)
     numbers: np.ndarray = distances.view(np.uint32).astype(np.int64)
-    numbers <<= _POSITION_BITS
+    numbers <<= POSITION_BITS
     numbers |= positions
     numbers[~counts] = NOTHING
     return numbers
@@ -38,4 +38,10 @@ def unranked(
     numbers: Int[np.ndarray, "queries k"],
 ) -> tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]:
     """Return the positions and distances that numbers were made from."""
-    return numbers & (2**_POSITION_BITS - 1), (numbers >> _POSITION_BITS).astype(np.uint32).view(np.float32)
+    return numbers & (2**POSITION_BITS - 1), (numbers >> POSITION_BITS).astype(np.uint32).view(np.float32)
+
+
+def farthest_within(distance: float) -> int:
+    """Return the largest number of any candidate at a distance or nearer."""
+    bits = int(np.float32(distance).view(np.uint32))
+    return (bits + 1 << POSITION_BITS) - 1

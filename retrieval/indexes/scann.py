@@ -6,6 +6,7 @@ from rows of 16-bit fixed point mapped from disk: a memory of a million opens at
 
 import json
 import tempfile
+from bisect import bisect_left
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar, Final
@@ -14,12 +15,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from retrieval.indexes import tree
-from retrieval.indexes.base import WORN_SHARE, VectorBlocks
-from retrieval.indexes.candidates import measure_efforts, search_tree
+from retrieval.indexes.base import DEFAULT_RECALL, WORN_SHARE, VectorBlocks
+from retrieval.indexes.candidates import measure_plans, search_tree
 from retrieval.indexes.exact import ExactIndex
 from retrieval.indexes.fixed_point import ROWS, FixedPointRows, erase_rows
 from retrieval.indexes.nearest import unranked
-from retrieval.indexes.tuning import RECALLS, Effort, layout_for
+from retrieval.indexes.tuning import RECALLS, Effort, Plan, layout_for
 
 BRUTE_FORCE_BELOW: Final = 10_000
 """Below this many vectors comparing all takes 0.4 ms or less: no tree is worth its misses."""
@@ -40,22 +41,22 @@ class Facts:
     trained: int  # vectors there were when the tree was trained; 0 where there is no tree
     leaves: int
     imbalance: float  # of the leaves after training
-    efforts: tuple[tuple[int, int], ...]  # leaves and candidates for each of `RECALLS`
+    plans: tuple[Plan, ...]  # for each of `RECALLS`
 
     @classmethod
     def read(cls, folder: Path) -> "Facts":
         """Return what `write` wrote. Raises OSError, ValueError or TypeError."""
         facts = json.loads((folder / _FACTS).read_text())
-        return cls(**{**facts, "efforts": tuple((leaves, candidates) for leaves, candidates in facts["efforts"])})
+        plans = (Plan(Effort(**plan["first"]), plan["beyond"], Effort(**plan["second"])) for plan in facts["plans"])
+        return cls(**{**facts, "plans": tuple(plans)})
 
     def write(self, folder: Path) -> None:
         """Write the facts into a folder."""
         (folder / _FACTS).write_text(json.dumps(asdict(self)))
 
-    def effort(self, recall: float, k: int) -> Effort:
+    def plan(self, recall: float, k: int) -> Plan:
         """Return what finds a share of the k nearest; the most there is, where no more was measured."""
-        enough = [effort for least, effort in zip(RECALLS, self.efforts, strict=True) if least >= recall]
-        return Effort(*(enough or self.efforts[-1:])[0]).for_neighbors(k)
+        return self.plans[min(bisect_left(RECALLS, recall), len(RECALLS) - 1)].for_neighbors(k)
 
 
 class ScannIndex:
@@ -85,8 +86,8 @@ class ScannIndex:
         layout = layout_for(len(rows))
         searcher = tree.train(rows.sample(layout.sample), layout)
         tree.fill(searcher, rows, items=len(rows))
-        efforts = measure_efforts(searcher, rows, layout.leaves)
-        facts = Facts(rows.dimension, len(rows), layout.leaves, tree.imbalance(searcher), efforts)
+        plans = measure_plans(searcher, rows, layout.leaves)
+        facts = Facts(rows.dimension, len(rows), layout.leaves, tree.imbalance(searcher), plans)
         return cls._finished(rows, searcher, facts, folder)
 
     @classmethod
@@ -154,17 +155,17 @@ class ScannIndex:
         k: int,
         *,
         skip: Bool[np.ndarray, " items"] | None = None,
-        recall: float = RECALLS[0],
+        recall: float = DEFAULT_RECALL,
     ) -> tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]:
         """Return positions and cosine distances, nearest first; equal distances in order of position."""
         if self._all:
             return self._all.search(queries, k, skip=skip)
-        effort = self._facts.effort(recall, k)
+        plan = self._facts.plan(recall, k)
         parts = -(-len(queries) // _QUERIES_AT_A_TIME)
         at_a_time = -(-len(queries) // parts)  # of about one size, so that none is small
         starts = range(0, len(queries), at_a_time)
         numbers = [
-            search_tree(self._searcher, self._rows, queries[start : start + at_a_time], k, effort, skip)
+            search_tree(self._searcher, self._rows, queries[start : start + at_a_time], k, plan, skip)
             for start in starts
         ]
         return unranked(np.concatenate(numbers))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt32
 
 from retrieval.indexes.base import BLOCK_ITEMS
 from retrieval.indexes.tuning import Effort, Layout
@@ -72,15 +72,17 @@ def load(folder: Path) -> Searcher:
 
 def ask(
     searcher: Searcher, queries: Float[np.ndarray, "queries dimension"], effort: Effort
-) -> tuple[Int[np.ndarray, "queries candidates"], Float[np.ndarray, "queries candidates"]]:
-    """Return positions (int64) and rough similarities; NaN beside a position that is none, as the leaves held fewer."""
+) -> tuple[UInt32[np.ndarray, "queries candidates"], Float[np.ndarray, "queries candidates"]]:
+    """Return positions and rough similarities; NaN beside a position that is none, as the leaves held fewer."""
     candidates, batch = effort.candidates, 1
     if len(queries) >= BATCHED_FROM:
         parts = max(-(-len(queries) // _BATCH), min(os.cpu_count() or 1, len(queries) // BATCHED_FROM))
         batch = -(-len(queries) // parts)  # parts of about one size, so that none is small
     rows = np.ascontiguousarray(queries, np.float32)
-    found, rough = searcher.search_batched(rows, candidates, candidates, effort.leaves, len(queries) > 1, batch)
-    return found.astype(np.int64), rough
+    found: tuple[np.ndarray, np.ndarray] = searcher.search_batched(
+        rows, candidates, candidates, effort.leaves, len(queries) > 1, batch
+    )
+    return found
 
 
 def imbalance(searcher: Searcher) -> float:

@@ -3,23 +3,27 @@
 The layout goes by size and dimension. The effort goes by the vectors themselves: of 100,000 in 632 leaves, 14 % of the
 leaves hold 0.99 of the neighbours where classes are far apart, and 30 % hold 0.92 where they overlap and have few more
 members than neighbours are asked for (benchmarks/tuning.py, noise 1 and 2). No table by size fits both. So a tree,
-once filled, is asked for the neighbours of some of its vectors, and the cheapest effort that finds enough is kept.
+once filled, is asked for the neighbours of some of its vectors, and the cheapest plan that finds enough is kept.
 Those vectors are none that it was trained on: centres lie nearer to these, of whose neighbours 0.995 are found where of
 other queries' only 0.982 are (100,000 vectors, noise 1, 5 % of the leaves).
+
+Queries differ, too: those that lie far from their neighbours have these in many leaves. A plan therefore looks into few
+leaves first, and into many for the queries whose neighbours turn out to be far, as Li et al. stop early for easy ones
+("Improving approximate nearest neighbor search through learned adaptive early termination", SIGMOD 2020).
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
-from retrieval.indexes.base import DEFAULT_RECALL, MOST_RECALL
+from retrieval.indexes.base import MOST_RECALL
 
-RECALLS: Final = (DEFAULT_RECALL, MOST_RECALL)
-"""What a search can be asked for: at least this share of the true neighbours, on average."""
+RECALLS: Final = tuple(round(0.9 + step / 1000, 3) for step in range(round(1000 * (MOST_RECALL - 0.9)) + 1))
+"""Shares of the true neighbours, on average, that plans are made for."""
 
 ASKED: Final = 1000  # vectors whose neighbours are looked for
 NEIGHBORS: Final = 50  # of each: the paper's k
@@ -29,12 +33,17 @@ in float16: of the neighbours among float32 vectors, 0.0002 to 0.0004 fewer are 
 
 _SHARES: Final = (
     *(0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.065, 0.08, 0.09, 0.1, 0.12, 0.14, 0.165),
-    *(0.2, 0.25, 0.3, 0.36, 0.43, 0.5, 0.7, 1.0),
+    *(0.2, 0.25, 0.3, 0.36, 0.43, 0.5, 0.6, 0.7, 0.85, 1.0),
 )  # of the leaves
 _CANDIDATES: Final = (100, 150, 175, 200, 225, 250, 300, 350, 400, 450, 500, 700, 1000)  # compared exactly
-_CODES_A_CANDIDATE: Final = 40
-"""Vectors that are compared by their codes in the time that one is compared exactly: with 1,000,000 of 384 dimensions,
-a leaf of 500 more costs 1.18 µs a query, a candidate more 0.095 µs (2 cores, batches of 1,000)."""
+_FAR: Final = (0.0, 0.02, 0.05, 0.08, 0.12, 0.16, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6)  # shares of the queries asked twice
+_CODES_A_CANDIDATE: Final = 20
+_CODES_A_LEAF: Final = 4
+"""Vectors that are compared by their codes in the time that one is compared exactly, or one leaf's centre: with
+1,000,000 of 384 dimensions, a leaf of 500 more costs 1.18 µs a query, a candidate 0.047, 2,000 centres 19 (2 cores,
+batches of 1,000)."""
+
+_NONE_IS_FARTHER: Final = 2.0  # cosine distance
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +66,26 @@ class Effort:
         """Return so many times the effort."""
         return Effort(math.ceil(self.leaves * factor), math.ceil(self.candidates * factor))
 
-    def for_neighbors(self, k: int) -> "Effort":
-        """Return the effort for another number of neighbours than `NEIGHBORS`: no less for fewer.
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An effort for all queries, and another for those that lie far from their neighbours."""
+
+    first: Effort
+    beyond: float  # distance of neighbour number `NEIGHBORS`, from which a query is asked again
+    second: Effort
+
+    def for_neighbors(self, k: int) -> "Plan":
+        """Return the plan for another number of neighbours than `NEIGHBORS`: no less for fewer.
 
         In proportion, for the leaves too: neighbours beyond a class's members lie anywhere. Where 0.99 is asked for,
         that finds 0.987 of 100 and 0.92 of 1,000 neighbours, among 100,000 vectors in classes of 100.
         """
         return self.times(max(1.0, k / NEIGHBORS))
+
+    def times(self, factor: float) -> "Plan":
+        """Return so many times the effort."""
+        return self if factor == 1 else Plan(self.first.times(factor), self.beyond, self.second.times(factor))
 
 
 def layout_for(items: int) -> Layout:
@@ -80,29 +102,73 @@ def layout_for(items: int) -> Layout:
     return Layout(leaves, 2, min(items - ASKED, 125 * leaves))
 
 
-def cheapest_efforts(
-    search: Callable[[Effort], Bool[np.ndarray, "queries candidates"]], *, items: int, leaves: int
-) -> list[Effort]:
-    """Return the cheapest effort for each of `RECALLS`; the greatest where none is enough.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Trial:
+    """An effort, and what came of it."""
+
+    effort: Effort
+    cost: float  # in codes
+    recalls: Float[np.ndarray, " queries"]
+    reach: Float[np.ndarray, " queries"]  # distance of neighbour number `NEIGHBORS` among what was found
+
+
+def cheapest_plans(
+    search: Callable[[Effort], tuple[Bool[np.ndarray, "queries candidates"], Float[np.ndarray, "queries candidates"]]],
+    *,
+    items: int,
+    leaves: int,
+) -> list[Plan]:
+    """Return the cheapest plan for each of `RECALLS`; the greatest effort where none is enough.
 
     Args:
-        search: from an effort to whether each candidate, the most likely first, is one of the true neighbours.
+        search: from an effort to whether each candidate, the most likely first, is one of the true neighbours, and to
+            its distance, NaN for one that does not count.
         items: vectors in the tree.
         leaves: of the tree.
     """
-    tried: list[tuple[float, Effort, float]] = []  # cost, effort, recall that is sure
+    trials: list[_Trial] = []
     for inside in sorted({math.ceil(share * leaves) for share in _SHARES}):
-        right = np.minimum(np.cumsum(search(Effort(inside, _CANDIDATES[-1])), axis=1), NEIGHBORS) / NEIGHBORS
+        right, distances = search(Effort(inside, _CANDIDATES[-1]))
+        recalls = np.minimum(np.cumsum(right, axis=1), NEIGHBORS) / NEIGHBORS
         for candidates in _CANDIDATES:
-            recalls = right[:, candidates - 1]
-            sure = float(recalls.mean() - recalls.std() / math.sqrt(len(recalls)))
-            cost = inside / leaves * items + _CODES_A_CANDIDATE * candidates
-            tried.append((cost, Effort(inside, candidates), sure))
-        if sure >= RECALLS[-1] + _MARGIN:
+            cost = inside / leaves * items + _CODES_A_CANDIDATE * candidates + _CODES_A_LEAF * leaves
+            reach = np.partition(distances[:, :candidates], NEIGHBORS - 1, axis=1)[:, NEIGHBORS - 1]
+            trials.append(_Trial(Effort(inside, candidates), cost, recalls[:, candidates - 1], reach))
+        if _sure(trials[-1].recalls.mean(), trials[-1].recalls.var()) >= MOST_RECALL + _MARGIN:
             break  # more leaves find no more, and cost more
-    return [_cheapest(tried, least + _MARGIN) for least in RECALLS]
+    return _cheapest(trials)
 
 
-def _cheapest(tried: Sequence[tuple[float, Effort, float]], least: float) -> Effort:
-    enough = [(cost, effort) for cost, effort, sure in tried if sure >= least]
-    return min(enough, key=lambda pair: pair[0])[1] if enough else tried[-1][1]
+def _sure(mean: np.ndarray, variance: np.ndarray) -> Float[np.ndarray, "*any"]:
+    """Return means of recalls less their standard error."""
+    sure: np.ndarray = mean - np.sqrt(np.maximum(variance, 0) / ASKED)
+    return sure
+
+
+def _cheapest(trials: list[_Trial]) -> list[Plan]:
+    """Return plans made of any two of the trials, the second for any of the shares of the queries."""
+    costs = np.array([trial.cost for trial in trials])
+    recalls, reach = np.stack([trial.recalls for trial in trials]), np.stack([trial.reach for trial in trials])
+    sure, cost, beyond = [], [], []
+    for share in _FAR:
+        limit = np.quantile(np.nan_to_num(reach, nan=np.inf), 1 - share, axis=1, method="higher")
+        far = ~(reach <= limit[:, None])
+        means, squares = (
+            (np.where(far, 0, values).sum(axis=1)[:, None] + far.astype(float) @ values.T) / recalls.shape[1]
+            for values in (recalls, recalls**2)
+        )
+        sure.append(_sure(means, squares - means**2))
+        cost.append(costs[:, None] + far.mean(axis=1)[:, None] * costs)
+        beyond.append(np.minimum(limit, _NONE_IS_FARTHER))
+    all_sure, all_cost = np.stack(sure), np.stack(cost)
+    plans = []
+    for least in RECALLS:
+        enough = np.where(all_sure >= least + _MARGIN, all_cost, np.inf)
+        place = np.unravel_index(int(enough.argmin()), enough.shape)
+        share, first, second = (int(number) for number in place)
+        effort = trials[first if np.isfinite(enough[place]) else -1].effort
+        if _FAR[share] and np.isfinite(enough[place]):
+            plans.append(Plan(effort, float(beyond[share][first]), trials[second].effort))
+        else:
+            plans.append(Plan(effort, _NONE_IS_FARTHER, effort.times(2.0)))
+    return plans
