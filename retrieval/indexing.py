@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 
 from retrieval.errors import StorageError
 from retrieval.indexes import choose_kind
@@ -18,7 +18,8 @@ from retrieval.indexes.store import Stored, build_stored, extend_stored, load_st
 from retrieval.layers import Layers, Match, is_crowded
 from retrieval.rows import Rows
 from retrieval.storage.locking import writer_lock
-from retrieval.storage.table import ItemTable, normalised
+from retrieval.storage.table import ItemTable
+from retrieval.vectors import to_unit
 
 _BLOCK: Final = 8_192  # vectors that are read at a time
 _logger = logging.getLogger(__name__)
@@ -53,13 +54,13 @@ class Source:
         """Return the vectors in some slots, read when they are gone through."""
         return _Blocks(self, slots)
 
-    def vectors(self, slots: Int[np.ndarray, " some"]) -> Float[np.ndarray, "some dimension"]:
+    def vectors(self, slots: Int[np.ndarray, " some"]) -> Real[np.ndarray, "some dimension"]:
         """Return the vectors in some slots."""
         return self.changed(self.table.vectors_at(self.rows.addresses(slots)))
 
-    def changed(self, stored: Float[np.ndarray, "some dimension"]) -> Float[np.ndarray, "some dimension"]:
+    def changed(self, stored: Real[np.ndarray, "some dimension"]) -> Real[np.ndarray, "some dimension"]:
         """Return stored vectors as they are searched."""
-        return stored if self.change is None else self.change(normalised(stored))
+        return stored if self.change is None else self.change(to_unit(stored))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Real
 
 from retrieval.indexes.base import DEFAULT_RECALL, ArrayBlocks
 from retrieval.indexes.exact import ExactIndex
@@ -54,7 +54,7 @@ class Layers:
     match: Match
     skip: Bool[np.ndarray, " positions"]
     fresh: Int[np.ndarray, " fresh"]  # slots of the items beside
-    vectors: Float[np.ndarray, "fresh dimension"]  # as stored
+    vectors: Real[np.ndarray, "fresh dimension"]  # as stored
     moved: Mapping[int, int] = field(default_factory=dict)  # position → slot, of items that an edit gave another slot
     home: Mapping[int, int] = field(default_factory=dict)  # the same the other way round
 
@@ -115,7 +115,7 @@ class Layers:
                 home.pop(old, None)
         return replace(self, moved=moved, home=home)
 
-    def adding(self, slots: Int[np.ndarray, " added"], vectors: Float[np.ndarray, "added dimension"]) -> "Layers":
+    def adding(self, slots: Int[np.ndarray, " added"], vectors: Real[np.ndarray, "added dimension"]) -> "Layers":
         """Return what finds some more items beside the index."""
         fresh, all_vectors = np.concatenate([self.fresh, slots]), np.concatenate([self.vectors, vectors])
         return replace(self, fresh=fresh, vectors=all_vectors)

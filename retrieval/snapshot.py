@@ -18,9 +18,9 @@ from retrieval.indexing import Source, index_layers
 from retrieval.layers import Layers
 from retrieval.rows import Rows
 from retrieval.storage.layout import CENTRED_INDEX, INDEX
-from retrieval.storage.table import ItemTable, normalised
+from retrieval.storage.table import ItemTable
 from retrieval.types import Neighbors
-from retrieval.vectors import centre
+from retrieval.vectors import centre, to_unit
 
 if TYPE_CHECKING:
     import pyarrow
@@ -128,7 +128,7 @@ class Snapshot:
         """The mean of all vectors, float64."""
         total = np.zeros(self._table.dimension)
         for block in self._table:
-            total += normalised(block).sum(axis=0, dtype=np.float64)
+            total += to_unit(block).sum(axis=0, dtype=np.float64)
         mean: np.ndarray = total / len(self.rows)
         return mean
 

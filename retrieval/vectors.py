@@ -1,12 +1,13 @@
-"""Vectors of length 1: the form in which everything is stored and searched."""
+"""Vectors of length 1, the form in which everything is searched, and fixed point, the form in which it is stored."""
 
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int16, Real, Shaped
 
 from retrieval.errors import InvalidArgument
 
+_LARGEST: Final = np.float32(2**15 - 1)
 _NOTHING: Final = 1e-6  # a length that unit vectors of single precision differ by when they are the same
 
 
@@ -46,3 +47,34 @@ def centre(
     if (np.linalg.norm(shifted, axis=1) < _NOTHING).any():
         raise InvalidArgument("centring leaves nothing of vectors that all are the same: give pictures that differ")
     return to_unit_vectors(shifted, dimension=vectors.shape[1])
+
+
+def to_unit(
+    vectors: Real[np.ndarray, "some dimension"], lengths: Float[np.ndarray, " some"] | None = None
+) -> Float[np.ndarray, "some dimension"]:
+    """Return vectors, whose lengths may be known, as float32 of length 1; one of length 0 stays all zeros."""
+    wide = vectors.astype(np.float32)
+    known = length(wide) if lengths is None else lengths
+    wide *= np.divide(1, known, out=np.zeros_like(known), where=known > 0)[:, None]
+    return wide
+
+
+def to_fixed_point(vectors: Real[np.ndarray, "some dimension"]) -> Int16[np.ndarray, "some dimension"]:
+    """Return vectors as tables and indexes keep them: always the same bytes for the same vector; zeros for zeros.
+
+    Each is stretched until its largest number is ±32,767, and rounded: nothing is off by more than 1/65,534 of the
+    largest. With 384 dimensions a cosine moves by a fifth of what it does in float16, which takes as much room. How far
+    a vector was stretched need not be kept: only its direction counts. One in fixed point is returned as it is.
+    """
+    if vectors.dtype == np.int16:
+        return vectors
+    wide = vectors.astype(np.float32, order="C")
+    largest = np.abs(wide).max(axis=1)
+    wide *= np.divide(_LARGEST, largest, out=np.zeros_like(largest), where=largest > 0)[:, None]
+    return np.rint(wide, out=wide).astype(np.int16)
+
+
+def length(rows: Float[np.ndarray, "some dimension"]) -> Float[np.ndarray, " some"]:
+    """Return the lengths of vectors, each the same whatever stands beside it."""
+    lengths: np.ndarray = np.sqrt(np.vecdot(rows, rows))
+    return lengths

@@ -28,7 +28,7 @@ from retrieval.forgetting.rawsearch import LONGEST_WINDOW, Secrets
 from retrieval.forgetting.receipts import Check, Deed, Known, Receipt, sync_folder
 from retrieval.forgetting.table_files import Held, TableFiles
 from retrieval.forgetting.traces import SALT_BYTES, FeatureTraces, Forgotten, Marks, Traces, sha256
-from retrieval.indexes.fixed_point import ROWS, to_fixed_point
+from retrieval.indexes.fixed_point import ROWS
 from retrieval.indexes.store import erase_stored
 from retrieval.storage.layout import CENTRED_INDEX, INDEX
 from retrieval.storage.locking import writer_lock
@@ -152,7 +152,7 @@ def _clear_around(path: Path, note: Note, places: Sequence[Traces]) -> tuple[Not
 
 def _with_known(path: Path, note: Note, held: Held, items: Forgotten, places: Sequence[Traces]) -> tuple[Note, Known]:
     salt = token_bytes(SALT_BYTES)
-    bytes_of_them = [*held.vectors, *_as_indexed(held.vectors), *map(_own_part, held.thumbnails)]
+    bytes_of_them = [*held.vectors, *map(_own_part, held.thumbnails)]
     kept_around = [secret for place in places for secret in place.secrets(items)]
     known = Known(tuple(held.keys.tolist()), Marks.of(items, salt), Secrets.of([*bytes_of_them, *kept_around], salt))
     data = Path(ItemTable.open(path).uri) / "data"
@@ -162,11 +162,6 @@ def _with_known(path: Path, note: Note, held: Held, items: Forgotten, places: Se
     seen = set[str]().union(*before.values())
     deed = replace(note.deed, windows=len(known.secrets.windows), windows_before=len(seen))
     return replace(note, keys=known.keys, items=len(held.ids), known=known, deed=deed), known
-
-
-def _as_indexed(vectors: Sequence[bytes]) -> list[bytes]:
-    """Return vectors, as the table stores them, as an index does."""
-    return [to_fixed_point(np.frombuffer(vector, np.float16)[None]).tobytes() for vector in vectors]
 
 
 def _own_part(thumbnail: bytes) -> bytes:

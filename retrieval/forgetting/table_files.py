@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from jaxtyping import Bool, Float16, Int, UInt8
+from jaxtyping import Bool, Int, Real, UInt8
 
 from retrieval.forgetting.rawsearch import Secrets
 from retrieval.forgetting.traces import Marks, sha256
-from retrieval.indexes.fixed_point import to_fixed_point
+from retrieval.vectors import to_fixed_point
 
 if TYPE_CHECKING:
     import pyarrow
@@ -31,7 +31,7 @@ class Held:
     files: frozenset[str]  # names of the data files
     keys: Int[np.ndarray, " keys"]  # every key that an item of these ids ever had, each once
     ids: frozenset[str]
-    vectors: tuple[bytes, ...]  # as they are stored, each once
+    vectors: tuple[bytes, ...]  # as table and index have them, each once
     thumbnails: tuple[bytes, ...]
     digests: frozenset[str]  # of the pictures they were made of
 
@@ -214,14 +214,16 @@ def _searched(column: "pyarrow.Array") -> Iterator[UInt8[np.ndarray, " bytes"]]:
 
     for buffer in filter(None, column.buffers()):
         yield np.frombuffer(buffer, np.uint8)
-    if pa.types.is_fixed_size_list(column.type):
+    if pa.types.is_fixed_size_list(column.type) and column.type.value_type != pa.int16():
         yield to_fixed_point(_as_matrix(column)).view(np.uint8).ravel()
 
 
-def _as_matrix(vectors: "pyarrow.FixedSizeListArray") -> Float16[np.ndarray, "rows dimension"]:
+def _as_matrix(vectors: "pyarrow.FixedSizeListArray") -> Real[np.ndarray, "rows dimension"]:
     matrix: np.ndarray = vectors.flatten().to_numpy().reshape(len(vectors), -1)
     return matrix
 
 
 def _as_bytes(vectors: "pyarrow.FixedSizeListArray") -> list[bytes]:
-    return [row.tobytes() for row in _as_matrix(vectors)]
+    """Return vectors as the table has them, and as an index has them: the same, but in tables of before fixed point."""
+    matrix = _as_matrix(vectors)
+    return [row.tobytes() for kept in (matrix, to_fixed_point(matrix)) for row in kept]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar, Final, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Real
 
 BLOCK_ITEMS: Final = (
     8192  # ScaNN takes in 28,000 a second (384 dimensions) in blocks of this size, no more in larger ones
@@ -18,7 +18,7 @@ WORN_SHARE: Final = 0.2  # of an index is skipped: from here on a search does a 
 
 @runtime_checkable
 class VectorBlocks(Protocol):
-    """Nearly unit vectors in order, a block at a time; can be gone through more than once."""
+    """Vectors in order, a block at a time, of which only the direction counts; can be gone through more than once."""
 
     @property
     def dimension(self) -> int:
@@ -29,8 +29,8 @@ class VectorBlocks(Protocol):
         """Return the number of vectors in all blocks."""
         ...
 
-    def __iter__(self) -> Iterator[Float[np.ndarray, "some dimension"]]:
-        """Yield blocks of float16 or float32, none empty."""
+    def __iter__(self) -> Iterator[Real[np.ndarray, "some dimension"]]:
+        """Yield blocks of floating point, or of fixed point (`retrieval.vectors.to_fixed_point`), none empty."""
         ...
 
 
@@ -38,7 +38,7 @@ class VectorBlocks(Protocol):
 class ArrayBlocks:
     """An array as blocks."""
 
-    vectors: Float[np.ndarray, "items dimension"]
+    vectors: Real[np.ndarray, "items dimension"]
 
     @property
     def dimension(self) -> int:
@@ -48,7 +48,7 @@ class ArrayBlocks:
     def __len__(self) -> int:
         return len(self.vectors)
 
-    def __iter__(self) -> Iterator[Float[np.ndarray, "some dimension"]]:
+    def __iter__(self) -> Iterator[Real[np.ndarray, "some dimension"]]:
         for start in range(0, len(self.vectors), BLOCK_ITEMS):
             yield self.vectors[start : start + BLOCK_ITEMS]
 

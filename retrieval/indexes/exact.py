@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from retrieval.indexes.base import DEFAULT_RECALL, WORN_SHARE, VectorBlocks
-from retrieval.indexes.fixed_point import to_unit
+from retrieval.vectors import to_unit
 
 _BLOCK_BYTES = 64 * 2**20  # of similarities held at a time
 _QUERIES_AT_A_TIME = 256  # a matrix product of this height keeps the cores busy

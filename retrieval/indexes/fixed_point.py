@@ -1,10 +1,4 @@
-"""Vectors as rows of 16-bit fixed point, in memory or mapped from a file, and exact comparison with some of them.
-
-Each row is stretched until its largest number is ±32,767, and rounded: nothing is off by more than 1/65,534 of the
-largest, far less than float16, in which the table has them, has rounded off already. NumPy turns int16 into float32
-many numbers at a time, float16 one by one, 2 ns each. How far a row was stretched need not be kept: only its direction
-counts.
-"""
+"""Vectors as rows of 16-bit fixed point, in memory or mapped from a file, and exact comparison with some of them."""
 
 import os
 from collections.abc import Iterator
@@ -14,13 +8,13 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int16, Real, UInt32
+from jaxtyping import Bool, Float, Int, Int16, UInt32
 
 from retrieval.indexes.base import BLOCK_ITEMS, VectorBlocks
+from retrieval.vectors import length, to_fixed_point, to_unit
 
 ROWS: Final = "vectors.i16"  # no header, so that rows can be put at its end
 LENGTHS: Final = "lengths.npy"
-_LARGEST: Final = np.float32(2**15 - 1)
 _SHARED_FROM: Final = 32  # queries from which several threads are worth their start
 _PROBES: Final = 1000  # rows that are looked at when a file is mapped
 _ALIKE: Final = 1e-5  # relative; the same length computed twice differs by less
@@ -75,7 +69,7 @@ class FixedPointRows:
         """Map a folder's files. Raises OSError, and ValueError where rows do not have the lengths they should."""
         loaded = cls._map(folder, dimension)
         probes = np.unique(np.linspace(0, len(loaded) - 1, _PROBES).astype(np.int64))
-        if not np.allclose(_length(loaded.rows[probes].astype(np.float32)), loaded.lengths[probes], rtol=_ALIKE):
+        if not np.allclose(length(loaded.rows[probes].astype(np.float32)), loaded.lengths[probes], rtol=_ALIKE):
             raise ValueError(f"{folder / ROWS} does not hold the vectors it should")
         return loaded
 
@@ -155,34 +149,11 @@ def erase_rows(folder: Path, positions: Int[np.ndarray, " erased"], *, dimension
     return [ROWS, LENGTHS]
 
 
-def to_unit(
-    vectors: Real[np.ndarray, "some dimension"], lengths: Float[np.ndarray, " some"] | None = None
-) -> Float[np.ndarray, "some dimension"]:
-    """Return vectors, whose lengths may be known, as float32 of length 1; one of length 0 stays all zeros."""
-    wide = vectors.astype(np.float32)
-    known = _length(wide) if lengths is None else lengths
-    wide *= np.divide(1, known, out=np.zeros_like(known), where=known > 0)[:, None]
-    return wide
-
-
-def to_fixed_point(vectors: Float[np.ndarray, "some dimension"]) -> Int16[np.ndarray, "some dimension"]:
-    """Return vectors as an index keeps them: always the same bytes for the same vector; zeros for zeros."""
-    wide = vectors.astype(np.float32, order="C")
-    largest = np.abs(wide).max(axis=1)
-    wide *= np.divide(_LARGEST, largest, out=np.zeros_like(largest), where=largest > 0)[:, None]
-    return np.rint(wide, out=wide).astype(np.int16)
-
-
-def _length(rows: np.ndarray) -> np.ndarray:
-    length: np.ndarray = np.sqrt(np.vecdot(rows, rows))
-    return length
-
-
 def _stretched(blocks: VectorBlocks, first: int, lengths: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Yield blocks in fixed point, each with the row it starts at, and fill in the lengths of their rows."""
     for block in blocks:
         rows = to_fixed_point(block)
-        lengths[first : first + len(rows)] = _length(rows.astype(np.float32))
+        lengths[first : first + len(rows)] = length(rows.astype(np.float32))
         yield first, rows
         first += len(rows)
 

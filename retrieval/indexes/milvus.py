@@ -20,6 +20,7 @@ from retrieval.indexes.milvus_about import ABOUT, About, digests, new_name
 from retrieval.indexes.milvus_collection import FARTHEST, Collection, Found
 from retrieval.indexes.milvus_search import search_around
 from retrieval.indexes.milvus_server import check_uri, copy_database, remove_databases
+from retrieval.vectors import to_unit
 
 _logger = logging.getLogger(__name__)
 _QUERIES_AT_A_TIME: Final = 256
@@ -200,7 +201,7 @@ def _forget(place: Path) -> None:
 
 def _positioned(blocks: VectorBlocks, start: int) -> Iterator[Found]:
     for block in blocks:
-        yield np.arange(start, start + len(block)), block.astype(np.float32, copy=False)
+        yield np.arange(start, start + len(block)), to_unit(block)
         start += len(block)
 
 

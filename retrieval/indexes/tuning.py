@@ -27,10 +27,6 @@ RECALLS: Final = tuple(round(0.9 + step / 1000, 3) for step in range(round(1000 
 
 ASKED: Final = 1000  # vectors whose neighbours are looked for
 NEIGHBORS: Final = 50  # of each: the paper's k
-_MARGIN: Final = 2e-4
-"""By which the mean of their recalls must be above what is asked for, less its standard error. The table keeps vectors
-in float16: of the neighbours among float32 vectors, 0.0002 to 0.0004 fewer are found (1,000,000 × 384)."""
-
 _SHARES: Final = (
     *(0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.065, 0.08, 0.09, 0.1, 0.12, 0.14, 0.165),
     *(0.2, 0.25, 0.3, 0.36, 0.43, 0.5, 0.6, 0.7, 0.85, 1.0),
@@ -134,7 +130,7 @@ def cheapest_plans(
             cost = inside / leaves * items + _CODES_A_CANDIDATE * candidates + _CODES_A_LEAF * leaves
             reach = np.partition(distances[:, :candidates], NEIGHBORS - 1, axis=1)[:, NEIGHBORS - 1]
             trials.append(_Trial(Effort(inside, candidates), cost, recalls[:, candidates - 1], reach))
-        if _sure(trials[-1].recalls.mean(), trials[-1].recalls.var()) >= MOST_RECALL + _MARGIN:
+        if _sure(trials[-1].recalls.mean(), trials[-1].recalls.var()) >= MOST_RECALL:
             break  # more leaves find no more, and cost more
     return _cheapest(trials)
 
@@ -163,7 +159,7 @@ def _cheapest(trials: list[_Trial]) -> list[Plan]:
     all_sure, all_cost = np.stack(sure), np.stack(cost)
     plans = []
     for least in RECALLS:
-        enough = np.where(all_sure >= least + _MARGIN, all_cost, np.inf)
+        enough = np.where(all_sure >= least, all_cost, np.inf)
         place = np.unravel_index(int(enough.argmin()), enough.shape)
         share, first, second = (int(number) for number in place)
         effort = trials[first if np.isfinite(enough[place]) else -1].effort

@@ -12,7 +12,7 @@ from jaxtyping import Int, Int16
 
 from retrieval.disk import reading, writing
 from retrieval.errors import InvalidArgument, MemoryBusy, StorageError, UnknownVersion
-from retrieval.indexes.fixed_point import ROWS, to_fixed_point
+from retrieval.indexes.fixed_point import ROWS
 from retrieval.indexes.generations import withdraw
 from retrieval.indexes.store import check_stored, load_stored
 from retrieval.storage.layout import CENTRED_INDEX, INDEX, expect_memory
@@ -21,6 +21,7 @@ from retrieval.storage.places import TABLE, address_of, local_folder
 from retrieval.storage.sums import manifest, renew_sums
 from retrieval.storage.survey import UNREADABLE, Survey
 from retrieval.storage.table import ItemTable
+from retrieval.vectors import to_fixed_point
 
 DAMAGED: Final = "damaged"  # folder in a memory's: what was put away
 _BLOCK: Final = 8_192  # rows

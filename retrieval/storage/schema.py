@@ -11,6 +11,7 @@ from jaxtyping import Float
 from retrieval.disk import writing
 from retrieval.settings import Settings
 from retrieval.storage.locking import writer_lock
+from retrieval.vectors import to_fixed_point
 
 if TYPE_CHECKING:
     import pyarrow
@@ -43,7 +44,7 @@ def table_schema(settings: Settings) -> "pyarrow.Schema":
         [
             pa.field("id", pa.string(), nullable=False),
             pa.field("label", pa.string(), nullable=False),
-            pa.field("vector", pa.list_(pa.float16(), settings.embedder.dimension), nullable=False),
+            pa.field("vector", pa.list_(pa.int16(), settings.embedder.dimension), nullable=False),
             pa.field("thumbnail", pa.binary()),
             pa.field("source", pa.string()),
             # Tells items apart for ever: an index knows them by it, whatever becomes of rows, ids and versions.
@@ -59,11 +60,13 @@ def to_arrow(batch: ItemBatch, schema: "pyarrow.Schema") -> "pyarrow.Table":
     import pyarrow as pa
 
     items = len(batch.ids)
-    flat = pa.array(batch.vectors.astype(np.float16).ravel())
+    kind = schema.field("vector").type
+    # Tables of before fixed point go on in float16.
+    stored = to_fixed_point(batch.vectors) if kind.value_type == pa.int16() else batch.vectors.astype(np.float16)
     columns = {
         "id": pa.array(batch.ids, pa.string()),
         "label": pa.array(batch.labels, pa.string()),
-        "vector": pa.FixedSizeListArray.from_arrays(flat, schema.field("vector").type.list_size),
+        "vector": pa.FixedSizeListArray.from_arrays(pa.array(stored.ravel()), kind.list_size),
         "thumbnail": pa.array(batch.thumbnails, pa.binary()),
         "source": pa.array(batch.sources, pa.string()),
         "key": pa.array(new_keys(items)),

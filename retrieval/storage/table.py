@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from jaxtyping import Float, Float16, Int, Shaped, UInt64
+from jaxtyping import Float, Int, Real, Shaped, UInt64
 
 from retrieval.cachedir import folder_bytes
 from retrieval.disk import reading, writing
@@ -20,6 +20,7 @@ from retrieval.storage.locking import writer_lock
 from retrieval.storage.places import TABLE, address_of, storing, table_uri
 from retrieval.storage.schema import RELIABILITY, SETTINGS_KEY, reliability_column, table_schema, with_keys
 from retrieval.storage.sums import expect_small_files, read_sums
+from retrieval.vectors import to_unit
 
 if TYPE_CHECKING:
     import pyarrow
@@ -195,11 +196,11 @@ class ItemTable:
         vectors = np.empty((len(self), self.dimension), np.float32)
         start = 0
         for block in self:
-            vectors[start : start + len(block)] = normalised(block)
+            vectors[start : start + len(block)] = to_unit(block)
             start += len(block)
         return vectors
 
-    def vectors_at(self, addresses: UInt64[np.ndarray, " rows"]) -> Float16[np.ndarray, "rows dimension"]:
+    def vectors_at(self, addresses: UInt64[np.ndarray, " rows"]) -> Real[np.ndarray, "rows dimension"]:
         """Return the vectors of rows at some of Lance's addresses as they are stored, in the order asked for."""
         column = self.take_at(addresses, ["vector"])["vector"].combine_chunks()
         return _as_matrix(column, self.dimension)
@@ -209,7 +210,7 @@ class ItemTable:
         """Of the vectors."""
         return self.settings.embedder.dimension
 
-    def __iter__(self) -> Iterator[Float16[np.ndarray, "some dimension"]]:
+    def __iter__(self) -> Iterator[Real[np.ndarray, "some dimension"]]:
         with self._reading():
             for block in self.dataset.to_batches(columns=["vector"], batch_size=_BLOCK):
                 yield _as_matrix(block["vector"], self.dimension)
@@ -254,13 +255,6 @@ def _name(dataset: Any) -> str:  # noqa: ANN401 - Lance is untyped
     return f"{dataset.version}-{dataset.read_transaction(dataset.version).uuid}"
 
 
-def normalised(block: Float16[np.ndarray, "some dimension"]) -> Float[np.ndarray, "some dimension"]:
-    """Return stored vectors as float32 of length 1."""
-    wide = block.astype(np.float32)
-    wide /= np.linalg.norm(wide, axis=1, keepdims=True)
-    return wide
-
-
-def _as_matrix(column: "pyarrow.FixedSizeListArray", dimension: int) -> Float16[np.ndarray, "some dimension"]:
+def _as_matrix(column: "pyarrow.FixedSizeListArray", dimension: int) -> Real[np.ndarray, "some dimension"]:
     matrix: np.ndarray = column.flatten().to_numpy().reshape(-1, dimension)
     return matrix

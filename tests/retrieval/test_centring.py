@@ -10,6 +10,7 @@ from retrieval import VisualMemory
 from retrieval.centring import CentredMemory, centre_queries
 from retrieval.errors import InvalidArgument
 from retrieval.indexes.store import load_stored
+from retrieval.vectors import to_fixed_point, to_unit
 
 Make = Callable[[int, int], np.ndarray]
 
@@ -25,7 +26,7 @@ def memory_of(path: Path, vectors: np.ndarray, index: str = "exact") -> VisualMe
 def test_neighbours_are_those_of_a_sequential_count_on_centred_vectors(tmp_path: Path, random_vectors: Make) -> None:
     vectors, queries = random_vectors(300, 16), random_vectors(40, 16)
     memory = memory_of(tmp_path / "m", vectors)
-    stored = vectors.astype(np.float16).astype(np.float64)
+    stored = to_unit(to_fixed_point(vectors)).astype(np.float64)
     stored -= stored.mean(axis=0)
     stored /= np.linalg.norm(stored, axis=1, keepdims=True)
     asked = queries - queries.mean(axis=0)

@@ -20,7 +20,6 @@ from retrieval.forgetting.examining import verify
 from retrieval.forgetting.receipts import Check, Receipt, read_receipt
 from retrieval.forgetting.traces import FeatureTraces
 from retrieval.indexes import choose_kind
-from retrieval.indexes.fixed_point import to_fixed_point
 from retrieval.memory import VisualMemory
 from retrieval.storage.commits import append
 from retrieval.storage.schema import ItemBatch, to_arrow
@@ -66,11 +65,7 @@ def everything(*folders):
 
 
 def vector_bytes(row):
-    return np.array(row["vector"], np.float16).tobytes()
-
-
-def indexed_bytes(row):
-    return to_fixed_point(np.array([row["vector"]], np.float16)).tobytes()
+    return np.array(row["vector"], np.int16).tobytes()
 
 
 def erase(path, *ids, **options):
@@ -210,9 +205,9 @@ def test_the_saved_index_holds_nothing_of_it_either(tmp_path):
     memory.add_vectors([f"{number}" for number in range(500)], ["x"] * 500, vectors(500, 0))
     memory.build_index()
     row = held(memory.path)["7"]
-    assert indexed_bytes(row) in everything(memory.path / "index")
+    assert vector_bytes(row) in everything(memory.path / "index")
     receipt = erase(memory.path, "7")
-    assert vector_bytes(row) not in everything(memory.path) and indexed_bytes(row) not in everything(memory.path)
+    assert vector_bytes(row) not in everything(memory.path)
     assert receipt.deed.windows_before == receipt.deed.windows > 0  # the search did find what was there
     assert any(name.startswith("index/") for name in receipt.deed.files_written)
     assert look_again(memory.path, receipt) == {}
@@ -224,7 +219,7 @@ def test_the_rows_of_an_index_that_a_killed_run_left_are_found(memory):
     receipt = erase(memory, "b/3")
     generation = memory / "index" / "0123456789abcdef"
     generation.mkdir(parents=True)
-    (generation / "vectors.i16").write_bytes(bytes(DIMENSION) + indexed_bytes(row))
+    (generation / "vectors.i16").write_bytes(bytes(DIMENSION) + vector_bytes(row))
     assert "vectors.i16" in look_again(memory, receipt)["bytes"][0]
 
 
@@ -237,7 +232,7 @@ def test_a_duplicate_stays_in_a_saved_index_too(tmp_path):
     memory.build_index()
     twin = held(memory.path)["twin"]
     receipt = erase(memory.path, "7")
-    assert indexed_bytes(twin) in everything(memory.path / "index") and vector_bytes(twin) in everything(memory.path)
+    assert vector_bytes(twin) in everything(memory.path / "index")
     assert receipt.deed.windows_shared == receipt.deed.windows and look_again(memory.path, receipt) == {}
 
 
@@ -252,7 +247,7 @@ def test_a_receipt_names_nothing_of_what_was_erased(memory):
 def test_bytes_that_turn_up_again_in_any_file_are_found(memory):
     row = held(memory)["b/3"]
     receipt = erase(memory, "b/3")
-    for left_behind in (vector_bytes(row), indexed_bytes(row), row["thumbnail"][100:]):
+    for left_behind in (vector_bytes(row), row["thumbnail"][100:]):
         (memory / "some.tmp").write_bytes(b"123" + left_behind)
         assert "some.tmp" in look_again(memory, receipt)["bytes"][0]
 

@@ -15,9 +15,9 @@ import pytest
 
 from retrieval.errors import InvalidArgument
 from retrieval.indexes.base import ArrayBlocks
-from retrieval.indexes.fixed_point import to_fixed_point
 from retrieval.indexes.scann import BRUTE_FORCE_BELOW
 from retrieval.indexes.store import Stored, build_stored, check_stored, erase_stored, extend_stored, load_stored
+from retrieval.vectors import to_fixed_point
 
 Vectors = Callable[..., np.ndarray]
 TREE = BRUTE_FORCE_BELOW + 500

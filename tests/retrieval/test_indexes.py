@@ -11,8 +11,8 @@ from retrieval.errors import InvalidArgument
 from retrieval.indexes import SCANN_FROM, build_index, choose_kind, index_class, tree
 from retrieval.indexes.base import ArrayBlocks
 from retrieval.indexes.exact import ExactIndex
-from retrieval.indexes.fixed_point import to_fixed_point, to_unit
 from retrieval.indexes.scann import BRUTE_FORCE_BELOW
+from retrieval.vectors import to_fixed_point, to_unit
 
 Vectors = Callable[..., np.ndarray]
 KINDS = [

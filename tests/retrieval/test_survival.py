@@ -22,7 +22,7 @@ from retrieval.memory import VisualMemory
 from retrieval.storage.checking import check_memory
 from retrieval.storage.layout import ASIDE
 from retrieval.storage.schema import reliability_column
-from retrieval.vectors import to_unit_vectors
+from retrieval.vectors import to_fixed_point, to_unit_vectors
 from tests.retrieval import edits
 from tests.retrieval.edits import KINDS, State
 
@@ -124,7 +124,7 @@ def matrix_of(state: State) -> np.ndarray:
         longest[made.seed] = max(longest.get(made.seed, 0), made.place + 1)
     by_seed = {seed: edits.vectors(count, seed) for seed, count in longest.items()}
     rows = np.stack([by_seed[made.seed][made.place] for made in state.values()])
-    return to_unit_vectors(rows, dimension=edits.DIMENSION).astype(np.float16)
+    return to_fixed_point(to_unit_vectors(rows, dimension=edits.DIMENSION))
 
 
 def expect_right_answers(memory: VisualMemory, state: State, erased: set[str]) -> None:
