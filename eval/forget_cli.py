@@ -35,6 +35,12 @@ def forget(
     erase: Annotated[
         bool, typer.Option("--erase", help="Leave nothing of them on disk, in any version; write a receipt.")
     ] = False,
+    prove_later: Annotated[
+        bool,
+        typer.Option(
+            "--prove-later", help="Erase without searching every file for what is left: verify-forgotten does."
+        ),
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Erase without asking.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Finish erasing what a run that was cut off began.")] = False,
     runs: Runs = None,
@@ -67,7 +73,7 @@ def forget(
         folder = _searchable(memory)
         keys = _keys(folder, chosen, label, where)
         if yes or _confirmed(folder, keys):
-            _erase(folder, keys, runs)
+            _erase(folder, keys, runs, prove=not prove_later)
     else:
         _unlink(memory, chosen, label, where, runs)
 
@@ -179,11 +185,11 @@ def _unlink(memory: Path, ids: list[str] | None, label: str | None, where: str |
     _list_runs(runs, set(listed).__contains__, opened.settings.memory_id)
 
 
-def _erase(memory: Path, keys: "np.ndarray", runs: list[Path] | None) -> None:
+def _erase(memory: Path, keys: "np.ndarray", runs: list[Path] | None, *, prove: bool) -> None:
     from agent.reply_traces import every_trace
     from retrieval.forgetting.deed import erase_items
 
-    receipt = erase_items(memory, keys, traces=every_trace())
+    receipt = erase_items(memory, keys, traces=every_trace(), prove=prove)
     _print_receipt(memory, receipt)
     _list_runs(runs, receipt.known.marks.is_id, receipt.memory_id)
 
@@ -219,6 +225,8 @@ def _print_receipt(memory: Path, receipt: "Receipt") -> None:
         typer.echo(
             f"Other items hold {deed.windows_shared:,} of {deed.windows:,} pieces of their bytes: duplicates stay"
         )
+    if not deed.searched:
+        typer.echo("Not proven yet: `vmem memory verify-forgotten RECEIPT` searches every file")
     typer.echo(f"Receipt: {printable(receipt.path, longest=1000)}")
 
 

@@ -69,6 +69,7 @@ class EditableMemory(MemoryView):
         label: str | None = None,
         where: str | None = None,
         traces: Sequence[Traces] | None = None,
+        prove: bool = True,
         progress: bool = True,
     ) -> Receipt:
         """Leave nothing of some items on disk, in no version, and prove it (section 3.4).
@@ -82,6 +83,8 @@ class EditableMemory(MemoryView):
             where: an SQL condition on id, label and source.
             traces: where else something of them may be kept; None for the features that are kept by picture.
                 ``agent.reply_traces.every_trace()`` adds the models' replies.
+            prove: whether to search every file for what is left, which takes as long as reading them; not to leaves
+                that to the proof by the receipt, and takes about as long for a memory of any size.
             progress: whether to show bars.
 
         Returns:
@@ -98,7 +101,7 @@ class EditableMemory(MemoryView):
         else:
             with self._editor.turn() as snapshot:
                 keys = snapshot.rows.keys(self._editor.select(ids=ids, label=label, where=where))
-        receipt = erase_items(self.path, keys, traces=traces, progress=progress)
+        receipt = erase_items(self.path, keys, traces=traces, prove=prove, progress=progress)
         self.refresh()
         return receipt
 

@@ -22,13 +22,12 @@ from jaxtyping import Int
 from retrieval.disk import reading, writing
 from retrieval.errors import StorageError
 from retrieval.forgetting.erasing import drop_versions, rewrite, tags_on, unlink
-from retrieval.forgetting.examining import examine, search, sweep, without_shared
+from retrieval.forgetting.examining import examine, search, still_secret, sweep, without_shared
 from retrieval.forgetting.pending import Note, notes
 from retrieval.forgetting.rawsearch import LONGEST_WINDOW, Secrets
 from retrieval.forgetting.receipts import Check, Deed, Known, Receipt, sync_folder
 from retrieval.forgetting.table_files import Held, TableFiles
 from retrieval.forgetting.traces import SALT_BYTES, FeatureTraces, Forgotten, Marks, Traces, sha256
-from retrieval.indexes.fixed_point import ROWS
 from retrieval.indexes.store import erase_stored
 from retrieval.storage.layout import CENTRED_INDEX, INDEX
 from retrieval.storage.locking import writer_lock
@@ -37,7 +36,12 @@ from retrieval.storage.table import ItemTable
 
 
 def erase_items(
-    path: Path, keys: Int[np.ndarray, " keys"], *, traces: Sequence[Traces] | None = None, progress: bool = True
+    path: Path,
+    keys: Int[np.ndarray, " keys"],
+    *,
+    traces: Sequence[Traces] | None = None,
+    prove: bool = True,
+    progress: bool = True,
 ) -> Receipt:
     """Erase the items with some keys, and whatever had their ids before, everywhere.
 
@@ -48,6 +52,8 @@ def erase_items(
         path: the memory's folder.
         keys: of items, living ones or not; those that are nowhere are passed over.
         traces: where else something of them may be kept; None is the features that all memories share.
+        prove: whether to search every file of the memory and of those places, which takes as long as reading them. Not
+            to leaves that to `retrieval.forgetting.examining.verify`: what held the items is rewritten all the same.
         progress: whether to show a bar while files are searched.
 
     Raises:
@@ -62,7 +68,7 @@ def erase_items(
         note = Note.begin(path, token_hex(8), tuple(keys.tolist()), names, deed)
         _unlink(path, note)
         _finish_notes(path, [other for other in notes(path) if other != note.path], places, progress=progress)
-        return _finish(path, note, places, progress=progress)
+        return _finish(path, note, places, prove=prove, progress=progress)
 
 
 def finish_pending(
@@ -88,7 +94,7 @@ def _finish_notes(
     receipts: list[Receipt] = []
     for note in map(Note.read, begun):
         if note.cleared or set(note.traces) <= {place.name for place in places}:
-            receipts.append(_finish(path, note, places, progress=progress))
+            receipts.append(_finish(path, note, places, prove=True, progress=progress))
         else:
             _unlink(path, note)
     return receipts, len(begun) - len(receipts)
@@ -99,16 +105,16 @@ def is_pending(path: Path) -> bool:
     return next(notes(path), None) is not None
 
 
-def _finish(path: Path, note: Note, places: Sequence[Traces], *, progress: bool) -> Receipt:
+def _finish(path: Path, note: Note, places: Sequence[Traces], *, prove: bool, progress: bool) -> Receipt:
     _unlink(path, note)
     note, known, holding = _clear_around(path, note, places)
     note = _clear_index(path, note, known)
     note = _clear_table(path, note, known, holding)
-    found = search(path, known.secrets, places, progress=progress)
+    found = search(path, known.secrets, places, progress=progress) if prove else {}
     if found:
         note, known = _without_shared(path, note, known)
-        left = {file: windows & known.secrets.windows.keys() for file, windows in found.items()}
-        found = {file: windows for file, windows in left.items() if windows}
+        found = still_secret(found, known)
+    note = replace(note, deed=replace(note.deed, searched=prove))
     with writing(note.path):
         checks = [check for check in examine(path, known, note.deed, found, places) if check.what != "under way"]
         _expect_nothing(path, checks)
@@ -156,9 +162,8 @@ def _with_known(path: Path, note: Note, held: Held, items: Forgotten, places: Se
     kept_around = [secret for place in places for secret in place.secrets(items)]
     known = Known(tuple(held.keys.tolist()), Marks.of(items, salt), Secrets.of([*bytes_of_them, *kept_around], salt))
     data = Path(ItemTable.open(path).uri) / "data"
-    files = [*(data / file for file in sorted(held.files)), *sorted((path / INDEX).glob(f"*/{ROWS}"))]
     with reading(path):  # the search proves something only if it finds what is there
-        before = known.secrets.in_files(files)
+        before = known.secrets.in_files(data / file for file in sorted(held.files))
     seen = set[str]().union(*before.values())
     deed = replace(note.deed, windows=len(known.secrets.windows), windows_before=len(seen))
     return replace(note, keys=known.keys, items=len(held.ids), known=known, deed=deed), known

@@ -17,7 +17,7 @@ from retrieval.forgetting.rawsearch import Secrets
 from retrieval.forgetting.receipts import Check, Deed, Known, Receipt
 from retrieval.forgetting.table_files import TableFiles
 from retrieval.forgetting.traces import Marks, Traces
-from retrieval.indexes.store import load_stored
+from retrieval.indexes.store import stored_keys
 from retrieval.progress import track
 from retrieval.storage.layout import ASIDE, INDEX
 from retrieval.storage.table import ItemTable
@@ -57,7 +57,10 @@ def verify(receipt: Receipt, path: Path, *, traces: Sequence[Traces], progress: 
         raise InvalidArgument(f"the receipt is of another memory than {path}: give the one that was {receipt.memory}")
     known = receipt.known
     found = search(path, known.secrets, traces, progress=progress)
-    checks = examine(path, known, receipt.deed, found, traces)
+    if found and not receipt.deed.searched:  # nobody has told duplicates that stayed from what is left yet
+        known = without_shared(known, path)
+        found = still_secret(found, known)
+    checks = examine(path, known, replace(receipt.deed, searched=True), found, traces)
     with reading(path):
         again = TableFiles(table.uri).again(known.marks)
     checks.append(
@@ -85,6 +88,8 @@ def examine(
         there = tuple(f"version {version}" for version in files.versions() if version in set(deed.dropped_versions))
     searched = tuple(f"{len(windows)} windows in {file}" for file, windows in found.items())
     what_files = f"{len(known.secrets.windows)} windows of their bytes, searched for in every file at every offset"
+    if not deed.searched:
+        what_files = "not searched yet: `vmem memory verify-forgotten` does"
     return [
         Check("rows", f"keys of all rows of {len(files.versions())} versions, deleted rows included, decoded", rows),
         Check("commands", "what each version's command says", names),
@@ -161,9 +166,14 @@ def _in_lists(path: Path, marks: Marks) -> Iterator[str]:
 
 
 def _in_index(path: Path, known: Known) -> Iterable[str]:
-    stored = load_stored(path / INDEX) if (path / INDEX).exists() else None
-    count = 0 if stored is None else int(np.isin(stored.keys, known.key_array).sum())
+    count = int(np.isin(stored_keys(path / INDEX), known.key_array).sum())
     return [f"{count} positions"] if count else []
+
+
+def still_secret(found: Mapping[Path, set[str]], known: Known) -> dict[Path, set[str]]:
+    """Return what was found of the windows that still tell the items, for the files that hold any."""
+    left = {file: windows & known.secrets.windows.keys() for file, windows in found.items()}
+    return {file: windows for file, windows in left.items() if windows}
 
 
 def without_shared(known: Known, path: Path) -> Known:

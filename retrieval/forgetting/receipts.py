@@ -74,13 +74,14 @@ class Deed:
     version_before: int  # of the table
     version_after: int = 0  # 0: not there yet
     windows: int = 0  # of the erased bytes, that files are searched for
-    windows_before: int = 0  # of them, those found before in the table and the index: what the search can see
+    windows_before: int = 0  # of them, those found before in the table's files: what the search can see
     windows_shared: int = 0  # of them, those that other items hold too, and which were therefore left out
     dropped_versions: tuple[int, ...] = ()
     dropped_tags: Mapping[str, int] = field(default_factory=dict)  # with their versions
     files_removed: tuple[str, ...] = ()
     files_written: tuple[str, ...] = ()
     entries_dropped: Mapping[str, int] = field(default_factory=dict)  # by the place that kept them
+    searched: bool = True  # whether every file was searched for the windows; else `verify` does so first
 
     def to_dict(self) -> dict[str, Any]:
         """Return it in JSON's types."""

@@ -211,6 +211,14 @@ def check_stored(folder: Path) -> list[str]:
         return [f"{generation / HEADER} cannot be used: {error}"]
 
 
+def stored_keys(folder: Path) -> Int[np.ndarray, " items"]:
+    """Return the keys of the live index in a folder, without loading it; none where there is none that can be read."""
+    generation = live_generation(folder)
+    with suppress(*DAMAGE):
+        return _keys(generation) if generation else np.empty(0, np.int64)
+    return np.empty(0, np.int64)
+
+
 def _keys(generation: Path) -> np.ndarray:
     keys: np.ndarray = np.load(generation / _KEYS, mmap_mode="r", allow_pickle=False)
     return keys

@@ -130,19 +130,17 @@ def cheapest_plans(
             cost = inside / leaves * items + _CODES_A_CANDIDATE * candidates + _CODES_A_LEAF * leaves
             reach = np.partition(distances[:, :candidates], NEIGHBORS - 1, axis=1)[:, NEIGHBORS - 1]
             trials.append(_Trial(Effort(inside, candidates), cost, recalls[:, candidates - 1], reach))
-        if _sure(trials[-1].recalls.mean(), trials[-1].recalls.var()) >= MOST_RECALL:
+        most = trials[-1].recalls
+        if most.mean() - most.std() / math.sqrt(len(most)) >= MOST_RECALL:
             break  # more leaves find no more, and cost more
     return _cheapest(trials)
 
 
-def _sure(mean: np.ndarray, variance: np.ndarray) -> Float[np.ndarray, "*any"]:
-    """Return means of recalls less their standard error."""
-    sure: np.ndarray = mean - np.sqrt(np.maximum(variance, 0) / ASKED)
-    return sure
-
-
 def _cheapest(trials: list[_Trial]) -> list[Plan]:
-    """Return plans made of any two of the trials, the second for any of the shares of the queries."""
+    """Return plans made of any two of the trials, the second for any of the shares of the queries.
+
+    Enough is a mean recall that is above what is asked for, less its standard error.
+    """
     costs = np.array([trial.cost for trial in trials])
     recalls, reach = np.stack([trial.recalls for trial in trials]), np.stack([trial.reach for trial in trials])
     sure, cost, beyond = [], [], []
@@ -153,7 +151,7 @@ def _cheapest(trials: list[_Trial]) -> list[Plan]:
             (np.where(far, 0, values).sum(axis=1)[:, None] + far.astype(float) @ values.T) / recalls.shape[1]
             for values in (recalls, recalls**2)
         )
-        sure.append(_sure(means, squares - means**2))
+        sure.append(means - np.sqrt(np.maximum(squares - means**2, 0) / recalls.shape[1]))
         cost.append(costs[:, None] + far.mean(axis=1)[:, None] * costs)
         beyond.append(np.minimum(limit, _NONE_IS_FARTHER))
     all_sure, all_cost = np.stack(sure), np.stack(cost)

@@ -236,6 +236,23 @@ def test_a_duplicate_stays_in_a_saved_index_too(tmp_path):
     assert receipt.deed.windows_shared == receipt.deed.windows and look_again(memory.path, receipt) == {}
 
 
+def test_an_erasure_to_be_proven_later_leaves_nothing_either_and_says_so(memory):
+    row = held(memory)["b/3"]
+    receipt = erase_items(memory, keys_of_ids(memory, ["b/3"]), prove=False, progress=False)
+    assert vector_bytes(row) not in everything(memory) and row["thumbnail"] not in everything(memory)
+    assert "not searched yet" in {check.what: check.how for check in receipt.checks}["bytes"]
+    assert look_again(memory, read_receipt(receipt.path)) == {}
+
+
+def test_a_later_proof_lets_duplicates_stay_but_nothing_else(memory):
+    VisualMemory.open(memory).add_vectors(["twin"], ["x"], vectors(30, 0)[4:5])
+    row = held(memory)["a/4"]
+    receipt = erase_items(memory, keys_of_ids(memory, ["a/4"]), prove=False, progress=False)
+    assert look_again(memory, receipt) == {}
+    (memory / "copy").write_bytes(row["thumbnail"])
+    assert list(look_again(memory, receipt)) == ["bytes"]
+
+
 def test_a_receipt_names_nothing_of_what_was_erased(memory):
     row = held(memory)["b/3"]
     receipt = erase(memory, "b/3")
