@@ -63,8 +63,8 @@ def to_fixed_point(vectors: Real[np.ndarray, "some dimension"]) -> Int16[np.ndar
     """Return vectors as tables and indexes keep them: always the same bytes for the same vector; zeros for zeros.
 
     Each is stretched until its largest number is ±32,767, and rounded: nothing is off by more than 1/65,534 of the
-    largest. With 384 dimensions a cosine moves by a fifth of what it does in float16, which takes as much room. How far
-    a vector was stretched need not be kept: only its direction counts. One in fixed point is returned as it is.
+    largest. A cosine moves by a fifth of what it does in float16, which takes as much room (`ItemTable`). How far a
+    vector was stretched need not be kept: only its direction counts. One in fixed point is returned as it is.
     """
     if vectors.dtype == np.int16:
         return vectors

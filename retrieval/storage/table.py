@@ -32,8 +32,8 @@ _BLOCK: Final = 8_192  # rows that are read at a time
 class ItemTable:
     """The items of a memory at one version, read; `retrieval.storage.commits` writes the next.
 
-    Vectors are stored as float16: half the space, and a cosine that moves by less than 1e-4. Measured with 1,280
-    dimensions on 1,034 photographs: by 6e-6 on average, 4e-5 at most; not one of 1,664 votes changed by any method.
+    Vectors are stored in 16-bit fixed point: half the space of float32. Among 2,000 pictures with 1,280 dimensions a
+    cosine moves by 1.2e-6 on average, 1e-5 at most; in float16, as large, by 6.6e-6 and 6e-5.
     """
 
     def __init__(self, dataset: Any, path: Path) -> None:  # noqa: ANN401 - Lance is untyped
