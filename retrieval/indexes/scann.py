@@ -62,8 +62,8 @@ class Facts:
 class ScannIndex:
     """A tree of leaves, quantised comparison inside them, exact comparison of the best.
 
-    A query's neighbours do not depend on which queries are searched beside it. They may, by one candidate in a thousand,
-    on whether ScaNN is asked for `tree.BATCHED_FROM` or more at once, at first or for those that are asked again.
+    A query's neighbours do not depend on which queries are searched beside it. They may, by one candidate in a
+    thousand, on whether ScaNN is asked for `tree.BATCHED_FROM` or more at once, at first or for those asked again.
     """
 
     kind: ClassVar[str] = "scann"
