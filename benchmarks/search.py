@@ -3,8 +3,8 @@ r"""Search of a large memory beside raw ScaNN, FAISS and exact comparison: speed
     python benchmarks/search.py [--items 1000000] [--dimension 384] [--queries 1000] [--noise 2] [--keep DIR] \
         [--only STEP ...] [--faiss INDEX ...]
 
-Clustered unit vectors of 1,000 classes, float32; k = 50. With noise 2 classes lie apart; with 2.25 they overlap as
-classes of pictures do: raw ScaNN then needs an eighth of the leaves for a recall of 0.99. Searched are a memory made by
+Clustered unit vectors of 1,000 classes, float32; k = 50. With noise 2 classes lie apart; with 2.25 they overlap:
+raw ScaNN then needs an eighth of the leaves for a recall of 0.99. Searched are a memory made by
 `add_vectors`, ScaNN through its own wrapper, FAISS (Flat, HNSW, IVF, product quantisation with refinement), and a
 matrix product. Every build and every measurement runs in a process of its own, one after the other; every setting keeps
 its best of three rounds, and each path is shown at the fastest of its settings that reaches a recall. With --keep,
