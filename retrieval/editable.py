@@ -12,7 +12,7 @@ from retrieval.curation.prune_memory import Pruning, prune
 from retrieval.curation.pruning import HARD_LIMIT, SELF_NEIGHBORS, SOFT_OFFSET, SOFT_SCALE
 from retrieval.editing import Editor
 from retrieval.embedding import Embedding
-from retrieval.errors import InvalidArgument, StorageError
+from retrieval.errors import InvalidArgument, StorageError, UnknownItem
 from retrieval.forgetting.deed import erase_items, is_pending
 from retrieval.forgetting.erasing import keys_of_ids
 from retrieval.forgetting.receipts import Receipt
@@ -96,11 +96,13 @@ class EditableMemory(MemoryView):
         """
         if address := address_of(self.path):
             raise StorageError(f"{address} cannot be searched byte by byte: erase from a memory in a folder, or forget")
-        if ids is not None and label is None and where is None:
-            keys = keys_of_ids(self.path, list(ids))
-        else:
-            with self._editor.turn() as snapshot:
+        with self._editor.turn() as snapshot:
+            try:
                 keys = snapshot.rows.keys(self._editor.select(ids=ids, label=label, where=where))
+            except UnknownItem:
+                if ids is None:
+                    raise
+                keys = keys_of_ids(self.path, ids)  # some were forgotten before
         receipt = erase_items(self.path, keys, traces=traces, prove=prove, progress=progress)
         self.refresh()
         return receipt

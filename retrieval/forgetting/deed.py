@@ -65,9 +65,11 @@ def erase_items(
     with writer_lock(path):
         deed = Deed(ItemTable.open(path).version)
         names = tuple(place.name for place in places)
+        before = list(notes(path))
         note = Note.begin(path, token_hex(8), tuple(keys.tolist()), names, deed)
-        _unlink(path, note)
-        _finish_notes(path, [other for other in notes(path) if other != note.path], places, progress=progress)
+        if before:
+            _unlink(path, note)  # whether or not those can be finished
+            _finish_notes(path, before, places, progress=progress)
         return _finish(path, note, places, prove=prove, progress=progress)
 
 
