@@ -8,7 +8,7 @@ import numpy as np
 K = 50
 SCANN_SETTINGS = [
     (share, each)
-    for share in (0.005, 0.01, 0.02, 0.05, 0.08, 0.1, 0.13, 0.17, 0.25, 0.35, 0.5, 1.0)
+    for share in (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.08, 0.1, 0.13, 0.17, 0.25, 0.35, 0.5, 1.0)
     for each in (3, 4, 5, 6, 8, 10, 20)
 ]
 """Share of the leaves searched, and candidates for each neighbour."""
@@ -42,7 +42,7 @@ def open_scann(folder, items):
 
         return search
 
-    return {f"{share:.0%} of the leaves, {each * K} reordered": at(share, each) for share, each in SCANN_SETTINGS}
+    return {f"{share:.1%} of the leaves, {each * K} reordered": at(share, each) for share, each in SCANN_SETTINGS}
 
 
 def faiss_factories(items, dimension):

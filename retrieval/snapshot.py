@@ -162,10 +162,11 @@ class Snapshot:
         k = min(k, items)
         if not len(queries):
             nothing = np.empty((0, k))
-            return Neighbors(nothing, nothing, nothing, nothing.astype(np.int64))
+            return Neighbors(nothing, nothing, nothing.astype(np.int64), lambda: nothing)
         slots, distances = self._layers.search(queries, k, recall=recall)
         rows = self.rows
-        return Neighbors(rows.ids(slots), rows.labels(slots), distances, rows.numbers_of(slots), self._factors(slots))
+        places = rows.numbers_of(slots)
+        return Neighbors(rows.labels(slots), distances, places, lambda: rows.ids(slots), self._factors(slots))
 
     def _factors(self, slots: np.ndarray) -> np.ndarray | None:
         factors = self.rows.reliabilities(slots)

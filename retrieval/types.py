@@ -1,7 +1,8 @@
 """What flows out of the first stage: neighbours and votes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,21 +22,29 @@ class Neighbor:
     reliability: float = 1.0  # what its weight in a vote is multiplied by (section 3.6); 1 without pruning
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Neighbors:
     """The neighbours of a batch of queries, nearest first; ``neighbors[i]`` are those of query ``i``.
 
     The number of neighbours is the ``k`` asked for, or the size of the memory where that is smaller.
     """
 
-    ids: Shaped[np.ndarray, "queries k"]
     labels: Shaped[np.ndarray, "queries k"]
     distances: Float[np.ndarray, "queries k"]
     rows: Int[np.ndarray, "queries k"]
+    look_up: Callable[[], Shaped[np.ndarray, "queries k"]]  # their ids, which votes do without
     reliabilities: Float[np.ndarray, "queries k"] | None = None  # as `Neighbor.reliability`; None: all 1
 
+    @cached_property
+    def ids(self) -> Shaped[np.ndarray, "queries k"]:
+        """The ids, looked up when they are first asked for."""
+        return self.look_up()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "ids": self.ids, "look_up": None}  # not the rows of the memory that it looks in
+
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.labels)
 
     def __iter__(self) -> Iterator[tuple[Neighbor, ...]]:
         return (self[query] for query in range(len(self)))
@@ -48,7 +57,8 @@ class Neighbors:
     def nearest(self, k: int) -> "Neighbors":
         """Return the same queries with their nearest k neighbours at most."""
         factors = None if self.reliabilities is None else self.reliabilities[:, :k]
-        return Neighbors(self.ids[:, :k], self.labels[:, :k], self.distances[:, :k], self.rows[:, :k], factors)
+        labels, distances, rows = (column[:, :k] for column in (self.labels, self.distances, self.rows))
+        return Neighbors(labels, distances, rows, lambda: self.ids[:, :k], factors)
 
     def _repr_html_(self) -> str:
         from retrieval.display import neighbors_html
@@ -58,7 +68,7 @@ class Neighbors:
     @property
     def k(self) -> int:
         """Neighbours per query."""
-        return int(self.ids.shape[1])
+        return int(self.labels.shape[1])
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,11 +27,11 @@ def to_unit_vectors(vectors: Shaped[np.ndarray, "..."], *, dimension: int) -> Fl
     if vectors.shape[1] != dimension:
         raise InvalidArgument(f"got vectors of {vectors.shape[1]} dimensions: the memory holds {dimension}")
     wide = np.ascontiguousarray(vectors, np.float32)
-    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
-    bad = np.flatnonzero(~(np.isfinite(lengths[:, 0]) & (lengths[:, 0] > 0)))
-    if bad.size:
-        raise InvalidArgument(f"vector {bad[0]} is zero or not finite ({bad.size} such): leave it out")
-    unit: np.ndarray = wide / lengths
+    lengths = length(wide)
+    good = (lengths > 0) & (lengths < np.inf)
+    if bad := len(good) - np.count_nonzero(good):
+        raise InvalidArgument(f"vector {good.argmin()} is zero or not finite ({bad} such): leave it out")
+    unit: np.ndarray = wide / lengths[:, None]
     return unit
 
 

@@ -36,7 +36,7 @@ def search_tree(
         return _compare_all(rows, queries, k, skip)
     numbers = nearest(_ask(searcher, rows, queries, plan.first, skip), enough)
     far = numbers[:, NEIGHBORS - 1] > farthest_within(plan.beyond)
-    again = np.flatnonzero(far | (numbers[:, -1] == NOTHING))
+    again = (far | (numbers[:, -1] == NOTHING)).nonzero()[0]
     numbers = numbers[:, :k]
     if again.size:
         numbers[again] = _search_widely(searcher, rows, queries[again], k, plan.second, skip, enough)

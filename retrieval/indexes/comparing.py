@@ -15,8 +15,8 @@ from numba.extending import intrinsic
 
 from retrieval.indexes.nearest import NOTHING, POSITION_BITS
 
-_AHEAD: Final = 8  # rows; 4 are as good, 2 are not
-_LINE: Final = 64  # bytes; of the first two of a row, whose others the processor then foresees
+_AHEAD: Final = 8  # rows; 4 and 12 are as good, 2 are not
+_LINE: Final = 64  # bytes, which come from memory at once
 _LARGEST: Final = np.float32(2)  # distance
 
 
@@ -37,10 +37,20 @@ def _prefetch(typing: Any, rows: Any, place: Any) -> Any:  # noqa: ANN401 - Numb
     return types.void(rows, types.int64), generate
 
 
+@njit(nogil=True)
+@no_type_check  # whatever wraps a function cannot be compiled
+def _fetch(rows, position) -> None:  # noqa: ANN001
+    """Have a row brought from memory: all of it, since the processor itself sees too late that it is read in order."""
+    size = rows.shape[1] * rows.itemsize
+    start = np.int64(position) * size
+    for line in range(start, start + size, _LINE):
+        _prefetch(rows, line)
+
+
 # Sums may be taken in any order, but what is no number is still told.
 @njit(nogil=True, fastmath={"reassoc", "contract"})
-@no_type_check  # whatever wraps a function cannot be compiled
-def compare(rows, lengths, queries, positions, rough, skip, numbers) -> None:  # noqa: ANN001
+@no_type_check
+def compare(rows, lengths, skip, queries, positions, rough, numbers) -> None:  # noqa: ANN001
     """Fill in the number (`retrieval.indexes.nearest`) of each candidate of each query.
 
     Each is the same whatever else is asked beside it.
@@ -48,19 +58,20 @@ def compare(rows, lengths, queries, positions, rough, skip, numbers) -> None:  #
     Args:
         rows: fixed point, (items, dimension), C order.
         lengths: of the rows; 0 for one that was erased.
-        queries: float32 of length 1, (queries, dimension).
-        positions: of the candidates, uint32, (queries, candidates).
-        rough: NaN beside a position that is none, float32, of the same shape.
         skip: bool, of the items; empty where none is skipped.
+        queries: float32 of length 1, (queries, dimension).
+        positions: of the candidates, uint32, (queries, candidates), C order.
+        rough: NaN beside a position that is none, float32, of the same shape.
         numbers: int64, of the same shape as positions.
     """
-    some, dimension = positions.shape[1], rows.shape[1]
+    some, dimension, in_order = positions.shape[1], rows.shape[1], positions.reshape(-1)
+    for position in in_order[:_AHEAD]:
+        _fetch(rows, position)
     for query in range(positions.shape[0]):
         for place in range(some):
-            if place + _AHEAD < some:
-                at = np.int64(positions[query, place + _AHEAD]) * dimension * 2
-                _prefetch(rows, at)
-                _prefetch(rows, at + _LINE)
+            ahead = query * some + place + _AHEAD
+            if ahead < len(in_order):
+                _fetch(rows, in_order[ahead])
             position = np.int64(positions[query, place])
             if np.isnan(rough[query, place]) or (skip.size and skip[position]):
                 numbers[query, place] = NOTHING

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -17,6 +18,7 @@ ROWS: Final = "vectors.i16"  # no header, so that rows can be put at its end
 LENGTHS: Final = "lengths.npy"
 _SHARED_FROM: Final = 32  # queries from which several threads are worth their start
 _PROBES: Final = 1000  # rows that are looked at when a file is mapped
+_NONE: Final = np.empty(0, bool)  # are skipped
 _ALIKE: Final = 1e-5  # relative; the same length computed twice differs by less
 
 
@@ -124,18 +126,14 @@ class FixedPointRows:
         from retrieval.indexes.comparing import compare
 
         numbers = np.empty(positions.shape, np.int64)
-        skipped = np.empty(0, bool) if skip is None else skip
-        parts = [queries, positions, rough, numbers]
-
-        def compare_some(queries: np.ndarray, positions: np.ndarray, rough: np.ndarray, numbers: np.ndarray) -> None:
-            compare(self.rows, self.lengths, queries, positions, rough, skipped, numbers)
-
+        compare_some = partial(compare, self.rows, self.lengths, _NONE if skip is None else skip)
         if len(queries) < _SHARED_FROM:
-            compare_some(*parts)
+            compare_some(queries, positions, rough, numbers)
         else:
             threads = os.cpu_count() or 1
+            parts = (np.array_split(array, threads) for array in (queries, positions, rough, numbers))
             with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(compare_some, *(np.array_split(array, threads) for array in parts)))
+                list(pool.map(compare_some, *parts))
         return numbers
 
 

@@ -4,6 +4,7 @@ A distance is not negative, so that its bits sort as it does: with the position 
 of plain integers does all. NumPy sorts those many at a time: 0.6 µs for 300, where sorting by two columns takes 19.
 """
 
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -41,6 +42,7 @@ def unranked(
     return numbers & (2**POSITION_BITS - 1), (numbers >> POSITION_BITS).astype(np.uint32).view(np.float32)
 
 
+@lru_cache
 def farthest_within(distance: float) -> int:
     """Return the largest number of any candidate at a distance or nearer."""
     bits = int(np.float32(distance).view(np.uint32))

@@ -168,4 +168,4 @@ class ScannIndex:
             search_tree(self._searcher, self._rows, queries[start : start + at_a_time], k, plan, skip)
             for start in starts
         ]
-        return unranked(np.concatenate(numbers))
+        return unranked(np.concatenate(numbers) if len(numbers) > 1 else numbers[0])

@@ -75,10 +75,16 @@ def ask(
 ) -> tuple[UInt32[np.ndarray, "queries candidates"], Float[np.ndarray, "queries candidates"]]:
     """Return positions and rough similarities; NaN beside a position that is none, as the leaves held fewer."""
     candidates, batch = effort.candidates, 1
+    rows = np.ascontiguousarray(queries, np.float32)
+    if len(queries) == 1:  # a tenth faster than as a batch of one
+        positions, similarities = searcher.search(rows[0], candidates, candidates, effort.leaves)
+        if missing := candidates - len(positions):
+            positions = np.pad(positions, (0, missing))
+            similarities = np.pad(similarities, (0, missing), constant_values=np.nan)
+        return positions[None], similarities[None]
     if len(queries) >= BATCHED_FROM:
         parts = max(-(-len(queries) // _BATCH), min(os.cpu_count() or 1, len(queries) // BATCHED_FROM))
         batch = -(-len(queries) // parts)  # parts of about one size, so that none is small
-    rows = np.ascontiguousarray(queries, np.float32)
     found: tuple[np.ndarray, np.ndarray] = searcher.search_batched(
         rows, candidates, candidates, effort.leaves, len(queries) > 1, batch
     )

@@ -16,7 +16,7 @@ def batch(queries: int, k: int, label: str = "cat", item: str = "cat/1.jpg") -> 
     """Return the same neighbours for some queries."""
     ids, labels = (np.full((queries, k), text, object) for text in (item, label))
     distances = np.tile(np.linspace(0.1, 0.5, k), (queries, 1))
-    return Neighbors(ids, labels, distances, np.zeros((queries, k), np.int64))
+    return Neighbors(labels, distances, np.zeros((queries, k), np.int64), lambda: ids)
 
 
 def test_neighbours_show_rank_label_id_and_distance() -> None:

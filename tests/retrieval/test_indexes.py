@@ -12,6 +12,7 @@ from retrieval.indexes import SCANN_FROM, build_index, choose_kind, index_class,
 from retrieval.indexes.base import ArrayBlocks
 from retrieval.indexes.exact import ExactIndex
 from retrieval.indexes.scann import BRUTE_FORCE_BELOW
+from retrieval.indexes.tuning import Effort, layout_for
 from retrieval.vectors import to_fixed_point, to_unit
 
 Vectors = Callable[..., np.ndarray]
@@ -269,6 +270,20 @@ def test_neighbours_in_a_tree_do_not_depend_on_the_queries_beside(random_vectors
     parts = [index.search(many[start : start + 100], 50) for start in range(0, 700, 100)]
     for kind_of_answer, answer in enumerate(index.search(many, 50)):
         assert np.array_equal(answer, np.concatenate([part[kind_of_answer] for part in parts]))
+
+
+def test_leaves_that_hold_too_few_say_so_to_one_query_as_to_several(random_vectors: Vectors) -> None:
+    pytest.importorskip("scann", reason="ScaNN is for Linux")
+    vectors, layout = random_vectors(4000, 16), layout_for(4000)
+    searcher = tree.train(vectors, layout)
+    tree.fill(searcher, [vectors], items=len(vectors))
+    effort = Effort(1, 4000 // layout.leaves * 4)
+    positions, similarities = tree.ask(searcher, vectors[:40], effort)
+    assert np.isnan(similarities).any()
+    for row in range(40):
+        alone, alike = tree.ask(searcher, vectors[row : row + 1], effort)
+        assert np.array_equal(alike[0], similarities[row], equal_nan=True)
+        assert np.array_equal(alone[0][~np.isnan(alike[0])], positions[row][~np.isnan(alike[0])])
 
 
 @pytest.mark.parametrize("kind_and_address", ["exact:here", "scann:http://x", "tree:"])
