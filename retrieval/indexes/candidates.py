@@ -9,7 +9,7 @@ from retrieval.indexes import tree
 from retrieval.indexes.exact import ExactIndex
 from retrieval.indexes.fixed_point import FixedPointRows
 from retrieval.indexes.nearest import NOTHING, farthest_within, nearest, ranked, unranked
-from retrieval.indexes.tuning import ASKED, NEIGHBORS, Effort, Plan, cheapest_plans
+from retrieval.indexes.tuning import ASKED, NEIGHBORS, NONE_IS_FARTHER, Effort, Plan, cheapest_plans
 
 _MOST: Final = 16_384  # candidates, whose rows take 40 MB at 384 dimensions; beyond, all vectors are gone through
 _COMPARED_AT_A_TIME: Final = 65_536  # when all are
@@ -35,8 +35,10 @@ def search_tree(
     if living <= _MOST or plan.first.candidates > _MOST:
         return _compare_all(rows, queries, k, skip)
     numbers = nearest(_ask(searcher, rows, queries, plan.first, skip), enough)
-    far = numbers[:, NEIGHBORS - 1] > farthest_within(plan.beyond)
-    again = (far | (numbers[:, -1] == NOTHING)).nonzero()[0]
+    unsure = numbers[:, -1] == NOTHING
+    if plan.beyond < NONE_IS_FARTHER:
+        unsure |= numbers[:, NEIGHBORS - 1] > farthest_within(plan.beyond)
+    again = unsure.nonzero()[0]
     numbers = numbers[:, :k]
     if again.size:
         numbers[again] = _search_widely(searcher, rows, queries[again], k, plan.second, skip, enough)

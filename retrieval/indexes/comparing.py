@@ -15,7 +15,8 @@ from numba.extending import intrinsic
 
 from retrieval.indexes.nearest import NOTHING, POSITION_BITS
 
-_AHEAD: Final = 8  # rows; 4 and 12 are as good, 2 are not
+_AHEAD: Final = 4  # rows; 8 and 12 are as good, 2 are not
+_FAR_AHEAD: Final = 64  # rows, whose pages are to be found by then: a tenth faster where a row has 2 kB
 _LINE: Final = 64  # bytes, which come from memory at once
 _LARGEST: Final = np.float32(2)  # distance
 
@@ -39,6 +40,13 @@ def _prefetch(typing: Any, rows: Any, place: Any) -> Any:  # noqa: ANN401 - Numb
 
 @njit(nogil=True)
 @no_type_check  # whatever wraps a function cannot be compiled
+def _look_up(rows, position) -> None:  # noqa: ANN001
+    """Have the processor find the page that a row begins on."""
+    _prefetch(rows, np.int64(position) * rows.shape[1] * rows.itemsize)
+
+
+@njit(nogil=True)
+@no_type_check
 def _fetch(rows, position) -> None:  # noqa: ANN001
     """Have a row brought from memory: all of it, since the processor itself sees too late that it is read in order."""
     size = rows.shape[1] * rows.itemsize
@@ -49,6 +57,18 @@ def _fetch(rows, position) -> None:  # noqa: ANN001
 
 # Sums may be taken in any order, but what is no number is still told.
 @njit(nogil=True, fastmath={"reassoc", "contract"})
+@no_type_check
+def _distance(rows, length, query, position) -> np.float32:  # noqa: ANN001
+    """Return the cosine distance of a row to a query."""
+    similarity = np.float32(0)
+    for number in range(rows.shape[1]):
+        similarity += np.float32(rows[position, number]) * query[number]
+    if length > 0:
+        similarity /= length
+    return min(max(np.float32(1) - similarity, np.float32(0)), _LARGEST)
+
+
+@njit(nogil=True)
 @no_type_check
 def compare(rows, lengths, skip, queries, positions, rough, numbers) -> None:  # noqa: ANN001
     """Fill in the number (`retrieval.indexes.nearest`) of each candidate of each query.
@@ -64,22 +84,21 @@ def compare(rows, lengths, skip, queries, positions, rough, numbers) -> None:  #
         rough: NaN beside a position that is none, float32, of the same shape.
         numbers: int64, of the same shape as positions.
     """
-    some, dimension, in_order = positions.shape[1], rows.shape[1], positions.reshape(-1)
+    some, in_order = positions.shape[1], positions.reshape(-1)
+    for position in in_order[:_FAR_AHEAD]:
+        _look_up(rows, position)
     for position in in_order[:_AHEAD]:
         _fetch(rows, position)
     for query in range(positions.shape[0]):
         for place in range(some):
-            ahead = query * some + place + _AHEAD
-            if ahead < len(in_order):
-                _fetch(rows, in_order[ahead])
+            here = query * some + place
+            if here + _FAR_AHEAD < len(in_order):
+                _look_up(rows, in_order[here + _FAR_AHEAD])
+            if here + _AHEAD < len(in_order):
+                _fetch(rows, in_order[here + _AHEAD])
             position = np.int64(positions[query, place])
             if np.isnan(rough[query, place]) or (skip.size and skip[position]):
                 numbers[query, place] = NOTHING
-                continue
-            similarity = np.float32(0)
-            for number in range(dimension):
-                similarity += np.float32(rows[position, number]) * queries[query, number]
-            if lengths[position] > 0:
-                similarity /= lengths[position]
-            distance = min(max(np.float32(1) - similarity, np.float32(0)), _LARGEST)
-            numbers[query, place] = np.int64(np.float32(distance).view(np.uint32)) << POSITION_BITS | position
+            else:
+                distance = _distance(rows, lengths[position], queries[query], position)
+                numbers[query, place] = np.int64(np.float32(distance).view(np.uint32)) << POSITION_BITS | position

@@ -39,7 +39,7 @@ _CODES_A_LEAF: Final = 4
 1,000,000 of 384 dimensions, a leaf of 500 more costs 1.18 µs a query, a candidate 0.047, 2,000 centres 19 (2 cores,
 batches of 1,000)."""
 
-_NONE_IS_FARTHER: Final = 2.0  # cosine distance
+NONE_IS_FARTHER: Final = 2.0  # cosine distance
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Plan:
         if k <= NEIGHBORS:
             return self
         effort = self.second.times(k / NEIGHBORS)
-        return Plan(effort, _NONE_IS_FARTHER, effort.times(2.0))
+        return Plan(effort, NONE_IS_FARTHER, effort.times(2.0))
 
     def times(self, factor: float) -> "Plan":
         """Return so many times the effort."""
@@ -158,7 +158,7 @@ def _cheapest(trials: list[_Trial]) -> list[Plan]:
         )
         sure.append(means - np.sqrt(np.maximum(squares - means**2, 0) / recalls.shape[1]))
         cost.append(costs[:, None] + far.mean(axis=1)[:, None] * costs)
-        beyond.append(np.minimum(limit, _NONE_IS_FARTHER))
+        beyond.append(np.minimum(limit, NONE_IS_FARTHER))
     all_sure, all_cost = np.stack(sure), np.stack(cost)
     plans = []
     for least in RECALLS:
@@ -169,5 +169,5 @@ def _cheapest(trials: list[_Trial]) -> list[Plan]:
         if _FAR[share] and np.isfinite(enough[place]):
             plans.append(Plan(effort, float(beyond[share][first]), trials[second].effort))
         else:
-            plans.append(Plan(effort, _NONE_IS_FARTHER, effort.times(2.0)))
+            plans.append(Plan(effort, NONE_IS_FARTHER, effort.times(2.0)))
     return plans
