@@ -6,9 +6,9 @@ from functools import cached_property
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Real
+from jaxtyping import Float, Int, Real
 
-from retrieval.indexes.base import DEFAULT_RECALL, ArrayBlocks
+from retrieval.indexes.base import DEFAULT_RECALL, ArrayBlocks, Skipped
 from retrieval.indexes.exact import ExactIndex
 from retrieval.indexes.store import Stored
 
@@ -52,7 +52,7 @@ class Layers:
 
     stored: Stored
     match: Match
-    skip: Bool[np.ndarray, " positions"]
+    skip: Skipped
     fresh: Int[np.ndarray, " fresh"]  # slots of the items beside
     vectors: Real[np.ndarray, "fresh dimension"]  # as stored
     moved: Mapping[int, int] = field(default_factory=dict)  # position → slot, of items that an edit gave another slot
@@ -61,7 +61,7 @@ class Layers:
     @classmethod
     def over(cls, stored: Stored, match: Match, fresh: np.ndarray, vectors: np.ndarray) -> "Layers":
         """Put an index and the items beside it together."""
-        return cls(stored, match, match.slot_of < 0, fresh, vectors)
+        return cls(stored, match, Skipped(match.slot_of < 0), fresh, vectors)
 
     def __len__(self) -> int:
         return self._in_index + len(self.fresh)
@@ -71,9 +71,9 @@ class Layers:
         """Whether the items beside had better be taken into the index."""
         return is_crowded(len(self.fresh), items=len(self))
 
-    @cached_property
+    @property
     def _in_index(self) -> int:
-        return len(self.skip) - int(np.count_nonzero(self.skip))
+        return len(self.skip.mask) - self.skip.number
 
     @cached_property
     def _exact(self) -> ExactIndex:
@@ -86,10 +86,10 @@ class Layers:
 
     def without(self, slots: Int[np.ndarray, " gone"]) -> "Layers":
         """Return what answers as if the items in some slots were not there."""
-        skip = self.skip.copy()
+        skip = self.skip.mask.copy()
         skip[self._positions(slots)] = True
         kept = ~np.isin(self.fresh, slots)
-        return replace(self, skip=skip, fresh=self.fresh[kept], vectors=self.vectors[kept])
+        return replace(self, skip=Skipped(skip), fresh=self.fresh[kept], vectors=self.vectors[kept])
 
     def _positions(self, slots: np.ndarray) -> np.ndarray:
         """Return the positions of some slots, of those that have one."""
@@ -135,7 +135,7 @@ class Layers:
         return np.take_along_axis(slots, order, axis=1), np.take_along_axis(distances, order, axis=1)
 
     def _search_index(self, queries: np.ndarray, k: int, recall: float) -> tuple[np.ndarray, np.ndarray]:
-        skip = self.skip if self._in_index < len(self.skip) else None
+        skip = self.skip if self.skip.number else None
         positions, distances = self.stored.index.search(queries, k, skip=skip, recall=recall)
         slots = self.match.slot_of[positions]
         if self.moved:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Final, Protocol, runtime_checkable
 
@@ -51,6 +52,18 @@ class ArrayBlocks:
     def __iter__(self) -> Iterator[Real[np.ndarray, "some dimension"]]:
         for start in range(0, len(self.vectors), BLOCK_ITEMS):
             yield self.vectors[start : start + BLOCK_ITEMS]
+
+
+@dataclass(frozen=True, eq=False)
+class Skipped:
+    """Vectors of an index that no search returns."""
+
+    mask: Bool[np.ndarray, " items"]  # True for each; not to be changed
+
+    @cached_property
+    def number(self) -> int:
+        """How many they are: counted once, since a search takes little longer than counting in a million."""
+        return int(np.count_nonzero(self.mask))
 
 
 @runtime_checkable
@@ -134,7 +147,7 @@ class Index(Protocol):
         queries: Float[np.ndarray, "queries dimension"],
         k: int,
         *,
-        skip: Bool[np.ndarray, " items"] | None = None,
+        skip: Skipped | None = None,
         recall: float = DEFAULT_RECALL,
     ) -> tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]:
         """Return positions (int64) and cosine distances (float32), nearest first, equal ones in order of position.
@@ -142,7 +155,7 @@ class Index(Protocol):
         Args:
             queries: float32, of length 1.
             k: 1 or more, and no more than there are vectors that are not skipped.
-            skip: True for vectors that are never returned.
+            skip: vectors that are not returned.
             recall: share of the true neighbours to find, on average; an index that finds all pays no heed to it.
         """
         ...

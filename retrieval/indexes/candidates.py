@@ -3,9 +3,10 @@
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from retrieval.indexes import tree
+from retrieval.indexes.base import Skipped
 from retrieval.indexes.exact import ExactIndex
 from retrieval.indexes.fixed_point import FixedPointRows
 from retrieval.indexes.nearest import NOTHING, farthest_within, nearest, ranked, unranked
@@ -22,14 +23,14 @@ def search_tree(
     queries: Float[np.ndarray, "queries dimension"],
     k: int,
     plan: Plan,
-    skip: Bool[np.ndarray, " items"] | None,
+    skip: Skipped | None,
 ) -> Int[np.ndarray, "queries k"]:
     """Return numbers (`retrieval.indexes.nearest`) of the nearest that are not skipped.
 
     Queries that lie far from their neighbours are asked for twice, as planned. Those most of whose candidates are
     skipped are asked for again, more widely each time, at last by all vectors.
     """
-    living = len(rows) - (0 if skip is None else int(np.count_nonzero(skip)))
+    living = len(rows) - (skip.number if skip else 0)
     enough = max(k, plan.first.candidates // 2)
     plan = plan.times(len(rows) / max(living, 1))
     if living <= _MOST or plan.first.candidates > _MOST:
@@ -51,7 +52,7 @@ def _search_widely(
     queries: np.ndarray,
     k: int,
     effort: Effort,
-    skip: np.ndarray | None,
+    skip: Skipped | None,
     enough: int,
 ) -> np.ndarray:
     """Return numbers of the nearest, with more effort for queries of whose candidates fewer than enough count."""
@@ -83,15 +84,15 @@ def measure_plans(searcher: tree.Searcher, rows: FixedPointRows, leaves: int) ->
 
 
 def _ask(
-    searcher: tree.Searcher, rows: FixedPointRows, queries: np.ndarray, effort: Effort, skip: np.ndarray | None
+    searcher: tree.Searcher, rows: FixedPointRows, queries: np.ndarray, effort: Effort, skip: Skipped | None
 ) -> np.ndarray:
     """Return numbers of the tree's candidates, the most likely first."""
-    return rows.ranked(queries, *tree.ask(searcher, queries, effort), skip)
+    return rows.ranked(queries, *tree.ask(searcher, queries, effort), skip.mask if skip else None)
 
 
-def _compare_all(rows: FixedPointRows, queries: np.ndarray, k: int, skip: np.ndarray | None) -> np.ndarray:
+def _compare_all(rows: FixedPointRows, queries: np.ndarray, k: int, skip: Skipped | None) -> np.ndarray:
     """Return numbers of the nearest of all vectors that are not skipped."""
-    living = np.arange(len(rows)) if skip is None else np.flatnonzero(~skip)
+    living = np.arange(len(rows)) if skip is None else np.flatnonzero(~skip.mask)
     numbers = np.empty((len(queries), 0), np.int64)
     for start in range(0, len(living), _COMPARED_AT_A_TIME):
         some = living[start : start + _COMPARED_AT_A_TIME]

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
-from retrieval.indexes.base import DEFAULT_RECALL, WORN_SHARE, VectorBlocks
+from retrieval.indexes.base import DEFAULT_RECALL, WORN_SHARE, Skipped, VectorBlocks
 from retrieval.vectors import to_unit
 
 _BLOCK_BYTES = 64 * 2**20  # of similarities held at a time
@@ -64,7 +64,7 @@ class ExactIndex:
         queries: Float[np.ndarray, "queries dimension"],
         k: int,
         *,
-        skip: Bool[np.ndarray, " items"] | None = None,
+        skip: Skipped | None = None,
         recall: float = DEFAULT_RECALL,
     ) -> tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]:
         """Return positions and cosine distances, nearest first; equal distances in order of position.
@@ -79,8 +79,8 @@ class ExactIndex:
             positions[some], distances[some] = self._search_some(queries[some], k, skip)
         return positions, distances
 
-    def _search_some(self, queries: np.ndarray, k: int, skip: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        living = len(self) if skip is None else len(self) - int(np.count_nonzero(skip))
+    def _search_some(self, queries: np.ndarray, k: int, skip: Skipped | None) -> tuple[np.ndarray, np.ndarray]:
+        living = len(self) - (skip.number if skip else 0)
         candidates = self._candidates(queries, min(k + _SPARE, living), skip)
         similarities = np.empty(candidates.shape, np.float32)
         for start in range(0, len(queries), _COMPARED_AT_A_TIME):
@@ -96,16 +96,16 @@ class ExactIndex:
         return positions, np.clip(1.0 - best, 0.0, 2.0)
 
     def _search_all(
-        self, query: np.ndarray, k: int, least: float, skip: np.ndarray | None
+        self, query: np.ndarray, k: int, least: float, skip: Skipped | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the best of every vector as similar as the least one, of which there are more than the candidates."""
         near = np.flatnonzero(self._vectors @ query >= least - _ROUNDING)
-        near = near if skip is None else near[~skip[near]]
+        near = near if skip is None else near[~skip.mask[near]]
         similarities = np.vecdot(self._vectors[near], query)
         order = np.lexsort((near, -similarities))[:k]
         return near[order], similarities[order]
 
-    def _candidates(self, queries: np.ndarray, k: int, skip: np.ndarray | None) -> np.ndarray:
+    def _candidates(self, queries: np.ndarray, k: int, skip: Skipped | None) -> np.ndarray:
         """Return the positions of the k most similar vectors by a matrix product, in any order."""
         items_at_a_time = max(k, _BLOCK_BYTES // (4 * len(queries)))
         positions = np.empty((len(queries), 0), np.int64)
@@ -113,7 +113,7 @@ class ExactIndex:
         for start in range(0, len(self), items_at_a_time):
             block = queries @ self._vectors[start : start + items_at_a_time].T
             if skip is not None:
-                block[:, skip[start : start + items_at_a_time]] = -np.inf
+                block[:, skip.mask[start : start + items_at_a_time]] = -np.inf
             best = _top(block, k)
             positions = np.concatenate([positions, best + start], axis=1)
             similarities = np.concatenate([similarities, np.take_along_axis(block, best, axis=1)], axis=1)

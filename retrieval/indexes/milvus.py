@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import ClassVar, Final
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from retrieval.errors import IndexUnavailable, InvalidArgument
-from retrieval.indexes.base import DEFAULT_RECALL, VectorBlocks
+from retrieval.indexes.base import DEFAULT_RECALL, Skipped, VectorBlocks
 from retrieval.indexes.milvus_about import ABOUT, About, digests, new_name
 from retrieval.indexes.milvus_collection import FARTHEST, Collection, Found
 from retrieval.indexes.milvus_search import search_around
@@ -152,7 +152,7 @@ class MilvusIndex:
         queries: Float[np.ndarray, "queries dimension"],
         k: int,
         *,
-        skip: Bool[np.ndarray, " items"] | None = None,
+        skip: Skipped | None = None,
         recall: float = DEFAULT_RECALL,  # what a server finds is set when its graph is built
     ) -> tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]:
         """Return positions and cosine distances, nearest first.
@@ -163,10 +163,10 @@ class MilvusIndex:
         """
         if k > FARTHEST:
             raise InvalidArgument(f"k={k}: Milvus finds {FARTHEST:,} neighbours at most; ask for fewer")
-        skip = np.zeros(len(self), bool) if skip is None else skip
+        mask = skip.mask if skip else np.zeros(len(self), bool)
         positions, distances = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
         for start in range(0, len(queries), _QUERIES_AT_A_TIME):
-            found = search_around(self._at[0], queries[start : start + _QUERIES_AT_A_TIME], k, skip)
+            found = search_around(self._at[0], queries[start : start + _QUERIES_AT_A_TIME], k, mask)
             for row, answer in enumerate(found, start):
                 positions[row], distances[row] = answer
         return positions, distances

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import ClassVar, Final
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from retrieval.indexes import tree
-from retrieval.indexes.base import DEFAULT_RECALL, WORN_SHARE, VectorBlocks
+from retrieval.indexes.base import DEFAULT_RECALL, WORN_SHARE, Skipped, VectorBlocks
 from retrieval.indexes.candidates import measure_plans, search_tree
 from retrieval.indexes.exact import ExactIndex
 from retrieval.indexes.fixed_point import ROWS, FixedPointRows, erase_rows
@@ -154,7 +154,7 @@ class ScannIndex:
         queries: Float[np.ndarray, "queries dimension"],
         k: int,
         *,
-        skip: Bool[np.ndarray, " items"] | None = None,
+        skip: Skipped | None = None,
         recall: float = DEFAULT_RECALL,
     ) -> tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]:
         """Return positions and cosine distances, nearest first; equal distances in order of position."""

@@ -60,7 +60,7 @@ class Effort:
 
     def times(self, factor: float) -> "Effort":
         """Return so many times the effort."""
-        return Effort(math.ceil(self.leaves * factor), math.ceil(self.candidates * factor))
+        return Effort(round(self.leaves * factor), round(self.candidates * factor))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import pytest
 
 from retrieval.errors import InvalidArgument
 from retrieval.indexes import SCANN_FROM, build_index, choose_kind, index_class, tree
-from retrieval.indexes.base import ArrayBlocks
+from retrieval.indexes.base import ArrayBlocks, Skipped
 from retrieval.indexes.exact import ExactIndex
 from retrieval.indexes.scann import BRUTE_FORCE_BELOW
 from retrieval.indexes.tuning import Effort, layout_for
@@ -119,7 +119,7 @@ def test_skipped_vectors_are_never_found(kind: str, items: int, random_vectors: 
     skip[::3] = items > 1
     living = np.flatnonzero(~skip)
     k = min(50, len(living))
-    positions, distances = build_index(kind, halves).search(vectors[:40], k, skip=skip)
+    positions, distances = build_index(kind, halves).search(vectors[:40], k, skip=Skipped(skip))
     assert not skip[positions].any() and all(len(set(row)) == k for row in positions.tolist())
     farthest = true_distances(vectors[:40], vectors[living], k)[:, -1:]
     assert (distances <= farthest + 1e-5).mean() >= 0.98
@@ -134,7 +134,7 @@ def test_a_thousand_skipped_neighbours_do_not_hide_those_behind(kind: str, rando
     skip[5000:6000] = True
     index = build_index(kind, vectors)
     assert (index.search(around, 900)[0] >= 5000).all()
-    _, distances = index.search(around, 50, skip=skip)
+    _, distances = index.search(around, 50, skip=Skipped(skip))
     farthest = true_distances(around, vectors[~skip], 50)[:, -1:]
     assert (distances <= farthest + 1e-5).mean() >= 0.98
 
@@ -143,7 +143,7 @@ def test_all_that_is_left_is_found_when_nearly_everything_is_skipped(kind: str, 
     vectors = random_vectors(BRUTE_FORCE_BELOW + 2000, 24)
     skip = np.ones(len(vectors), bool)
     skip[[3, 500, 11_000]] = False
-    positions, _ = build_index(kind, vectors).search(vectors[:2], 3, skip=skip)
+    positions, _ = build_index(kind, vectors).search(vectors[:2], 3, skip=Skipped(skip))
     assert np.sort(positions, axis=1).tolist() == [[3, 500, 11_000]] * 2
 
 
@@ -165,7 +165,7 @@ def test_erased_vectors_leave_no_byte_and_the_others_are_found(
     skip[erased] = True
     loaded = index_class(kind).load(tmp_path)
     kept = np.flatnonzero(~skip)
-    positions, distances = loaded.search(vectors[kept], 1, skip=skip)
+    positions, distances = loaded.search(vectors[kept], 1, skip=Skipped(skip))
     assert (positions[:, 0] == kept).mean() >= 0.99 and np.isfinite(distances).all()
 
 
@@ -353,7 +353,7 @@ def test_a_leaf_whose_centre_is_as_good_as_an_erased_vector_loses_it(random_vect
     skip = np.zeros(len(vectors), bool)
     skip[0], skip[copies] = True, True
     kept = np.flatnonzero(~skip)
-    positions, _ = index_class("scann").load(tmp_path).search(vectors[kept[::50]], 1, skip=skip)
+    positions, _ = index_class("scann").load(tmp_path).search(vectors[kept[::50]], 1, skip=Skipped(skip))
     assert (positions[:, 0] == kept[::50]).mean() >= 0.99
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from retrieval.errors import IndexUnavailable, InvalidArgument
-from retrieval.indexes.base import ArrayBlocks
+from retrieval.indexes.base import ArrayBlocks, Skipped
 from retrieval.indexes.milvus import MilvusIndex, on_server
 from retrieval.indexes.milvus_server import TOKEN, embed
 
@@ -67,7 +67,7 @@ def test_what_is_skipped_is_never_found_however_near(
     left = np.array([3, 77, 590])
     skip = np.ones(ITEMS, bool)
     skip[left] = False
-    positions, _ = index.search(vectors[:5], 3, skip=skip)
+    positions, _ = index.search(vectors[:5], 3, skip=Skipped(skip))
     assert (positions == left[nearest(vectors[:5], vectors[left], 3)]).all()
 
 
