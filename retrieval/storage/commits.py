@@ -9,6 +9,7 @@ from jaxtyping import Float, UInt64
 
 from retrieval.disk import writing
 from retrieval.embedders.execution import Execution
+from retrieval.progress import track
 from retrieval.storage.deletions import count_deletions
 from retrieval.storage.places import address_of
 from retrieval.storage.schema import RELIABILITY, SETTINGS_KEY, with_keys
@@ -190,10 +191,13 @@ def compact(table: ItemTable, *, keep: int) -> int:
         StorageError: the disk refuses.
     """
     import lance
+    from lance.optimize import Compaction
 
     with writing(table.path):
         fresh = lance.dataset(table.uri)
-        fresh.optimize.compact_files(target_rows_per_fragment=ROWS_PER_FILE)
+        tasks = Compaction.plan(fresh, {"target_rows_per_fragment": ROWS_PER_FILE}).tasks
+        parts = track(tasks, "Compacting", total=len(tasks), unit=" files")
+        Compaction.commit(fresh, [task.execute(fresh) for task in parts])
         tagged = {kept["version"] for kept in fresh.tags.list().values()}
         numbers = [version["version"] for version in fresh.versions()]
         dropped = [number for number in numbers[: len(numbers) - keep] if number not in tagged]
