@@ -102,6 +102,19 @@ def _finish_notes(
     return receipts, len(begun) - len(receipts)
 
 
+def unlink_pending(path: Path) -> None:
+    """Take the items of erasures that were cut off out of the latest version, where going back brought them there.
+
+    Raises:
+        MemoryBusy: another process is writing to it.
+        StorageError: the disk refuses.
+    """
+    if is_pending(path):
+        with writer_lock(path):
+            for note in notes(path):
+                _unlink(path, Note.read(note))
+
+
 def is_pending(path: Path) -> bool:
     """Tell whether an erasure was cut off and is to be finished."""
     return next(notes(path), None) is not None

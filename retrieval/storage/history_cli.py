@@ -140,6 +140,7 @@ def checkout(
     Example: vmem memory checkout pets/ before-pruning
     """
     from retrieval.errors import NotAMemory
+    from retrieval.forgetting.deed import unlink_pending
     from retrieval.memory import VisualMemory
     from retrieval.storage.checking import go_back
     from retrieval.terminal import printable
@@ -151,6 +152,7 @@ def checkout(
         repair = True
     if repair:
         go_back(memory, as_version(version))
+        unlink_pending(memory)
     opened = VisualMemory.open(memory)
     typer.echo(f"{printable(memory)} is as it was at version {printable(version)}: {len(opened):,} pictures")
 

@@ -14,7 +14,7 @@ import pytest
 from retrieval.adding import UNREADABLE
 from retrieval.embedders.base import EmbedderIdentity, foreign_vectors
 from retrieval.embedders.execution import Execution
-from retrieval.errors import InvalidArgument, StorageError, UnknownItem
+from retrieval.errors import InvalidArgument, StorageError, UnknownItem, VisualMemoryWarning
 from retrieval.features import FeatureCache
 from retrieval.forgetting.deed import erase_items, finish_pending, is_pending
 from retrieval.forgetting.erasing import keys_of_ids, plan_erasure
@@ -24,6 +24,7 @@ from retrieval.forgetting.traces import FeatureTraces
 from retrieval.indexes import choose_kind
 from retrieval.memory import VisualMemory
 from retrieval.storage.commits import append
+from retrieval.storage.history_cli import checkout
 from retrieval.storage.schema import ItemBatch, to_arrow
 from retrieval.storage.table import ItemTable
 
@@ -467,3 +468,13 @@ def test_what_waits_for_another_place_is_only_taken_out_of_decisions(memory, tmp
     put(memory, ["b/3"], 8)  # added again meanwhile: another item
     (receipt,), _ = finish_pending(memory, traces=[Stuck(tmp_path / "empty")], progress=False)
     assert "b/3" in held(memory) and receipt.deed.windows_before > 0
+
+
+def test_repairing_a_memory_does_not_bring_back_what_was_being_erased(memory, tmp_path):
+    stuck = Stuck(tmp_path)
+    stuck.drop = lambda items: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        erase(memory, "b/3", traces=[stuck])
+    with pytest.warns(VisualMemoryWarning, match="forget .* --resume` goes on"):
+        checkout(memory, "3", repair=True)
+    assert "b/3" not in held(memory) and "b/4" in held(memory) and is_pending(memory)
