@@ -16,7 +16,8 @@ from jaxtyping import Int
 from retrieval.adding import check_texts
 from retrieval.disk import reading
 from retrieval.errors import UnknownItem
-from retrieval.forgetting.table_files import TableFiles, one_of
+from retrieval.forgetting.stored_rows import one_of
+from retrieval.forgetting.table_files import TableFiles
 from retrieval.storage.commits import ROWS_PER_FILE, replace
 from retrieval.storage.table import ItemTable
 

@@ -1,21 +1,16 @@
-"""What a memory's table has in its files, at all its versions: rows that were deleted long since included.
-
-A row that was deleted, relabelled or replaced stays in its file until that is rewritten, and the file stays until the
-last version that refers to it is dropped. Such dead rows are read file by file. There are as many as were edited; those
-that live in the latest version are gone through as Lance does that: 10 ms for the keys of a million.
-"""
+"""What a memory's table holds of some items in its files, at all its versions, and which versions refer to those."""
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from jaxtyping import Bool, Int, Real, UInt8, UInt64
+from jaxtyping import Int, Real, UInt8
 
 from retrieval.forgetting.rawsearch import Secrets
+from retrieval.forgetting.stored_rows import Group, StoredRows, one_of
 from retrieval.forgetting.traces import Marks, sha256
 from retrieval.vectors import to_fixed_point
 
@@ -25,7 +20,6 @@ if TYPE_CHECKING:
 _QUOTED: Final = re.compile(r"'((?:[^']|'')*)'")  # a text in SQL
 _SEARCHED: Final = ("vector", "thumbnail")  # columns whose bytes a duplicate may share
 _BLOCK: Final = 4_096  # rows that are decoded at a time: with thumbnails, some 40 MB
-_NUMBER_BITS: Final = 32  # of Lance's address of a row; those above are its fragment's
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,23 +43,16 @@ class TableFiles:
         Raises:
             OSError, ValueError: the table cannot be read.
         """
-        import lance
-
-        self.uri = uri
-        self.dataset = lance.dataset(uri)
-        self._columns: dict[str, list[str]] = {}  # of each file that was opened
-        self._groups: dict[tuple[str, ...], set[int]] = {}  # files that hold columns of the same rows → versions
-        for version in self.versions():
-            for fragment in self.dataset.checkout_version(version).get_fragments():
-                self._groups.setdefault(_group(fragment), set()).add(version)
+        self._rows = StoredRows(uri)
+        self.dataset = self._rows.dataset
 
     def versions(self) -> list[int]:
         """Return the versions there are, oldest first."""
-        return [found["version"] for found in self.dataset.versions()]
+        return self._rows.versions()
 
     def names(self) -> frozenset[str]:
         """Return the names of the files that any version refers to."""
-        return frozenset().union(*self._groups)
+        return frozenset().union(*self._rows.groups)
 
     def under(self, keys: Int[np.ndarray, " keys"]) -> frozenset[str]:
         """Return the files that hold something of the items with some keys, and of all that had their ids before."""
@@ -76,7 +63,7 @@ class TableFiles:
         import pyarrow as pa
 
         found: dict[str, set[int]] = {}
-        for _, rows in self._rows("id"):
+        for _, rows in self._rows.everywhere("id"):
             theirs = rows.filter(pa.array(one_of(rows["id"], sorted(ids))))
             for id_, key in zip(theirs["id"].to_pylist(), theirs["key"].to_pylist(), strict=True):
                 found.setdefault(id_, set()).add(key)
@@ -90,7 +77,7 @@ class TableFiles:
         ids, places = self._rows_of(keys)
         taken: dict[str, list[Any]] = {name: [] for name in ("key", "digest", *_SEARCHED)}
         for group, found in places.items():
-            rows = self._read(group, found, tuple(taken))
+            rows = self._rows.read(group, found, tuple(taken))
             for name in rows.column_names:
                 taken[name].extend(_as_bytes(rows[name]) if name == "vector" else rows[name].to_pylist())
         return Held(
@@ -102,20 +89,22 @@ class TableFiles:
             frozenset(value for value in taken["digest"] if value is not None),
         )
 
-    def _rows_of(
-        self, keys: Int[np.ndarray, " keys"]
-    ) -> tuple[set[str], dict[tuple[str, ...], Int[np.ndarray, " rows"]]]:
+    def _rows_of(self, keys: Int[np.ndarray, " keys"]) -> tuple[set[str], dict[Group, Int[np.ndarray, " rows"]]]:
         """Return the ids of items, and where rows of these ids are, but for other items that live under them now."""
         now = self.dataset.to_table(columns=["key"], with_row_address=True)
-        places = self._places(now["_rowaddr"].to_numpy()[one_of(now["key"], keys)])
+        places = self._rows.places(now["_rowaddr"].to_numpy()[one_of(now["key"], keys)])
         named = dict(places)
-        for group, numbers, rows in self._dead():
+        for group, numbers, rows in self._rows.dead():
             under = numbers[one_of(rows["key"], keys)]
             if under.size:
                 named[group] = np.append(named.get(group, under[:0]), under)
-        ids = {id_ for group, numbers in named.items() for id_ in self._read(group, numbers, ("id",))["id"].to_pylist()}
+        ids = {
+            id_
+            for group, numbers in named.items()
+            for id_ in self._rows.read(group, numbers, ("id",))["id"].to_pylist()
+        }
         theirs = {}
-        for group, numbers, rows in self._dead("id"):
+        for group, numbers, rows in self._rows.dead("id"):
             found = np.flatnonzero(one_of(rows["id"], sorted(ids)))
             if found.size:
                 theirs[group] = numbers[found], rows["key"].take(found).to_numpy()
@@ -127,22 +116,14 @@ class TableFiles:
                 places[group] = np.union1d(places.get(group, erased), erased)
         return ids, places
 
-    def _places(self, addresses: UInt64[np.ndarray, " found"]) -> dict[tuple[str, ...], Int[np.ndarray, " rows"]]:
-        """Return where the rows of the latest version at some of Lance's addresses are."""
-        fragments, numbers = addresses >> _NUMBER_BITS, _numbers(addresses)
-        return {
-            _group(self.dataset.get_fragment(fragment)): numbers[fragments == fragment]
-            for fragment in np.unique(fragments).tolist()
-        }
-
-    def _beside(self, groups: Iterable[tuple[str, ...]]) -> frozenset[str]:
+    def _beside(self, groups: Iterable[Group]) -> frozenset[str]:
         """Return all files of some rows: a pruning's column stands in a file of its own beside the others."""
         holding = set[str]().union(*groups)
-        return frozenset(file for group in self._groups if holding & set(group) for file in group)
+        return frozenset(file for group in self._rows.groups if holding & set(group) for file in group)
 
     def holding(self, files: frozenset[str]) -> list[int]:
         """Return the versions that refer to one of some files."""
-        found = (versions for group, versions in self._groups.items() if files & set(group))
+        found = (versions for group, versions in self._rows.groups.items() if files & set(group))
         return sorted(set[int]().union(*found))
 
     def naming(self, marks: Marks) -> list[int]:
@@ -158,14 +139,14 @@ class TableFiles:
     def remaining(self, keys: Int[np.ndarray, " keys"]) -> list[str]:
         """Return in which files there are rows under some keys, dead rows and those of all versions included."""
         counts = Counter[str]()
-        for where, rows in self._rows():
+        for where, rows in self._rows.everywhere():
             counts[where] += int(one_of(rows["key"], keys).sum())
         return [f"{count} rows under an erased key in {where}" for where, count in counts.items() if count]
 
     def again(self, marks: Marks) -> list[str]:
         """Return in which files there are rows of a forgotten id or made of a forgotten picture: added since."""
         ids, pictures = Counter[str](), Counter[str]()
-        for where, rows in self._rows("id", "digest"):
+        for where, rows in self._rows.everywhere("id", "digest"):
             ids[where] += sum(map(marks.is_id, rows["id"].to_pylist()))
             pictures[where] += sum(map(marks.is_picture, rows["digest"].drop_null().to_pylist()))
         return [
@@ -179,7 +160,7 @@ class TableFiles:
         windows: set[str] = set()
         thumbnails: set[str] = set()
         pictures: set[str] = set()
-        readers = filter(None, (self._reader(file, (*_SEARCHED, "digest")) for file in self.names()))
+        readers = filter(None, (self._rows.reader(file, (*_SEARCHED, "digest")) for file in self.names()))
         for block in (block for reader in readers for block in reader.read_all(batch_size=_BLOCK).to_batches()):
             for name in block.schema.names:
                 if name == "digest":
@@ -190,76 +171,6 @@ class TableFiles:
                 if found and name == "thumbnail":
                     thumbnails.update(filter(marks.is_thumbnail, map(sha256, block[name].drop_null().to_pylist())))
         return secrets.without(windows), marks.without(pictures=pictures, thumbnails=thumbnails)
-
-    def _rows(self, *columns: str) -> Iterator[tuple[str, Any]]:
-        """Yield blocks of the keys, and other small columns, of all rows, and where these are."""
-        for block in self.dataset.to_batches(columns=["key", *columns]):
-            yield "the latest version", block
-        for group, _, rows in self._dead(*columns):
-            yield group[0], rows
-
-    def _dead(self, *columns: str) -> Iterator[tuple[tuple[str, ...], Int[np.ndarray, " dead"], "pyarrow.Table"]]:
-        """Yield, of the rows that do not live in the latest version, the files, their numbers in these, and columns."""
-        for group, numbers in self._dead_numbers.items():
-            rows = self._read(group, numbers, ("key", *columns))
-            yield group, np.arange(len(rows)) if numbers is None else numbers, rows
-
-    @cached_property
-    def _dead_numbers(self) -> dict[tuple[str, ...], Int[np.ndarray, " dead"] | None]:
-        """The numbers, in their files, of rows that do not live in the latest version; None where all do not."""
-        living = {file: one for one in self.dataset.get_fragments() for file in _group(one)}
-        found: dict[tuple[str, ...], np.ndarray | None] = {}
-        for group in {group[0]: group for group in sorted(self._groups, key=len)}.values():  # with all columns
-            fragment = next((living[file] for file in group if file in living), None)
-            if fragment is None:
-                found[group] = None
-            elif fragment.metadata.deletion_file:
-                dead = np.ones(fragment.physical_rows, bool)
-                dead[_numbers(fragment.to_table(columns=[], with_row_address=True)["_rowaddr"].to_numpy())] = False
-                found[group] = np.flatnonzero(dead)
-        return found
-
-    def _read(
-        self, group: tuple[str, ...], numbers: Int[np.ndarray, " rows"] | None, columns: tuple[str, ...]
-    ) -> "pyarrow.Table":
-        """Return columns of some or all of the rows that a group of files holds."""
-        import pyarrow as pa
-
-        readers = filter(None, (self._reader(file, columns) for file in group))
-        taken = (each.read_all() if numbers is None else each.take_rows(numbers.tolist()) for each in readers)
-        tables = [each.to_table() for each in taken]  # columns that were added later stand in files of their own
-        return pa.table({name: table[name] for table in tables for name in table.column_names})
-
-    def _reader(self, file: str, columns: tuple[str, ...]) -> Any:  # noqa: ANN401 - Lance is untyped
-        from lance.file import LanceFileReader
-
-        path = f"{self.uri}/data/{file}"
-        if file not in self._columns:
-            self._columns[file] = LanceFileReader(path).metadata().schema.names
-        there = [name for name in self._columns[file] if name in columns]
-        return LanceFileReader(path, columns=there) if there else None
-
-
-def _group(fragment: Any) -> tuple[str, ...]:  # noqa: ANN401 - Lance is untyped
-    """Return the names of the files that hold a fragment's rows."""
-    return tuple(file.path for file in fragment.metadata.files)
-
-
-def _numbers(addresses: UInt64[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
-    """Return the numbers, in their fragments, of the rows at Lance's addresses."""
-    return (addresses & (1 << _NUMBER_BITS) - 1).astype(np.int64)
-
-
-def one_of(
-    column: "pyarrow.ChunkedArray | pyarrow.Array",
-    values: Any,  # noqa: ANN401 - ids or keys
-) -> Bool[np.ndarray, " rows"]:
-    """Tell of each row of a column whether it is one of some values."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    found: np.ndarray = pc.is_in(column, value_set=pa.array(values, column.type)).to_numpy(zero_copy_only=False)
-    return found
 
 
 def _searched(column: "pyarrow.Array") -> Iterator[UInt8[np.ndarray, " bytes"]]:
