@@ -2,6 +2,7 @@
 
 import shutil
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import diskcache
@@ -36,10 +37,13 @@ class Counting:
 
 
 @pytest.fixture
-def embedder(tmp_path: Path) -> Counting:
-    """Return an embedder with weights of its own, whose cache is empty."""
+def embedder(tmp_path: Path) -> Iterator[Counting]:
+    """Return an embedder with weights of its own, whose cache is empty, and which leaves none: it may be damaged."""
     seed = abs(hash(str(tmp_path))) % 2**31
-    return Counting(load_embedder(str(save_dinov2(tmp_path / "model", seed=seed)), precision="float32"))
+    made = Counting(load_embedder(str(save_dinov2(tmp_path / "model", seed=seed)), precision="float32"))
+    folder = FeatureCache(made.identity, made.execution).folder
+    yield made
+    shutil.rmtree(folder)
 
 
 def test_a_second_memory_of_the_same_pictures_embeds_nothing(
