@@ -84,7 +84,7 @@ class EditableMemory(MemoryView):
             traces: where else something of them may be kept; None for the features that are kept by picture.
                 ``agent.reply_traces.every_trace()`` adds the models' replies.
             prove: whether to search every file for what is left, which takes as long as reading them; not to leaves
-                that to the proof by the receipt, and reads no more of the other items than their keys and ids.
+                that to the proof by the receipt, and reads no more of the items that stay than their keys.
             progress: whether to show bars.
 
         Returns:

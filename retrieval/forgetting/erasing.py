@@ -1,7 +1,7 @@
 """Erasing items from a memory's table: which versions go with them, and the steps by which they go.
 
 Only the files that hold the items are rewritten, so the time it takes does not grow with the memory, save for looking
-through the keys and ids of all rows.
+through the keys of all rows, and the ids of those that edits left dead.
 """
 
 from collections.abc import Collection, Mapping
