@@ -32,7 +32,7 @@ class Neighbors:
     labels: Shaped[np.ndarray, "queries k"]
     distances: Float[np.ndarray, "queries k"]
     rows: Int[np.ndarray, "queries k"]
-    look_up: Callable[[], Shaped[np.ndarray, "queries k"]]  # their ids, which votes do without
+    look_up: Callable[[], Shaped[np.ndarray, "queries k"]]  # their ids: 9 µs for 50, which labels alone do without
     reliabilities: Float[np.ndarray, "queries k"] | None = None  # as `Neighbor.reliability`; None: all 1
 
     @cached_property
