@@ -31,6 +31,7 @@ from clustered import NOISE, draw, nearest_exactly, recall
 from search_memory import RECALLS, K, churn, load, open_memory, opening, ours, remember, voting
 
 CHURN = 0.05  # of the items forgotten, and as many new ones added: 10 % in all
+SCANN = ("scann-1.4", "scann-2")  # leaves, as multiples of the root of the items
 FAISS = ("flat", "hnsw", "ivf", "pq", "ivfpq")
 
 
@@ -61,7 +62,8 @@ def build(folder, what):
     else:
         target.mkdir()
         (vectors,) = load(folder, "vectors")
-        peers.build_scann(vectors, target) if what == "scann" else peers.build_faiss(what[6:], vectors, target)
+        made_by, name = what.split("-")
+        (peers.build_scann if made_by == "scann" else peers.build_faiss)(name, vectors, target)
 
 
 def measure(folder, what):
@@ -75,10 +77,10 @@ def measure(folder, what):
 
         index = ExactIndex(*load(folder, "vectors"))
         searches = {"matrix product": lambda some: index.search(some, K)[0]}
-    elif what == "scann":
-        searches = peers.open_scann(folder / what, items)
+    elif what in SCANN:
+        searches = peers.open_scann(what.removeprefix("scann-"), folder / what, items)
     else:
-        searches = peers.open_faiss(what[6:], folder / what, items, dimension)
+        searches = peers.open_faiss(what.removeprefix("faiss-"), folder / what, items, dimension)
     return [[setting, *rates(search, queries, truth)] for setting, search in searches.items()]
 
 
@@ -86,14 +88,17 @@ def rates(search, queries, truth):
     """Return recall, queries a second in one batch, and the median milliseconds of one query alone."""
     found, seconds, alone = search(queries), [], []
     for _ in range(3):
-        started = time.perf_counter()
-        search(queries)
-        seconds.append(time.perf_counter() - started)
-    for row in range(min(200, len(queries))):
-        started = time.perf_counter()
-        search(queries[row : row + 1])
-        alone.append(time.perf_counter() - started)
-    return recall(found, truth), len(queries) / min(seconds), 1000 * float(np.median(alone))
+        seconds.append(timed(search, queries))
+        each = [timed(search, queries[row : row + 1]) for row in range(min(200, len(queries)))]
+        alone.append(float(np.median(each)))
+    return recall(found, truth), len(queries) / min(seconds), 1000 * min(alone)
+
+
+def timed(search, queries):
+    """Return the seconds that a search takes."""
+    started = time.perf_counter()
+    search(queries)
+    return time.perf_counter() - started
 
 
 def size(folder):
@@ -137,7 +142,7 @@ STEPS = {
 def report_builds(folder, matrix, faiss):
     """Build what is not there yet, and print what each took."""
     print(f"\n{'build':14} {'seconds':>8} {'peak/matrix':>12} {'disk/matrix':>12}")
-    for what in ("memory-table", "memory-index", "scann", *(f"faiss-{name}" for name in faiss), "fresh"):
+    for what in ("memory-table", "memory-index", *SCANN, *(f"faiss-{name}" for name in faiss), "fresh"):
         note = folder / f"{what}.json"
         if not note.exists():
             note.write_text(json.dumps(in_a_process("build", folder, what)))
@@ -147,7 +152,7 @@ def report_builds(folder, matrix, faiss):
 
 def report_rates(folder, faiss):
     """Measure every path, and print the fastest setting of each at each recall, beside ours."""
-    paths = ("memory", "scann", *(f"faiss-{name}" for name in faiss), "exact")
+    paths = ("memory", *SCANN, *(f"faiss-{name}" for name in faiss), "exact")
     rows = {path: in_a_process("measure", folder, path)["returned"] for path in paths}
     for least in RECALLS:
         print(f"\nrecall@{K} of {least} or more:")
@@ -159,13 +164,18 @@ def report_rates(folder, faiss):
             if row is None:
                 print(f"  {path:12} not reached (at most {max(row[1] for row in rows[path]):.4f})")
                 continue
-            beside = f"ours is {best['memory'][2] / row[2]:.2f} of it" if best["memory"] and path != "memory" else ""
+            beside = ""
+            if best["memory"] and path != "memory":
+                alone = min(other[3] for other in rows[path] if other[1] >= least) / min(
+                    other[3] for other in rows["memory"] if other[1] >= least
+                )
+                beside = f"ours is {best['memory'][2] / row[2]:.2f} of it, alone {alone:.2f}"
             print(
-                f"  {path:12} {row[2]:8.0f} queries/s, alone {row[3]:7.2f} ms, recall {row[1]:.4f} ({row[0]}) {beside}"
+                f"  {path:12} {row[2]:8.0f} queries/s, alone {row[3]:7.3f} ms, recall {row[1]:.4f} ({row[0]}) {beside}"
             )
     print(
         "\nall of ours:",
-        *(f"  {row[0]}: {row[2]:.0f}/s, {row[3]:.2f} ms, {row[1]:.4f}" for row in rows["memory"]),
+        *(f"  {row[0]}: {row[2]:.0f}/s, {row[3]:.3f} ms, {row[1]:.4f}" for row in rows["memory"]),
         sep="\n",
     )
 

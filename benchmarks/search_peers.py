@@ -8,17 +8,17 @@ import numpy as np
 K = 50
 SCANN_SETTINGS = [
     (share, each)
-    for share in (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.08, 0.1, 0.13, 0.17, 0.25, 0.35, 0.5, 1.0)
+    for share in (0.001, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.08, 0.1, 0.13, 0.17, 0.25, 0.35, 0.5, 1.0)
     for each in (3, 4, 5, 6, 8, 10, 20)
 ]
 """Share of the leaves searched, and candidates for each neighbour."""
 
 
-def build_scann(vectors, folder):
-    """Build and write the tree that shared measurements found best: 2 × √n leaves, 2 dimensions a word."""
+def build_scann(factor, vectors, folder):
+    """Build and write a tree with so many times √n leaves, and 2 dimensions a word: with 2 × √n the best we know of."""
     from scann import scann_ops_pybind
 
-    leaves = round(2 * math.sqrt(len(vectors)))
+    leaves = round(float(factor) * math.sqrt(len(vectors)))
     tree = scann_ops_pybind.builder(vectors, K, "dot_product").tree(
         num_leaves=leaves, num_leaves_to_search=leaves // 10, training_sample_size=min(len(vectors), 250_000)
     )
@@ -26,11 +26,11 @@ def build_scann(vectors, folder):
     searcher.serialize(str(folder), relative_path=True)
 
 
-def open_scann(folder, items):
+def open_scann(factor, folder, items):
     """Return searches by setting."""
     from scann import scann_ops_pybind
 
-    searcher, leaves = scann_ops_pybind.load_searcher(str(folder)), round(2 * math.sqrt(items))
+    searcher, leaves = scann_ops_pybind.load_searcher(str(folder)), round(float(factor) * math.sqrt(items))
 
     def at(share, each):
         inside, reordered = max(1, round(share * leaves)), each * K

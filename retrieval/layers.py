@@ -24,6 +24,7 @@ class Match:
 
     slot_of: Int[np.ndarray, " positions"]  # -1: an item that the version lacks
     position_of: Int[np.ndarray, " slots"]  # -1: an item that the index lacks, or a dead slot
+    aligned: bool  # whether both are the same, for items that both have
 
     @classmethod
     def by_keys(
@@ -43,7 +44,7 @@ class Match:
         positions = np.full(int(living[-1]) + 1 if len(living) else 0, -1)
         found = np.flatnonzero(slots >= 0)
         positions[slots[found]] = found
-        return cls(slots, positions)
+        return cls(slots, positions, aligned=np.array_equal(slots[found], found))
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +65,10 @@ class Layers:
         return cls(stored, match, Skipped(match.slot_of < 0), fresh, vectors)
 
     def __len__(self) -> int:
+        return self._items
+
+    @cached_property
+    def _items(self) -> int:
         return self._in_index + len(self.fresh)
 
     @property
@@ -137,7 +142,7 @@ class Layers:
     def _search_index(self, queries: np.ndarray, k: int, recall: float) -> tuple[np.ndarray, np.ndarray]:
         skip = self.skip if self.skip.number else None
         positions, distances = self.stored.index.search(queries, k, skip=skip, recall=recall)
-        slots = self.match.slot_of[positions]
+        slots = positions if self.match.aligned else self.match.slot_of[positions]
         if self.moved:
             moved, to = self._moves
             place = np.minimum(np.searchsorted(moved, positions), len(moved) - 1)

@@ -142,7 +142,7 @@ class Rows:
 
     def numbers_of(self, slots: Int[np.ndarray, "*any"]) -> Int[np.ndarray, "*any"]:
         """Return the rows of living slots."""
-        return slots - self.dead.searchsorted(slots)
+        return slots - self.dead.searchsorted(slots) if len(self.dead) else slots
 
     def slots_of(self, rows: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
         """Return the slots of some rows."""

@@ -151,15 +151,12 @@ class Snapshot:
             raise InvalidArgument(
                 f"recall={recall}: a share above 0, up to {MOST_RECALL}, expected; index exact finds all"
             )
-        if not len(self.rows):
-            raise InvalidArgument("the memory is empty: add pictures with `vmem memory add MEMORY FOLDER`")
         items = self.findable
-        if not items:
-            raise InvalidArgument("no item of the memory takes part in decisions: undo the pruning, or add pictures")
         if k > items:
+            self._expect_items()
             said = f"k={k} is more than the {items} items in the memory: all {items} are used"
             warnings.warn(said, VisualMemoryWarning, stacklevel=3)
-        k = min(k, items)
+            k = items
         if not len(queries):
             nothing = np.empty((0, k))
             return Neighbors(nothing, nothing, nothing.astype(np.int64), lambda: nothing)
@@ -167,6 +164,12 @@ class Snapshot:
         rows = self.rows
         places = rows.numbers_of(slots)
         return Neighbors(rows.labels(slots), distances, places, lambda: rows.ids(slots), self._factors(slots))
+
+    def _expect_items(self) -> None:
+        if not len(self.rows):
+            raise InvalidArgument("the memory is empty: add pictures with `vmem memory add MEMORY FOLDER`")
+        if not self.findable:
+            raise InvalidArgument("no item of the memory takes part in decisions: undo the pruning, or add pictures")
 
     def _factors(self, slots: np.ndarray) -> np.ndarray | None:
         factors = self.rows.reliabilities(slots)
@@ -244,5 +247,7 @@ class Snapshot:
 
 def check_neighbors(k: object) -> None:
     """Raise InvalidArgument unless k is a whole number of at least 1."""
+    if type(k) is int and k > 0:  # asked first, since asking for an Integral takes as long as finding a label
+        return
     if isinstance(k, bool) or not isinstance(k, Integral) or int(k) < 1:
         raise InvalidArgument(f"k={k!r}: a whole number of neighbours, 1 or more, expected")

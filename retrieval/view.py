@@ -161,7 +161,7 @@ class MemoryView:
         Args:
             vectors: the queries.
             k: how many neighbours; above the size of the memory every item is one, with a warning.
-            recall: the share of the true neighbours that a ScaNN index is to find on average, from 0.9 to 0.999. An
+            recall: the share of the true neighbours that a ScaNN index is to find on average, from 0.9 to 0.9995. An
                 exact index finds all.
 
         Raises:

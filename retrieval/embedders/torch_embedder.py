@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from retrieval.embedders.allocator import keep_freed_memory
+from retrieval.allocator import keep_freed_memory
 from retrieval.embedders.base import EmbedderIdentity, to_length_1
 from retrieval.embedders.checkpoint import LoadedModel
 from retrieval.embedders.execution import Execution

@@ -1,6 +1,6 @@
 """What every index can do, and the stream of vectors it is made from."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ BLOCK_ITEMS: Final = (
     8192  # ScaNN takes in 28,000 a second (384 dimensions) in blocks of this size, no more in larger ones
 )
 DEFAULT_RECALL: Final = 0.99  # of the true neighbours, on average: what an approximate search finds at least
-MOST_RECALL: Final = 0.999  # that can be asked of one
+MOST_RECALL: Final = 0.9995  # that can be asked of one
 WORN_SHARE: Final = 0.2  # of an index is skipped: from here on a search does a fifth of its work for nothing
 
 
@@ -66,6 +66,11 @@ class Skipped:
         return int(np.count_nonzero(self.mask))
 
 
+Written = Mapping[str, Int[np.ndarray, " rows"]]
+"""Names of files that an index wrote over, directly in its folder: which rows of an array, or of a mapped file; of
+another file it tells nothing, and all of that is taken for new."""
+
+
 @runtime_checkable
 class Index(Protocol):
     """Finds the nearest of a set of vectors, known by their position in it.
@@ -116,13 +121,10 @@ class Index(Protocol):
         ...
 
     @classmethod
-    def erase(cls, folder: Path, positions: Int[np.ndarray, " erased"]) -> list[str]:
+    def erase(cls, folder: Path, positions: Int[np.ndarray, " erased"]) -> Written:
         """Overwrite all that the files of a saved index hold of some vectors, in place, flushed to the disk.
 
         The vectors take no part in a search any more: the caller skips them, in this process and ever after.
-
-        Returns:
-            The names of the files written, of those directly in the folder.
 
         Raises:
             OSError: the files cannot be written.

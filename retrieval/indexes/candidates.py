@@ -9,7 +9,7 @@ from retrieval.indexes import tree
 from retrieval.indexes.base import Skipped
 from retrieval.indexes.exact import ExactIndex
 from retrieval.indexes.fixed_point import FixedPointRows
-from retrieval.indexes.nearest import NOTHING, farthest_within, nearest, ranked, unranked
+from retrieval.indexes.nearest import NOTHING, farthest_within, ranked, unranked
 from retrieval.indexes.tuning import ASKED, NEIGHBORS, NONE_IS_FARTHER, Effort, Plan, cheapest_plans
 
 _MOST: Final = 16_384  # candidates, whose rows take 40 MB at 384 dimensions; beyond, all vectors are gone through
@@ -30,39 +30,33 @@ def search_tree(
     Queries that lie far from their neighbours are asked for twice, as planned. Those most of whose candidates are
     skipped are asked for again, more widely each time, at last by all vectors.
     """
-    living = len(rows) - (skip.number if skip else 0)
-    enough = max(k, plan.first.candidates // 2)
-    plan = plan.times(len(rows) / max(living, 1))
-    if living <= _MOST or plan.first.candidates > _MOST:
+    living, enough = len(rows), max(k, plan.first.candidates // 2)
+    if skip:
+        living -= skip.number
+        plan = plan.times(len(rows) / max(living, 1))
+    if living <= _MOST:
         return _compare_all(rows, queries, k, skip)
-    numbers = nearest(_ask(searcher, rows, queries, plan.first, skip), enough)
-    unsure = numbers[:, -1] == NOTHING
-    if plan.beyond < NONE_IS_FARTHER:
-        unsure |= numbers[:, NEIGHBORS - 1] > farthest_within(plan.beyond)
-    again = unsure.nonzero()[0]
-    numbers = numbers[:, :k]
-    if again.size:
-        numbers[again] = _search_widely(searcher, rows, queries[again], k, plan.second, skip, enough)
-    return numbers
+    return _search(searcher, rows, queries, k, plan, skip, enough)
 
 
-def _search_widely(
+def _search(
     searcher: tree.Searcher,
     rows: FixedPointRows,
     queries: np.ndarray,
     k: int,
-    effort: Effort,
+    plan: Plan,
     skip: Skipped | None,
     enough: int,
 ) -> np.ndarray:
-    """Return numbers of the nearest, with more effort for queries of whose candidates fewer than enough count."""
-    if effort.candidates > _MOST:
+    if plan.first.candidates > _MOST:
         return _compare_all(rows, queries, k, skip)
-    numbers = nearest(_ask(searcher, rows, queries, effort, skip), enough)
-    short = np.flatnonzero(numbers[:, -1] == NOTHING)
+    numbers = _ask(searcher, rows, queries, plan.first, skip)
+    unsure = numbers[:, enough - 1] == NOTHING
+    if plan.beyond < NONE_IS_FARTHER:
+        unsure |= numbers[:, NEIGHBORS - 1] > farthest_within(plan.beyond)
     numbers = numbers[:, :k]
-    if short.size:
-        numbers[short] = _search_widely(searcher, rows, queries[short], k, effort.times(2.0), skip, enough)
+    if np.count_nonzero(unsure):
+        numbers[unsure] = _search(searcher, rows, queries[unsure], k, plan.again(), skip, enough)
     return numbers
 
 
@@ -76,7 +70,7 @@ def measure_plans(searcher: tree.Searcher, rows: FixedPointRows, leaves: int) ->
     farthest = unranked(_compare_all(rows, queries, NEIGHBORS + 1, None))[1][:, -1:]  # the nearest is it itself
 
     def search(effort: Effort) -> tuple[np.ndarray, np.ndarray]:
-        positions, distances = unranked(_ask(searcher, rows, queries, effort, None))
+        positions, distances = unranked(rows.ranked(queries, *tree.ask(searcher, queries, effort), None))
         distances[positions == own[:, None]] = np.nan
         return distances <= farthest + _ROUNDING, distances
 
@@ -86,8 +80,10 @@ def measure_plans(searcher: tree.Searcher, rows: FixedPointRows, leaves: int) ->
 def _ask(
     searcher: tree.Searcher, rows: FixedPointRows, queries: np.ndarray, effort: Effort, skip: Skipped | None
 ) -> np.ndarray:
-    """Return numbers of the tree's candidates, the most likely first."""
-    return rows.ranked(queries, *tree.ask(searcher, queries, effort), skip.mask if skip else None)
+    """Return numbers of the tree's candidates, the nearest first."""
+    numbers = rows.ranked(queries, *tree.ask(searcher, queries, effort), skip.mask if skip else None)
+    numbers.sort(axis=1)
+    return numbers
 
 
 def _compare_all(rows: FixedPointRows, queries: np.ndarray, k: int, skip: Skipped | None) -> np.ndarray:
@@ -98,5 +94,5 @@ def _compare_all(rows: FixedPointRows, queries: np.ndarray, k: int, skip: Skippe
         some = living[start : start + _COMPARED_AT_A_TIME]
         found, distances = ExactIndex(rows.unit(some)).search(queries, min(k, len(some)))
         here = ranked(some[found], 1 - distances, np.ones(found.shape, bool))
-        numbers = nearest(np.concatenate([numbers, here], axis=1), k)
+        numbers = np.sort(np.concatenate([numbers, here], axis=1), axis=1)[:, :k]
     return numbers

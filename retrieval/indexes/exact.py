@@ -6,10 +6,10 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from retrieval.indexes.base import DEFAULT_RECALL, WORN_SHARE, Skipped, VectorBlocks
+from retrieval.indexes.base import DEFAULT_RECALL, WORN_SHARE, Skipped, VectorBlocks, Written
 from retrieval.vectors import to_unit
 
-_BLOCK_BYTES = 64 * 2**20  # of similarities held at a time
+_BLOCK_BYTES = 4 * 2**20  # of similarities held at a time: those that are looked through next stay in the cache
 _QUERIES_AT_A_TIME = 256  # a matrix product of this height keeps the cores busy
 _SPARE = 8  # candidates beyond k: the product's rounding may have swapped those around the k-th
 _ROUNDING = 2e-6  # more than two ways to round a similarity differ by
@@ -44,9 +44,9 @@ class ExactIndex:
         return ExactIndex(_filled(vectors, blocks, len(self)))
 
     @classmethod
-    def erase(cls, folder: Path, positions: Int[np.ndarray, " erased"]) -> list[str]:
-        """Return an empty list: there are no files to erase from."""
-        return []
+    def erase(cls, folder: Path, positions: Int[np.ndarray, " erased"]) -> Written:
+        """Return nothing: there are no files to erase from."""
+        return {}
 
     @classmethod
     def discard(cls, folder: Path, *, live: Path | None = None) -> None:
@@ -108,19 +108,21 @@ class ExactIndex:
     def _candidates(self, queries: np.ndarray, k: int, skip: Skipped | None) -> np.ndarray:
         """Return the positions of the k most similar vectors by a matrix product, in any order."""
         items_at_a_time = max(k, _BLOCK_BYTES // (4 * len(queries)))
-        positions = np.empty((len(queries), 0), np.int64)
-        similarities = np.empty((len(queries), 0), np.float32)
+        positions, similarities = np.empty((0, 0), np.int64), np.empty((0, 0), np.float32)
         for start in range(0, len(self), items_at_a_time):
             block = queries @ self._vectors[start : start + items_at_a_time].T
             if skip is not None:
                 block[:, skip.mask[start : start + items_at_a_time]] = -np.inf
-            best = _top(block, k)
-            positions = np.concatenate([positions, best + start], axis=1)
-            similarities = np.concatenate([similarities, np.take_along_axis(block, best, axis=1)], axis=1)
-            if positions.shape[1] > k:
-                kept = _top(similarities, k)
-                positions = np.take_along_axis(positions, kept, axis=1)
-                similarities = np.take_along_axis(similarities, kept, axis=1)
+            if start == 0:
+                positions = _top(block, k)
+                similarities = np.take_along_axis(block, positions, axis=1)
+                continue
+            columns, values = _above(block, similarities.min(axis=1))  # of whole blocks few are
+            positions = np.concatenate([positions, columns + start], axis=1)
+            similarities = np.concatenate([similarities, values], axis=1)
+            kept = _top(similarities, k)
+            positions = np.take_along_axis(positions, kept, axis=1)
+            similarities = np.take_along_axis(similarities, kept, axis=1)
         return positions
 
 
@@ -130,6 +132,17 @@ def _filled(vectors: np.ndarray, blocks: VectorBlocks, first: int) -> np.ndarray
         vectors[first : first + len(block)] = to_unit(block)
         first += len(block)
     return vectors
+
+
+def _above(block: np.ndarray, least: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the columns of the values above the least that count in each row, and those; a row of few ends in -inf."""
+    rows, columns = np.nonzero(block > least[:, None])
+    counts = np.bincount(rows, minlength=len(block))
+    places = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    found = np.zeros((len(block), int(counts.max())), np.int64)
+    values = np.full(found.shape, -np.inf, np.float32)
+    found[rows, places], values[rows, places] = columns, block[rows, columns]
+    return found, values
 
 
 def _top(similarities: np.ndarray, k: int) -> np.ndarray:

@@ -19,11 +19,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-from jaxtyping import Int
-
 from retrieval.errors import InvalidArgument
 from retrieval.indexes import index_class
+from retrieval.indexes.base import Written
 from retrieval.indexes.digests import Digests
 
 DAMAGE: Final = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, ImportError, InvalidArgument)
@@ -32,7 +30,8 @@ DAMAGE: Final = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeEr
 HEADER: Final = "header.json"
 _CURRENT: Final = "current"
 _FRESH: Final = ".new"  # ends the name of a small file that is about to take another's place
-_FORMAT: Final = 4  # 1 had its files directly in the folder, 2 its vectors as float16, 3 one effort for all queries
+_FORMAT: Final = 5
+"""1 had its files directly in the folder, 2 its vectors as float16, 3 one effort for all queries, 4 rows in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +52,14 @@ class Header:
         files = {name: Digests(**digests) for name, digests in entries["files"].items()}
         return cls(entries["kind"], entries["stamp"], entries["items"], files)
 
-    def after_erasing(self, generation: Path, positions: Int[np.ndarray, " erased"], names: list[str]) -> "Header":
-        """Return the header that vouches for some files after some items were overwritten in them."""
+    def after_erasing(self, generation: Path, written: Written) -> "Header":
+        """Return the header that vouches for some files after some of their rows were written over."""
         mapped = index_class(self.kind).mapped
         files = self.files.copy()
-        for name in names:
+        for name, rows in written.items():
             path = generation / name
             if name in mapped or path.suffix == ".npy":
-                files[name] = files[name].rewritten(path, positions, items=self.items, raw=name in mapped)
+                files[name] = files[name].rewritten(path, rows, items=self.items, raw=name in mapped)
             else:
                 files[name] = Digests.of(path)
         return replace(self, files=files)

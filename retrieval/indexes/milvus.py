@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from retrieval.errors import IndexUnavailable, InvalidArgument
-from retrieval.indexes.base import DEFAULT_RECALL, Skipped, VectorBlocks
+from retrieval.indexes.base import DEFAULT_RECALL, Skipped, VectorBlocks, Written
 from retrieval.indexes.milvus_about import ABOUT, About, digests, new_name
 from retrieval.indexes.milvus_collection import FARTHEST, Collection, Found
 from retrieval.indexes.milvus_search import search_around
@@ -108,7 +108,7 @@ class MilvusIndex:
         return index
 
     @classmethod
-    def erase(cls, folder: Path, positions: Int[np.ndarray, " erased"]) -> list[str]:
+    def erase(cls, folder: Path, positions: Int[np.ndarray, " erased"]) -> Written:
         """Remove vectors: embedded, by writing the others into a fresh database in place of this one.
 
         A server deletes, flushes and compacts. When its storage lets go of the bytes is its own affair: Milvus' garbage
@@ -121,14 +121,14 @@ class MilvusIndex:
         if about.uri:
             collection.delete(positions)
             about.write(folder)
-            return [ABOUT]
+            return {ABOUT: positions[:0]}
         gone = np.zeros(about.items, bool)
         gone[positions] = True
         fresh = replace(about, name=new_name())
         cls._filled(folder, fresh, _remaining(collection, gone))
         del collection  # the last hold on a database closes it, before its files go
         remove_databases(folder, but=fresh.database(folder))
-        return [ABOUT]
+        return {ABOUT: positions[:0]}
 
     def worn(self, *, skipped: int) -> bool:
         """Tell whether more than half is skipped: a search must then ask for more than twice its neighbours."""

@@ -4,6 +4,7 @@ A distance is not negative, so that its bits sort as it does: with the position 
 of plain integers does all. NumPy sorts those many at a time: 0.6 µs for 300, where sorting by two columns takes 19.
 """
 
+import sys
 from functools import lru_cache
 from typing import Final
 
@@ -14,6 +15,8 @@ NOTHING: Final = np.iinfo(np.int64).max
 """What stands for a candidate that does not count; no distance reaches it."""
 
 POSITION_BITS: Final = 32  # ScaNN numbers vectors by so many, too
+_POSITION: Final = 2**POSITION_BITS - 1
+_DISTANCE: Final = slice(1 if sys.byteorder == "little" else 0, None, 2)  # of the halves, the upper ones
 
 
 def ranked(
@@ -30,17 +33,11 @@ def ranked(
     return numbers
 
 
-def nearest(numbers: Int[np.ndarray, "queries some"], k: int) -> Int[np.ndarray, "queries k"]:
-    """Sort each row in place, and return the k smallest numbers of each; fewer columns where there are no more."""
-    numbers.sort(axis=1)
-    return numbers[:, :k]
-
-
 def unranked(
     numbers: Int[np.ndarray, "queries k"],
 ) -> tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]:
     """Return the positions and distances that numbers were made from."""
-    return numbers & (2**POSITION_BITS - 1), (numbers >> POSITION_BITS).astype(np.uint32).view(np.float32)
+    return numbers & _POSITION, numbers.view(np.float32)[:, _DISTANCE].copy()
 
 
 @lru_cache

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from retrieval.indexes import tree
-from retrieval.indexes.base import DEFAULT_RECALL, WORN_SHARE, Skipped, VectorBlocks
+from retrieval.indexes.base import DEFAULT_RECALL, WORN_SHARE, Skipped, VectorBlocks, Written
 from retrieval.indexes.candidates import measure_plans, search_tree
 from retrieval.indexes.exact import ExactIndex
 from retrieval.indexes.fixed_point import ROWS, FixedPointRows, erase_rows
@@ -82,13 +82,16 @@ class ScannIndex:
         """Return an index over vectors, its tree trained on a sample of them by all cores."""
         rows = FixedPointRows.write(blocks, folder)
         if len(rows) < BRUTE_FORCE_BELOW:
-            return cls._finished(rows, None, Facts(rows.dimension, 0, 0, 0.0, ()), folder)
+            return cls._kept(rows, None, Facts(rows.dimension, 0, 0, 0.0, ()), folder)
         layout = layout_for(len(rows))
         searcher = tree.train(rows.sample(layout.sample), layout)
         tree.fill(searcher, rows, items=len(rows))
+        imbalance = tree.imbalance(searcher)
+        if folder is not None:  # before rows are mapped, since this is when most memory is taken
+            tree.save(searcher, folder)
+            rows = rows.arranged(tree.leaf_of_each(folder), folder)
         plans = measure_plans(searcher, rows, layout.leaves)
-        facts = Facts(rows.dimension, len(rows), layout.leaves, tree.imbalance(searcher), plans)
-        return cls._finished(rows, searcher, facts, folder)
+        return cls._kept(rows, searcher, Facts(rows.dimension, len(rows), layout.leaves, imbalance, plans), folder)
 
     @classmethod
     def load(cls, folder: Path) -> "ScannIndex":
@@ -104,18 +107,18 @@ class ScannIndex:
         """Return another index with more vectors, put into the leaves that there are."""
         rows = self._rows.extended(blocks, folder)
         if self._searcher is None:
-            return self._finished(rows, None, self._facts, folder)
+            return self._kept(rows, None, self._facts, folder)
         searcher = self._copy() if folder is None or self._folder is None else tree.load(self._folder)
         tree.fill(searcher, rows.blocks(len(self)), items=len(blocks))
-        return self._finished(rows, searcher, self._facts, folder)
+        if folder is not None:
+            tree.save(searcher, folder)
+        return self._kept(rows, searcher, self._facts, folder)
 
     @classmethod
-    def _finished(
+    def _kept(
         cls, rows: FixedPointRows, searcher: tree.Searcher | None, facts: Facts, folder: Path | None
     ) -> "ScannIndex":
         if folder is not None:
-            if searcher:
-                tree.save(searcher, folder)
             facts.write(folder)
         return cls(rows, searcher, facts, folder)
 
@@ -126,12 +129,12 @@ class ScannIndex:
             return tree.load(Path(aside))
 
     @classmethod
-    def erase(cls, folder: Path, positions: Int[np.ndarray, " erased"]) -> list[str]:
+    def erase(cls, folder: Path, positions: Int[np.ndarray, " erased"]) -> Written:
         """Overwrite rows, lengths, codes and leaves, and centres of leaves that are as good as one of the vectors."""
         facts = Facts.read(folder)
         rows = FixedPointRows.load(folder, dimension=facts.dimension)
-        written = tree.erase(folder, positions, rows.unit(positions)) if facts.trained else []
-        return written + erase_rows(folder, positions, dimension=facts.dimension)
+        written = tree.erase(folder, positions, rows.unit(positions)) if facts.trained else {}
+        return {**written, **erase_rows(folder, positions, dimension=facts.dimension)}
 
     @classmethod
     def discard(cls, folder: Path, *, live: Path | None = None) -> None:
@@ -161,11 +164,8 @@ class ScannIndex:
         if self._all:
             return self._all.search(queries, k, skip=skip)
         plan = self._facts.plan(recall, k)
-        parts = -(-len(queries) // _QUERIES_AT_A_TIME)
-        at_a_time = -(-len(queries) // parts)  # of about one size, so that none is small
-        starts = range(0, len(queries), at_a_time)
-        numbers = [
-            search_tree(self._searcher, self._rows, queries[start : start + at_a_time], k, plan, skip)
-            for start in starts
-        ]
-        return unranked(np.concatenate(numbers) if len(numbers) > 1 else numbers[0])
+        if len(queries) <= _QUERIES_AT_A_TIME:
+            return unranked(search_tree(self._searcher, self._rows, queries, k, plan, skip))
+        parts = np.array_split(queries, -(-len(queries) // _QUERIES_AT_A_TIME))  # of one size, so that none is small
+        found = [search_tree(self._searcher, self._rows, part, k, plan, skip) for part in parts]
+        return unranked(np.concatenate(found))

@@ -191,11 +191,12 @@ def erase_stored(folder: Path, keys: Int[np.ndarray, " erased"]) -> list[str]:
     if not positions.size:
         return []
     (folder / _ERASING).touch()
-    written = [*made.erase(generation, positions), _KEYS]
+    written = {**made.erase(generation, positions), _KEYS: positions}
     kept = np.load(generation / _KEYS, mmap_mode="r+", allow_pickle=False)
     kept[positions] = _ERASED  # last: where a killed run is taken up again, these positions are found again
     kept.flush()
-    header.after_erasing(generation, positions, [name for name in written if name in header.files]).write(generation)
+    covered = {name: rows for name, rows in written.items() if name in header.files}
+    header.after_erasing(generation, covered).write(generation)
     (folder / _ERASING).unlink()
     return [f"{generation.name}/{name}" for name in (*written, HEADER)]
 

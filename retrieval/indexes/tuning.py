@@ -22,10 +22,10 @@ from jaxtyping import Bool, Float
 
 from retrieval.indexes.base import MOST_RECALL
 
-RECALLS: Final = tuple(round(0.9 + step / 1000, 3) for step in range(round(1000 * (MOST_RECALL - 0.9)) + 1))
+RECALLS: Final = (*(round(0.9 + step / 1000, 3) for step in range(100)), MOST_RECALL)
 """Shares of the true neighbours, on average, that plans are made for."""
 
-ASKED: Final = 1000  # vectors whose neighbours are looked for
+ASKED: Final = 2000  # vectors whose neighbours are looked for
 NEIGHBORS: Final = 50  # of each: the paper's k
 _SHARES: Final = (
     *(0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.065, 0.08, 0.09, 0.1, 0.12, 0.14, 0.165),
@@ -85,21 +85,35 @@ class Plan:
 
     def times(self, factor: float) -> "Plan":
         """Return so many times the effort."""
-        return self if factor == 1 else Plan(self.first.times(factor), self.beyond, self.second.times(factor))
+        return Plan(self.first.times(factor), self.beyond, self.second.times(factor))
+
+    def again(self) -> "Plan":
+        """Return the plan for queries that are asked again, and again with twice the effort each time."""
+        return Plan(self.second, NONE_IS_FARTHER, self.second.times(2.0))
 
 
 def layout_for(items: int) -> Layout:
     """Return the layout for a number of vectors.
 
-    Leaves of 2 × the root are the fastest of 0.5 to 4 at recall 0.99 for 1,000 to 1,000,000 vectors, and two dimensions
-    to a code word faster than four, which need twice the candidates (1,000,000 × 384, 1,000 classes). With two-step
-    plans 1 × the root is as fast at 0.99, and at 0.999 finds less than was asked for (noise 2) or takes a fifth longer
-    (2.25). A tree trained on 125 vectors a leaf is as good as one trained on all.
+    Leaves of 1.4 × the root serve both kinds of search. One query alone is compared with every leaf's centre, so that
+    fewer leaves are faster; of a batch the centres cost next to nothing, and more leaves hold less that is not asked
+    for. Queries a second in batches of 1,000, and µs alone (1,000,000 vectors, noise as in benchmarks/clustered.py):
+
+        recall, dimensions, noise    1 × √n            1.4 × √n          2 × √n
+        0.99     384   2             17,200, 102       24,000, 107       22,700, 126
+        0.99     384   2.25           2,260, 590        3,110, 290        3,130, 440
+        0.99   1,024   2                               12,700, 203       10,900, 250
+        0.999    384   2              3,430, 340        5,610, 160        6,070, 230
+        0.999    384   2.25             470, 7,500        750, 2,100        780, 3,200
+        0.999  1,024   2                               10,800, 230        9,830, 270
+
+    At 100,000 × 384 the two on the right are as fast as each other. Two dimensions to a code word are faster than four,
+    which need twice the candidates. A tree trained on 125 vectors a leaf is as good as one trained on all.
 
     Args:
         items: more than `ASKED`, which it is not trained on.
     """
-    leaves = round(2 * math.sqrt(items))
+    leaves = round(1.4 * math.sqrt(items))
     return Layout(leaves, 2, min(items - ASKED, 125 * leaves))
 
 

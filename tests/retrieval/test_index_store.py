@@ -106,6 +106,14 @@ def test_an_extended_index_shares_the_rows_on_disk(random_vectors: Vectors, tmp_
     assert check_stored(tmp_path) == []
 
 
+def test_the_rows_of_one_leaf_lie_together_on_disk(random_vectors: Vectors, tmp_path: Path) -> None:
+    save(random_vectors(TREE, 8), tmp_path)
+    leaves, places = (np.load(live(tmp_path) / f"{name}.npy") for name in ("datapoint_to_token", "places"))
+    by_place = np.empty_like(leaves)
+    by_place[places] = leaves
+    assert (np.diff(by_place) >= 0).all() and len(np.unique(leaves)) > 100
+
+
 def test_an_index_that_another_has_replaced_is_extended_in_memory_only(random_vectors: Vectors, tmp_path: Path) -> None:
     vectors = random_vectors(TREE + 10, 8)
     stale = save(vectors[:TREE], tmp_path)
@@ -192,6 +200,7 @@ FILES = [
     "header.json",
     "keys.npy",
     "lengths.npy",
+    "places.npy",
     "scann_assets.pbtxt",
     "scann_config.pb",
     "serialized_partitioner.pb",

@@ -204,10 +204,21 @@ def test_exact_search_is_the_same_in_one_block_as_in_many(random_vectors: Vector
 
     vectors = random_vectors(5000, 8)
     block = exact._BLOCK_BYTES // (4 * 300)
-    many = np.tile(vectors, (2 * block // len(vectors), 1))  # more than one block for 300 queries
+    many = np.tile(vectors, (8 * block // len(vectors), 1))  # more than one block for 300 queries
     positions, distances = build_index("exact", many).search(vectors[:300], 3)
     assert np.allclose(distances, true_distances(vectors[:300], many, 3), atol=1e-6)
     assert np.allclose(many[positions[:, 0]], vectors[:300])
+
+
+def test_exact_search_goes_on_where_a_first_block_is_skipped_whole(random_vectors: Vectors) -> None:
+    from retrieval.indexes import exact
+
+    vectors = random_vectors(20_000, 8)
+    skip = np.zeros(len(vectors), bool)
+    skip[: exact._BLOCK_BYTES // (4 * 300) + 1] = True
+    positions, distances = build_index("exact", vectors).search(vectors[:300], 5, skip=Skipped(skip))
+    assert np.allclose(distances, true_distances(vectors[:300], vectors[~skip], 5), atol=1e-6)
+    assert not skip[positions].any() and all(len(set(row)) == 5 for row in positions.tolist())
 
 
 def test_auto_takes_exact_for_small_memories_and_scann_for_large_ones() -> None:
@@ -334,7 +345,7 @@ def test_a_tree_looks_at_more_where_more_is_asked_of_it(random_vectors: Vectors)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     index = build_index("scann", vectors)
     farthest = true_distances(queries, vectors, 50)[:, -1:]
-    for asked in (0.99, 0.999):
+    for asked in (0.99, 0.999, 0.9995):
         found = (index.search(queries, 50, recall=asked)[1] <= farthest + 1e-3).mean()
         assert found >= asked
 
