@@ -3,10 +3,10 @@
     python benchmarks/editing.py [--items 100000 1000000] [--dimension 64] [--repeat 5] [--counts 1 100 10000]
 
 Clustered unit vectors, a ScaNN index. Prints for each edit the median time at each size and the ratio of the two;
-that of the first edit in a fresh process, which opens the memory and reads its ids; the search after an edit, which
-finds what the edit left; and what the plain ways cost: building the index anew, and Lance's own `delete` and
-`merge_insert` by id on a copy of the table. Erasing comes last, each time from a copy of what the edits left, with all
-its versions.
+that of the first edit and the first erasure in a fresh process, which opens the memory and reads what is read once; the
+search after an edit, which finds what the edit left; and what the plain ways cost: building the index anew, and Lance's
+own `delete` and `merge_insert` by id on a copy of the table. Erasing comes last, each time from a copy of what the
+edits left, with all its versions.
 """
 
 import argparse
@@ -33,8 +33,10 @@ AT_A_TIME = 100_000  # items added in a call
 FIRST_EDIT = """
 import sys, time
 from retrieval import VisualMemory
+path, deed, id_ = sys.argv[1:]
 started = time.perf_counter()
-VisualMemory.open(sys.argv[1]).forget(ids=[sys.argv[2]])
+memory = VisualMemory.open(path)
+memory.forget(ids=[id_]) if deed == "forget" else memory.erase(ids=[id_], traces=[], prove=False)
 print(time.perf_counter() - started)
 """
 
@@ -90,7 +92,7 @@ class Edits:
         shutil.copytree(self.memory.path, copy)
         os.sync()  # else the erasure would wait for all of the copy to reach the disk
         memory = VisualMemory.open(copy)
-        memory.snapshot().rows_of(self.some(1))  # what is read once
+        memory.erase(ids=self.some(1), traces=[], prove=False)  # what is read once
         seconds = timed(memory.erase, ids=self.some(count), traces=[], prove=prove, progress=False)
         shutil.rmtree(copy)
         return seconds
@@ -103,9 +105,9 @@ class Edits:
         """Ask one query."""
         return timed(self.memory.search_vectors, self.vectors[:1], k=50)
 
-    def first(self):
-        """Edit in a fresh process."""
-        command = [sys.executable, "-c", FIRST_EDIT, str(self.memory.path), *self.some(1)]
+    def first(self, deed):
+        """Forget or erase in a fresh process."""
+        command = [sys.executable, "-c", FIRST_EDIT, str(self.memory.path), deed, *self.some(1)]
         return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -141,7 +143,7 @@ def measure(vectors, counts, repeat):
                 seconds[f"{name} {count:,}"] = statistics.median(taken)
                 seconds[f"  search after {name} {count:,}"] = statistics.median(after)
         seconds["prune"] = edits.prune()
-        seconds["first forget of a process"] = statistics.median(edits.first() for _ in range(repeat))
+        seconds["first forget of a process"] = statistics.median(edits.first("forget") for _ in range(repeat))
         edits.memory.refresh()
         for count in counts:
             deleted, merged = plain_ways(edits, count)
@@ -151,6 +153,7 @@ def measure(vectors, counts, repeat):
         for count in counts:
             seconds[f"erase {count:,}, to be proven later"] = edits.erase(count, prove=False)
             seconds[f"erase {count:,}"] = edits.erase(count, prove=True)
+        seconds["first erasure of a process"] = edits.first("erase")
     return seconds
 
 

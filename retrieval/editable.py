@@ -14,7 +14,7 @@ from retrieval.editing import Editor
 from retrieval.embedding import Embedding
 from retrieval.errors import InvalidArgument, StorageError, UnknownItem
 from retrieval.forgetting.deed import erase_items, is_pending
-from retrieval.forgetting.erasing import keys_of_ids
+from retrieval.forgetting.erasing import dead_keys_of_ids
 from retrieval.forgetting.receipts import Receipt
 from retrieval.forgetting.traces import Traces
 from retrieval.snapshot import Snapshot
@@ -98,13 +98,16 @@ class EditableMemory(MemoryView):
             raise StorageError(f"{address} cannot be searched byte by byte: erase from a memory in a folder, or forget")
         with self._editor.turn() as snapshot:
             try:
-                keys = snapshot.rows.keys(self._editor.select(ids=ids, label=label, where=where))
+                slots = self._editor.select(ids=ids, label=label, where=where)
+                keys = snapshot.rows.keys(slots)
             except UnknownItem:
                 if ids is None:
                     raise
-                keys = keys_of_ids(self.path, ids)  # some were forgotten before
-        receipt = erase_items(self.path, keys, traces=traces, prove=prove, progress=progress)
-        self.refresh()
+                found = snapshot.rows.find(list(ids))
+                slots, gone = found[found >= 0], [id_ for id_, slot in zip(ids, found, strict=True) if slot < 0]
+                keys = np.concatenate([snapshot.rows.keys(slots), dead_keys_of_ids(self.path, gone)])
+            receipt = erase_items(self.path, keys, traces=traces, prove=prove, progress=progress)
+            self._editor.follow(slots)
         return receipt
 
     def relabel(

@@ -68,6 +68,15 @@ class Editor:
                 self._snapshot = Snapshot(self.table, self.path)
         return moved
 
+    def follow(self, gone: Int[np.ndarray, " gone"]) -> None:
+        """Move on to the latest version, which this process made from that of the snapshot by erasing some slots."""
+        with self._advancing:
+            living = len(self.table) - len(gone)
+            if self.table.refresh() and len(self.table) == living:
+                self._advance(gone, self.table.light_columns(fragments=[]))
+            else:  # others, whose erasure had been cut off, went with them
+                self._snapshot = Snapshot(self.table, self.path)
+
     def put(self, batch: ItemBatch, *, on_duplicate: str, made_by: Execution | None = None) -> Put:
         """Add items whose ids differ from one another; see `VisualMemory.add` for those that are there already."""
         with self.turn() as snapshot:

@@ -122,16 +122,17 @@ def is_pending(path: Path) -> bool:
 
 def _finish(path: Path, note: Note, places: Sequence[Traces], *, prove: bool, progress: bool) -> Receipt:
     _unlink(path, note)
-    note, known, holding = _clear_around(path, note, places)
+    note, known, held = _clear_around(path, note, places, prove=prove)
     note = _clear_index(path, note, known)
-    note = _clear_table(path, note, known, holding)
+    note = _clear_table(path, note, known, held)
     found = search(path, known.secrets, places, progress=progress) if prove else {}
     if found:
         note, known = _without_shared(path, note, known)
         found = still_secret(found, known)
     note = replace(note, deed=replace(note.deed, searched=prove))
     with writing(note.path):
-        checks = [check for check in examine(path, known, note.deed, found, places) if check.what != "under way"]
+        checks = examine(path, known, note.deed, found, places, anew=prove)
+        checks = [check for check in checks if check.what != "under way"]
         _expect_nothing(path, checks)
         receipt = _receipt(path, note, known, checks).write(path)
         note.path.unlink()
@@ -152,15 +153,15 @@ def _unlink(path: Path, note: Note) -> None:
     unlink(ItemTable.open(path), note.key_array)
 
 
-def _clear_around(path: Path, note: Note, places: Sequence[Traces]) -> tuple[Note, Known, frozenset[str]]:
-    """Drop what is kept of the items outside the table; return what tells them, and the files that hold them."""
+def _clear_around(path: Path, note: Note, places: Sequence[Traces], *, prove: bool) -> tuple[Note, Known, Held]:
+    """Drop what is kept of the items outside the table; return what tells them, and where they are."""
     with reading(path):
         held = TableFiles(ItemTable.open(path).uri).hold(note.key_array)
     thumbnails = frozenset(map(sha256, held.thumbnails))
     items = Forgotten(held.ids, held.digests, thumbnails, cut_off=note.cut_off)
     known = note.known
     if known is None:
-        note, known = _with_known(path, note, held, items, places)
+        note, known = _with_known(path, note, held, items, places, prove=prove)
         note.write()
     if not note.cleared:
         dropped = {place.name: place.drop(items) for place in places}
@@ -168,17 +169,19 @@ def _clear_around(path: Path, note: Note, places: Sequence[Traces]) -> tuple[Not
         entries = {name: note.deed.entries_dropped.get(name, 0) + count for name, count in dropped.items()}
         note = replace(note, cleared=True, deed=replace(note.deed, entries_dropped=entries))
         note.write()
-    return note, known, held.files
+    return note, known, held
 
 
-def _with_known(path: Path, note: Note, held: Held, items: Forgotten, places: Sequence[Traces]) -> tuple[Note, Known]:
+def _with_known(
+    path: Path, note: Note, held: Held, items: Forgotten, places: Sequence[Traces], *, prove: bool
+) -> tuple[Note, Known]:
     salt = token_bytes(SALT_BYTES)
     bytes_of_them = [*held.vectors, *map(_own_part, held.thumbnails)]
     kept_around = [secret for place in places for secret in place.secrets(items)]
     known = Known(tuple(held.keys.tolist()), Marks.of(items, salt), Secrets.of([*bytes_of_them, *kept_around], salt))
     data = Path(ItemTable.open(path).uri) / "data"
     with reading(path):  # the search proves something only if it finds what is there
-        before = known.secrets.in_files(data / file for file in sorted(held.files))
+        before = known.secrets.in_files(data / file for file in sorted(held.files)) if prove else {}
     seen = set[str]().union(*before.values())
     deed = replace(note.deed, windows=len(known.secrets.windows), windows_before=len(seen))
     return replace(note, keys=known.keys, items=len(held.ids), known=known, deed=deed), known
@@ -199,20 +202,20 @@ def _clear_index(path: Path, note: Note, known: Known) -> Note:
     return replace(note, deed=replace(note.deed, files_written=_union(note.deed.files_written, files)))
 
 
-def _clear_table(path: Path, note: Note, known: Known, holding: frozenset[str]) -> Note:
+def _clear_table(path: Path, note: Note, known: Known, held: Held) -> Note:
     uri = ItemTable.open(path).uri
     with writing(path):
-        written = [f"{Path(uri).name}/data/{file}" for file in rewrite(uri, holding)]
+        written = [f"{Path(uri).name}/data/{file}" for file in rewrite(uri, held.places)]
         files = TableFiles(uri)
         latest = files.dataset.version
-        versions = [v for v in sorted({*files.holding(holding), *files.naming(known.marks)}) if v != latest]
+        versions = [v for v in sorted({*files.holding(held.files), *files.naming(known.marks)}) if v != latest]
         tags = {**note.deed.dropped_tags, **tags_on(uri, versions)}
         deed = replace(
             note.deed,
             version_after=latest,
             dropped_versions=tuple(sorted({*note.deed.dropped_versions, *versions})),
             dropped_tags=tags,
-            files_removed=_union(note.deed.files_removed, [f"{Path(uri).name}/data/{file}" for file in holding]),
+            files_removed=_union(note.deed.files_removed, [f"{Path(uri).name}/data/{file}" for file in held.files]),
             files_written=_union(note.deed.files_written, written),
         )
         note = replace(note, deed=deed)

@@ -1,7 +1,8 @@
 """Erasing items from a memory's table: which versions go with them, and the steps by which they go.
 
-Only the files that hold the items are rewritten, so the time it takes does not grow with the memory, save for looking
-through the keys of all rows, and the ids of those that edits left dead.
+Only the files that hold the items are written anew, with their rows blank: all others stay where they are, so that
+neither what is known of them in memory nor the order of the table changes. What it takes grows with those files, and
+with the rows that edits left dead; with the table only when a process first looks through it.
 """
 
 from collections.abc import Collection, Mapping
@@ -16,9 +17,9 @@ from jaxtyping import Int
 from retrieval.adding import check_texts
 from retrieval.disk import reading
 from retrieval.errors import UnknownItem
-from retrieval.forgetting.stored_rows import one_of
+from retrieval.forgetting.stored_rows import Group
 from retrieval.forgetting.table_files import TableFiles
-from retrieval.storage.commits import ROWS_PER_FILE, replace
+from retrieval.storage.commits import replace
 from retrieval.storage.table import ItemTable
 
 _EVER: Final = timedelta(days=36_500)  # older than any version
@@ -57,6 +58,23 @@ def keys_of_ids(path: Path, ids: Collection[str]) -> Int[np.ndarray, " keys"]:
     table = ItemTable.open(path)
     with reading(path):
         found = TableFiles(table.uri).keys_of(set(ids))
+    return _expect_all(path, ids, found)
+
+
+def dead_keys_of_ids(path: Path, ids: Collection[str]) -> Int[np.ndarray, " keys"]:
+    """Return every key that items of some ids had which are not in the latest version.
+
+    Raises:
+        as `keys_of_ids`.
+    """
+    check_texts(list(ids), "id")
+    table = ItemTable.open(path)
+    with reading(path):
+        found = TableFiles(table.uri).dead_keys_of(set(ids))
+    return _expect_all(path, ids, found)
+
+
+def _expect_all(path: Path, ids: Collection[str], found: Mapping[str, set[int]]) -> Int[np.ndarray, " keys"]:
     missing = [id_ for id_ in ids if id_ not in found]
     if missing:
         named = ", ".join(map(repr, missing[:3]))
@@ -74,28 +92,23 @@ def unlink(table: ItemTable, keys: Int[np.ndarray, " keys"]) -> None:
     Raises:
         StorageError: the disk refuses.
     """
-    rows = table.dataset.to_table(columns=["key"], with_row_id=True)
-    addresses = rows["_rowid"].to_numpy()[one_of(rows["key"], keys)]
+    with reading(table.path):
+        addresses = TableFiles(table.uri).addresses(keys)
     if len(addresses):
         replace(table, addresses, None, deed="erase")
 
 
-def rewrite(uri: str, files: frozenset[str]) -> list[str]:
-    """Write the rows of the latest version that are in some files into others; return the names of the new files."""
+def rewrite(uri: str, places: Mapping[Group, Int[np.ndarray, " rows"]]) -> list[str]:
+    """Write the files of the latest version that hold some dead rows anew, without them; return their names."""
     import lance
 
-    dataset = lance.dataset(uri)
-    fragments = {one.fragment_id: {file.path for file in one.metadata.files} for one in dataset.get_fragments()}
-    others = [number for number, names in fragments.items() if not names & files]
-    if len(others) < len(fragments):
-        dataset.optimize.compact_files(
-            materialize_deletions=True,
-            materialize_deletions_threshold=0.0,
-            target_rows_per_fragment=ROWS_PER_FILE,
-            excluded_fragment_ids=others,
-        )
-    now = {file.path for one in dataset.get_fragments() for file in one.metadata.files}
-    return sorted(now.difference(*fragments.values()))
+    files = TableFiles(uri)
+    fragments = files.blanked(places)
+    if fragments:
+        change = lance.LanceOperation.Update(updated_fragments=fragments)
+        version = files.dataset.version
+        lance.LanceDataset.commit(files.dataset, change, read_version=version, commit_message="erase")
+    return sorted(file.path for fragment in fragments for file in fragment.files)
 
 
 def drop_versions(uri: str, versions: list[int]) -> Mapping[str, int]:

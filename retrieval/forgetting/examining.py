@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
 from retrieval.adding import UNREADABLE
 from retrieval.disk import reading, writing
 from retrieval.errors import InvalidArgument
@@ -17,8 +15,7 @@ from retrieval.forgetting.rawsearch import Secrets
 from retrieval.forgetting.receipts import Check, Deed, Known, Receipt
 from retrieval.forgetting.table_files import TableFiles
 from retrieval.forgetting.traces import Marks, Traces
-from retrieval.indexes.store import stored_keys
-from retrieval.progress import track
+from retrieval.indexes.store import count_stored
 from retrieval.storage.layout import ASIDE, INDEX
 from retrieval.storage.table import ItemTable
 
@@ -60,9 +57,9 @@ def verify(receipt: Receipt, path: Path, *, traces: Sequence[Traces], progress: 
     if found and not receipt.deed.searched:  # nobody has told duplicates that stayed from what is left yet
         known = without_shared(known, path)
         found = still_secret(found, known)
-    checks = examine(path, known, replace(receipt.deed, searched=True), found, traces)
+    checks = examine(path, known, replace(receipt.deed, searched=True), found, traces, anew=True)
     with reading(path):
-        again = TableFiles(table.uri).again(known.marks)
+        again = TableFiles(table.uri, anew=True).again(known.marks)
     checks.append(
         Check("added again", "ids and digests of the pictures of all rows, decoded and compared", tuple(again))
     )
@@ -70,7 +67,7 @@ def verify(receipt: Receipt, path: Path, *, traces: Sequence[Traces], progress: 
 
 
 def examine(
-    path: Path, known: Known, deed: Deed, found: Mapping[Path, set[str]], traces: Sequence[Traces]
+    path: Path, known: Known, deed: Deed, found: Mapping[Path, set[str]], traces: Sequence[Traces], *, anew: bool
 ) -> list[Check]:
     """Look for erased items wherever something of them was.
 
@@ -80,9 +77,10 @@ def examine(
         deed: what was done.
         found: what `search` found in files.
         traces: where else something of the items may be kept.
+        anew: whether to decode what was decoded before in this process and has not changed.
     """
     with reading(path):
-        files = TableFiles(ItemTable.open(path).uri)
+        files = TableFiles(ItemTable.open(path).uri, anew=anew)
         rows = tuple(files.remaining(known.key_array))
         names = tuple(f"version {version}" for version in files.naming(known.marks))
         there = tuple(f"version {version}" for version in files.versions() if version in set(deed.dropped_versions))
@@ -108,7 +106,7 @@ def search(path: Path, secrets: Secrets, traces: Sequence[Traces], *, progress: 
     folders = [path, *(folder for place in traces for folder in place.folders())]
     files = [file for folder in folders for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
     with reading(path):
-        return secrets.in_files(track(files, "Searching", total=len(files), unit=" files", shown=progress))
+        return secrets.in_files(files, progress=progress)
 
 
 def listings(path: Path) -> list[Path]:
@@ -166,7 +164,7 @@ def _in_lists(path: Path, marks: Marks) -> Iterator[str]:
 
 
 def _in_index(path: Path, known: Known) -> Iterable[str]:
-    count = int(np.isin(stored_keys(path / INDEX), known.key_array).sum())
+    count = count_stored(path / INDEX, known.key_array)
     return [f"{count} positions"] if count else []
 
 

@@ -5,16 +5,21 @@ are found at any offset in a file, and only one place in some dozens has to be l
 """
 
 import hashlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Final
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
+
+from retrieval.progress import track
 
 LONGEST_WINDOW: Final = 64  # bytes: 32 numbers of a vector, far too many to be guessed from a digest
 SHORTEST_WINDOW: Final = 8  # bytes: vectors of fewer than four dimensions are not searched for
@@ -30,7 +35,7 @@ _COPY: Final = "import shutil, sys; shutil.copyfileobj(open(sys.argv[1], 'rb'), 
 _SPREAD_32, _SPREAD_64 = np.uint32(0x9E3779B1), np.uint64(0x9E3779B97F4A7C15)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Secrets:
     """Windows of bytes that must not be anywhere."""
 
@@ -62,31 +67,36 @@ class Secrets:
 
     def in_bytes(self, buffers: Iterable[UInt8[np.ndarray, " bytes"]]) -> set[str]:
         """Return the digests of the windows that are among some bytes, at whatever offset."""
-        wanted = self._wanted()
         return {
             digest
             for buffer in buffers
             for start in range(0, len(buffer) if self.windows else 0, _BLOCK)
-            for digest in self._in_block(buffer[start : start + _BLOCK + self.window - 1], wanted)
+            for digest in self._in_block(buffer[start : start + _BLOCK + self.window - 1])
         }
 
-    def in_files(self, files: Iterable[Path]) -> dict[Path, set[str]]:
+    def in_files(self, files: Iterable[Path], *, progress: bool = False) -> dict[Path, set[str]]:
         """Return the digests of the windows that are in files, for those that hold any; one that is gone holds none.
+
+        Several are searched at once. Where ``progress`` is asked for, a bar shows how many were.
 
         Raises:
             OSError: a file cannot be read.
         """
-        found = {path: self.in_bytes(_pieces(path, self.window)) for path in files if self.windows}
-        return {path: digests for path, digests in found.items() if digests}
+        paths = list(files) if self.windows else []
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            each = pool.map(lambda path: self.in_bytes(_pieces(path, self.window)), paths)
+            shown = track(each, "Searching", total=len(paths), unit=" files", shown=progress)
+            return {path: digests for path, digests in zip(paths, shown, strict=True) if digests}
 
+    @cached_property
     def _wanted(self) -> Bool[np.ndarray, " codes"]:
         wanted = np.zeros(2**_CODE_BITS, bool)
         wanted[list(self.windows.values())] = True
         return wanted
 
-    def _in_block(self, block: UInt8[np.ndarray, " bytes"], wanted: Bool[np.ndarray, " codes"]) -> set[str]:
+    def _in_block(self, block: UInt8[np.ndarray, " bytes"]) -> set[str]:
         starts = _starts(block, self.window, self.sparsity)
-        likely = starts[wanted[_codes(block, starts, self.window)]]
+        likely = starts[self._wanted[_codes(block, starts, self.window)]]
         return {self._digest(block[start : start + self.window]) for start in likely.tolist()} & self.windows.keys()
 
     def _digest(self, window: UInt8[np.ndarray, " window"]) -> str:

@@ -74,7 +74,7 @@ class Deed:
     version_before: int  # of the table
     version_after: int = 0  # 0: not there yet
     windows: int = 0  # of the erased bytes, that files are searched for
-    windows_before: int = 0  # of them, those found before in the table's files: what the search can see
+    windows_before: int = 0  # of them, those found before in the table's files, where these were searched: what it sees
     windows_shared: int = 0  # of them, those that other items hold too, and which were therefore left out
     dropped_versions: tuple[int, ...] = ()
     dropped_tags: Mapping[str, int] = field(default_factory=dict)  # with their versions

@@ -1,14 +1,17 @@
 """What a memory's table holds of some items in its files, at all its versions, and which versions refer to those."""
 
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from jaxtyping import Int, Real, UInt8
+from jaxtyping import Int, Real, UInt8, UInt64
 
+from retrieval.forgetting.blanking import write_blanked
 from retrieval.forgetting.rawsearch import Secrets
 from retrieval.forgetting.stored_rows import Group, StoredRows, one_of
 from retrieval.forgetting.traces import Marks, sha256
@@ -26,7 +29,8 @@ _BLOCK: Final = 4_096  # rows that are decoded at a time: with thumbnails, some 
 class Held:
     """What a table's files hold of some items, rows that were deleted long since included."""
 
-    files: frozenset[str]  # names of the data files
+    places: Mapping[Group, Int[np.ndarray, " rows"]]  # numbers of the rows, by the files that these are in
+    files: frozenset[str]  # names of the data files, those beside others included
     keys: Int[np.ndarray, " keys"]  # every key that an item of these ids ever had, each once
     ids: frozenset[str]
     vectors: tuple[bytes, ...]  # as table and index have them, each once
@@ -37,13 +41,13 @@ class Held:
 class TableFiles:
     """A table's data files at all its versions."""
 
-    def __init__(self, uri: str) -> None:
-        """Look through all versions.
+    def __init__(self, uri: str, *, anew: bool = False) -> None:
+        """Look through all versions, as they were read before in this process or anew.
 
         Raises:
             OSError, ValueError: the table cannot be read.
         """
-        self._rows = StoredRows(uri)
+        self._rows = StoredRows(uri, anew=anew)
         self.dataset = self._rows.dataset
 
     def versions(self) -> list[int]:
@@ -60,14 +64,28 @@ class TableFiles:
 
     def keys_of(self, ids: set[str]) -> dict[str, set[int]]:
         """Return the keys of the items of some ids, dead ones included, for the ids that have any."""
-        import pyarrow as pa
-
-        found: dict[str, set[int]] = {}
-        for _, rows in self._rows.everywhere("id"):
-            theirs = rows.filter(pa.array(one_of(rows["id"], sorted(ids))))
-            for id_, key in zip(theirs["id"].to_pylist(), theirs["key"].to_pylist(), strict=True):
-                found.setdefault(id_, set()).add(key)
+        found = self.dead_keys_of(ids)
+        for rows in self.dataset.to_batches(columns=["id", "key"]):
+            _put_keys(found, rows, ids)
         return found
+
+    def dead_keys_of(self, ids: set[str]) -> dict[str, set[int]]:
+        """Return the keys that items of some ids had in rows that do not live any more, for the ids that had any."""
+        found: dict[str, set[int]] = {}
+        for _, _, rows in self._rows.dead():
+            _put_keys(found, rows, ids)
+        return found
+
+    def addresses(self, keys: Int[np.ndarray, " keys"]) -> UInt64[np.ndarray, " rows"]:
+        """Return Lance's addresses of the living rows under some keys."""
+        return self._rows.addresses(keys)
+
+    def blanked(self, places: Mapping[Group, Int[np.ndarray, " rows"]]) -> list[Any]:
+        """Return the fragments of the latest version that hold some dead rows, written anew with those rows blank."""
+        held = [(self._rows.fragment(group), numbers) for group, numbers in places.items()]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            written = pool.map(lambda one: write_blanked(self._rows, *one), (one for one in held if one[0]))
+            return list(written)
 
     def hold(self, keys: Int[np.ndarray, " keys"]) -> Held:
         """Return what the files hold of items that are unlinked, by their keys, and of all that had their ids before.
@@ -81,6 +99,7 @@ class TableFiles:
             for name in rows.column_names:
                 taken[name].extend(_as_bytes(rows[name]) if name == "vector" else rows[name].to_pylist())
         return Held(
+            places,
             self._beside(places),
             np.unique(np.array([*keys.tolist(), *taken["key"]], np.int64)),
             frozenset(ids),
@@ -91,25 +110,19 @@ class TableFiles:
 
     def _rows_of(self, keys: Int[np.ndarray, " keys"]) -> tuple[set[str], dict[Group, Int[np.ndarray, " rows"]]]:
         """Return the ids of items, and where rows of these ids are, but for other items that live under them now."""
-        now = self.dataset.to_table(columns=["key"], with_row_address=True)
-        places = self._rows.places(now["_rowaddr"].to_numpy()[one_of(now["key"], keys)])
-        named = dict(places)
-        for group, numbers, rows in self._rows.dead():
-            under = numbers[one_of(rows["key"], keys)]
-            if under.size:
-                named[group] = np.append(named.get(group, under[:0]), under)
+        places = self._rows.find(keys)
         ids = {
             id_
-            for group, numbers in named.items()
+            for group, numbers in places.items()
             for id_ in self._rows.read(group, numbers, ("id",))["id"].to_pylist()
         }
         theirs = {}
-        for group, numbers, rows in self._rows.dead("id"):
+        for group, numbers, rows in self._rows.dead():
             found = np.flatnonzero(one_of(rows["id"], sorted(ids)))
             if found.size:
-                theirs[group] = numbers[found], rows["key"].take(found).to_numpy()
-        under = np.concatenate([keys, *(under for _, under in theirs.values())])
-        others = np.setdiff1d(now["key"].filter(one_of(now["key"], under)).to_numpy(), keys)
+                theirs[group] = numbers[found], rows["key"].to_numpy()[found]
+        under = np.concatenate([keys[:0], *(under for _, under in theirs.values())])
+        others = np.setdiff1d(self._rows.living(under), keys)
         for group, (numbers, under) in theirs.items():
             erased = numbers[~np.isin(under, others)]
             if erased.size:
@@ -130,18 +143,15 @@ class TableFiles:
         """Return the versions that a command made whose text names a forgotten id."""
         found = []
         for version in self.versions():
-            operation = self.dataset.read_transaction(version).operation
-            texts = _QUOTED.findall(str(getattr(operation, "predicate", "")))
+            texts = _QUOTED.findall(self._rows.predicate(version))
             if any(marks.is_id(text.replace("''", "'")) for text in texts):
                 found.append(version)
         return found
 
     def remaining(self, keys: Int[np.ndarray, " keys"]) -> list[str]:
         """Return in which files there are rows under some keys, dead rows and those of all versions included."""
-        counts = Counter[str]()
-        for where, rows in self._rows.everywhere():
-            counts[where] += int(one_of(rows["key"], keys).sum())
-        return [f"{count} rows under an erased key in {where}" for where, count in counts.items() if count]
+        found = self._rows.find(keys)
+        return [f"{len(numbers)} rows under an erased key in {group[0]}" for group, numbers in found.items()]
 
     def again(self, marks: Marks) -> list[str]:
         """Return in which files there are rows of a forgotten id or made of a forgotten picture: added since."""
@@ -171,6 +181,15 @@ class TableFiles:
                 if found and name == "thumbnail":
                     thumbnails.update(filter(marks.is_thumbnail, map(sha256, block[name].drop_null().to_pylist())))
         return secrets.without(windows), marks.without(pictures=pictures, thumbnails=thumbnails)
+
+
+def _put_keys(found: dict[str, set[int]], rows: Any, ids: set[str]) -> None:  # noqa: ANN401 - pyarrow's are untyped
+    """Add the keys of those rows that have some ids."""
+    import pyarrow as pa
+
+    theirs = rows.filter(pa.array(one_of(rows["id"], sorted(ids))))
+    for id_, key in zip(theirs["id"].to_pylist(), theirs["key"].to_pylist(), strict=True):
+        found.setdefault(id_, set()).add(key)
 
 
 def _searched(column: "pyarrow.Array") -> Iterator[UInt8[np.ndarray, " bytes"]]:

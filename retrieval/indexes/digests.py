@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Int
 
-_BLOCK: Final = 4 * 2**20  # bytes; an index over a million vectors of 384 dimensions has 250 blocks
+_BLOCK: Final = 2**20  # bytes; an index over a million vectors of 384 dimensions has 1,000 blocks
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,9 +145,13 @@ class FixedPointRows:
         return rows
 
     def unit(self, positions: Int[np.ndarray, " some"]) -> Float[np.ndarray, "some dimension"]:
-        """Return some rows as float32 of length 1."""
-        places = self.places[positions]
-        return to_unit(self.rows[places], self.lengths[places])
+        """Return the rows of some positions as float32 of length 1."""
+        return to_unit(self.at(positions), self.lengths[self.places[positions]])
+
+    def at(self, positions: Int[np.ndarray, " some"]) -> Int16[np.ndarray, "some dimension"]:
+        """Return the rows of some positions."""
+        rows: np.ndarray = self.rows[self.places[positions]]
+        return rows
 
     def ranked(
         self,

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +34,7 @@ from retrieval.indexes.generations import (
     sync,
     withdraw,
 )
+from retrieval.runs import Runs
 
 _KEYS: Final = "keys.npy"
 _ERASED: Final = -1
@@ -181,7 +183,7 @@ def erase_stored(folder: Path, keys: Int[np.ndarray, " erased"]) -> list[str]:
         if generation is None:
             raise FileNotFoundError(folder)
         header = Header.read(generation)
-        made, positions = index_class(header.kind), np.flatnonzero(np.isin(_keys(generation), keys))
+        made, positions = index_class(header.kind), _positions(generation, keys)
     except DAMAGE:
         withdraw(folder)
         return []
@@ -212,12 +214,26 @@ def check_stored(folder: Path) -> list[str]:
         return [f"{generation / HEADER} cannot be used: {error}"]
 
 
-def stored_keys(folder: Path) -> Int[np.ndarray, " items"]:
-    """Return the keys of the live index in a folder, without loading it; none where there is none that can be read."""
+def count_stored(folder: Path, keys: Int[np.ndarray, " keys"]) -> int:
+    """Return how many of some items the live index in a folder holds, without loading it; none where it is damaged."""
     generation = live_generation(folder)
     with suppress(*DAMAGE):
-        return _keys(generation) if generation else np.empty(0, np.int64)
-    return np.empty(0, np.int64)
+        return len(_positions(generation, keys)) if generation else 0
+    return 0
+
+
+def _positions(generation: Path, keys: Int[np.ndarray, " some"]) -> Int[np.ndarray, " found"]:
+    """Return the positions of some items, but for those that were erased."""
+    found = _first_keys(generation).find(keys)
+    positions = np.unique(found[found >= 0])
+    there: np.ndarray = positions[_keys(generation)[positions] != _ERASED]
+    return there
+
+
+@lru_cache(maxsize=4)
+def _first_keys(generation: Path) -> Runs:
+    """Return the runs of keys that a generation had when this process first looked: since then some may be erased."""
+    return Runs.of(_keys(generation))
 
 
 def _keys(generation: Path) -> np.ndarray:

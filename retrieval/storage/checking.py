@@ -12,7 +12,7 @@ from jaxtyping import Int, Int16
 
 from retrieval.disk import reading, writing
 from retrieval.errors import InvalidArgument, MemoryBusy, StorageError, UnknownVersion
-from retrieval.indexes.fixed_point import ROWS
+from retrieval.indexes.fixed_point import ROWS, FixedPointRows
 from retrieval.indexes.generations import withdraw
 from retrieval.indexes.store import check_stored, load_stored
 from retrieval.storage.layout import CENTRED_INDEX, INDEX, expect_memory
@@ -130,7 +130,7 @@ def _disagreement(path: Path, table: ItemTable) -> list[str]:
     stored = load_stored(path / INDEX)
     if stored is None or stored.folder is None or not (stored.folder / ROWS).exists():
         return []
-    rows = np.memmap(stored.folder / ROWS, np.int16, "r", shape=(len(stored.keys), table.dimension))
+    rows = FixedPointRows.load(stored.folder, dimension=table.dimension)
     order = np.argsort(stored.keys)
     different = 0
     for block in table.dataset.to_batches(columns=["key", "vector"], batch_size=_BLOCK):
@@ -144,12 +144,12 @@ def _different(
     vectors: Int16[np.ndarray, "some dimension"],
     their: Int[np.ndarray, " items"],
     order: Int[np.ndarray, " items"],
-    rows: Int16[np.ndarray, "items dimension"],
+    rows: FixedPointRows,
 ) -> int:
     """Return how many of some items have another vector in the index; what that lacks is searched beside it."""
     place = order[np.minimum(np.searchsorted(their, keys, sorter=order), len(their) - 1)]
     there = their[place] == keys
-    return int((rows[place[there]] != vectors[there]).any(axis=1).sum())
+    return int((rows.at(place[there]) != vectors[there]).any(axis=1).sum())
 
 
 def go_back(path: str | Path, version: int | str) -> None:

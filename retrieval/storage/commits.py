@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     import pyarrow
 
 ROWS_PER_FILE: Final = 32_768
-"""Erasing an item rewrites the file that it is in: with thumbnails, some 300 MB at most."""
+BYTES_PER_FILE: Final = 64 * 2**20
+"""Erasing an item writes the file that it is in anew, so that none is to be larger: with thumbnails of 13 kB it holds
+5,000 rows. Smaller ones would be too many: every version names them all."""
 
 
 def append(table: ItemTable, rows: "pyarrow.Table") -> "pyarrow.Table":
@@ -34,7 +36,13 @@ def append(table: ItemTable, rows: "pyarrow.Table") -> "pyarrow.Table":
     before = _fragment_ids(table)
     with writing(table.path):
         table.move_to(
-            lance.write_dataset(rows, table.uri, mode="append", max_rows_per_file=ROWS_PER_FILE, commit_message="add")
+            lance.write_dataset(
+                rows,
+                table.uri,
+                mode="append",
+                max_rows_per_file=_rows_per_file(rows.nbytes, len(rows)),
+                commit_message="add",
+            )
         )
     new = _new_fragments(table, before)
     add_sums(table.path, data_files(fragment.metadata for fragment in new), versions=[table.version])
@@ -61,7 +69,8 @@ def replace(
         _expect_whole(table, updated)
         new = []
         if rows is not None:
-            new = lance.fragment.write_fragments(rows, table.dataset, max_rows_per_file=ROWS_PER_FILE)
+            most = _rows_per_file(rows.nbytes, len(rows))
+            new = lance.fragment.write_fragments(rows, table.dataset, max_rows_per_file=most)
         change = lance.LanceOperation.Update(removed_fragment_ids=removed, updated_fragments=updated, new_fragments=new)
         version = table.dataset.version
         table.move_to(lance.LanceDataset.commit(table.dataset, change, read_version=version, commit_message=deed))
@@ -83,6 +92,15 @@ def _replace_stored(
             fresh.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(rows)
         table.move_to(fresh)
     return table.light_columns(fragments=[] if rows is None else _new_fragments(table, before))
+
+
+def _rows_per_file(size: int, rows: int) -> int:
+    """Return how many rows may go into a file, where some rows take so many bytes: a power of two.
+
+    So it stays the same as long as rows take about as much, and compacting finds its own files full.
+    """
+    most = max(1, min(ROWS_PER_FILE, BYTES_PER_FILE * rows // max(size, 1)))
+    return 1 << most.bit_length() - 1
 
 
 def _without(dataset: Any, addresses: UInt64[np.ndarray, " rows"]) -> tuple[list[int], list[Any]]:  # noqa: ANN401
@@ -195,7 +213,9 @@ def compact(table: ItemTable, *, keep: int) -> int:
 
     with writing(table.path):
         fresh = lance.dataset(table.uri)
-        tasks = Compaction.plan(fresh, {"target_rows_per_fragment": ROWS_PER_FILE}).tasks
+        files = [file for fragment in fresh.get_fragments() for file in fragment.data_files()]
+        rows = _rows_per_file(sum(file.file_size_bytes or 0 for file in files), fresh.count_rows())
+        tasks = Compaction.plan(fresh, {"target_rows_per_fragment": rows}).tasks
         parts = track(tasks, "Compacting", total=len(tasks), unit=" files")
         Compaction.commit(fresh, [task.execute(fresh) for task in parts])
         tagged = {kept["version"] for kept in fresh.tags.list().values()}
