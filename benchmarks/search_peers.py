@@ -9,7 +9,7 @@ K = 50
 SCANN_SETTINGS = [
     (share, each)
     for share in (0.001, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.08, 0.1, 0.13, 0.17, 0.25, 0.35, 0.5, 1.0)
-    for each in (3, 4, 5, 6, 8, 10, 20)
+    for each in (3, 4, 4.5, 5, 6, 8, 10, 20)
 ]
 """Share of the leaves searched, and candidates for each neighbour."""
 
@@ -33,7 +33,7 @@ def open_scann(factor, folder, items):
     searcher, leaves = scann_ops_pybind.load_searcher(str(folder)), round(float(factor) * math.sqrt(items))
 
     def at(share, each):
-        inside, reordered = max(1, round(share * leaves)), each * K
+        inside, reordered = max(1, round(share * leaves)), round(each * K)
 
         def search(queries):
             if len(queries) == 1:
@@ -42,7 +42,7 @@ def open_scann(factor, folder, items):
 
         return search
 
-    return {f"{share:.1%} of the leaves, {each * K} reordered": at(share, each) for share, each in SCANN_SETTINGS}
+    return {f"{share:.1%} of the leaves, {each * K:.0f} reordered": at(share, each) for share, each in SCANN_SETTINGS}
 
 
 def faiss_factories(items, dimension):

@@ -2,7 +2,7 @@
 
 NumPy would gather the rows, widen them, and multiply: three passes, the first of which waits for memory at every row.
 Here a row is asked for while those before it are compared, which halves the time (1,000,000 × 384 and × 1,024). Numba
-compiles it when it is first called, in half a second; it keeps nothing on disk, where that would be a pickle.
+compiles it when it is first called, in a second; it keeps nothing on disk, where that would be a pickle.
 """
 
 from typing import Any, Final, no_type_check
@@ -41,52 +41,6 @@ def _prefetch(typing: Any, rows: Any, place: Any) -> Any:  # noqa: ANN401 - Numb
 
 @njit(nogil=True)
 @no_type_check  # whatever wraps a function cannot be compiled
-def _look_up(rows, place) -> None:
-    """Have the processor find the page that a row begins on."""
-    _prefetch(rows, place * rows.shape[1] * rows.itemsize)
-
-
-@njit(nogil=True)
-@no_type_check
-def _fetch(rows, place) -> None:
-    """Have a row brought from memory: all of it, since the processor itself sees too late that it is read in order."""
-    size = rows.shape[1] * rows.itemsize
-    for line in range(place * size, (place + 1) * size, _LINE):
-        _prefetch(rows, line)
-
-
-# Sums may be taken in any order, but what is no number is still told.
-@njit(nogil=True, fastmath={"reassoc", "contract"})
-@no_type_check
-def _similarity(rows, place, query) -> np.float32:
-    similarity = np.float32(0)
-    for number in range(rows.shape[1]):
-        similarity += np.float32(rows[place, number]) * query[number]
-    return similarity
-
-
-@njit(nogil=True)
-@no_type_check
-def _compare(rows, lengths, at, query, distances) -> None:
-    """Fill in the cosine distances of a query to the rows at some places."""
-    count = len(at)
-    for before in range(min(_FAR_AHEAD, count)):
-        _look_up(rows, at[before])
-    for before in range(min(_AHEAD, count)):
-        _fetch(rows, at[before])
-    for here in range(count):
-        if here + _FAR_AHEAD < count:
-            _look_up(rows, at[here + _FAR_AHEAD])
-        if here + _AHEAD < count:
-            _fetch(rows, at[here + _AHEAD])
-        similarity, length = _similarity(rows, at[here], query), lengths[at[here]]
-        if length > 0:
-            similarity /= length
-        distances[here] = min(max(np.float32(1) - similarity, np.float32(0)), _LARGEST)
-
-
-@njit(nogil=True)
-@no_type_check
 def _choose(places, skip, positions, rough, counts, at) -> np.int64:
     """Fill in which of a query's candidates count, and at which places their rows are; return how many they are."""
     count = 0
@@ -96,6 +50,27 @@ def _choose(places, skip, positions, rough, counts, at) -> np.int64:
             counts[count], at[count] = candidate, places[position]
             count += 1
     return count
+
+
+# Sums may be taken in any order, but what is no number is still told.
+@njit(nogil=True, fastmath={"reassoc", "contract"})
+@no_type_check
+def _compare(rows, lengths, at, query, distances) -> None:
+    """Fill in the cosine distances of a query to the rows at some places."""
+    size, count = rows.shape[1] * rows.itemsize, len(at)
+    for here in range(-_FAR_AHEAD, count):
+        if here + _FAR_AHEAD < count:  # have the processor find the page that a row begins on
+            _prefetch(rows, at[here + _FAR_AHEAD] * size)
+        if 0 <= here + _AHEAD < count:  # all of the row: it sees too late by itself that it is read in order
+            for line in range(at[here + _AHEAD] * size, (at[here + _AHEAD] + 1) * size, _LINE):
+                _prefetch(rows, line)
+        if here >= 0:
+            similarity, length = np.float32(0), lengths[at[here]]
+            for number in range(rows.shape[1]):
+                similarity += np.float32(rows[at[here], number]) * query[number]
+            if length > 0:
+                similarity /= length
+            distances[here] = min(max(np.float32(1) - similarity, np.float32(0)), _LARGEST)
 
 
 @njit(nogil=True)

@@ -28,6 +28,7 @@ RECALLS: Final = (*(round(0.9 + step / 1000, 3) for step in range(100)), MOST_RE
 ASKED: Final = 2000  # vectors whose neighbours are looked for
 NEIGHBORS: Final = 50  # of each: the paper's k
 _SHARES: Final = (
+    *(0.0007, 0.0014),  # one leaf and two of a million vectors
     *(0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.065, 0.08, 0.09, 0.1, 0.12, 0.14, 0.165),
     *(0.2, 0.25, 0.3, 0.36, 0.43, 0.5, 0.6, 0.7, 0.85, 1.0),
 )  # of the leaves
