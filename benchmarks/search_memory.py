@@ -65,14 +65,15 @@ def voting(folder):
     exact = 1 - np.stack([vectors[rows] @ query for rows, query in zip(truth, queries, strict=True)])
     order = np.argsort(exact, axis=1, kind="stable")
     near = np.take_along_axis(truth, order, axis=1)
-    found = open_memory(folder / "memory").search_vectors(np.array(queries), k=K)
     names = np.array([f"class {number}" for number in range(int(classes.max()) + 1)], object)
-    codes, _ = encode_labels(np.concatenate([np.asarray(found.labels, object), names[classes[near]]]))
-    distances = np.concatenate([found.distances, np.take_along_axis(exact, order, axis=1)]).astype(np.float32)
-    same = {}
-    for method in METHODS:
-        winners = predict_every_k(codes, distances, method=method)[:, -1]
-        same[f"same vote by {method}"] = float(np.mean(winners[: len(queries)] == winners[len(queries) :]))
+    memory, same = open_memory(folder / "memory"), {}
+    for share in RECALLS:
+        found = memory.search_vectors(np.array(queries), k=K, recall=share)
+        codes, _ = encode_labels(np.concatenate([np.asarray(found.labels, object), names[classes[near]]]))
+        distances = np.concatenate([found.distances, np.take_along_axis(exact, order, axis=1)]).astype(np.float32)
+        for method in METHODS:
+            winners = predict_every_k(codes, distances, method=method)[:, -1]
+            same[f"same vote by {method} at {share}"] = float(np.mean(np.equal(*np.split(winners, 2))))
     return same
 
 
