@@ -10,7 +10,7 @@ demo: $(INSTALLED)  ## build a memory of scanned digits, classify held-out ones 
 	$(BIN)/vmem demo --out demo
 
 test: $(INSTALLED)  ## run the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED)  ## formatting, style, types, direction of imports
 	$(BIN)/ruff format --check .
