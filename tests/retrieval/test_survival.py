@@ -27,7 +27,8 @@ from tests.retrieval import edits
 from tests.retrieval.edits import KINDS, State
 
 KILLS = int(os.environ.get("VMEM_TEST_KILLS", "12"))
-WAIT_SECONDS = 8.0  # for an edit of the kind that is to be cut off
+START_SECONDS = 60.0  # for a process that may have an index to build first
+WAIT_SECONDS = 4.0  # for an edit of the kind that is to be cut off
 LONGEST = {"erase": 0.3, "grow": 0.1, "shrink": 0.1, "index": 0.6, "rebuild": 0.8}  # seconds from its beginning
 KILLS_OF_ONE = 25  # memory; then another, which has not thousands of versions
 EXACT_SHARE = 0.9  # of the ten nearest, that a tree finds
@@ -66,9 +67,8 @@ def kill_one(path: Path, log: Path, kind: str, chance: random.Random) -> None:
     """Let a process edit, and kill it while it makes an edit of a kind, or somewhere."""
     command = [sys.executable, edits.__file__, str(path), str(log), str(chance.getrandbits(32)), kind]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2])
-    deadline = time.monotonic() + WAIT_SECONDS
-    while process.poll() is None and time.monotonic() < deadline and not begun(log, kind):
-        time.sleep(0.005)
+    wait_for(process, log, '"done"', START_SECONDS)
+    wait_for(process, log, f'"kind": "{kind}"', WAIT_SECONDS)
     time.sleep(chance.uniform(0, LONGEST.get(kind, 0.03)))
     process.kill()
     _, errors = process.communicate()
@@ -76,8 +76,11 @@ def kill_one(path: Path, log: Path, kind: str, chance: random.Random) -> None:
     assert log.read_text(), "killed before it began"
 
 
-def begun(log: Path, kind: str) -> bool:
-    return f'"kind": "{kind}"' in log.read_text()
+def wait_for(process: "subprocess.Popen[bytes]", log: Path, text: str, seconds: float) -> None:
+    """Wait until a process has written something to its log, or has ended, or some time is over."""
+    deadline = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < deadline and text not in log.read_text():
+        time.sleep(0.005)
 
 
 def replay(
