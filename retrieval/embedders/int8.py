@@ -78,7 +78,7 @@ def _quantise(model: ConvertedModel, pixels: list[np.ndarray], folder: Path) -> 
     import nncf
 
     _log.info("Quantising %s to int8 with %d pictures, once", model.identity.name, len(pixels))
-    logging.getLogger("nncf").setLevel(logging.ERROR)  # its own way changes the handlers of others, too
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # its own way changes handlers that others gave it, too
     graph = runtime.Core().read_model(model.model)
     attends = any(op.get_type_name() == "ScaledDotProductAttention" for op in graph.get_ops())
     with contextlib.redirect_stdout(sys.stderr):  # where its progress bars belong
