@@ -8,8 +8,8 @@ raw ScaNN then needs an eighth of the leaves for a recall of 0.99. Searched are 
 `add_vectors`, ScaNN through its own wrapper, FAISS (Flat, HNSW, IVF, product quantisation with refinement), and a
 matrix product. Every build and every measurement runs in a process of its own, one after the other; every setting keeps
 its best of three rounds, and each path is shown at the fastest of its settings that reaches a recall. A path's settings
-end with the first that finds more than 0.9997. With --keep, what was built there is used again, so that a later run only
-measures; --only runs some of the steps.
+end with the first that finds more than 0.9997. With --keep, what was built there is used again, so that a later run
+only measures; --only runs some of the steps.
 
 Prints of each build: seconds, peak memory of its process and bytes on disk, both over the size of the float32 matrix.
 Then queries a second in batches, ratios, and the median of one query alone, at each recall; seconds to open a built
