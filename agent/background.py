@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
 _THREAD: Final = "model calls"
-_PATIENCE_SECONDS: Final = 2.0  # for a connection to close
+_PATIENCE_SECONDS: Final = 2.0  # for calls to end, or a connection to close
 
 _lock = threading.Lock()
 _loops: dict[int, asyncio.AbstractEventLoop] = {}  # by process: a fork has the parent's objects and not its threads
@@ -27,14 +27,15 @@ def submit(work: Coroutine[Any, Any, T]) -> "Future[T]":
 
 def close_with(owner: object, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Close a connection on the loop when its owner is no longer used, or at the program's end."""
+    weakref.finalize(owner, lambda: finish(close()))
 
-    def finish() -> None:
-        closing = submit(close())
-        if threading.current_thread().name != _THREAD:  # the loop's own thread cannot wait for itself
-            with contextlib.suppress(TimeoutError):
-                closing.result(_PATIENCE_SECONDS)
 
-    weakref.finalize(owner, finish)
+def finish(work: Coroutine[Any, Any, None]) -> None:
+    """Run what brings something to its end, and wait a little for it; made for finalizers, which run in any thread."""
+    ending = submit(work)
+    if threading.current_thread().name != _THREAD:  # the loop's own thread cannot wait for itself
+        with contextlib.suppress(TimeoutError):
+            ending.result(_PATIENCE_SECONDS)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

@@ -151,6 +151,13 @@ def decide_posed(
         for _, left in waiting:
             if isinstance(left, Future):
                 left.cancel()
+        background.finish(_until_empty(room, concurrency))  # what was cancelled may still be closing its connection
+
+
+async def _until_empty(room: asyncio.Semaphore, places: int) -> None:
+    """Wait until nobody is in a room any more."""
+    for _ in range(places):
+        await room.acquire()
 
 
 def _posed(

@@ -5,6 +5,7 @@
 
 import asyncio
 import hashlib
+import io
 import os
 import random
 import threading
@@ -21,7 +22,8 @@ from agent import Prediction, ScriptedModel, classify_batch, classify_batch_asyn
 from agent.errors import EveryRequestFails
 from agent.loading import LoadedModel
 from agent.reply_store import ReplyStore
-from prompts.types import NONE_CODE
+from agent.types import Reply, Request
+from prompts.types import NONE_CODE, ImagePart
 from retrieval import VisualMemory
 from retrieval.errors import InvalidArgument, NotAnImage
 from retrieval.pipeline import Failure
@@ -157,6 +159,37 @@ def test_an_error_that_every_query_would_meet_ends_a_batch_at_its_start(
     with pytest.raises(EveryRequestFails, match=r"\((403|404): "):
         list(classify_batch(pictures, memory, model=ready(kind), neighbors=3, concurrency=4, progress=False))
     assert len(server.generate_calls()) <= 8
+
+
+class Lingering:
+    """A model that refuses the call about a tall picture once others run, which take a while to end."""
+
+    name = "lingering"
+    working = 0
+
+    async def generate(self, request: Request) -> Reply:
+        query = [part for part in request.prompt.parts if isinstance(part, ImagePart)][-1]
+        with Image.open(io.BytesIO(query.encoded)) as picture:
+            is_tall = picture.height > picture.width
+        if is_tall:
+            while self.working < 2:
+                await asyncio.sleep(0.01)
+            raise EveryRequestFails("refused", code="key_refused")
+        self.working += 1
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.2)
+            self.working -= 1
+        raise AssertionError("it was not cancelled")
+
+
+def test_nothing_of_a_batch_runs_once_it_has_ended(memory: VisualMemory) -> None:
+    model = Lingering()
+    pictures = [noise(0).resize((32, 64)), *map(noise, range(1, 9))]
+    with pytest.raises(EveryRequestFails):
+        list(classify_batch(pictures, memory, model=model, neighbors=3, concurrency=3, progress=False))
+    assert model.working == 0
 
 
 def test_without_concurrency_nothing_can_be_asked(memory: VisualMemory) -> None:
