@@ -1,9 +1,9 @@
 """Manifests: lists of labelled pictures in CSV, JSONL or Parquet, read a few rows at a time however long they are.
 
 Columns: ``label``; the picture, as a path relative to the manifest (``path``, ``file``, ``file_name`` or ``image``) or
-as its encoded bytes (``bytes``: binary in Parquet, base64 elsewhere; ``image``: Hugging Face's struct of bytes and
-path); ``id``, or else the path is the id; ``source``, kept for people. A manifest is its user's own list, as a folder
-on the command line is: its paths may lead anywhere. Whatever is not there or no picture is told when it is added.
+as its encoded bytes (``bytes``: binary in Parquet, base64 elsewhere; ``image``: binary, or Hugging Face's struct of
+bytes and path); ``id``, or else the path is the id; ``source``, kept for people. A manifest is its user's own list, as a
+folder on the command line is: its paths may lead anywhere. Whatever is not there or no picture is told when it is added.
 """
 
 import base64
@@ -91,7 +91,7 @@ def _item(row: Mapping[str, Any], path: Path, number: int) -> Item:
     picture = row.get("image")
     struct = picture if isinstance(picture, dict) else {}
     name = _text(struct.get("path")) or next(filter(None, (_text(row.get(column)) for column in _PATHS)), "")
-    encoded = struct.get("bytes") or row.get(_BYTES)
+    encoded = (picture if isinstance(picture, bytes) else struct.get("bytes")) or row.get(_BYTES)
     if isinstance(encoded, str) and encoded:
         encoded = _decoded(encoded, path, number)
     if not encoded and not name:
