@@ -1,0 +1,86 @@
+"""vmem memory relabel, history, diff, tag, untag, checkout and compact."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from retrieval import VisualMemory
+from retrieval.embedders.base import foreign_vectors
+from retrieval.storage.history_cli import checkout, compact, diff, history, relabel, tag, untag
+
+Run = Callable[..., str]
+ITEMS = 400
+
+
+@pytest.fixture
+def run() -> Run:
+    """Return what runs a command and returns what it prints."""
+    app = typer.Typer()
+    for command in (relabel, history, diff, tag, untag, checkout, compact):
+        app.command()(command)
+
+    def invoke(*arguments: object) -> str:
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    return invoke
+
+
+def as_json(run: Run, *arguments: object) -> Any:
+    return json.loads(run(*arguments, "--json"))
+
+
+@pytest.fixture
+def path(tmp_path: Path, random_vectors: Callable[[int, int], np.ndarray]) -> Path:
+    """Return a memory that was made of two adds: its versions are 1 to 3."""
+    memory = VisualMemory.create(tmp_path / "m", embedder=foreign_vectors("made", 64))
+    vectors = random_vectors(2 * ITEMS, 64)
+    for part in (0, 1):
+        ids = [f"{part}/{number}" for number in range(ITEMS)]
+        memory.add_vectors(ids, [f"class {part}"] * ITEMS, vectors[part * ITEMS : (part + 1) * ITEMS])
+    return tmp_path / "m"
+
+
+def test_every_edit_is_listed_the_newest_first_with_what_it_changed(path: Path, run: Run) -> None:
+    run("relabel", path, "other", "--id", "0/1", "--id", "0/2")
+    found = [(version["number"], version["deed"], version["items"]) for version in as_json(run, "history", path)]
+    assert found == [(4, "relabel", 800), (3, "add", 800), (2, "add", 400), (1, "create", 0)]
+    newest, *_ = (line for line in run("history", path, "--limit", 1).splitlines() if "relabel" in line)
+    assert newest.split()[0] == "4" and newest.split()[-1] == "800"
+
+
+def test_a_relabelled_item_is_in_the_diff_with_both_labels(path: Path, run: Run) -> None:
+    assert run("relabel", path, "other", "--id", "0/1") == "relabelled 1 pictures, version 4\n"
+    assert as_json(run, "diff", path, 3)["relabelled"] == {"0/1": ["class 0", "other"]}
+    assert "class 0 → other" in run("diff", path, 3, 4)
+
+
+def test_a_diff_of_many_changes_shows_some_and_counts_all(path: Path, run: Run) -> None:
+    printed = run("diff", path, 2)
+    assert "… and 350 changes more (--json lists all)" in printed
+    assert printed.endswith("400 added, 0 forgotten, 0 relabelled, 0 replaced, 0 relied on more or less\n")
+    assert len(as_json(run, "diff", path, 2)["added"]) == ITEMS
+
+
+def test_a_memory_goes_back_to_a_tag_and_that_can_be_undone(path: Path, run: Run) -> None:
+    run("tag", path, "half", "--version", 2)
+    assert "half" in run("history", path)
+    assert "400 pictures" in run("checkout", path, "half") and len(VisualMemory.open(path)) == ITEMS
+    assert "800 pictures" in run("checkout", path, 3) and len(VisualMemory.open(path)) == 2 * ITEMS
+    run("untag", path, "half")
+    assert "half" not in run("history", path)
+
+
+def test_compacting_says_why_a_memory_grew_and_what_lets_go_of_it(path: Path, run: Run) -> None:
+    first = run("compact", path)
+    assert "0 versions dropped" in first and "a smaller --keep, and tags taken off, let them go" in first
+    last = run("compact", path, "--keep", 1)
+    assert "versions dropped" in last and "a smaller --keep" not in last
+    assert len(as_json(run, "history", path)) == 1
