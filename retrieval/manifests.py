@@ -2,8 +2,9 @@
 
 Columns: ``label``; the picture, as a path relative to the manifest (``path``, ``file``, ``file_name`` or ``image``) or
 as its encoded bytes (``bytes``: binary in Parquet, base64 elsewhere; ``image``: binary, or Hugging Face's struct of
-bytes and path); ``id``, or else the path is the id; ``source``, kept for people. A manifest is its user's own list, as a
-folder on the command line is: its paths may lead anywhere. Whatever is not there or no picture is told when it is added.
+bytes and path); ``id``, or else the path is the id; ``source``, kept for people. A manifest is its user's own list, as
+a folder on the command line is: its paths may lead anywhere. Whatever is not there or no picture is told when it is
+added.
 """
 
 import base64

@@ -176,7 +176,7 @@ def compact(
     after = opened.stats().bytes_on_disk
     typer.echo(f"{printable(memory)}: {before / 1e6:,.1f} MB → {after / 1e6:,.1f} MB, {dropped:,} versions dropped")
     if after > before:
-        typer.echo("The versions that stay still need the old files: a smaller --keep, and tags taken off, let them go.")
+        typer.echo("The versions that stay still need the old files: a smaller --keep and fewer tags let them go.")
 
 
 def as_version(text: str) -> int | str:

@@ -80,7 +80,7 @@ def test_a_memory_goes_back_to_a_tag_and_that_can_be_undone(path: Path, run: Run
 
 def test_compacting_says_why_a_memory_grew_and_what_lets_go_of_it(path: Path, run: Run) -> None:
     first = run("compact", path)
-    assert "0 versions dropped" in first and "a smaller --keep, and tags taken off, let them go" in first
+    assert "0 versions dropped" in first and "a smaller --keep and fewer tags let them go" in first
     last = run("compact", path, "--keep", 1)
     assert "versions dropped" in last and "a smaller --keep" not in last
     assert len(as_json(run, "history", path)) == 1
