@@ -1,8 +1,7 @@
-"""Erased means gone: from every version, every file, the index and the caches, also where a run was killed."""
+"""Erased means gone: from every version, every file, the index and the caches."""
 
 import json
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,76 +13,25 @@ import pytest
 from retrieval.adding import UNREADABLE
 from retrieval.embedders.base import EmbedderIdentity, foreign_vectors
 from retrieval.embedders.execution import Execution
-from retrieval.errors import InvalidArgument, StorageError, UnknownItem, VisualMemoryWarning
+from retrieval.errors import InvalidArgument, UnknownItem
 from retrieval.features import FeatureCache
-from retrieval.forgetting.deed import erase_items, finish_pending, is_pending
+from retrieval.forgetting.deed import erase_items
 from retrieval.forgetting.erasing import keys_of_ids, plan_erasure
-from retrieval.forgetting.examining import verify
-from retrieval.forgetting.receipts import Check, Receipt, read_receipt
-from retrieval.forgetting.traces import FeatureTraces
 from retrieval.indexes import choose_kind
 from retrieval.memory import VisualMemory
-from retrieval.storage.commits import append
-from retrieval.storage.history_cli import checkout
-from retrieval.storage.schema import ItemBatch, to_arrow
 from retrieval.storage.table import ItemTable
+from tests.retrieval.forgetting.erasures import (
+    DIMENSION,
+    erase,
+    everything,
+    held,
+    look_again,
+    put,
+    vector_bytes,
+    vectors,
+)
 
-DIMENSION = 64
 HOSTILE = "it's a \"cat\"\n<script>'; DROP TABLE items --"
-
-
-def vectors(items, seed):
-    made = np.random.default_rng(seed).normal(size=(items, DIMENSION)).astype(np.float32)
-    return made / np.linalg.norm(made, axis=1, keepdims=True)
-
-
-def put(memory, ids, seed):
-    """Add items with thumbnails and digests of their pictures, as one version."""
-    draw = np.random.default_rng(seed)
-    thumbnails = [b"\xff\xd8 header \xff\xda" + draw.bytes(900) for _ in ids]
-    digests = [f"{seed:032x}{number:032x}" for number in range(len(ids))]
-    none = [None] * len(ids)
-    batch = ItemBatch(ids, ["some label"] * len(ids), vectors(len(ids), seed), thumbnails, none, digests)
-    table = ItemTable.open(memory)
-    append(table, to_arrow(batch, table.dataset.schema))
-
-
-@pytest.fixture
-def memory(tmp_path):
-    """Return a memory of three versions with 30 items each: a/0, …, b/0, …, c/0, …."""
-    path = tmp_path / "memory"
-    VisualMemory.create(path, embedder=foreign_vectors("made", DIMENSION))
-    for seed, name in enumerate("abc"):
-        put(path, [f"{name}/{number}" for number in range(30)], seed)
-    return path
-
-
-def held(path, columns=("id", "key", "vector", "thumbnail", "digest")):
-    rows = ItemTable.open(path).dataset.to_table(columns=list(columns)).to_pylist()
-    return {row["id"]: row for row in rows}
-
-
-def everything(*folders):
-    return b"\n".join(file.read_bytes() for folder in folders for file in folder.rglob("*") if file.is_file())
-
-
-def vector_bytes(row):
-    return np.array(row["vector"], np.int16).tobytes()
-
-
-def erase(path, *ids, **options):
-    return erase_items(path, keys_of_ids(path, ids), progress=False, **options)
-
-
-def left(checks: tuple[Check, ...]) -> dict[str, tuple[str, ...]]:
-    return {check.what: check.left for check in checks if check.left}
-
-
-def look_again(path: Path, receipt: Receipt) -> dict[str, tuple[str, ...]]:
-    assert receipt.path is not None
-    found = verify(read_receipt(receipt.path), path, traces=[FeatureTraces()], progress=False)
-    assert found.proven == (not left(found.checks))
-    return left(found.checks)
 
 
 def test_no_byte_of_an_erased_item_is_left_and_every_other_item_is(memory):
@@ -239,23 +187,6 @@ def test_a_duplicate_stays_in_a_saved_index_too(tmp_path):
     assert receipt.deed.windows_shared == receipt.deed.windows and look_again(memory.path, receipt) == {}
 
 
-def test_an_erasure_to_be_proven_later_leaves_nothing_either_and_says_so(memory):
-    row = held(memory)["b/3"]
-    receipt = erase_items(memory, keys_of_ids(memory, ["b/3"]), prove=False, progress=False)
-    assert vector_bytes(row) not in everything(memory) and row["thumbnail"] not in everything(memory)
-    assert "not searched yet" in {check.what: check.how for check in receipt.checks}["bytes"]
-    assert look_again(memory, read_receipt(receipt.path)) == {}
-
-
-def test_a_later_proof_lets_duplicates_stay_but_nothing_else(memory):
-    VisualMemory.open(memory).add_vectors(["twin"], ["x"], vectors(30, 0)[4:5])
-    row = held(memory)["a/4"]
-    receipt = erase_items(memory, keys_of_ids(memory, ["a/4"]), prove=False, progress=False)
-    assert look_again(memory, receipt) == {}
-    (memory / "copy").write_bytes(row["thumbnail"])
-    assert list(look_again(memory, receipt)) == ["bytes"]
-
-
 def test_a_table_of_before_fixed_point_is_searched_added_to_and_erased_from(memory):
     before = held(memory)
     uri = str(ItemTable.open(memory).uri)
@@ -271,54 +202,6 @@ def test_a_table_of_before_fixed_point_is_searched_added_to_and_erased_from(memo
     left_behind = everything(memory)
     assert halves[33].tobytes() not in left_behind and vector_bytes(before["b/3"]) not in left_behind
     assert look_again(memory, receipt) == {}
-
-
-def test_a_receipt_names_nothing_of_what_was_erased(memory):
-    row = held(memory)["b/3"]
-    receipt = erase(memory, "b/3")
-    text = receipt.path.read_text()
-    assert "b/3" not in text and row["digest"] not in text and str(row["thumbnail"]) not in text
-    assert json.loads(text)["items"] == 1 and read_receipt(receipt.path) == receipt
-
-
-def test_bytes_that_turn_up_again_in_any_file_are_found(memory):
-    row = held(memory)["b/3"]
-    receipt = erase(memory, "b/3")
-    for left_behind in (vector_bytes(row), row["thumbnail"][100:]):
-        (memory / "some.tmp").write_bytes(b"123" + left_behind)
-        assert "some.tmp" in look_again(memory, receipt)["bytes"][0]
-
-
-def test_an_item_that_is_added_again_is_found_and_told_from_one_that_was_left(memory):
-    receipt = erase(memory, "b/3")
-    put(memory, ["b/3"], 8)
-    assert list(look_again(memory, receipt)) == ["added again"]
-
-
-def test_a_receipt_of_another_memory_proves_nothing(memory, tmp_path):
-    receipt = erase(memory, "b/3")
-    VisualMemory.create(tmp_path / "other", embedder=foreign_vectors("made", DIMENSION))
-    with pytest.raises(InvalidArgument, match="receipt is of another memory"):
-        verify(receipt, tmp_path / "other", traces=[], progress=False)
-
-
-@pytest.mark.parametrize(
-    ("field", "value"), [("salt", "00" * 65), ("salt", ""), ("keys", [2**64]), ("keys", ["x"]), ("bytes", {})]
-)
-def test_a_receipt_that_was_tampered_with_is_refused(memory, field, value):
-    receipt = erase(memory, "b/3")
-    written = json.loads(receipt.path.read_text())
-    written["known_by"][field] = value
-    receipt.path.write_text(json.dumps(written))
-    with pytest.raises(InvalidArgument, match="no receipt of an erasure"):
-        read_receipt(receipt.path)
-
-
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1}', "\x00", '{"format": 1, "known_by": []}'])
-def test_a_file_that_is_no_receipt_is_refused(tmp_path, content):
-    (tmp_path / "r.json").write_text(content)
-    with pytest.raises(InvalidArgument, match="no receipt of an erasure"):
-        read_receipt(tmp_path / "r.json")
 
 
 def test_features_of_the_picture_are_wiped_out_of_the_cache(memory, tmp_path):
@@ -366,115 +249,3 @@ def test_what_killed_runs_left_is_swept(memory):
     (memory / "items.lance" / "data" / "torn.lance").write_bytes(vector_bytes(held(memory)["b/3"]))
     receipt = erase(memory, "b/3")
     assert not (memory / ".new-abc").exists() and look_again(memory, receipt) == {}
-
-
-class Stuck:
-    """A place that does not let go of what it keeps."""
-
-    name = "stuck"
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def folders(self):
-        return [self.folder]
-
-    def secrets(self, items):
-        return []
-
-    def drop(self, items):
-        return 0
-
-    def remains(self, marks):
-        return []
-
-
-def test_no_receipt_is_written_while_something_is_left(memory, tmp_path):
-    stuck = Stuck(tmp_path / "stuck")
-    stuck.folder.mkdir()
-    (stuck.folder / "kept").write_bytes(vector_bytes(held(memory)["b/3"]))
-    with pytest.raises(StorageError, match=r"still holds something .*stuck.*--resume"):
-        erase(memory, "b/3", traces=[stuck])
-    assert is_pending(memory) and not (memory / "receipts").exists() and "b/3" not in held(memory)
-    (stuck.folder / "kept").unlink()
-    (receipt,), waiting = finish_pending(memory, traces=[stuck], progress=False)
-    assert waiting == 0 and not is_pending(memory) and look_again(memory, receipt) == {}
-
-
-def test_the_next_erasure_finishes_one_that_was_cut_off(memory, tmp_path):
-    stuck = Stuck(tmp_path / "stuck")
-    stuck.folder.mkdir()
-    (stuck.folder / "kept").write_bytes(vector_bytes(held(memory)["b/3"]))
-    with pytest.raises(StorageError, match="still holds something"):
-        erase(memory, "b/3", traces=[stuck])
-    with pytest.raises(StorageError, match="still holds something"):
-        erase(memory, "b/4", traces=[stuck])
-    assert not {"b/3", "b/4"} & set(held(memory))  # neither takes part in anything any more
-    (stuck.folder / "kept").unlink()
-    erase(memory, "b/5", traces=[stuck])
-    assert not is_pending(memory) and len(list((memory / "receipts").iterdir())) == 3
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from retrieval.forgetting.erasing import keys_of_ids
-from retrieval.forgetting.deed import erase_items
-from retrieval.forgetting.traces import FeatureTraces
-
-path, last = Path(sys.argv[1]), int(sys.argv[2])
-count = 0
-
-def kill_at_last(event, arguments):
-    global count
-    if event in ("os.rename", "os.remove", "os.rmdir", "sqlite3.connect", "tempfile.mkstemp", "os.scandir"):
-        count += 1
-        if count > last:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-keys = keys_of_ids(path, ["b/3"])
-sys.addaudithook(kill_at_last)
-erase_items(path, keys, traces=[FeatureTraces()], progress=False)
-print("done", count)
-"""
-
-
-@pytest.mark.parametrize("events", [0, 1, 3, 5, 8, 12, 20])
-def test_an_erasure_that_is_killed_anywhere_is_finished_or_never_began(memory, events):
-    before = held(memory)
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-c", KILLED, str(memory), str(events)]
-    said = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60, check=False)
-    assert said.returncode == -9 or "done" in said.stdout, said.stderr
-    begun = is_pending(memory)
-    receipts, _ = finish_pending(memory, traces=[FeatureTraces()], progress=False)
-    assert len(receipts) == begun
-    if not begun and "done" not in said.stdout and not list(memory.glob("receipts/*.json")):
-        assert held(memory) == before
-        receipts = [erase(memory, "b/3")]
-    rest = everything(memory)
-    assert vector_bytes(before["b/3"]) not in rest and before["b/3"]["thumbnail"] not in rest
-    assert held(memory) == {id_: row for id_, row in before.items() if id_ != "b/3"}
-    assert all(look_again(memory, receipt) == {} for receipt in receipts) and not is_pending(memory)
-
-
-def test_what_waits_for_another_place_is_only_taken_out_of_decisions(memory, tmp_path):
-    stuck = Stuck(tmp_path)
-    stuck.drop = lambda items: 1 / 0
-    with pytest.raises(ZeroDivisionError):
-        erase(memory, "b/3", traces=[stuck])
-    receipts, waiting = finish_pending(memory, traces=[], progress=False)
-    assert (receipts, waiting) == ([], 1) and is_pending(memory) and "b/3" not in held(memory)
-    put(memory, ["b/3"], 8)  # added again meanwhile: another item
-    (receipt,), _ = finish_pending(memory, traces=[Stuck(tmp_path / "empty")], progress=False)
-    assert "b/3" in held(memory) and receipt.deed.windows_before > 0
-
-
-def test_repairing_a_memory_does_not_bring_back_what_was_being_erased(memory, tmp_path):
-    stuck = Stuck(tmp_path)
-    stuck.drop = lambda items: 1 / 0
-    with pytest.raises(ZeroDivisionError):
-        erase(memory, "b/3", traces=[stuck])
-    with pytest.warns(VisualMemoryWarning, match="forget .* --resume` goes on"):
-        checkout(memory, "3", repair=True)
-    assert "b/3" not in held(memory) and "b/4" in held(memory) and is_pending(memory)

@@ -102,7 +102,7 @@ def test_searching_a_database_leaves_this_process_its_locks_on_it(tmp_path):
             "with open_store(pathlib.Path(sys.argv[1]), size_limit=2**20) as store: store.set('b', b'theirs')"
         )
         command = [sys.executable, "-c", script, str(tmp_path)]
-        subprocess.run(command, cwd=Path(__file__).parents[2], check=True, timeout=60)
+        subprocess.run(command, cwd=Path(__file__).parents[3], check=True, timeout=60)
         store.set("c", b"ours")
         with open_store(tmp_path, size_limit=2**20) as again:
             assert (again.get("b"), again.get("c")) == (b"theirs", b"ours")

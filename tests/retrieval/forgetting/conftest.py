@@ -1,0 +1,17 @@
+"""The memory that items are erased from."""
+
+import pytest
+
+from retrieval.embedders.base import foreign_vectors
+from retrieval.memory import VisualMemory
+from tests.retrieval.forgetting.erasures import DIMENSION, put
+
+
+@pytest.fixture
+def memory(tmp_path):
+    """Return a memory of three versions with 30 items each: a/0, …, b/0, …, c/0, …."""
+    path = tmp_path / "memory"
+    VisualMemory.create(path, embedder=foreign_vectors("made", DIMENSION))
+    for seed, name in enumerate("abc"):
+        put(path, [f"{name}/{number}" for number in range(30)], seed)
+    return path

@@ -1,0 +1,88 @@
+"""Receipts: what they say and do not say, and what looking again by one finds."""
+
+import json
+
+import pytest
+
+from retrieval.embedders.base import foreign_vectors
+from retrieval.errors import InvalidArgument
+from retrieval.forgetting.deed import erase_items
+from retrieval.forgetting.erasing import keys_of_ids
+from retrieval.forgetting.examining import verify
+from retrieval.forgetting.receipts import read_receipt
+from retrieval.memory import VisualMemory
+from tests.retrieval.forgetting.erasures import (
+    DIMENSION,
+    erase,
+    everything,
+    held,
+    look_again,
+    put,
+    vector_bytes,
+    vectors,
+)
+
+
+def test_an_erasure_to_be_proven_later_leaves_nothing_either_and_says_so(memory):
+    row = held(memory)["b/3"]
+    receipt = erase_items(memory, keys_of_ids(memory, ["b/3"]), prove=False, progress=False)
+    assert vector_bytes(row) not in everything(memory) and row["thumbnail"] not in everything(memory)
+    assert "not searched yet" in {check.what: check.how for check in receipt.checks}["bytes"]
+    assert look_again(memory, read_receipt(receipt.path)) == {}
+
+
+def test_a_later_proof_lets_duplicates_stay_but_nothing_else(memory):
+    VisualMemory.open(memory).add_vectors(["twin"], ["x"], vectors(30, 0)[4:5])
+    row = held(memory)["a/4"]
+    receipt = erase_items(memory, keys_of_ids(memory, ["a/4"]), prove=False, progress=False)
+    assert look_again(memory, receipt) == {}
+    (memory / "copy").write_bytes(row["thumbnail"])
+    assert list(look_again(memory, receipt)) == ["bytes"]
+
+
+def test_a_receipt_names_nothing_of_what_was_erased(memory):
+    row = held(memory)["b/3"]
+    receipt = erase(memory, "b/3")
+    text = receipt.path.read_text()
+    assert "b/3" not in text and row["digest"] not in text and str(row["thumbnail"]) not in text
+    assert json.loads(text)["items"] == 1 and read_receipt(receipt.path) == receipt
+
+
+def test_bytes_that_turn_up_again_in_any_file_are_found(memory):
+    row = held(memory)["b/3"]
+    receipt = erase(memory, "b/3")
+    for left_behind in (vector_bytes(row), row["thumbnail"][100:]):
+        (memory / "some.tmp").write_bytes(b"123" + left_behind)
+        assert "some.tmp" in look_again(memory, receipt)["bytes"][0]
+
+
+def test_an_item_that_is_added_again_is_found_and_told_from_one_that_was_left(memory):
+    receipt = erase(memory, "b/3")
+    put(memory, ["b/3"], 8)
+    assert list(look_again(memory, receipt)) == ["added again"]
+
+
+def test_a_receipt_of_another_memory_proves_nothing(memory, tmp_path):
+    receipt = erase(memory, "b/3")
+    VisualMemory.create(tmp_path / "other", embedder=foreign_vectors("made", DIMENSION))
+    with pytest.raises(InvalidArgument, match="receipt is of another memory"):
+        verify(receipt, tmp_path / "other", traces=[], progress=False)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("salt", "00" * 65), ("salt", ""), ("keys", [2**64]), ("keys", ["x"]), ("bytes", {})]
+)
+def test_a_receipt_that_was_tampered_with_is_refused(memory, field, value):
+    receipt = erase(memory, "b/3")
+    written = json.loads(receipt.path.read_text())
+    written["known_by"][field] = value
+    receipt.path.write_text(json.dumps(written))
+    with pytest.raises(InvalidArgument, match="no receipt of an erasure"):
+        read_receipt(receipt.path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1}', "\x00", '{"format": 1, "known_by": []}'])
+def test_a_file_that_is_no_receipt_is_refused(tmp_path, content):
+    (tmp_path / "r.json").write_text(content)
+    with pytest.raises(InvalidArgument, match="no receipt of an erasure"):
+        read_receipt(tmp_path / "r.json")
