@@ -1,36 +1,23 @@
 """vmem memory prune, why and duplicates."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
 from retrieval import VisualMemory
 from retrieval.building import build_memory
 from retrieval.curation.curation_cli import prune, why
 from retrieval.curation.duplicates_cli import duplicates
+from tests.commands import Run, runner
 from tests.conftest import COLOURS, draw
-
-Run = Callable[..., str]
 
 
 @pytest.fixture
 def run() -> Run:
     """Return what runs a command and returns what it prints."""
-    app = typer.Typer()
-    for command in (prune, why, duplicates):
-        app.command()(command)
-
-    def invoke(*arguments: object) -> str:
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
-        assert result.exit_code == 0, result.output
-        return result.output
-
-    return invoke
+    return runner(prune, why, duplicates)
 
 
 def as_json(run: Run, *arguments: object) -> Any:

@@ -7,30 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer
-from typer.testing import CliRunner
 
 from retrieval import VisualMemory
 from retrieval.embedders.base import foreign_vectors
 from retrieval.storage.history_cli import checkout, compact, diff, history, relabel, tag, untag
+from tests.commands import Run, runner
 
-Run = Callable[..., str]
 ITEMS = 400
 
 
 @pytest.fixture
 def run() -> Run:
     """Return what runs a command and returns what it prints."""
-    app = typer.Typer()
-    for command in (relabel, history, diff, tag, untag, checkout, compact):
-        app.command()(command)
-
-    def invoke(*arguments: object) -> str:
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
-        assert result.exit_code == 0, result.output
-        return result.output
-
-    return invoke
+    return runner(relabel, history, diff, tag, untag, checkout, compact)
 
 
 def as_json(run: Run, *arguments: object) -> Any:
