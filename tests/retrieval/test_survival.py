@@ -32,6 +32,7 @@ WAIT_SECONDS = 4.0  # for an edit of the kind that is to be cut off
 LONGEST = {"erase": 0.3, "grow": 0.1, "shrink": 0.1, "index": 0.6, "rebuild": 0.8}  # seconds from its beginning
 KILLS_OF_ONE = 25  # memory; then another, which has not thousands of versions
 EXACT_SHARE = 0.9  # of the ten nearest, that a tree finds
+WIDE = 200  # neighbours, for which it looks so far that it misses no item: for ten it may miss 2 of 1,000 themselves
 
 
 def test_edits_killed_at_random_points_are_wholly_there_or_not_at_all(tmp_path: Path) -> None:
@@ -137,8 +138,8 @@ def expect_right_answers(memory: VisualMemory, state: State, erased: set[str]) -
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     ids = np.array(list(living), object)
     some = np.concatenate([np.arange(len(ids))[-10:], np.random.default_rng().choice(len(ids), 20)])
+    assert (memory.search_vectors(unit[some], k=WIDE).ids[:, 0] == ids[some]).all()
     found = memory.search_vectors(unit[some], k=10)
-    assert (found.ids[:, 0] == ids[some]).all()
     assert found.labels.tolist() == [[living[id_].label for id_ in row] for row in found.ids]
     exact = 1 - unit[some] @ unit.T
     place = {id_: number for number, id_ in enumerate(ids)}
