@@ -184,7 +184,7 @@ class Lingering:
         raise AssertionError("it was not cancelled")
 
 
-def test_nothing_of_a_batch_runs_once_it_has_ended(memory: VisualMemory) -> None:
+def test_the_calls_that_a_batch_cancels_have_ended_when_it_ends(memory: VisualMemory) -> None:
     model = Lingering()
     pictures = [noise(0).resize((32, 64)), *map(noise, range(1, 9))]
     with pytest.raises(EveryRequestFails):
