@@ -24,7 +24,7 @@ def stats() -> None:
 
     Example: vmem cache stats
     """
-    from agent.reply_store import KIND, ReplyStore
+    from agent.reply_store import ReplyStore
     from retrieval.cachedir import cache_folder, folder_bytes
     from retrieval.embedders.converted import converted_models
     from retrieval.features import cached_features
@@ -32,9 +32,9 @@ def stats() -> None:
 
     rows = [("features", about, f"{count:,}", f"{size / 1e6:,.1f}") for about, count, size in cached_features()]
     rows += [("model", about, "", f"{size / 1e6:,.1f}") for about, size in converted_models()]
-    if cache_folder(KIND).exists():
+    if cache_folder("replies").exists():
         replies, pictures = ReplyStore().counts()
-        size = folder_bytes(cache_folder(KIND)) / 1e6
+        size = folder_bytes(cache_folder("replies")) / 1e6
         rows.append(("replies", f"vision-language models, with {pictures:,} pictures", f"{replies:,}", f"{size:,.1f}"))
     whole = sum(folder_bytes(cache_folder(folder)) for folder in _FOLDERS["all"])
     typer.echo(f"{printable(cache_folder('.').resolve())}: {whole / 1e6:,.1f} MB")

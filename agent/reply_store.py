@@ -17,10 +17,9 @@ from prompts.answer import is_answer
 from prompts.types import ImagePart, Prompt, TextPart
 from retrieval.bytestore import TROUBLE, open_store
 from retrieval.cachedir import cache_folder
+from retrieval.forgetting.replies import ASKED, IMAGE, KIND, REPLY, SIZE_LIMIT
 
-KIND: Final = "replies"  # folder of the cache
-SIZE_LIMIT: Final = 20 * 2**30  # bytes; beyond it the oldest go
-REPLY, ASKED, IMAGE, _CLAIM = "reply:", "asked:", "image:", "claim:"
+_CLAIM: Final = "claim:"  # how the names of further entries begin
 _REMEMBERED: Final = 200_000  # digests of pictures known to be there, of 64 characters
 
 

@@ -96,7 +96,6 @@ def verify_forgotten(
     import json
     from dataclasses import asdict
 
-    from agent.reply_traces import every_trace
     from retrieval.forgetting.examining import verify
     from retrieval.forgetting.receipts import read_receipt
     from retrieval.storage.layout import is_memory
@@ -104,7 +103,7 @@ def verify_forgotten(
     read = read_receipt(receipt)
     beside = receipt.absolute().parent.parent
     there = memory or (beside if is_memory(beside) else Path(read.memory))
-    found = verify(read, there, traces=every_trace())
+    found = verify(read, there)
     if as_json:
         typer.echo(json.dumps({"proven": found.proven, "checks": [asdict(check) for check in found.checks]}))
     else:
@@ -186,22 +185,20 @@ def _unlink(memory: Path, ids: list[str] | None, label: str | None, where: str |
 
 
 def _erase(memory: Path, keys: "np.ndarray", runs: list[Path] | None, *, prove: bool) -> None:
-    from agent.reply_traces import every_trace
     from retrieval.forgetting.deed import erase_items
 
-    receipt = erase_items(memory, keys, traces=every_trace(), prove=prove)
+    receipt = erase_items(memory, keys, prove=prove)
     _print_receipt(memory, receipt)
     _list_runs(runs, receipt.known.marks.is_id, receipt.memory_id)
 
 
 def _resume(memory: Path) -> None:
-    from agent.reply_traces import every_trace
     from retrieval.forgetting.deed import finish_pending
     from retrieval.storage.layout import expect_memory
     from retrieval.terminal import printable
 
     expect_memory(memory)
-    receipts, waiting = finish_pending(memory, traces=every_trace())
+    receipts, waiting = finish_pending(memory)
     for receipt in receipts:
         _print_receipt(memory, receipt)
     if waiting:

@@ -81,8 +81,8 @@ class EditableMemory(MemoryView):
             ids: of the items, also of those that were forgotten before.
             label: of all of them, as for `forget`.
             where: an SQL condition on id, label and source.
-            traces: where else something of them may be kept; None for the features that are kept by picture.
-                ``agent.reply_traces.every_trace()`` adds the models' replies.
+            traces: where else something of them may be kept; None for every place: the features that are kept by
+                picture, and the models' replies.
             prove: whether to search every file for what is left, which takes as long as reading them; not to leaves
                 that to the proof by the receipt, and reads no more of the items that stay than their keys.
             progress: whether to show bars.

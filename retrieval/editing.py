@@ -1,5 +1,6 @@
 """Edits of a memory, one at a time: each waits for its turn, is one version, and carries the snapshot along."""
 
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from retrieval.embedders.execution import Execution
-from retrieval.errors import DuplicateId, InvalidArgument, UnknownItem
+from retrieval.errors import DuplicateId, IndexUnavailable, InvalidArgument, UnknownItem
+from retrieval.forgetting.dropped import clear_indexes, keep_account
 from retrieval.snapshot import Snapshot
 from retrieval.storage.commits import append, compact, record, replace, restore, set_reliability
 from retrieval.storage.locking import writer_lock
@@ -21,6 +23,7 @@ from retrieval.storage.table import ItemTable
 if TYPE_CHECKING:
     import pyarrow
 
+_logger = logging.getLogger(__name__)
 _NAMED: Final = 3  # of many ids in a message
 
 
@@ -137,9 +140,16 @@ class Editor:
             self._snapshot = Snapshot(self.table, self.path)
 
     def compact(self, *, keep: int) -> int:
-        """Write small files together and drop old versions; return how many."""
+        """Write small files together and drop old versions; return how many.
+
+        What the index holds of items that no version has any more goes too.
+        """
         with self.turn():
-            dropped = compact(self.table, keep=keep)
+            dropped = compact(self.table, keep=keep, before_dropping=keep_account)
+            try:
+                clear_indexes(self.table)
+            except IndexUnavailable as error:  # an erasure, or the next time, finds the same by their keys
+                _logger.warning("Items that are in no version any more stay in the index: %s", error)
             self._snapshot = Snapshot(self.table, self.path)
         return dropped
 

@@ -9,27 +9,26 @@ vectors, thumbnails and cached features, and that no row of any version has thei
 backups, of blocks that the file system gave free, and of what reports, logs of runs and others were given before.
 """
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from secrets import token_bytes, token_hex
+from secrets import token_hex
 
 import numpy as np
 from jaxtyping import Int
 
 from retrieval.disk import reading, writing
 from retrieval.errors import StorageError
+from retrieval.forgetting.dropped import DroppedRows, clear_indexes, keep_account
 from retrieval.forgetting.erasing import drop_versions, rewrite, tags_on, unlink
 from retrieval.forgetting.examining import examine, search, still_secret, sweep, without_shared
 from retrieval.forgetting.pending import Note, notes
-from retrieval.forgetting.rawsearch import LONGEST_WINDOW, Secrets
+from retrieval.forgetting.rawsearch import Secrets
 from retrieval.forgetting.receipts import Check, Deed, Known, Receipt, sync_folder
+from retrieval.forgetting.replies import every_trace
 from retrieval.forgetting.table_files import Held, TableFiles
-from retrieval.forgetting.traces import SALT_BYTES, FeatureTraces, Forgotten, Marks, Traces, sha256
-from retrieval.indexes.store import erase_stored
-from retrieval.storage.layout import CENTRED_INDEX, INDEX
+from retrieval.forgetting.traces import Forgotten, Marks, Traces
 from retrieval.storage.locking import writer_lock
 from retrieval.storage.sums import renew_sums
 from retrieval.storage.table import ItemTable
@@ -51,7 +50,8 @@ def erase_items(
     Args:
         path: the memory's folder.
         keys: of items, living ones or not; those that are nowhere are passed over.
-        traces: where else something of them may be kept; None is the features that all memories share.
+        traces: where else something of them may be kept; None is every place: the features that all memories
+            share, and the models' replies.
         prove: whether to search every file of the memory and of those places, which takes as long as reading them. Not
             to leaves that to `retrieval.forgetting.examining.verify`: what held the items is rewritten all the same.
         progress: whether to show a bar while files are searched.
@@ -61,7 +61,7 @@ def erase_items(
         MemoryBusy: another process is writing to it.
         StorageError: something could not be written, or is still there: `finish_pending` goes on.
     """
-    places = [FeatureTraces()] if traces is None else list(traces)
+    places = every_trace() if traces is None else list(traces)
     with writer_lock(path):
         deed = Deed(ItemTable.open(path).version)
         names = tuple(place.name for place in places)
@@ -83,7 +83,7 @@ def finish_pending(
     Raises:
         as `erase_items`.
     """
-    places = [FeatureTraces()] if traces is None else list(traces)
+    places = every_trace() if traces is None else list(traces)
     if not is_pending(path):
         return [], 0
     with writer_lock(path):
@@ -123,8 +123,8 @@ def is_pending(path: Path) -> bool:
 def _finish(path: Path, note: Note, places: Sequence[Traces], *, prove: bool, progress: bool) -> Receipt:
     _unlink(path, note)
     note, known, held = _clear_around(path, note, places, prove=prove)
-    note = _clear_index(path, note, known)
     note = _clear_table(path, note, known, held)
+    note = _clear_index(path, note)
     found = search(path, known.secrets, places, progress=progress) if prove else {}
     if found:
         note, known = _without_shared(path, note, known)
@@ -155,51 +155,55 @@ def _unlink(path: Path, note: Note) -> None:
 
 def _clear_around(path: Path, note: Note, places: Sequence[Traces], *, prove: bool) -> tuple[Note, Known, Held]:
     """Drop what is kept of the items outside the table; return what tells them, and where they are."""
+    table = ItemTable.open(path)
+    keep_account(table, ())
     with reading(path):
-        held = TableFiles(ItemTable.open(path).uri).hold(note.key_array)
-    thumbnails = frozenset(map(sha256, held.thumbnails))
-    items = Forgotten(held.ids, held.digests, thumbnails, cut_off=note.cut_off)
+        files = TableFiles(table.uri)
+        held = files.hold(note.key_array)
+    dropped = DroppedRows.of(path, files.versions(), dimension=table.dimension).under(note.key_array, held.ids)
+    pictures, thumbnails = held.digests | dropped.texts("picture"), held.thumbnails | dropped.texts("thumbnail")
+    items = Forgotten(held.ids, pictures, thumbnails, cut_off=note.cut_off)
     known = note.known
     if known is None:
-        note, known = _with_known(path, note, held, items, places, prove=prove)
+        note, known = _with_known(path, note, held, dropped, items, places, prove=prove)
         note.write()
-    if not note.cleared:
-        dropped = {place.name: place.drop(items) for place in places}
-        dropped["lists"] = sweep(path, known.marks)
-        entries = {name: note.deed.entries_dropped.get(name, 0) + count for name, count in dropped.items()}
-        note = replace(note, cleared=True, deed=replace(note.deed, entries_dropped=entries))
-        note.write()
+    counts = {} if note.cleared else {place.name: place.drop(items) for place in places}
+    counts["lists"] = sweep(path, known.marks)  # each time, since a killed run leaves something
+    entries = {name: note.deed.entries_dropped.get(name, 0) + count for name, count in counts.items()}
+    note = replace(
+        note, cleared=True, deed=replace(note.deed, entries_dropped={**note.deed.entries_dropped, **entries})
+    )
+    note.write()
     return note, known, held
 
 
 def _with_known(
-    path: Path, note: Note, held: Held, items: Forgotten, places: Sequence[Traces], *, prove: bool
+    path: Path,
+    note: Note,
+    held: Held,
+    dropped: DroppedRows,
+    items: Forgotten,
+    places: Sequence[Traces],
+    *,
+    prove: bool,
 ) -> tuple[Note, Known]:
-    salt = token_bytes(SALT_BYTES)
-    bytes_of_them = [*held.vectors, *map(_own_part, held.thumbnails)]
+    keys = np.union1d(held.keys, dropped.keys)
+    marks = Marks.of(items, dropped.salt)
+    marks = replace(marks, ids=marks.ids | dropped.texts("id"))
     kept_around = [secret for place in places for secret in place.secrets(items)]
-    known = Known(tuple(held.keys.tolist()), Marks.of(items, salt), Secrets.of([*bytes_of_them, *kept_around], salt))
+    secrets = Secrets.of([*held.secrets, *kept_around], dropped.salt, window=dropped.window)
+    known = Known(tuple(keys.tolist()), marks, secrets.joined(dropped.windows, sparsity=dropped.sparsity))
     data = Path(ItemTable.open(path).uri) / "data"
     with reading(path):  # the search proves something only if it finds what is there
         before = known.secrets.in_files(data / file for file in sorted(held.files)) if prove else {}
     seen = set[str]().union(*before.values())
     deed = replace(note.deed, windows=len(known.secrets.windows), windows_before=len(seen))
-    return replace(note, keys=known.keys, items=len(held.ids), known=known, deed=deed), known
+    return replace(note, keys=known.keys, items=len(marks.ids), known=known, deed=deed), known
 
 
-def _own_part(thumbnail: bytes) -> bytes:
-    """Return a JPEG without its header, whose tables many pictures share; all of it where little else is there."""
-    scan = thumbnail.find(b"\xff\xda")  # start of scan
-    return thumbnail[scan:] if 0 <= scan < len(thumbnail) - 4 * LONGEST_WINDOW else thumbnail
-
-
-def _clear_index(path: Path, note: Note, known: Known) -> Note:
-    with writing(path):
-        written = erase_stored(path / INDEX, known.key_array) if (path / INDEX).exists() else []
-        if (path / CENTRED_INDEX).exists():  # made again when it is asked for
-            shutil.rmtree(path / CENTRED_INDEX)
-    files = [str(Path(INDEX) / name) for name in written]
-    return replace(note, deed=replace(note.deed, files_written=_union(note.deed.files_written, files)))
+def _clear_index(path: Path, note: Note) -> Note:
+    written = clear_indexes(ItemTable.open(path))
+    return replace(note, deed=replace(note.deed, files_written=_union(note.deed.files_written, written)))
 
 
 def _clear_table(path: Path, note: Note, known: Known, held: Held) -> Note:
@@ -220,6 +224,7 @@ def _clear_table(path: Path, note: Note, known: Known, held: Held) -> Note:
         )
         note = replace(note, deed=deed)
         note.write()  # before it is done: afterwards nobody could tell
+        keep_account(ItemTable.open(path), versions, erased=known.key_array)
         drop_versions(uri, versions)
         renew_sums(path)
     return note

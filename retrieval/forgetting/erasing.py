@@ -5,7 +5,7 @@ neither what is known of them in memory nor the order of the table changes. What
 with the rows that edits left dead; with the table only when a process first looks through it.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +17,7 @@ from jaxtyping import Int
 from retrieval.adding import check_texts
 from retrieval.disk import reading
 from retrieval.errors import UnknownItem
+from retrieval.forgetting.dropped import DroppedRows
 from retrieval.forgetting.stored_rows import Group
 from retrieval.forgetting.table_files import TableFiles
 from retrieval.storage.commits import replace
@@ -47,18 +48,14 @@ def plan_erasure(path: Path, keys: Int[np.ndarray, " keys"]) -> Erasure:
 
 
 def keys_of_ids(path: Path, ids: Collection[str]) -> Int[np.ndarray, " keys"]:
-    """Return every key that items of some ids have or had, in any version that is left.
+    """Return every key that items of some ids have or had, in any version that is left or was dropped.
 
     Raises:
         NotAMemory: there is no memory at the path.
         InvalidArgument: an id that is no text.
-        UnknownItem: no version holds an item of one of the ids.
+        UnknownItem: no version holds or held an item of one of the ids.
     """
-    check_texts(list(ids), "id")
-    table = ItemTable.open(path)
-    with reading(path):
-        found = TableFiles(table.uri).keys_of(set(ids))
-    return _expect_all(path, ids, found)
+    return _keys_of_ids(path, ids, TableFiles.keys_of)
 
 
 def dead_keys_of_ids(path: Path, ids: Collection[str]) -> Int[np.ndarray, " keys"]:
@@ -67,23 +64,28 @@ def dead_keys_of_ids(path: Path, ids: Collection[str]) -> Int[np.ndarray, " keys
     Raises:
         as `keys_of_ids`.
     """
+    return _keys_of_ids(path, ids, TableFiles.dead_keys_of)
+
+
+def _keys_of_ids(
+    path: Path, ids: Collection[str], look: Callable[[TableFiles, set[str]], dict[str, set[int]]]
+) -> Int[np.ndarray, " keys"]:
     check_texts(list(ids), "id")
     table = ItemTable.open(path)
     with reading(path):
-        found = TableFiles(table.uri).dead_keys_of(set(ids))
-    return _expect_all(path, ids, found)
-
-
-def _expect_all(path: Path, ids: Collection[str], found: Mapping[str, set[int]]) -> Int[np.ndarray, " keys"]:
-    missing = [id_ for id_ in ids if id_ not in found]
+        files = TableFiles(table.uri)
+        found = look(files, set(ids))
+    dropped = DroppedRows.of(path, files.versions(), dimension=table.dimension).keys_of(ids)
+    missing = [id_ for id_ in ids if id_ not in found and id_ not in dropped]
     if missing:
         named = ", ".join(map(repr, missing[:3]))
         raise UnknownItem(
-            f"no version of {path} holds items {named} ({len(missing)} such): nothing was changed; `vmem memory search`"
-            " shows ids",
+            f"no version of {path} holds items {named} ({len(missing)} such): nothing was changed;"
+            " `vmem memory search` shows ids",
             ids=tuple(missing[:3]),
         )
-    return np.unique(np.array([key for keys in found.values() for key in keys], np.int64))
+    every = [key for keys in (*found.values(), *dropped.values()) for key in keys]
+    return np.unique(np.array(every, np.int64))
 
 
 def unlink(table: ItemTable, keys: Int[np.ndarray, " keys"]) -> None:

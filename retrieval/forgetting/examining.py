@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -10,13 +10,15 @@ from typing import Final
 from retrieval.adding import UNREADABLE
 from retrieval.disk import reading, writing
 from retrieval.errors import InvalidArgument
+from retrieval.forgetting.dropped import DroppedRows
 from retrieval.forgetting.pending import notes
 from retrieval.forgetting.rawsearch import Secrets
 from retrieval.forgetting.receipts import Check, Deed, Known, Receipt
+from retrieval.forgetting.replies import every_trace
 from retrieval.forgetting.table_files import TableFiles
 from retrieval.forgetting.traces import Marks, Traces
 from retrieval.indexes.store import count_stored
-from retrieval.storage.layout import ASIDE, INDEX
+from retrieval.storage.layout import ASIDE, CENTRED_INDEX, INDEX
 from retrieval.storage.table import ItemTable
 
 _LEFT_OVERS: Final = (f"{ASIDE}*", "index*.new-*")  # of killed runs, in a memory's folder
@@ -35,13 +37,15 @@ class Verification:
         return not any(check.left for check in self.checks)
 
 
-def verify(receipt: Receipt, path: Path, *, traces: Sequence[Traces], progress: bool = True) -> Verification:
+def verify(
+    receipt: Receipt, path: Path, *, traces: Sequence[Traces] | None = None, progress: bool = True
+) -> Verification:
     """Look again whether anything is left of what a receipt says was erased, or has come back since.
 
     Args:
         receipt: what was erased.
         path: the memory's folder.
-        traces: where else something of the items may be kept.
+        traces: where else something of the items may be kept; None for every place.
         progress: whether to show a bar while files are searched.
 
     Raises:
@@ -53,11 +57,12 @@ def verify(receipt: Receipt, path: Path, *, traces: Sequence[Traces], progress: 
     if table.settings.memory_id != receipt.memory_id:
         raise InvalidArgument(f"the receipt is of another memory than {path}: give the one that was {receipt.memory}")
     known = receipt.known
-    found = search(path, known.secrets, traces, progress=progress)
+    places = every_trace() if traces is None else traces
+    found = search(path, known.secrets, places, progress=progress)
     if found and not receipt.deed.searched:  # nobody has told duplicates that stayed from what is left yet
         known = without_shared(known, path)
         found = still_secret(found, known)
-    checks = examine(path, known, replace(receipt.deed, searched=True), found, traces, anew=True)
+    checks = examine(path, known, replace(receipt.deed, searched=True), found, places, anew=True)
     with reading(path):
         again = TableFiles(table.uri, anew=True).again(known.marks)
     checks.append(
@@ -79,11 +84,14 @@ def examine(
         traces: where else something of the items may be kept.
         anew: whether to decode what was decoded before in this process and has not changed.
     """
+    table = ItemTable.open(path)
     with reading(path):
-        files = TableFiles(ItemTable.open(path).uri, anew=anew)
+        files = TableFiles(table.uri, anew=anew)
         rows = tuple(files.remaining(known.key_array))
         names = tuple(f"version {version}" for version in files.naming(known.marks))
         there = tuple(f"version {version}" for version in files.versions() if version in set(deed.dropped_versions))
+        stray = {name: count_stored(path / name, but=files.keys()) for name in (INDEX, CENTRED_INDEX)}
+    dropped = DroppedRows.of(path, files.versions(), dimension=table.dimension)
     searched = tuple(f"{len(windows)} windows in {file}" for file, windows in found.items())
     what_files = f"{len(known.secrets.windows)} windows of their bytes, searched for in every file at every offset"
     if not deed.searched:
@@ -92,7 +100,17 @@ def examine(
         Check("rows", f"keys of all rows of {len(files.versions())} versions, deleted rows included, decoded", rows),
         Check("commands", "what each version's command says", names),
         Check("versions", f"{len(deed.dropped_versions)} versions that held them are gone", there),
-        Check("index", "keys of all positions", tuple(_in_index(path, known))),
+        Check(
+            "index",
+            "keys of all positions, compared with those of all rows of all versions",
+            tuple(f"{count} positions in {name} that no version knows" for name, count in stray.items() if count),
+        ),
+        Check(
+            "dropped rows",
+            f"keys and ids of {len(dropped.rows)} rows that are in no version any more"
+            + ("" if dropped.complete else "; versions were dropped before the memory kept account of such rows"),
+            tuple(dropped.remaining(known)),
+        ),
         Check("bytes", what_files, searched),
         Check("lists", "ids in the lists of unusable files", tuple(_in_lists(path, known.marks))),
         *(Check(place.name, "every entry, decoded", tuple(place.remains(known.marks))) for place in traces),
@@ -161,11 +179,6 @@ def _strike(listing: Path, marks: Marks) -> int:
 def _in_lists(path: Path, marks: Marks) -> Iterator[str]:
     for listing in listings(path):
         yield from (listing.name for _ in listed(listing, marks)[1])
-
-
-def _in_index(path: Path, known: Known) -> Iterable[str]:
-    count = count_stored(path / INDEX, known.key_array)
-    return [f"{count} positions"] if count else []
 
 
 def still_secret(found: Mapping[Path, set[str]], known: Known) -> dict[Path, set[str]]:

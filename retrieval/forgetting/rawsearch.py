@@ -8,7 +8,7 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ from retrieval.progress import track
 LONGEST_WINDOW: Final = 64  # bytes: 32 numbers of a vector, far too many to be guessed from a digest
 SHORTEST_WINDOW: Final = 8  # bytes: vectors of fewer than four dimensions are not searched for
 _WINDOWS: Final = 4  # of each secret: one of them survives where a page boundary cuts others
-_SPARSEST: Final = 6  # windows begin at one place in 2^6, or more often where a secret would have none
+SPARSEST: Final = 6  # windows begin at one place in 2^6, or more often where a secret would have none
 _CODE_BITS: Final = 24  # of a window's two ends: sort out nearly all places, and tell next to nothing of its 128 bits
 _DIGEST_BYTES: Final = 8
 _BLOCK: Final = 2**20  # bytes that are searched at a time: by a quarter of it, two threads take half as long again
@@ -45,20 +45,34 @@ class Secrets:
     windows: dict[str, int]  # digest of a window, in hexadecimal → code of its ends
 
     @classmethod
-    def of(cls, secrets: Sequence[bytes], salt: bytes) -> "Secrets":
-        """Return up to four windows of each secret; none of those shorter than 8 bytes."""
-        long_enough = [secret for secret in secrets if len(secret) >= SHORTEST_WINDOW]
-        window = min([LONGEST_WINDOW, *map(len, long_enough)])
-        joined = np.frombuffer(b"".join(long_enough), np.uint8)
-        ends = np.cumsum([len(secret) for secret in long_enough], dtype=np.int64)
-        for sparsity in range(_SPARSEST, -1, -1):
+    def of(cls, secrets: Sequence[bytes], salt: bytes, *, window: int | None = None) -> "Secrets":
+        """Return up to four windows of each secret that is as long as a window, or of 8 bytes where none is given."""
+        if window is None:
+            window = min([LONGEST_WINDOW, *(len(secret) for secret in secrets if len(secret) >= SHORTEST_WINDOW)])
+        return cls.of_each(secrets, salt, window=window)[0]
+
+    @classmethod
+    def of_each(cls, secrets: Sequence[bytes], salt: bytes, *, window: int) -> tuple["Secrets", list[list[str]]]:
+        """Return up to four windows of each secret, and by their digests, which are whose; none of shorter ones."""
+        long_enough = [number for number, secret in enumerate(secrets) if len(secret) >= window]
+        joined = np.frombuffer(b"".join(secrets[number] for number in long_enough), np.uint8)
+        ends = np.cumsum([len(secrets[number]) for number in long_enough], dtype=np.int64)
+        for sparsity in range(SPARSEST, -1, -1):
             starts = _some_starts(joined, ends, window, sparsity)
-            if len(np.unique(np.searchsorted(ends, starts, side="right"))) == len(ends):
+            owners = np.searchsorted(ends, starts, side="right")
+            if len(np.unique(owners)) == len(ends):
                 break
         found = cls(salt, window, sparsity, {})
-        codes = _codes(joined, starts, window)
-        places = zip(starts.tolist(), codes.tolist(), strict=True)
-        return replace(found, windows={found._digest(joined[start : start + window]): code for start, code in places})
+        digests = [found._digest(joined[start : start + window]) for start in starts.tolist()]
+        of_each: list[list[str]] = [[] for _ in secrets]
+        for owner, digest in zip(owners.tolist(), digests, strict=True):
+            of_each[long_enough[owner]].append(digest)
+        codes = _codes(joined, starts, window).tolist()
+        return replace(found, windows=dict(zip(digests, codes, strict=True))), of_each
+
+    def joined(self, windows: Mapping[str, int], *, sparsity: int) -> "Secrets":
+        """Return these with more windows of the same salt and length, found in what may be sparser places or not."""
+        return replace(self, sparsity=min(self.sparsity, sparsity), windows={**self.windows, **windows})
 
     def without(self, digests: Iterable[str]) -> "Secrets":
         """Return these without some windows."""
@@ -115,7 +129,7 @@ class Secrets:
         """
         windows = {str(digest): int(code) % 2**_CODE_BITS for digest, code in fields["windows"].items()}
         window, sparsity = int(fields["window"]), int(fields["sparsity"])
-        if not (SHORTEST_WINDOW <= window <= LONGEST_WINDOW and 0 <= sparsity <= _SPARSEST):
+        if not (SHORTEST_WINDOW <= window <= LONGEST_WINDOW and 0 <= sparsity <= SPARSEST):
             raise ValueError(f"window {window}, sparsity {sparsity}")
         return cls(salt, window, sparsity, windows)
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -169,30 +168,31 @@ def read_receipt(path: Path) -> Receipt:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file of JSON, whole or not at all, on disk before this returns.
+    """Write a file of JSON as `write_whole` does."""
+    # json's own indentation takes seconds for thousands of items.
+    fields = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in content.items())
+    write_whole(path, f"{{\n{fields}\n}}\n".encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all, on disk before this returns.
 
     Raises:
         StorageError: the disk refuses.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        number, aside = tempfile.mkstemp(prefix=ASIDE, dir=path.parent)
+        aside = path.with_name(f"{ASIDE}{token_hex(8)}")
         try:
-            with open(number, "w", encoding="utf-8") as stream:
-                stream.write(_one_field_a_line(content))
+            with aside.open("xb") as stream:
+                stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(aside, path)
         except BaseException:
-            os.unlink(aside)
+            aside.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
-
-
-def _one_field_a_line(content: Mapping[str, Any]) -> str:
-    # json's own indentation takes seconds for thousands of items.
-    fields = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in content.items())
-    return f"{{\n{fields}\n}}\n"
 
 
 def sync_folder(folder: Path) -> None:

@@ -5,7 +5,7 @@ last version that refers to it is dropped. What a file holds never changes, thou
 which ids, is read once in a process. From then on an item is found in steps that grow with the logarithm of the table.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final
@@ -97,10 +97,26 @@ class StoredRows:
         """Return where rows under some keys are, living and dead ones: their numbers in the files of each group."""
         found = {}
         for group in self._whole_groups:
-            places = _kept(self._facts.runs, group, partial(self._runs_of, group)).find(keys)
+            places = self.keys_of(group).find(keys)
             if (places >= 0).any():
                 found[group] = np.sort(places[places >= 0])
         return found
+
+    def keys(self, *, without: Collection[int] = ()) -> list[Runs]:
+        """Return the keys of all rows, living and dead, of any version, or of any but some."""
+        return [self.keys_of(group) for group in self._whole_groups if not self._only_in(without, group)]
+
+    def only_in(self, versions: Collection[int]) -> list[Group]:
+        """Return the files that no version but some refers to."""
+        return [group for group in self._whole_groups if self._only_in(versions, group)]
+
+    def _only_in(self, versions: Collection[int], group: Group) -> bool:
+        return bool(versions) and self._referring[group[0]] <= set(versions)
+
+    def keys_of(self, group: Group) -> Runs:
+        """Return the keys of the rows that a group of files holds."""
+        runs: Runs = _kept(self._facts.runs, group, partial(self._runs_of, group))
+        return runs
 
     def _runs_of(self, group: Group) -> Runs:
         return Runs.of(self.read(group, None, ("key",))["key"].to_numpy())
@@ -195,6 +211,14 @@ class StoredRows:
     def _whole_groups(self) -> list[Group]:
         """The groups with all columns of their rows: a later version may have more of them than an earlier one."""
         return list({group[0]: group for group in sorted(self.groups, key=len)}.values())
+
+    @cached_property
+    def _referring(self) -> dict[str, set[int]]:
+        """The versions that refer to rows, by the first of the files that these are in."""
+        found: dict[str, set[int]] = {}
+        for group, versions in self.groups.items():
+            found.setdefault(group[0], set()).update(versions)
+        return found
 
     @cached_property
     def _living(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -12,9 +12,10 @@ import numpy as np
 from jaxtyping import Int, Real, UInt8, UInt64
 
 from retrieval.forgetting.blanking import write_blanked
-from retrieval.forgetting.rawsearch import Secrets
+from retrieval.forgetting.rawsearch import LONGEST_WINDOW, Secrets
 from retrieval.forgetting.stored_rows import Group, StoredRows, one_of
 from retrieval.forgetting.traces import Marks, sha256
+from retrieval.runs import Runs
 from retrieval.vectors import to_fixed_point
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ class Held:
     files: frozenset[str]  # names of the data files, those beside others included
     keys: Int[np.ndarray, " keys"]  # every key that an item of these ids ever had, each once
     ids: frozenset[str]
-    vectors: tuple[bytes, ...]  # as table and index have them, each once
-    thumbnails: tuple[bytes, ...]
+    secrets: tuple[bytes, ...]  # of vectors as table and index have them and of thumbnails, each once
+    thumbnails: frozenset[str]  # SHA-256 of each
     digests: frozenset[str]  # of the pictures they were made of
 
 
@@ -93,20 +94,38 @@ class TableFiles:
         An item that lives is none of them, though it may have got the id of one since.
         """
         ids, places = self._rows_of(keys)
-        taken: dict[str, list[Any]] = {name: [] for name in ("key", "digest", *_SEARCHED)}
+        every, digests, thumbnails = [keys], set[str](), set[str]()
+        secrets: dict[bytes, None] = {}
         for group, found in places.items():
-            rows = self._rows.read(group, found, tuple(taken))
-            for name in rows.column_names:
-                taken[name].extend(_as_bytes(rows[name]) if name == "vector" else rows[name].to_pylist())
+            rows = self._rows.read(group, found, ("key", "digest", *_SEARCHED))
+            every.append(rows["key"].to_numpy())
+            digests.update(rows["digest"].drop_null().to_pylist())
+            thumbnails.update(map(sha256, rows["thumbnail"].drop_null().to_pylist()))
+            secrets |= dict.fromkeys(secret for some in secrets_of(rows) for secret in some)
         return Held(
             places,
             self._beside(places),
-            np.unique(np.array([*keys.tolist(), *taken["key"]], np.int64)),
+            np.unique(np.concatenate(every)),
             frozenset(ids),
-            tuple(dict.fromkeys(taken["vector"])),
-            tuple(dict.fromkeys(value for value in taken["thumbnail"] if value is not None)),
-            frozenset(value for value in taken["digest"] if value is not None),
+            tuple(secrets),
+            frozenset(thumbnails),
+            frozenset(digests),
         )
+
+    def keys(self) -> list[Runs]:
+        """Return the keys of all rows of all versions, living and dead."""
+        return self._rows.keys()
+
+    def going_with(self, versions: Collection[int], *, but: Int[np.ndarray, " keys"]) -> Iterator["pyarrow.Table"]:
+        """Yield rows whose keys are in some versions alone, each key once, but for some keys; a block at a time."""
+        left = [*self._rows.keys(without=versions), Runs.of(np.unique(but))]
+        for group in self._rows.only_in(versions):
+            held = self._rows.keys_of(group)
+            numbers = np.sort(held.find(held.without(left)))
+            for start in range(0, len(numbers), _BLOCK):
+                some = numbers[start : start + _BLOCK]
+                yield self._rows.read(group, some, ("id", "key", "digest", *_SEARCHED))
+            left.append(held)
 
     def _rows_of(self, keys: Int[np.ndarray, " keys"]) -> tuple[set[str], dict[Group, Int[np.ndarray, " rows"]]]:
         """Return the ids of items, and where rows of these ids are, but for other items that live under them now."""
@@ -207,7 +226,21 @@ def _as_matrix(vectors: "pyarrow.FixedSizeListArray") -> Real[np.ndarray, "rows 
     return matrix
 
 
-def _as_bytes(vectors: "pyarrow.ChunkedArray") -> list[bytes]:
-    """Return vectors as the table has them, and as an index has them: the same, but in tables of before fixed point."""
-    matrix = _as_matrix(vectors.combine_chunks())
-    return [row.tobytes() for kept in (matrix, to_fixed_point(matrix)) for row in kept]
+def secrets_of(rows: "pyarrow.Table") -> list[list[bytes]]:
+    """Return what of each row's bytes must not be anywhere once it is erased.
+
+    That is its vector as the table has it and as an index has it (the same, but in tables of before fixed point), and
+    its thumbnail.
+    """
+    matrix = _as_matrix(rows["vector"].combine_chunks())
+    kept = [matrix] if matrix.dtype == np.int16 else [matrix, to_fixed_point(matrix)]
+    return [
+        [*(vectors[row].tobytes() for vectors in kept), *([] if thumbnail is None else [_own_part(thumbnail)])]
+        for row, thumbnail in enumerate(rows["thumbnail"].to_pylist())
+    ]
+
+
+def _own_part(thumbnail: bytes) -> bytes:
+    """Return a JPEG without its header, whose tables many pictures share; all of it where little else is there."""
+    scan = thumbnail.find(b"\xff\xda")  # start of scan
+    return thumbnail[scan:] if 0 <= scan < len(thumbnail) - 4 * LONGEST_WINDOW else thumbnail

@@ -7,7 +7,7 @@ was replaced while they opened it.
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -166,8 +166,8 @@ def _grown_from(path: Path, before: Stored | None) -> Digests | None:
     return Header.read(before.folder).files[path.name] if same else None
 
 
-def erase_stored(folder: Path, keys: Int[np.ndarray, " erased"]) -> list[str]:
-    """Overwrite all that the index in a folder holds of some items, and their keys.
+def erase_stored(folder: Path, *, but: Iterable[Runs]) -> list[str]:
+    """Overwrite all that the index in a folder holds of items whose keys are not among some, and their keys.
 
     An index too damaged for that is removed. What killed writers left beside the live one, and behind the end of its
     files, goes too.
@@ -183,7 +183,7 @@ def erase_stored(folder: Path, keys: Int[np.ndarray, " erased"]) -> list[str]:
         if generation is None:
             raise FileNotFoundError(folder)
         header = Header.read(generation)
-        made, positions = index_class(header.kind), _positions(generation, keys)
+        made, positions = index_class(header.kind), _positions(generation, but)
     except DAMAGE:
         withdraw(folder)
         return []
@@ -214,18 +214,21 @@ def check_stored(folder: Path) -> list[str]:
         return [f"{generation / HEADER} cannot be used: {error}"]
 
 
-def count_stored(folder: Path, keys: Int[np.ndarray, " keys"]) -> int:
-    """Return how many of some items the live index in a folder holds, without loading it; none where it is damaged."""
+def count_stored(folder: Path, *, but: Iterable[Runs]) -> int:
+    """Return how many items whose keys are not among some the live index in a folder holds.
+
+    It is not loaded; a damaged one, which answers no search, holds none.
+    """
     generation = live_generation(folder)
     with suppress(*DAMAGE):
-        return len(_positions(generation, keys)) if generation else 0
+        return len(_positions(generation, but)) if generation else 0
     return 0
 
 
-def _positions(generation: Path, keys: Int[np.ndarray, " some"]) -> Int[np.ndarray, " found"]:
-    """Return the positions of some items, but for those that were erased."""
-    found = _first_keys(generation).find(keys)
-    positions = np.unique(found[found >= 0])
+def _positions(generation: Path, but: Iterable[Runs]) -> Int[np.ndarray, " found"]:
+    """Return the positions of items whose keys are not among some, but for those that were erased."""
+    held = _first_keys(generation)
+    positions = np.sort(held.find(held.without(but)))
     there: np.ndarray = positions[_keys(generation)[positions] != _ERASED]
     return there
 

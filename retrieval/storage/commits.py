@@ -1,5 +1,6 @@
 """What writes to a memory's table: each call is one version, which is there wholly or not at all."""
 
+from collections.abc import Callable
 from dataclasses import replace as changed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -202,8 +203,13 @@ def restore(table: ItemTable, version: int | str) -> None:
     add_sums(table.path, (), versions=[table.version])
 
 
-def compact(table: ItemTable, *, keep: int) -> int:
+def compact(table: ItemTable, *, keep: int, before_dropping: Callable[[ItemTable, list[int]], None]) -> int:
     """Write small files together, and drop every version but the last ones and those with a tag; return how many.
+
+    Args:
+        table: the memory's.
+        keep: how many versions stay.
+        before_dropping: called with the table as it then is and the versions that are about to go.
 
     Raises:
         StorageError: the disk refuses.
@@ -221,9 +227,10 @@ def compact(table: ItemTable, *, keep: int) -> int:
         tagged = {kept["version"] for kept in fresh.tags.list().values()}
         numbers = [version["version"] for version in fresh.versions()]
         dropped = [number for number in numbers[: len(numbers) - keep] if number not in tagged]
-        if dropped:
-            fresh.cleanup_old_versions(versions=dropped)
         table.move_to(fresh)
+        if dropped:
+            before_dropping(table, dropped)
+            fresh.cleanup_old_versions(versions=dropped)
         if not address_of(table.path):
             renew_sums(table.path)
     return len(dropped)

@@ -8,10 +8,10 @@ import pytest
 
 from agent.reply_key import key_of, sha256
 from agent.reply_store import ReplyStore
-from agent.reply_traces import ReplyTraces, every_trace
 from agent.types import Reply, Request, Usage
 from prompts.types import ImagePart, Prompt, TextPart
 from retrieval.errors import StorageError
+from retrieval.forgetting.replies import ReplyTraces, every_trace
 from retrieval.forgetting.traces import Forgotten, Marks
 
 DRAW = np.random.default_rng(0)

@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from agent.reply_traces import ReplyTraces
 from eval.errors import RunError
 from eval.forget_cli import app
 from eval.forgotten import predictions_with
 from eval.types import Sample
 from retrieval.errors import InvalidArgument, NotAMemory, StorageError, UnknownItem
+from retrieval.forgetting.replies import ReplyTraces
 from retrieval.forgetting.traces import Forgotten
 from retrieval.memory import VisualMemory
 from retrieval.storage.table import ItemTable

@@ -15,6 +15,7 @@ from retrieval.errors import InvalidArgument
 from retrieval.indexes.base import ArrayBlocks
 from retrieval.indexes.scann import BRUTE_FORCE_BELOW
 from retrieval.indexes.store import Stored, build_stored, check_stored, erase_stored, extend_stored, load_stored
+from retrieval.runs import Runs
 from retrieval.vectors import to_fixed_point
 
 Vectors = Callable[..., np.ndarray]
@@ -68,7 +69,7 @@ def test_an_index_of_another_stamp_is_not_loaded(random_vectors: Vectors, tmp_pa
 def test_where_nothing_was_saved_nothing_is_loaded_checked_or_erased(tmp_path: Path) -> None:
     nowhere = tmp_path / "index"
     assert load_stored(nowhere) is None
-    assert check_stored(nowhere) == erase_stored(nowhere, keys_of(1)) == []
+    assert check_stored(nowhere) == erase_stored(nowhere, but=[]) == []
 
 
 def test_exact_search_is_kept_in_memory_and_takes_away_what_was_saved(random_vectors: Vectors, tmp_path: Path) -> None:
@@ -144,7 +145,7 @@ def test_of_erased_items_neither_vector_nor_key_is_left(items: int, random_vecto
     (tmp_path / "feedfeedfeedfeed" / "vectors.i16").write_bytes(kept_bytes(vectors[3]))
     with (live(tmp_path) / "vectors.i16").open("ab") as rows:
         rows.write(kept_bytes(vectors[3]))
-    written = erase_stored(tmp_path, keys_of(items)[[3, 17]])
+    written = erase_stored(tmp_path, but=[Runs.of(np.delete(keys_of(items), [3, 17]))])
     assert written and all((tmp_path / name).exists() for name in written)
     everything = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
     for row in (3, 17):
@@ -154,14 +155,14 @@ def test_of_erased_items_neither_vector_nor_key_is_left(items: int, random_vecto
     loaded = load_stored(tmp_path)
     assert loaded is not None and np.flatnonzero(loaded.keys < 0).tolist() == [3, 17]
     assert check_stored(tmp_path) == []
-    assert erase_stored(tmp_path, keys_of(items)[[3, 17]]) == []
+    assert erase_stored(tmp_path, but=[Runs.of(np.delete(keys_of(items), [3, 17]))]) == []
 
 
 def test_an_opened_index_goes_on_while_items_are_erased(random_vectors: Vectors, tmp_path: Path) -> None:
     vectors = random_vectors(TREE, 8)
     save(vectors, tmp_path)
     opened = load_stored(tmp_path)
-    erase_stored(tmp_path, keys_of(3))
+    erase_stored(tmp_path, but=[Runs.of(keys_of(TREE)[3:])])
     assert answers(opened, vectors[10:13]).tolist() == keys_of(3, first=10**12 + 10).tolist()
 
 
@@ -180,7 +181,7 @@ def test_an_index_is_not_taken_for_damaged_while_items_are_erased(
 
 def _erase_often(folder: Path) -> None:
     for start in range(0, 200, 10):
-        erase_stored(folder, keys_of(10, first=10**12 + start))
+        erase_stored(folder, but=[Runs.of(keys_of(TREE)[start + 10 :])])
 
 
 def test_an_unknown_kind_is_not_built(random_vectors: Vectors) -> None:
@@ -264,7 +265,7 @@ def test_what_was_erased_after_an_index_was_opened_is_not_carried_on_by_extendin
     save(random_vectors(20, 8), tmp_path)
     opened = load_stored(tmp_path)
     assert opened is not None
-    erase_stored(tmp_path, keys_of(3))
+    erase_stored(tmp_path, but=[Runs.of(keys_of(20)[3:])])
     extend_stored(opened, ArrayBlocks(random_vectors(5, 8, seed=1)), keys_of(5, first=7), tmp_path)
     assert (np.load(live(tmp_path) / "lengths.npy")[:3] == 0).all()
     assert answers(load_stored(tmp_path), random_vectors(5, 8, seed=1)).tolist() == [7, 8, 9, 10, 11]

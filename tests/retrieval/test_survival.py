@@ -157,6 +157,7 @@ def expect_no_left_overs(path: Path) -> None:
     names = {entry.name for entry in path.iterdir() if not entry.name.startswith(ASIDE)}
     assert names <= {
         "items.lance",
+        "dropped.rows",
         "index",
         "receipts",
         ".writer.lock",

@@ -3,17 +3,22 @@
 A prompt shows a neighbour by its thumbnail and its label, never by its id (`prompts.render`), so that the thumbnail
 tells which prompts an item was in. A contact sheet is kept with the digests of the thumbnails drawn into it, and goes
 when one of them does. Of an item without one there is nothing but its label, which other items share.
+
+The store is `agent.reply_store`'s; how it names its entries is written here, so that erasing finds them by itself.
 """
 
 import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from agent.reply_store import ASKED, IMAGE, KIND, REPLY, SIZE_LIMIT
 from retrieval.cachedir import cache_folder
 from retrieval.forgetting.traces import DATABASE, FeatureTraces, Forgotten, Marks, Traces, drop_entries, opened
+
+KIND: Final = "replies"  # folder of the cache
+SIZE_LIMIT: Final = 20 * 2**30  # bytes; beyond it the oldest go
+REPLY, ASKED, IMAGE = "reply:", "asked:", "image:"  # how the names of entries begin
 
 
 class ReplyTraces:
