@@ -1,16 +1,27 @@
-"""Where derived things are kept that may be deleted at any time: features and converted models."""
+"""Where derived things are kept that may be deleted at any time: features, converted models, what was measured.
 
+Each is kept under a key made of everything that made it (`cache_key`), so that nothing else is ever taken for it. A
+process that dies while it loads a kept thing leaves a mark (`loading`), and the next one starts without that thing.
+"""
+
+import hashlib
+import json
 import os
 import shutil
-import tempfile
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Final
 
 VARIABLE: Final = "VMEM_CACHE"
+_LAYOUT: Final = "2-"  # begins every key; what earlier versions kept has no such beginning, and is never loaded
 _ASIDE: Final = ".new-"  # begins the name of a folder that is being made
 _ABANDONED_SECONDS: Final = 3600.0  # after which nobody is making it any more
+_UNUSED_SECONDS: Final = 90 * 86400.0  # after which a kept thing goes when another is made
+_MARK: Final = ".loading-"  # begins the name of a file that stands for a process while it loads a kept thing
 
 
 def cache_folder(kind: str) -> Path:
@@ -21,21 +32,40 @@ def cache_folder(kind: str) -> Path:
     return (Path(chosen) if chosen else user_cache_path("visual-memory-agent")) / kind
 
 
+def cache_key(**made_by: object) -> str:
+    """Return the name of a kept thing: a digest of everything that made it, in JSON's types.
+
+    That is, as far as each can change it: weights, preprocessing, precision, hints to the compiler, shape, the
+    libraries' versions, the processor.
+    """
+    return _LAYOUT + hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def is_of_this_layout(kept: Path) -> bool:
+    """Tell whether a thing was kept by this version of the program, or one that keeps things alike."""
+    return kept.name.startswith(_LAYOUT)
+
+
 def make_whole(folder: Path, fill: Callable[[Path], None], *, is_whole: Callable[[Path], bool]) -> None:
     """Make a folder by filling another one and renaming it, so that a crash leaves it whole or not there.
 
-    What lies there and is not whole, by the caller's test, is replaced.
+    What lies there and is not whole, by the caller's test, is replaced. Others may read and replace the files as far
+    as the umask lets them.
 
     Raises:
         OSError: the disk refuses.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     for left_over in folder.parent.glob(f"{_ASIDE}*"):
-        if time.time() - left_over.stat().st_mtime > _ABANDONED_SECONDS:
-            shutil.rmtree(left_over, ignore_errors=True)
-    aside = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=folder.parent))
+        with suppress(OSError):
+            if time.time() - left_over.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(left_over, ignore_errors=True)
+    aside = folder.parent / f"{_ASIDE}{uuid.uuid4().hex}"
+    aside.mkdir()  # not mkdtemp: that is for its maker alone
     try:
         fill(aside)
+        for file in filter(Path.is_file, aside.rglob("*")):
+            file.chmod(aside.stat().st_mode & 0o666)  # OpenVINO writes files that nobody may change
         if not is_whole(folder):
             shutil.rmtree(folder, ignore_errors=True)
             aside.rename(folder)
@@ -44,6 +74,74 @@ def make_whole(folder: Path, fill: Callable[[Path], None], *, is_whole: Callable
             raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def loading(kept: Path) -> Iterator[None]:
+    """Load and first use a kept file or folder in a block, so that neither its death nor its error is met twice.
+
+    For as long as the block runs, a file beside the thing is locked. The system unlocks it when the process ends in
+    whatever way, and `start_afresh` takes a mark that nobody holds for a death. Where the block raises RuntimeError,
+    which is all that OpenVINO raises, the thing is dropped at once. A folder that cannot be written has no marks.
+    """
+    import filelock
+
+    mark = kept.parent / f"{_MARK}{uuid.uuid4().hex}-{kept.name}"
+    lock = filelock.FileLock(mark, is_singleton=False)
+    with suppress(OSError, filelock.Timeout):
+        lock.acquire(timeout=0)
+        mark.write_text(str(os.getpid()))  # an empty mark is being made, or was looked at while it went
+    try:
+        yield
+    except RuntimeError:
+        drop(kept)
+        raise
+    finally:
+        with suppress(OSError):
+            mark.unlink(missing_ok=True)
+            lock.release()
+
+
+def start_afresh(kept: Path) -> bool:
+    """Drop a kept thing that a process died of while it was `loading` it; tell whether there was such a death."""
+    import filelock
+
+    deaths = 0
+    for mark in kept.parent.glob(f"{_MARK}{'?' * 32}-{escape(kept.name)}"):
+        with suppress(OSError, filelock.Timeout), filelock.FileLock(mark, timeout=0, is_singleton=False):
+            deaths += mark.stat().st_size > 0
+            mark.unlink()
+    if deaths:
+        drop(kept)
+    return bool(deaths)
+
+
+def drop(kept: Path) -> None:
+    """Delete a kept file or folder, as far as the disk lets us."""
+    if kept.is_dir():
+        shutil.rmtree(kept, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            kept.unlink(missing_ok=True)
+
+
+def note_use(kept: Path) -> None:
+    """Note that a kept thing is in use, for `drop_unused`."""
+    with suppress(OSError):  # another user's, or a folder that cannot be written
+        os.utime(kept)
+
+
+def drop_unused(folder: Path, *, besides: str = "") -> None:
+    """Drop from a folder what nobody used for 90 days: so goes what was made by libraries that were replaced since.
+
+    Args:
+        folder: of one kind of kept things.
+        besides: a pattern of names that stay in any case.
+    """
+    for kept in folder.glob("*"):
+        with suppress(OSError):
+            if time.time() - kept.stat().st_mtime > _UNUSED_SECONDS and not (besides and kept.match(besides)):
+                drop(kept)
 
 
 def folder_bytes(folder: Path) -> int:

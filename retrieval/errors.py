@@ -10,6 +10,7 @@
     ├── FolderError                 a folder that is missing, empty or not laid out as <label>/<image>
     ├── EmbedderError
     │   ├── UnknownEmbedder         a name in no catalogue
+    │   ├── UnusableVectors         what a model gives for some pictures is no vector
     │   └── MissingWeights          neither on this machine nor to be had
     └── StorageError                the memory on disk
         ├── NotAMemory              a path that holds none
@@ -23,6 +24,11 @@
 
 Later stages add their own branches beside their code.
 """
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy
 
 
 class VisualMemoryError(Exception):
@@ -67,6 +73,18 @@ class EmbedderError(VisualMemoryError):
 
 class UnknownEmbedder(EmbedderError):
     """A name in no catalogue."""
+
+
+class UnusableVectors(EmbedderError):
+    """What a model gives for some pictures is zero or not finite.
+
+    ``rows`` holds their places among those that were given, ``vectors`` what came of all.
+    """
+
+    def __init__(self, message: str, *, rows: tuple[int, ...], vectors: "numpy.ndarray") -> None:
+        super().__init__(message)
+        self.rows = rows
+        self.vectors = vectors
 
 
 class MissingWeights(EmbedderError):

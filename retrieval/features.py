@@ -4,7 +4,6 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,36 +11,45 @@ import numpy as np
 from jaxtyping import Float
 
 from retrieval.bytestore import TROUBLE, open_store
-from retrieval.cachedir import cache_folder, folder_bytes
+from retrieval.cachedir import cache_folder, cache_key, drop_unused, folder_bytes, is_of_this_layout, note_use
 from retrieval.embedders.base import EmbedderIdentity
 from retrieval.embedders.execution import Execution
 from retrieval.errors import VisualMemoryWarning
 from retrieval.images import ImageLike, decode
 
 SIZE_LIMIT: Final = 10 * 2**30  # bytes for one embedder; beyond it the oldest features go
-_FORMAT: Final = 1  # part of every cache's name: raised when pictures come to be prepared in another way
+_FORMAT: Final = 2  # part of every cache's name: raised when pictures come to be decoded or prepared in another way
+_LENGTH_ERROR: Final = 1e-3  # of a kept vector's squared length, beyond which it was damaged or is another's
 ABOUT: Final = "about.txt"  # beside the store: whose features they are
 _HASHED_BYTES: Final = 2**28  # a larger file is no picture of an ordinary kind, and hashing it would take long
 
 
 class FeatureCache:
-    """The features of one embedder in one precision, shared by memories, data sets and runs, threads and processes.
+    """The features of one embedder as it runs here, shared by memories, data sets and runs, threads and processes.
+
+    They are known by weights, preprocessing, precision, backend, the libraries' versions and the processor: what one
+    of these gets wrong, another never takes over.
 
     A cache that cannot be read or written costs time and nothing else: it says so once and is left alone.
     """
 
     def __init__(self, identity: EmbedderIdentity, execution: Execution) -> None:
-        recognised_by = [_FORMAT, identity.weights_digest, identity.pooling, identity.dimension]
-        recognised_by += [asdict(identity.preprocessing) if identity.preprocessing else None]
-        recognised_by += [execution.precision, execution.calibration]
-        key = hashlib.sha256(json.dumps(recognised_by).encode()).hexdigest()[:16]
-        self.folder = cache_folder("features") / key
+        made_by = json.loads(identity.to_json())
+        for only_for_people in ("name", "origin"):
+            del made_by[only_for_people]
+        ran = [execution.backend, execution.precision, execution.device, execution.calibration, execution.engine]
+        self.folder = cache_folder("features") / cache_key(format=_FORMAT, embedder=made_by, execution=ran)
         self._bytes = 4 * identity.dimension  # of a vector
         self._store: Any = None
         try:
+            if not self.folder.exists():
+                drop_unused(self.folder.parent)
             self._store = open_store(self.folder, size_limit=SIZE_LIMIT)
+            note_use(self.folder)
             if not (self.folder / ABOUT).exists():
-                (self.folder / ABOUT).write_text(f"{identity.fingerprint}, {execution.precision}", encoding="utf-8")
+                about = f"{identity.fingerprint}, {execution.precision}"
+                about += f" by {execution.engine}" if execution.engine else ""
+                (self.folder / ABOUT).write_text(about, encoding="utf-8")
         except TROUBLE as error:
             self._give_up(error)
 
@@ -56,7 +64,9 @@ class FeatureCache:
             return None
         if not isinstance(found, bytes) or len(found) != self._bytes:
             return None
-        return np.frombuffer(found, np.float32)
+        vector = np.frombuffer(found, np.float32)
+        is_unit = abs(vector @ vector - 1) < _LENGTH_ERROR  # not so where there is no number
+        return vector if is_unit else None
 
     def put(self, vectors: Mapping[str, Float[np.ndarray, " dimension"]]) -> None:
         """Keep vectors by their pictures' digests, all of them or none."""
@@ -107,7 +117,9 @@ def cached_features() -> list[tuple[str, int, int]]:
     for about in sorted(cache_folder("features").glob(f"*/{ABOUT}")):
         try:
             with open_store(about.parent, size_limit=SIZE_LIMIT) as store:
-                found.append((about.read_text(encoding="utf-8"), len(store), folder_bytes(about.parent)))
+                said = about.read_text(encoding="utf-8")
+                said += "" if is_of_this_layout(about.parent) else ", of an earlier version: never used"
+                found.append((said, len(store), folder_bytes(about.parent)))
         except TROUBLE:
             continue
     return found

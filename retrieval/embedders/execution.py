@@ -1,6 +1,11 @@
 """How an embedder runs: recorded beside its vectors, never insisted on."""
 
+import hashlib
+import itertools
+import platform
 from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
 from retrieval.errors import InvalidArgument
@@ -14,6 +19,35 @@ LEAST_AGREEMENT: Final = 0.9999
 
 
 @dataclass(frozen=True, slots=True)
+class Processor:
+    """What of a processor decides how, and how exactly, it computes. Two that differ share nothing that was compiled.
+
+    Its name alone does not: in the cloud processors of several generations are called "AMD EPYC".
+    """
+
+    name: str
+    bfloat16: bool  # whether it computes in bfloat16 by itself, rather than emulating it
+    instructions: str = ""  # digest of its instruction sets; empty where the system does not tell them
+    cores: int = 1
+
+    def __str__(self) -> str:
+        """Return name and instruction sets in a few words."""
+        return f"{self.name} {self.instructions}".rstrip()
+
+
+@cache
+def instruction_sets() -> str:
+    """Return a short digest of this processor's model and instruction sets, as far as the system tells them."""
+    try:
+        with Path("/proc/cpuinfo").open() as lines:
+            first_core = list(itertools.takewhile(str.strip, lines))
+    except OSError:
+        return hashlib.sha256(platform.processor().encode()).hexdigest()[:8]
+    told = ("vendor_id", "cpu family", "model", "stepping", "flags", "CPU ", "Features")  # the last two on Arm
+    return hashlib.sha256("".join(line for line in first_core if line.startswith(told)).encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True, slots=True)
 class Execution:
     """Backend, precision and device. Two that are equal give the same vectors up to the last digits."""
 
@@ -23,6 +57,7 @@ class Execution:
     calibration: str = ""  # digest of the pictures that int8 took its ranges from; else empty
     agreement: float | None = field(default=None, compare=False)  # smallest cosine to float32 that was measured
     reason: str = field(default="", compare=False)  # why it was taken, in a few words for people
+    engine: str = field(default="", compare=False)  # what computes: the libraries' versions, and on what processor
 
     def __str__(self) -> str:
         """Return the line that tells a user what was taken and why."""

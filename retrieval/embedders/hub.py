@@ -60,8 +60,7 @@ def find_on_hub(name: str, repository: str, family: str) -> Checkpoint:
     if not is_cached(repository):
         _download(name, repository)
     files = tuple(map(Path, filter(None, (_in_cache(repository, file) for file in (_CONFIG, *_WEIGHTS)))))
-    load = partial(_load, repository, FAMILIES[family], name=name, origin=name)
-    return Checkpoint(name, name, files, load)
+    return _checkpoint(repository, FAMILIES[family], files, name=name, origin=name)
 
 
 def find_in_folder(folder: Path) -> Checkpoint:
@@ -81,8 +80,13 @@ def find_in_folder(folder: Path) -> Checkpoint:
     place = folder.resolve()
     weights = (file for ending in ("safetensors", "bin") for file in place.glob(f"*.{ending}"))
     files = (place / _CONFIG, *sorted(weights))
-    load = partial(_load, place, FAMILIES[model_type], name=place.name, origin=str(place))
-    return Checkpoint(place.name, str(place), files, load)
+    return _checkpoint(place, FAMILIES[model_type], files, name=place.name, origin=str(place))
+
+
+def _checkpoint(place: str | Path, family: Family, files: tuple[Path, ...], *, name: str, origin: str) -> Checkpoint:
+    recipe = f"{family.model_class}, {family.pooling}, {family.preprocessing}"
+    load = partial(_load, place, family, name=name, origin=origin)
+    return Checkpoint(name, origin, files, recipe, ("transformers",), load)
 
 
 def is_cached(repository: str) -> bool:

@@ -3,6 +3,7 @@
 import os
 import platform
 import warnings
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
@@ -12,8 +13,9 @@ from jaxtyping import UInt8
 
 from retrieval.embedders.agreement import Agreement, agreement_once, measure_agreement, probe_pictures
 from retrieval.embedders.base import Embedder, EmbedderIdentity
+from retrieval.embedders.checked import Checked, reason_of
 from retrieval.embedders.checkpoint import Checkpoint
-from retrieval.embedders.execution import LEAST_AGREEMENT, Execution, Requested
+from retrieval.embedders.execution import LEAST_AGREEMENT, Execution, Processor, Requested, instruction_sets
 from retrieval.errors import InvalidArgument, VisualMemoryWarning
 
 if TYPE_CHECKING:
@@ -25,22 +27,46 @@ _LOWER: Final = {"cpu": ("bfloat16",), "cuda": ("float16", "bfloat16"), "mps": (
 _EMULATED: Final = "the processor has no bfloat16 of its own, and would emulate it slowly"
 
 
-def load(checkpoint: Checkpoint, requested: Requested, calibration: "Calibration | None") -> Embedder:
-    """Return a checkpoint's embedder; see `retrieval.embedders.load_embedder`."""
+def load(
+    checkpoint: Checkpoint,
+    requested: Requested,
+    calibration: "Calibration | None",
+    processor: Processor | None = None,
+) -> Embedder:
+    """Return a checkpoint's embedder; see `retrieval.embedders.load_embedder`.
+
+    Args:
+        checkpoint: the model.
+        requested: how it is to run.
+        calibration: pictures for int8.
+        processor: what OpenVINO is to take the processor for; None asks it.
+    """
     device = choose_device("cpu" if requested.precision == "int8" else requested.device)
     if device == "cpu" and requested.backend != "torch":
         needed = requested.backend == "openvino" or requested.precision == "int8"
         if find_spec("openvino") is not None:
             try:
-                return _load_openvino(checkpoint, requested.precision, calibration)
+                return Checked(
+                    _load_openvino(checkpoint, requested.precision, calibration, processor),
+                    lambda: _in_float32(checkpoint),
+                )
             except (OSError, RuntimeError) as error:  # RuntimeError: all that OpenVINO raises
-                trouble = f"OpenVINO cannot run {checkpoint.name} here ({_first_line(error)})"
+                trouble = f"OpenVINO cannot run {checkpoint.name} here ({reason_of(error)})"
                 if needed:
                     raise InvalidArgument(f"{trouble}: use --backend torch") from error
                 warnings.warn(f"{trouble}: torch does, more slowly", VisualMemoryWarning, stacklevel=3)
         elif needed:
             raise InvalidArgument("OpenVINO is not installed: pip install openvino, or use --backend torch")
-    return _load_torch(checkpoint, device, requested.precision)
+    loaded = _load_torch(checkpoint, device, requested.precision)
+    exact = device == "cpu" and loaded.execution.precision == "float32"
+    return Checked(loaded, None if exact else lambda: _in_float32(checkpoint))
+
+
+def _in_float32(checkpoint: Checkpoint) -> Embedder:
+    """Return the embedder that everything else is measured by: torch in float32, with nothing from the cache."""
+    from retrieval.embedders.torch_embedder import TorchEmbedder
+
+    return TorchEmbedder(checkpoint.load(), _by_torch(checkpoint, "float32", "cpu"))
 
 
 def choose_device(device: str) -> str:
@@ -68,101 +94,96 @@ def _may_have_gpu() -> bool:
     return platform.system() != "Linux" or any(map(os.path.exists, _GPU_FILES))
 
 
-def _load_openvino(checkpoint: Checkpoint, precision: str, calibration: "Calibration | None") -> Embedder:
+def _load_openvino(
+    checkpoint: Checkpoint, precision: str, calibration: "Calibration | None", processor: Processor | None
+) -> Embedder:
     from retrieval.embedders.converted import converted
-    from retrieval.embedders.int8 import has_copy
-    from retrieval.embedders.openvino_embedder import OpenVinoEmbedder, has_bfloat16
+    from retrieval.embedders.int8 import find_int8, int8_copy
+    from retrieval.embedders.openvino_embedder import OpenVinoEmbedder, openvino_execution, this_processor
 
-    if precision == "bfloat16" and not has_bfloat16():
+    processor = processor or this_processor()
+    if precision == "bfloat16" and not processor.bfloat16:
         raise InvalidArgument(f"{_EMULATED}: use --precision float32")
     model = converted(checkpoint)
     # A memory that was asked to be int8 is asked in int8, where its copy of the model is at hand.
-    own_copy = precision == "auto" and calibration is not None and has_copy(model, calibration.digest)
+    own_copy = precision == "auto" and calibration and find_int8(model, calibration.digest, processor)
     if precision == "int8" or own_copy:
-        return _load_int8(model, calibration)
-    if precision == "auto":
-        execution = _safe_openvino(checkpoint, model)
+        if calibration is None:
+            raise InvalidArgument("int8 takes its ranges from pictures: give calibration=, or use it with a memory")
+        model, execution, agreement = int8_copy(model, calibration, processor)
+        figures = f"cosine to float32 {agreement.mean:.4f} on average, at least {agreement.smallest:.4f}"
+        execution = replace(execution, agreement=agreement.smallest, reason=f"as asked for; {figures}")
+    elif precision == "auto":
+        execution = _safe_openvino(checkpoint, model, processor)
     else:
-        execution = Execution("openvino", precision, "cpu", reason="as asked for")
-    return OpenVinoEmbedder(model.model, model.identity, execution)
+        execution = openvino_execution(precision, processor, reason="as asked for")
+    return OpenVinoEmbedder(model.model, model.identity, execution, processor)
 
 
-def _load_int8(model: "ConvertedModel", calibration: "Calibration | None") -> Embedder:
-    from retrieval.embedders.int8 import int8_copy
-    from retrieval.embedders.openvino_embedder import OpenVinoEmbedder
+def _safe_openvino(checkpoint: Checkpoint, model: "ConvertedModel", processor: Processor) -> Execution:
+    from retrieval.embedders.openvino_embedder import OpenVinoEmbedder, openvino_execution
 
-    if calibration is None:
-        raise InvalidArgument("int8 takes its ranges from pictures: give calibration=, or use it with a memory")
-    file, digest, agreement = int8_copy(model, calibration)
-    reason = f"as asked for; cosine to float32 {agreement.mean:.4f} on average, at least {agreement.smallest:.4f}"
-    return OpenVinoEmbedder(
-        file, model.identity, Execution("openvino", "int8", "cpu", digest, agreement.smallest, reason)
-    )
+    exact, tried = (openvino_execution(precision, processor) for precision in ("float32", "bfloat16"))
+    if not processor.bfloat16:
+        return replace(exact, reason=_EMULATED)
 
-
-def _safe_openvino(checkpoint: Checkpoint, model: "ConvertedModel") -> Execution:
-    from retrieval.embedders.openvino_embedder import OpenVinoEmbedder, has_bfloat16, openvino_runtime, processor_name
-
-    if not has_bfloat16():
-        return Execution("openvino", "float32", "cpu", reason=_EMULATED)
-
-    def way(precision: str) -> Embedder:
-        return OpenVinoEmbedder(model.model, model.identity, Execution("openvino", precision, "cpu"))
+    def way(execution: Execution) -> Embedder:
+        return OpenVinoEmbedder(model.model, model.identity, execution, processor)
 
     def measure() -> Agreement:
-        return measure_agreement(way("bfloat16"), way("float32"), _probes(model.identity))
+        return measure_agreement(lambda: way(tried), way(exact), _probes(model.identity))
 
-    where = f"bfloat16 by openvino {openvino_runtime().__version__} on {processor_name()}"
-    return _judged("openvino", "bfloat16", "cpu", agreement_once(checkpoint.key, where, measure))
+    return _judged(tried, exact, agreement_once(checkpoint.key, tried, measure))
 
 
 def _load_torch(checkpoint: Checkpoint, device: str, precision: str) -> Embedder:
     from retrieval.embedders.torch_embedder import TorchEmbedder, has_native
 
-    if precision != "auto":
-        if precision != "float32" and not has_native(device, precision):
-            raise InvalidArgument(f"{_EMULATED}: use --precision float32")
-        return TorchEmbedder(checkpoint.load(), Execution("torch", precision, device, reason="as asked for"))
-    return TorchEmbedder(checkpoint.load(), _safe_torch(checkpoint, device))
+    if precision == "auto":
+        execution = _safe_torch(checkpoint, device)
+    elif precision != "float32" and not has_native(device, precision):
+        raise InvalidArgument(f"{_EMULATED}: use --precision float32")
+    else:
+        execution = replace(_by_torch(checkpoint, precision, device), reason="as asked for")
+    return TorchEmbedder(checkpoint.load(), execution)
+
+
+def _by_torch(checkpoint: Checkpoint, precision: str, device: str) -> Execution:
+    from retrieval.embedders.torch_embedder import device_name
+
+    on = f"{device_name(device)} {instruction_sets()}" if device == "cpu" else device_name(device)
+    return Execution("torch", precision, device, engine=f"{checkpoint.libraries} on {on}")
 
 
 def _safe_torch(checkpoint: Checkpoint, device: str) -> Execution:
-    import torch
+    from retrieval.embedders.torch_embedder import TorchEmbedder, has_native
 
-    from retrieval.embedders.torch_embedder import TorchEmbedder, device_name, has_native
-
-    refused = Execution("torch", "float32", device, reason=_EMULATED)
+    exact = _by_torch(checkpoint, "float32", device)
+    refused = replace(exact, reason=_EMULATED)
     for precision in _LOWER[device]:
         if not has_native(device, precision):
             continue
+        tried = _by_torch(checkpoint, precision, device)
 
-        def measure(precision: str = precision) -> Agreement:
-            reference, tried = (
-                TorchEmbedder(checkpoint.load(), Execution("torch", tested, device))
-                for tested in ("float32", precision)
-            )
-            return measure_agreement(tried, reference, _probes(reference.identity))
+        def measure(tried: Execution = tried) -> Agreement:
+            reference, embedder = (TorchEmbedder(checkpoint.load(), execution) for execution in (exact, tried))
+            return measure_agreement(lambda: embedder, reference, _probes(reference.identity))
 
-        where = f"{precision} by torch {torch.__version__} on {device_name(device)}"
-        judged = _judged("torch", precision, device, agreement_once(checkpoint.key, where, measure))
+        judged = _judged(tried, exact, agreement_once(checkpoint.key, tried, measure))
         if judged.precision == precision:
             return judged
         refused = judged
     return refused
 
 
-def _judged(backend: str, precision: str, device: str, agreement: Agreement) -> Execution:
+def _judged(tried: Execution, exact: Execution, agreement: Agreement) -> Execution:
     """Take a lower precision if it agrees with float32 and is faster, else float32, and say why."""
     figures = f"cosine to float32 at least {agreement.smallest:.5f}, {agreement.speedup:.1f} × its speed, measured here"
     if agreement.smallest >= LEAST_AGREEMENT and agreement.speedup > 1:
-        return Execution(backend, precision, device, agreement=agreement.smallest, reason=figures)
-    return Execution(backend, "float32", device, reason=f"{precision} was refused: {figures}")
+        return replace(tried, agreement=agreement.smallest, reason=figures)
+    return replace(exact, reason=f"{tried.precision} was refused: {figures}")
 
 
 def _probes(identity: EmbedderIdentity) -> UInt8[np.ndarray, "pictures height width 3"]:
     assert identity.preprocessing is not None
     return np.stack([identity.preprocessing.scale_and_crop(picture) for picture in probe_pictures()])
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -4,6 +4,7 @@ import contextlib
 import platform
 import threading
 import warnings
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Final
 
@@ -25,11 +26,17 @@ _BATCH_SIZES: Final = {"cpu": 8, "cuda": 128, "mps": 64}
 _COMPILE_AFTER: Final[dict[str, int | None]] = {"cpu": None, "cuda": 100, "mps": None}
 
 
-def has_native(device: str, precision: str) -> bool:
-    """Tell whether a device computes in a lower precision by itself, rather than emulating it."""
+def has_native(device: str, precision: str, instructions: Mapping[str, Any] | None = None) -> bool:
+    """Tell whether a device computes in a lower precision by itself, rather than emulating it.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``mps``.
+        precision: ``bfloat16`` or ``float16``.
+        instructions: of the processor: which of avx512_bf16, amx_bf16 and their like it has; None asks torch.
+    """
     if device == "cpu":
-        instructions = torch.cpu.get_capabilities()  # avx512_bf16, amx_bf16 and their like
-        return precision == "bfloat16" and any(instructions[name] for name in instructions if name.endswith("bf16"))
+        known = torch.cpu.get_capabilities() if instructions is None else instructions
+        return precision == "bfloat16" and any(known[name] for name in known if name.endswith("bf16"))
     if device == "cuda" and precision == "bfloat16":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return True

@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +15,23 @@ from PIL import Image
 
 from retrieval.cachedir import cache_folder
 from retrieval.embedders import load_embedder
+from retrieval.embedders.agreement import Agreement, agreement_once, measure_agreement
 from retrieval.embedders.base import Embedder
-from retrieval.embedders.execution import LEAST_AGREEMENT, Execution
+from retrieval.embedders.converted import ConvertedModel, converted
+from retrieval.embedders.execution import LEAST_AGREEMENT, Execution, Processor, Requested
+from retrieval.embedders.hub import find_in_folder
 from retrieval.embedders.int8 import Calibration
-from retrieval.embedders.openvino_embedder import has_bfloat16
+from retrieval.embedders.loading import load
+from retrieval.embedders.openvino_embedder import OpenVinoEmbedder, openvino_execution, this_processor
 from retrieval.embedders.preprocessing import IMAGENET
-from retrieval.embedders.torch_embedder import TorchEmbedder
+from retrieval.embedders.torch_embedder import TorchEmbedder, has_native
 from retrieval.embedders.torch_module import loaded_model
-from retrieval.errors import InvalidArgument
+from retrieval.errors import InvalidArgument, VisualMemoryWarning
 from retrieval.images import decode
 from tests.conftest import draw, save_dinov2
 
 PICTURES = [draw((40 * number, 90, 200 - 30 * number), number, (260 + 7 * number, 240)) for number in range(6)]
-NEEDS_BFLOAT16 = pytest.mark.skipif(not has_bfloat16(), reason="this processor has no bfloat16 of its own")
+NEEDS_BFLOAT16 = pytest.mark.skipif(not this_processor().bfloat16, reason="this processor has no bfloat16 of its own")
 WAYS = [
     ("torch", "float32"),
     ("openvino", "float32"),
@@ -85,6 +91,194 @@ def test_bfloat16_that_moves_vectors_too_far_is_not_taken_unasked() -> None:
     assert "bfloat16" in taken.reason
 
 
+OLD, OLDER = Processor("old", bfloat16=False), Processor("old", bfloat16=False, instructions="fewer")
+NEW = Processor("old", bfloat16=True)  # in the cloud, processors of several generations have one name
+
+
+def test_bfloat16_is_neither_taken_nor_to_be_had_where_the_processor_has_none(checkpoint: Path) -> None:
+    found = find_in_folder(checkpoint)
+    taken = load(found, Requested(backend="openvino"), None, OLD).execution
+    assert taken.precision == "float32" and "would emulate it slowly" in taken.reason
+    with pytest.raises(InvalidArgument, match="would emulate it slowly: use --precision float32"):
+        load(found, Requested(backend="openvino", precision="bfloat16"), None, OLD)
+
+
+@pytest.mark.parametrize(
+    ("instructions", "expected"),
+    [
+        ({}, False),
+        ({"avx512_bf16": False, "amx_bf16": False, "avx512_f": True}, False),
+        ({"avx512_bf16": True, "amx_bf16": False}, True),
+        ({"amx_bf16": True}, True),
+        ({"cpu_name": "bf16"}, False),
+    ],
+)
+def test_torch_takes_bfloat16_from_processors_that_have_it(instructions: dict[str, Any], expected: bool) -> None:
+    assert has_native("cpu", "bfloat16", instructions) is expected
+    assert not has_native("cpu", "float16", instructions)
+
+
+def test_what_differs_in_precision_or_processor_shares_nothing_compiled(checkpoint: Path) -> None:
+    model = converted(find_in_folder(checkpoint))
+    ways = [
+        (precision, processor)
+        for precision in ("float32", "bfloat16", "int8")
+        for processor in (OLD, OLDER, NEW, replace(OLD, cores=64), this_processor())
+    ]
+    folders = {way: openvino_embedder(model, *way).compiled for way in ways}
+    # What int8 leaves out runs in one of the other precisions, of another model: its file lies in another folder.
+    assert len({folders[way] for way in ways if way[0] != "int8"}) == 10
+
+
+def openvino_embedder(model: ConvertedModel, precision: str, processor: Processor | None = None) -> OpenVinoEmbedder:
+    execution = openvino_execution(precision, processor or this_processor())
+    return OpenVinoEmbedder(model.model, model.identity, execution, processor)
+
+
+@NEEDS_BFLOAT16
+def test_each_precision_keeps_what_compiling_found_out_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    model = converted(find_in_folder(save_dinov2(tmp_path / "model", seed=5)))
+    for precision in ("float32", "bfloat16", "float32"):
+        embedder = openvino_embedder(model, precision)
+        embed(embedder, PICTURES[:1])
+        (blob,) = embedder.compiled.glob("*.blob")
+        assert blob.parent.parent == model.folder
+    assert len(list(model.folder.glob("*/*.blob"))) == 2
+
+
+IN_ORDER = """
+import sys
+import numpy as np
+from retrieval.embedders import load_embedder
+from retrieval.embedders.int8 import Calibration
+from tests.retrieval.test_backends import PICTURES, embed
+right = np.load(sys.argv[2])
+for precision in sys.argv[3:]:
+    embedder = load_embedder(sys.argv[1], backend="openvino", precision=precision, calibration=Calibration(PICTURES))
+    alone = np.concatenate([embed(embedder, [picture]) for picture in PICTURES])
+    print(precision, *((right * vectors).sum(axis=1).min() for vectors in (alone, embed(embedder))))
+"""
+LEAST = {"float32": 0.99999, "bfloat16": 0.95, "int8": 0.5}  # pictures as flat as these are hard for convolutions
+
+
+@pytest.mark.parametrize("model", ["vision transformer", "convolutions"])
+def test_precisions_in_any_order_and_process_are_right_alone_and_in_batches(
+    model: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    place = str(checkpoint) if model == "vision transformer" else "efficientnet-lite0"
+    order = ["float32", "bfloat16", "int8", "float32"]
+    order = [one for one in order if one != "bfloat16" or this_processor().bfloat16]
+    order = [one for one in order if one != "int8" or find_spec("nncf")]
+    np.save(tmp_path / "right.npy", embed(load_embedder(place, backend="torch", precision="float32")))
+    # The processes make what is kept, each loading what was kept before it; one process then loads it all.
+    for precisions in (*([one] for one in order), order):
+        command = [sys.executable, "-W", "error::retrieval.errors.VisualMemoryWarning", "-c", IN_ORDER, place]
+        ran = subprocess.run(
+            [*command, str(tmp_path / "right.npy"), *precisions],
+            env=os.environ | {"VMEM_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(Path(__file__).parents[2])},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found = [line.split() for line in ran.stdout.splitlines()]
+        assert [one[0] for one in found] == precisions
+        for precision, alone, together in found:
+            assert min(float(alone), float(together)) > LEAST[precision], found
+
+
+LOAD_AND_DIE = """
+import os, pathlib, sys
+from retrieval.cachedir import loading
+with loading(pathlib.Path(sys.argv[1])):
+    os.abort()
+"""
+
+
+@pytest.mark.parametrize("died_of", ["what was compiled", "the converted model"])
+def test_what_a_process_died_of_while_loading_it_is_made_again(died_of: str, tmp_path: Path) -> None:
+    found = find_in_folder(save_dinov2(tmp_path / "model", seed=6))
+    embedder = openvino_embedder(converted(found), "float32")
+    expected = embed(embedder, PICTURES[:1])
+    (blob,) = embedder.compiled.glob("*.blob")
+    dropped = embedder.compiled if died_of == "what was compiled" else embedder.compiled.parent
+    for file in dropped.glob("**/*"):
+        os.utime(file, (0, 0))  # by which a file that was made again is told from the old one
+    assert subprocess.run([sys.executable, "-c", LOAD_AND_DIE, str(dropped)], check=False).returncode < 0
+    again = embed(openvino_embedder(converted(found), "float32"), PICTURES[:1])
+    assert np.allclose(again, expected, atol=1e-6)
+    assert blob.stat().st_mtime > 0 and not list(blob.parent.parent.parent.glob(".loading-*"))
+
+
+@pytest.mark.parametrize("damage", [b"", b"no blob at all" * 100])
+def test_what_was_compiled_and_damaged_is_done_without(damage: bytes, tmp_path: Path) -> None:
+    model = converted(find_in_folder(save_dinov2(tmp_path / "model", seed=7)))
+    embedder = openvino_embedder(model, "float32")
+    expected = embed(embedder, PICTURES[:1])
+    (blob,) = embedder.compiled.glob("*.blob")
+    blob.chmod(0o600)
+    blob.write_bytes(damage)
+    assert np.allclose(embed(openvino_embedder(model, "float32"), PICTURES[:1]), expected, atol=1e-6)
+
+
+def test_a_converted_model_that_openvino_cannot_read_is_served_by_torch_and_made_again(tmp_path: Path) -> None:
+    place = str(save_dinov2(tmp_path / "model", seed=8))
+    embedder = load_embedder(place, backend="openvino", precision="float32")
+    model = converted(find_in_folder(Path(place)))
+    model.model.write_bytes(b"no model")  # after it was found to be whole
+    with pytest.warns(VisualMemoryWarning, match="openvino failed .*; they are computed again in float32 by torch"):
+        vectors = embed(embedder)
+    assert not model.folder.exists()
+    again = load_embedder(place, backend="openvino", precision="float32")
+    assert model.model.read_bytes() != b"no model"
+    assert np.allclose(vectors, embed(again), atol=1e-5)
+
+
+def test_a_precision_is_judged_by_single_pictures_too_and_by_what_the_cache_gives_them(checkpoint: Path) -> None:
+    """Batches may be right where the compiled model of single pictures is another's."""
+    right = load_embedder(str(checkpoint), backend="torch", precision="float32")
+    pixels = np.stack([right.prepare(picture) for picture in PICTURES])
+    made: list[Embedder] = []
+
+    def agreement(*wrong_alone: bool) -> float:
+        made[:] = [Alone(right, wrong=wrong) for wrong in reversed(wrong_alone)]
+        return measure_agreement(made.pop, right, pixels).smallest
+
+    assert agreement(False, False) > 0.9999
+    assert agreement(True, True) < 0.9999
+    assert agreement(False, True) < 0.9999  # only what is loaded again is wrong
+
+
+class Alone:
+    """An embedder whose vectors of single pictures may be wrong."""
+
+    def __init__(self, embedder: Embedder, *, wrong: bool) -> None:
+        self.identity, self.execution, self.batch_size = embedder.identity, embedder.execution, 8
+        self.prepare = embedder.prepare
+        self._embedder = embedder
+        self._wrong = wrong
+
+    def embed(self, pixels: np.ndarray) -> np.ndarray:
+        vectors = self._embedder.embed(pixels)
+        return vectors[:, ::-1] if self._wrong and len(pixels) == 1 else vectors
+
+
+def test_what_was_measured_of_one_engine_is_not_taken_for_another() -> None:
+    measured = iter([Agreement(0.99999, 1.0, 2.0), Agreement(0.9, 1.0, 2.0)])
+
+    def smallest(engine: str) -> float:
+        execution = Execution("openvino", "bfloat16", "cpu", engine=engine)
+        return agreement_once("a model", execution, lambda: next(measured)).smallest
+
+    first = [smallest("openvino 1 on a processor") for _ in range(2)]
+    assert first == [0.99999, 0.99999] and smallest("openvino 1 on another") == 0.9
+
+
+@pytest.mark.parametrize("change", [{"packages": ("numpy",)}, {"recipe": "other preprocessing"}, {"files": ()}])
+def test_a_model_is_known_by_its_files_and_what_is_made_of_them(change: dict[str, Any], checkpoint: Path) -> None:
+    found = find_in_folder(checkpoint)
+    assert replace(found, **change).key != found.key == find_in_folder(checkpoint).key
+
+
 def run_python(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", program], env=os.environ | environment, capture_output=True, text=True, check=False
@@ -128,7 +322,7 @@ def test_weights_that_were_replaced_are_converted_anew(tmp_path: Path) -> None:
 def test_a_converted_model_that_was_damaged_is_made_again(tmp_path: Path) -> None:
     place = save_dinov2(tmp_path / "model", seed=3)
     expected = embed(load_embedder(str(place), backend="openvino", precision="float32"))
-    for weights in cache_folder("models").glob("*/float32.bin"):
+    for weights in cache_folder("models").glob("*/model.bin"):
         weights.write_bytes(weights.read_bytes()[:1000])
     again = load_embedder(str(place), backend="openvino", precision="float32")
     assert np.allclose(embed(again), expected, atol=1e-6)

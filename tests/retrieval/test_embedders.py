@@ -3,17 +3,31 @@
 import os
 import subprocess
 import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from retrieval import VisualMemory
 from retrieval.embedders import CATALOGUE, load_embedder
-from retrieval.embedders.base import EmbedderIdentity
+from retrieval.embedders.base import Embedder, EmbedderIdentity, foreign_vectors
+from retrieval.embedders.checked import Checked
+from retrieval.embedders.execution import Execution
+from retrieval.embedders.openvino_embedder import this_processor
 from retrieval.embedders.preprocessing import IMAGENET
-from retrieval.errors import InvalidArgument, MissingWeights, UnknownEmbedder
+from retrieval.errors import (
+    ImageError,
+    InvalidArgument,
+    MissingWeights,
+    UnknownEmbedder,
+    UnusableVectors,
+    VisualMemoryWarning,
+)
 from retrieval.images import decode
+from retrieval.pipeline import embed_images
 from tests.conftest import draw, save_dinov2
 
 PICTURES = [draw((200, 30, 30), 1, (300, 200)), draw((10, 90, 90), 2, (223, 301)), draw((0, 0, 0), 3, (40, 31))]
@@ -183,3 +197,84 @@ def test_identity_is_weights_and_preprocessing_not_name_or_place(checkpoint: Pat
 def test_the_catalogue_has_every_promised_name() -> None:
     dinov2 = {f"dinov2-vit{size}14{form}" for size in "sblg" for form in ("", "-reg")}
     assert set(CATALOGUE) == dinov2 | {"clip-vitb16", "clip-vitl14", "efficientnet-lite0"}
+
+
+class Faulty:
+    """An embedder that gives what it is told for the pictures whose first pixel says so, and unit vectors otherwise."""
+
+    identity, execution, batch_size = foreign_vectors("faulty", 4), Execution("elsewhere", "bfloat16", "cpu"), 4
+
+    def __init__(self, *given: float) -> None:
+        self._given = given
+
+    def prepare(self, image: Image.Image) -> np.ndarray:
+        return np.asarray(image.resize((2, 2)))
+
+    def embed(self, pixels: np.ndarray) -> np.ndarray:
+        vectors = np.full((len(pixels), 4), 0.5, np.float32)
+        for number, value in enumerate(self._given):
+            vectors[pixels[:, 0, 0, 0] == number] = value
+        return vectors
+
+
+NUMBERED = np.zeros((6, 2, 2, 3), np.uint8) + np.arange(6, dtype=np.uint8)[:, None, None, None]
+
+
+@pytest.mark.parametrize("given", [np.nan, np.inf, -np.inf, 0.0, 3e38])
+def test_a_vector_that_is_none_is_computed_again_and_said_once(given: float) -> None:
+    embedder = Checked(Faulty(given, given), lambda: Faulty())
+    with pytest.warns(VisualMemoryWarning) as said:
+        for pixels in (NUMBERED, NUMBERED[:1]):
+            assert np.array_equal(embedder.embed(pixels), np.full((len(pixels), 4), 0.5))
+    assert [str(one.message) for one in said] == [
+        "faulty in bfloat16 by elsewhere: what the model gives is zero or not finite for 2 of 6 pictures; they are"
+        " computed again in float32 by torch, more slowly"
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:faulty in bfloat16")
+@pytest.mark.parametrize("again", [None, lambda: Faulty(np.nan, 0.5, 0.0)])
+def test_a_picture_that_has_no_vector_in_float32_either_is_named(again: Callable[[], Embedder] | None) -> None:
+    embedder = Checked(Faulty(np.nan, 0.5, np.inf), again)
+    with pytest.raises(UnusableVectors, match=r"for 2 of 6 pictures \(the first is number 1\): leave them out") as told:
+        embedder.embed(NUMBERED)
+    assert told.value.rows == (0, 2) and np.array_equal(told.value.vectors[[1, 3, 4, 5]], np.full((4, 4), 0.5))
+
+
+def test_the_rest_of_a_batch_goes_on_where_a_picture_has_no_vector() -> None:
+    items = [NUMBERED[number].repeat(8, 0).repeat(8, 1) for number in range(6)]
+    batches = list(embed_images(range(6), Faulty(0.5, np.nan, 0.5, 0.0), image_of=items.__getitem__))
+    assert [item for batch in batches for item in batch.items] == [0, 2, 4, 5]
+    assert all(np.array_equal(vector, np.full(4, 0.5)) for batch in batches for vector in batch.vectors)
+    failures = [failure for batch in batches for failure in batch.failures]
+    assert [failure.item for failure in failures] == [1, 3]
+    assert str(failures[0].error) == (
+        "what the model gives for the picture is zero or not finite, in float32 too, and no vector: leave it out"
+    )
+
+
+def test_adding_names_the_picture_that_has_no_vector_and_keeps_the_others(tmp_path: Path) -> None:
+    for number in range(3):
+        Image.fromarray(NUMBERED[number].repeat(8, 0).repeat(8, 1)).save(tmp_path / f"{number}.png")
+    embedder = Faulty(0.5, np.nan)
+    memory = VisualMemory.create(tmp_path / "memory", embedder=embedder)
+    report = memory.add([(str(number), "label", tmp_path / f"{number}.png") for number in range(3)])
+    assert report.added == 2 and [id_ for id_, _ in report.unreadable] == ["1"]
+    with pytest.raises(ImageError, match=r"what the model gives for .*1\.png is zero or not finite"):
+        memory.search(tmp_path / "1.png")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_no_vector_of_a_model_whose_weights_are_not_finite_leaves_it(precision: str, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    if precision == "bfloat16" and not this_processor().bfloat16:
+        pytest.skip("this processor has no bfloat16 of its own")
+    weights = save_dinov2(tmp_path / "m", seed=1) / "model.safetensors"
+    tensors = load_file(weights)
+    save_file(tensors | {"layernorm.bias": tensors["layernorm.bias"] * np.nan}, weights, metadata={"format": "pt"})
+    embedder = load_embedder(str(tmp_path / "m"), precision=precision)
+    for pictures in (PICTURES, PICTURES[:1]):
+        with warnings.catch_warnings(), pytest.raises(UnusableVectors, match="is zero or not finite, in float32 too"):
+            warnings.simplefilter("ignore", VisualMemoryWarning)
+            embed(embedder, pictures)

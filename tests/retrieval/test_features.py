@@ -3,6 +3,7 @@
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import diskcache
@@ -18,6 +19,8 @@ from retrieval.errors import VisualMemoryWarning
 from retrieval.features import FeatureCache, cached_features, content_digest
 from retrieval.pipeline import embed_images
 from tests.conftest import draw, save_dinov2
+
+UNIT = np.full(32, 32**-0.5, np.float32)
 
 
 class Counting:
@@ -88,11 +91,13 @@ def test_known_and_new_pictures_come_in_their_order(embedder: Counting) -> None:
     assert np.array_equal(together[known], before)
 
 
-def test_precisions_do_not_share_features(embedder: Counting) -> None:
-    vector = np.ones(32, np.float32)
-    FeatureCache(embedder.identity, Execution("torch", "bfloat16", "cpu")).put({"a": vector})
-    assert FeatureCache(embedder.identity, Execution("openvino", "bfloat16", "cpu")).get("a") is not None
-    assert FeatureCache(embedder.identity, Execution("openvino", "float32", "cpu")).get("a") is None
+def test_features_are_shared_only_by_what_computes_alike(embedder: Counting) -> None:
+    made = Execution("openvino", "bfloat16", "cpu", engine="openvino 1 on a processor")
+    FeatureCache(embedder.identity, made).put({"a": UNIT})
+    assert FeatureCache(embedder.identity, replace(made, reason="as asked for", agreement=0.99995)).get("a") is not None
+    others = [{"precision": "float32"}, {"backend": "torch"}, {"calibration": "b"}, {"engine": "openvino 2 on it"}]
+    for other in others:
+        assert FeatureCache(embedder.identity, replace(made, **other)).get("a") is None
 
 
 def test_a_picture_is_known_by_its_bytes_or_its_pixels(tmp_path: Path) -> None:
@@ -135,8 +140,15 @@ def test_a_vector_of_another_length_is_no_feature(embedder: Counting) -> None:
     assert features.get("a") is None
 
 
+@pytest.mark.parametrize("kept", [np.full(32, np.nan), np.full(32, np.inf), np.zeros(32), np.ones(32)])
+def test_what_is_kept_and_has_not_length_1_is_no_feature(embedder: Counting, kept: np.ndarray) -> None:
+    features = FeatureCache(embedder.identity, embedder.execution)
+    features.put({"a": kept})
+    assert features.get("a") is None
+
+
 def test_what_is_kept_can_be_counted(embedder: Counting) -> None:
-    FeatureCache(embedder.identity, embedder.execution).put({"a": np.ones(32, np.float32)})
-    about = f"{embedder.identity.fingerprint}, float32"
+    FeatureCache(embedder.identity, embedder.execution).put({"a": UNIT})
+    about = f"{embedder.identity.fingerprint}, float32 by {embedder.execution.engine}"
     assert [(count, size > 0) for what, count, size in cached_features() if what == about] == [(1, True)]
     assert cache_folder("features").is_dir()
