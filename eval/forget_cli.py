@@ -89,7 +89,7 @@ def verify_forgotten(
 ) -> None:
     """Prove by a receipt that nothing is left of what was erased: every row decoded, every file searched.
 
-    Exits with 1 where something is left, or is there again.
+    Exits with 1 where something is left or is there again, and where the receipt is not what the memory wrote.
 
     Example: vmem memory verify-forgotten pets/receipts/20260101T1200000000-1f2e3d4c.json
     """
@@ -107,7 +107,7 @@ def verify_forgotten(
     if as_json:
         typer.echo(json.dumps({"proven": found.proven, "checks": [asdict(check) for check in found.checks]}))
     else:
-        _print_checks(found.checks, proven=found.proven)
+        _print_checks(found.checks)
     _list_runs(runs, read.known.marks.is_id, read.memory_id)
     if not found.proven:
         raise typer.Exit(1)
@@ -227,14 +227,16 @@ def _print_receipt(memory: Path, receipt: "Receipt") -> None:
     typer.echo(f"Receipt: {printable(receipt.path, longest=1000)}")
 
 
-def _print_checks(checks: "tuple[Check, ...]", *, proven: bool) -> None:
+def _print_checks(checks: "tuple[Check, ...]") -> None:
     from retrieval.terminal import print_table, printable
 
     print_table(["looked at", "left", "how"], [(check.what, len(check.left), check.how) for check in checks])
+    failed = [check.what for check in checks if check.left]
     for check in checks:
+        word = "DOUBT" if check.what == "receipt" else "LEFT"
         for what in check.left[:_LISTED]:
-            typer.echo(f"LEFT  {check.what}: {printable(what, longest=500)}")
-    typer.echo("Proven: nothing is left" if proven else "Not proven: something is left or there again")
+            typer.echo(f"{word}  {check.what}: {printable(what, longest=500)}")
+    typer.echo(f"Not proven, because of: {', '.join(failed)}" if failed else "Proven: nothing is left")
 
 
 def _list_runs(runs: list[Path] | None, is_forgotten: Callable[[str], bool], memory_id: str) -> None:

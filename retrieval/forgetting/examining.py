@@ -13,7 +13,7 @@ from retrieval.errors import InvalidArgument
 from retrieval.forgetting.dropped import DroppedRows
 from retrieval.forgetting.pending import notes
 from retrieval.forgetting.rawsearch import Secrets
-from retrieval.forgetting.receipts import Check, Deed, Known, Receipt
+from retrieval.forgetting.receipts import RECORD, Check, Deed, Known, Receipt
 from retrieval.forgetting.replies import every_trace
 from retrieval.forgetting.table_files import TableFiles
 from retrieval.forgetting.traces import Marks, Traces
@@ -65,10 +65,19 @@ def verify(
     checks = examine(path, known, replace(receipt.deed, searched=True), found, places, anew=True)
     with reading(path):
         again = TableFiles(table.uri, anew=True).again(known.marks)
-    checks.append(
-        Check("added again", "ids and digests of the pictures of all rows, decoded and compared", tuple(again))
-    )
-    return Verification(receipt, tuple(checks))
+    origin = Check("receipt", f"whether the memory wrote it, by its digest in {RECORD}", _doubts(receipt, path))
+    added = Check("added again", "ids and digests of the pictures of all rows, decoded and compared", tuple(again))
+    return Verification(receipt, (origin, *checks, added))
+
+
+def _doubts(receipt: Receipt, path: Path) -> tuple[str, ...]:
+    """Say why a receipt proves nothing, whatever it names is gone."""
+    if not receipt.is_of(path):
+        return (
+            f"{path / RECORD} does not have it: it was changed, an earlier release wrote it, which kept no record, or"
+            " the memory is a copy of before",
+        )
+    return () if receipt.items == len(receipt.known.marks.ids) > 0 else ("it names no item",)
 
 
 def examine(

@@ -1,5 +1,10 @@
-"""Receipts: what was erased, when, from where, and how that was verified, without saying what it was."""
+"""Receipts: what was erased, when, from where, and how that was verified, without saying what it was.
 
+A memory keeps the digest of each receipt that it writes, in the form that ``sha256sum --check`` reads: one of which any
+byte was changed, or that was made up, is none of them, and proves nothing. Who can write to the memory can forge both.
+"""
+
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -18,6 +23,7 @@ from retrieval.forgetting.traces import SALT_BYTES, Marks
 from retrieval.storage.layout import ASIDE
 
 RECEIPTS: Final = "receipts"  # folder in a memory's
+RECORD: Final = "receipts.sha256"  # beside it
 _FORMAT: Final = 1
 
 
@@ -111,6 +117,15 @@ class Receipt:
     deed: Deed
     checks: tuple[Check, ...]
     path: Path | None = None  # where it lies
+    digest: str = ""  # SHA-256 of that file, in hexadecimal
+
+    def is_of(self, memory: Path) -> bool:
+        """Tell whether a memory wrote it, and wrote it so.
+
+        Raises:
+            StorageError: the memory's record cannot be read.
+        """
+        return bool(self.digest) and self.digest in {line.partition(" ")[0] for line in _record(memory)}
 
     def to_dict(self) -> dict[str, Any]:
         """Return it in JSON's types."""
@@ -127,15 +142,26 @@ class Receipt:
         }
 
     def write(self, memory: Path) -> "Receipt":
-        """Write it into a memory's folder of receipts, whole or not at all; return it with its place.
+        """Write it into a memory's folder of receipts and its digest into the record of them; return it with both.
 
         Raises:
             StorageError: the disk refuses.
         """
         stamp = "".join(c for c in self.erased_at if c.isalnum())
         path = memory / RECEIPTS / f"{stamp}-{token_hex(4)}.json"
-        write_json(path, self.to_dict())
-        return replace(self, path=path)
+        content = _as_json(self.to_dict())
+        digest = hashlib.sha256(content).hexdigest()
+        lines = [*_record(memory), f"{digest}  {RECEIPTS}/{path.name}"]
+        write_whole(memory / RECORD, "".join(f"{line}\n" for line in lines).encode())
+        write_whole(path, content)
+        return replace(self, path=path, digest=digest)
+
+
+def _record(memory: Path) -> list[str]:
+    if not (memory / RECORD).exists():
+        return []
+    with writing(memory):
+        return (memory / RECORD).read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 def read_receipt(path: Path) -> Receipt:
@@ -146,7 +172,8 @@ def read_receipt(path: Path) -> Receipt:
         OSError: it cannot be read.
     """
     try:
-        fields = json.loads(path.read_bytes())
+        content = path.read_bytes()
+        fields = json.loads(content)
         if fields["format"] != _FORMAT:
             raise InvalidArgument(
                 f"{path} has format {fields['format']!r}, and this version reads {_FORMAT}: update it"
@@ -160,6 +187,7 @@ def read_receipt(path: Path) -> Receipt:
             Deed.from_dict(fields["deed"]),
             tuple(Check(c["what"], c["how"], tuple(c["left"])) for c in fields["verified"]),
             path,
+            hashlib.sha256(content).hexdigest(),
         )
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InvalidArgument(
@@ -169,9 +197,13 @@ def read_receipt(path: Path) -> Receipt:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a file of JSON as `write_whole` does."""
-    # json's own indentation takes seconds for thousands of items.
+    write_whole(path, _as_json(content))
+
+
+def _as_json(content: Mapping[str, Any]) -> bytes:
+    # One field a line: json's own indentation takes seconds for thousands of items.
     fields = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in content.items())
-    write_whole(path, f"{{\n{fields}\n}}\n".encode())
+    return f"{{\n{fields}\n}}\n".encode()
 
 
 def write_whole(path: Path, content: bytes) -> None:

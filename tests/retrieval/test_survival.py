@@ -160,6 +160,7 @@ def expect_no_left_overs(path: Path) -> None:
         "dropped.rows",
         "index",
         "receipts",
+        "receipts.sha256",
         ".writer.lock",
     }
 

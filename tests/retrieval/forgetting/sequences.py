@@ -4,17 +4,19 @@ The reader uses nothing of the project's own searching: it takes every file's by
 Parquet, NumPy or SQLite, and looks for pieces of the vectors, kept features and thumbnails of every version of an item.
 """
 
+import copy
 import json
 import os
 import random
 import shutil
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
-import lance
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +25,7 @@ from lance.file import LanceFileReader
 from retrieval.bytestore import open_store
 from retrieval.cachedir import VARIABLE
 from retrieval.embedders.base import foreign_vectors
+from retrieval.errors import InvalidArgument
 from retrieval.features import ABOUT, SIZE_LIMIT
 from retrieval.forgetting.examining import verify
 from retrieval.forgetting.receipts import Receipt, read_receipt
@@ -190,6 +193,10 @@ class Sequence:
         assert not found, (found, self.made)
         checked = look_again(receipt.path, self.path)
         assert not checked, (checked, self.made)
+        changed = self.path.with_name("changed.json")
+        for content in self.chance.sample(list(changes(receipt.path)), 3):
+            changed.write_text(content)
+            assert is_no_proof(changed, self.path), (content, self.made)
 
 
 def look_again(receipt: Path, memory: Path) -> list[str]:
@@ -197,6 +204,51 @@ def look_again(receipt: Path, memory: Path) -> list[str]:
     read: Receipt = read_receipt(receipt)
     checks = verify(read, memory, progress=False).checks
     return [f"{check.what}: {left}" for check in checks for left in check.left]
+
+
+def is_no_proof(receipt: Path, memory: Path) -> bool:
+    """Tell whether a receipt is refused, or proves nothing."""
+    try:
+        return bool(look_again(receipt, memory))
+    except InvalidArgument:
+        return True
+
+
+def changes(receipt: Path) -> Iterator[str]:
+    """Yield a receipt with each of its fields changed in turn, at any depth."""
+    written = json.loads(receipt.read_text())
+    for parents, value in list(_fields(written, ())):
+        for other in _others(value):
+            copied = copy.deepcopy(written)
+            place = copied
+            for name in parents[:-1]:
+                place = place[name]
+            place[parents[-1]] = other
+            yield json.dumps(copied)
+
+
+def _fields(value: Any, parents: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    if parents:
+        yield parents, value
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, one in inside:
+        yield from _fields(one, (*parents, name))
+
+
+def _others(value: Any) -> list[Any]:
+    """Return other values of a field, of the same kind and not."""
+    match value:
+        case bool():
+            return [not value, None]
+        case int():
+            return [value + 1, str(value), 0]
+        case str():
+            return [value[::-1] or "x", "0" * len(value), ""] if set(value) - {"0"} else ["1"]
+        case list():
+            return [[], value + value] if value else [["x"]]
+        case dict():
+            return [{}, {**value, "x": 0}]
+    return [1]
 
 
 def find(secrets: dict[bytes, str], *folders: Path) -> list[str]:
@@ -241,7 +293,3 @@ def decoded(file: Path) -> list[bytes]:
 
 def buffers(column: pa.ChunkedArray) -> list[pa.Buffer]:
     return [buffer for chunk in column.chunks for buffer in chunk.buffers() if buffer is not None]
-
-
-def lance_versions(path: Path) -> list[int]:
-    return [version["version"] for version in lance.dataset(str(path / "items.lance")).versions()]

@@ -1,7 +1,10 @@
 """Receipts: what they say and do not say, and what looking again by one finds."""
 
 import json
+import shutil
+from hashlib import sha256
 
+import numpy as np
 import pytest
 
 from retrieval.embedders.base import foreign_vectors
@@ -9,18 +12,20 @@ from retrieval.errors import InvalidArgument
 from retrieval.forgetting.deed import erase_items
 from retrieval.forgetting.erasing import keys_of_ids
 from retrieval.forgetting.examining import verify
-from retrieval.forgetting.receipts import read_receipt
+from retrieval.forgetting.receipts import RECORD, read_receipt
 from retrieval.memory import VisualMemory
 from tests.retrieval.forgetting.erasures import (
     DIMENSION,
     erase,
     everything,
     held,
+    left,
     look_again,
     put,
     vector_bytes,
     vectors,
 )
+from tests.retrieval.forgetting.sequences import changes
 
 
 def test_an_erasure_to_be_proven_later_leaves_nothing_either_and_says_so(memory):
@@ -67,6 +72,70 @@ def test_a_receipt_of_another_memory_proves_nothing(memory, tmp_path):
     VisualMemory.create(tmp_path / "other", embedder=foreign_vectors("made", DIMENSION))
     with pytest.raises(InvalidArgument, match="receipt is of another memory"):
         verify(receipt, tmp_path / "other", traces=[], progress=False)
+
+
+@pytest.fixture
+def again(memory):
+    """Return the receipt of an erasure whose item was added again."""
+    row = held(memory)["b/3"]
+    receipt = erase(memory, "b/3")
+    put(memory, ["b/3"], 8)
+    (memory / "copy").write_bytes(vector_bytes(row))
+    return receipt.path
+
+
+def test_a_receipt_of_which_any_one_field_was_changed_proves_nothing(memory, tmp_path):
+    receipt = erase(memory, "b/3")
+    recorded, count = receipt.is_of(memory), 0
+    for content in changes(receipt.path):
+        (tmp_path / "changed.json").write_text(content)
+        count += 1
+        try:
+            assert not read_receipt(tmp_path / "changed.json").is_of(memory)
+        except InvalidArgument:
+            continue
+    assert recorded and count > 100 and look_again(memory, receipt) == {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"salt": "00" * 32},
+        {"digests": {"ids": [], "pictures": [], "thumbnails": []}},
+        {"digests": {"ids": ["0" * 32], "pictures": ["0" * 32], "thumbnails": ["0" * 32]}},
+        {"keys": [], "bytes": {"window": 64, "sparsity": 6, "windows": {}}},
+    ],
+)
+def test_a_receipt_that_was_made_to_name_something_else_proves_nothing(memory, again, change):
+    written = json.loads(again.read_text())
+    written["known_by"] |= change
+    again.write_text(json.dumps(written))
+    found = verify(read_receipt(again), memory, traces=[], progress=False)
+    assert not found.proven and "receipts.sha256 does not have it" in left(found.checks)["receipt"][0]
+
+
+def test_a_receipt_that_names_no_item_proves_nothing(memory):
+    receipt = erase_items(memory, np.array([7]), progress=False)
+    assert look_again(memory, receipt) == {"receipt": ("it names no item",)}
+
+
+def test_a_receipt_from_before_memories_kept_a_record_can_be_read_and_is_no_proof(memory):
+    receipt = erase(memory, "b/3")
+    (memory / RECORD).unlink()
+    assert list(look_again(memory, receipt)) == ["receipt"] and read_receipt(receipt.path) == receipt
+
+
+def test_a_memory_that_was_brought_back_does_not_know_the_receipt(memory, tmp_path):
+    shutil.copytree(memory, tmp_path / "backup")
+    receipt = erase(memory, "b/3")
+    found = verify(receipt, tmp_path / "backup", traces=[], progress=False)
+    assert {"receipt", "rows", "bytes"} <= left(found.checks).keys()
+
+
+def test_the_record_of_receipts_is_one_that_sha256sum_reads(memory):
+    receipts = [erase(memory, "b/3"), erase(memory, "b/4")]
+    lines = [f"{sha256(receipt.path.read_bytes()).hexdigest()}  receipts/{receipt.path.name}" for receipt in receipts]
+    assert (memory / RECORD).read_text().splitlines() == lines and all(receipt.is_of(memory) for receipt in receipts)
 
 
 @pytest.mark.parametrize(
