@@ -84,7 +84,7 @@ def run_demo(
     else:
         say(f"1/4  Reading {images}")
         files = list_labelled_files(images)
-        expect_a_picture(files, images)
+        expect_a_picture((file.path for file in files), images)
         # What was held out must stay out of the memory, so other pictures are another demo.
         names = hashlib.sha256("\n".join(file.id for file in files).encode()).hexdigest()
         _claim(folder, {"images": as_text(Path(images).resolve()), "names": names, **choices})

@@ -59,7 +59,7 @@ def open_workbench(
     else:
         expect_outside(folder, images)
     files = list_labelled_files(images)
-    expect_a_picture(files, images)
+    expect_a_picture((file.path for file in files), images)
     drawn = random.Random(_SEED).sample(files, min(pictures, len(files)))
     remembered, held_out = split(drawn, queries=queries)
     last = max(file.label for file in files) if hold_back_a_class else None

@@ -4,7 +4,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
@@ -16,8 +16,9 @@ from retrieval.editing import Editor, Put, duplicate
 from retrieval.embedders.execution import Execution
 from retrieval.errors import InvalidArgument
 from retrieval.images import ImageLike
+from retrieval.labels import stored_text, stored_texts
 from retrieval.pipeline import EmbeddedBatch
-from retrieval.storage.schema import ItemBatch, is_text
+from retrieval.storage.schema import ItemBatch
 from retrieval.vectors import to_unit_vectors
 
 if TYPE_CHECKING:
@@ -101,8 +102,8 @@ def add_items(editor: Editor, embedding: Embeds, items: Iterable[Item], *, on_du
 
 def add_vectors(
     editor: Editor,
-    ids: Sequence[str],
-    labels: Sequence[str],
+    ids: Iterable[str],
+    labels: Iterable[str],
     vectors: Float[np.ndarray, "items any_dimension"],
     *,
     on_duplicate: str,
@@ -112,13 +113,15 @@ def add_vectors(
     import pyarrow as pa
 
     _check_choice(on_duplicate)
+    ids, labels = stored_texts(ids, "id"), stored_texts(labels, "label")
+    vectors = vectors if hasattr(vectors, "__len__") else np.array(list(vectors))
     if not len(ids) == len(labels) == len(vectors):
         raise InvalidArgument(
             f"got {len(ids)} ids, {len(labels)} labels and {len(vectors)} vectors: one of each per item expected"
         )
     if not len(ids):
         return AddReport()
-    id_column, label_column = _text_column(ids, "ids"), _text_column(labels, "labels")
+    id_column, label_column = pa.array(ids, pa.string()), pa.array(labels, pa.string())
     unit = to_unit_vectors(vectors, dimension=editor.table.dimension)
     first = _first_occurrences(id_column)
     if on_duplicate == "error" and not first.all():
@@ -154,8 +157,7 @@ def _wanted(items: Iterable[Item], editor: Editor, on_duplicate: str, report: Ad
     seen: set[str] = set()
     remaining = iter(items)
     while some := list(itertools.islice(remaining, _LOOKED_UP_TOGETHER)):
-        check_texts([item.id for item in some], "id")
-        check_texts([item.label for item in some], "label")
+        some = [_as_stored(item) for item in some]
         known = editor.snapshot.rows.find([item.id for item in some]) >= 0
         for item, there in zip(some, known.tolist(), strict=True):
             if on_duplicate == "replace" or not (there or item.id in seen):
@@ -187,33 +189,14 @@ def _commits(batches: Iterable[EmbeddedBatch[Item]], report: AddReport) -> Itera
         yield list(waiting.values())
 
 
-def check_texts(texts: list[str], what: str) -> list[str]:
-    """Return texts that can be stored, as they came.
-
-    Raises:
-        InvalidArgument: one is no text, or has surrogates, which stand for stray bytes.
-    """
-    for text in texts:
-        if not is_text(text):
-            raise InvalidArgument(f"got {what} {text!r}: text expected, such as str(label)")
-    return texts
+def _as_stored(item: Item) -> Item:
+    id_, label = stored_text(item.id, "id"), stored_text(item.label, "label")
+    return item if (id_, label) == (item.id, item.label) else replace(item, id=id_, label=label)
 
 
 def _check_choice(on_duplicate: str) -> None:
     if on_duplicate not in ON_DUPLICATE:
         raise InvalidArgument(f"on_duplicate={on_duplicate!r}: choose one of {', '.join(ON_DUPLICATE)}")
-
-
-def _text_column(values: Sequence[str], what: str) -> "pyarrow.Array":
-    import pyarrow as pa
-
-    try:
-        column = pa.array(values)
-    except (pa.ArrowException, ValueError) as error:
-        raise InvalidArgument(f"got {what} that are no text ({error}): text expected, such as str(label)") from error
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)) or column.null_count:
-        raise InvalidArgument(f"got {what} of type {column.type}: text expected, such as str(label)")
-    return column.cast(pa.string())
 
 
 def _first_occurrences(ids: "pyarrow.Array") -> np.ndarray:

@@ -1,16 +1,21 @@
-"""A memory from a folder, in one call that can be cut off and called again."""
+"""A memory from a folder or a manifest, in one call that can be cut off and called again."""
 
 import contextlib
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from retrieval.adding import AddReport
+from retrieval.adding import AddReport, Item
 from retrieval.cluster.sharding import Shard
 from retrieval.embedders.base import check_embedder
-from retrieval.embedders.int8 import pick
+from retrieval.embedders.int8 import CALIBRATION_PICTURES, pick
 from retrieval.errors import FolderError, ImageError, MemoryExists
 from retrieval.feature_file import ROWS, FeatureFile
-from retrieval.folder import LabelledFile, as_text, expect_outside, list_labelled_files
-from retrieval.images import decode
+from retrieval.folder import as_text, expect_outside, list_labelled_files
+from retrieval.images import ImageLike, decode
+from retrieval.labels import composed
+from retrieval.manifests import Manifest, read_manifest
 from retrieval.memory import THUMBNAIL_PIXELS, VisualMemory
 from retrieval.progress import track
 from retrieval.storage.layout import is_memory
@@ -30,11 +35,11 @@ def build_memory(
     thumbnail_pixels: int | None = None,
     shard: Shard | None = None,
 ) -> tuple[VisualMemory, AddReport]:
-    """Build a memory from ``folder/<label>/<image>``, or go on with one that was begun from the same folder.
+    """Build a memory from ``folder/<label>/<image>`` or a manifest, or go on with one that was begun from the same.
 
     Args:
         path: where the memory lies or is to lie.
-        folder: the pictures.
+        folder: the pictures, or a CSV, TSV, JSONL or Parquet file that lists them (`retrieval.manifests`).
         embedder: a name in the catalogue, or a folder with a saved model.
         index: ``exact``, ``scann``, or ``auto`` to choose by size, which is also what None does for a new memory.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
@@ -48,15 +53,15 @@ def build_memory(
         The memory, its index built unless others are adding too, and what became of the files.
 
     Raises:
-        FolderError: the folder is missing, empty, laid out otherwise, or holds no usable picture; nothing was made.
+        FolderError: the folder or the manifest is missing, empty, laid out otherwise, or holds no usable picture;
+            nothing was made.
         MemoryExists: the path holds something else, or a memory begun with other settings.
         EmbedderMismatch: the memory that was begun has another embedder.
         EmbedderError, InvalidArgument, StorageError: as their names say.
     """
     expect_outside(path, folder)
-    files = list_labelled_files(folder)
-    expect_a_picture(files, folder)
-    calibration = [file.path for file in pick(files)]  # for int8 alone
+    found = list_pictures(folder)
+    calibration = list(found.for_calibration())
     built_from = as_text(Path(folder).resolve())
     running = {"device": device, "backend": backend, "precision": precision}
     memory = None
@@ -76,7 +81,7 @@ def build_memory(
         memory = VisualMemory.open(path, embedder=embedder, **running, calibration=calibration, cache=cache)
         _expect_origin(memory, built_from, folder)
         _expect_settings(memory, index=index, thumbnail_pixels=thumbnail_pixels)
-    report = memory.add_folder(folder, shard=shard)
+    report = memory.add_manifest(folder, shard=shard) if found.is_manifest else memory.add_folder(folder, shard=shard)
     if not shard:
         memory.build_index()
     return memory, report
@@ -137,7 +142,7 @@ def add_features(
 
 
 def _expect_origin(memory: VisualMemory, built_from: str, offered: str | Path) -> None:
-    if memory.settings.built_from != built_from:
+    if composed(memory.settings.built_from) != built_from:
         raise MemoryExists(
             f"{memory.path} holds a memory built from {memory.settings.built_from or 'elsewhere'}:"
             f" use `vmem memory add {memory.path} {offered}` to add to it, or choose another path"
@@ -153,14 +158,47 @@ def _expect_settings(memory: VisualMemory, **wanted: str | int | None) -> None:
             )
 
 
-def expect_a_picture(files: list[LabelledFile], folder: str | Path) -> None:
-    """Raise FolderError unless at least one file is a usable picture: before a model is loaded for nothing."""
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """The labelled pictures of a folder or a manifest; each iteration lists a manifest anew."""
+
+    items: list[Item] | Manifest
+
+    @property
+    def is_manifest(self) -> bool:
+        """Whether a file lists them."""
+        return isinstance(self.items, Manifest)
+
+    def for_calibration(self) -> Iterator[ImageLike]:
+        """Yield pictures from all over a folder, or those that stand first in a manifest, for int8's ranges."""
+        some = pick(self.items) if isinstance(self.items, list) else itertools.islice(self.items, CALIBRATION_PICTURES)
+        return (item.image for item in some)
+
+
+def list_pictures(source: str | Path) -> Pictures:
+    """Return the pictures of a folder or a manifest, at least one of which is usable: a model would load for nothing.
+
+    Raises:
+        FolderError: the folder or the manifest is missing or laid out otherwise, or none of its pictures is usable.
+    """
+    if Path(source).is_file():
+        found = Pictures(read_manifest(source))
+    else:
+        found = Pictures([Item(file.id, file.label, file.path, file.source) for file in list_labelled_files(source)])
+    expect_a_picture((item.image for item in found.items), source)
+    return found
+
+
+def expect_a_picture(pictures: Iterable[ImageLike], source: str | Path) -> None:
+    """Raise FolderError unless at least one picture is usable."""
     first_error: ImageError | None = None
-    for file in files:
+    count = 0
+    for picture in pictures:
         try:
-            decode(file.path)
+            decode(picture)
         except ImageError as error:
             first_error = first_error or error
+            count += 1
         else:
             return
-    raise FolderError(f"{folder} holds no usable picture among {len(files)} files; the first: {first_error}")
+    raise FolderError(f"{source} holds no usable picture among {count} files; the first: {first_error}")

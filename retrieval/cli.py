@@ -15,7 +15,6 @@ from retrieval.options import (
     Cache,
     Device,
     EmbedderOverride,
-    FolderOrFeatures,
     FolderOrFile,
     MemoryPath,
     Precision,
@@ -35,12 +34,12 @@ app = typer.Typer(no_args_is_help=True, help="Build, edit, search and inspect a 
 @app.command()
 def build(
     memory: MemoryPath,
-    folder: FolderOrFeatures,
+    folder: FolderOrFile,
     embedder: Annotated[
         str | None,
         typer.Option(
             help="A name that `vmem doctor` lists, or a folder with a model that transformers saved; dinov2-vits14"
-            " where a folder of pictures is given, while a file of features says it itself."
+            " where pictures are given, while a file of features says it itself."
         ),
     ] = None,
     index: Annotated[
@@ -57,9 +56,10 @@ def build(
     ] = None,
     shard: ShardOption = None,
 ) -> None:
-    """Build a memory from a folder of labelled pictures, or from features that `vmem embed` wrote.
+    """Build a memory from labelled pictures, or from features that `vmem embed` wrote.
 
-    Files that are no usable pictures are passed over, counted, and listed in MEMORY/unreadable.tsv.
+    Pictures come from a folder, or from a manifest: CSV, TSV, JSONL or Parquet with label, and path or bytes; id,
+    source. Files that are no usable pictures are passed over, counted, and listed in MEMORY/unreadable.tsv.
 
     A build that was cut off goes on where it stopped when the same command is run again.
 
@@ -67,8 +67,9 @@ def build(
     """
     from retrieval.building import build_from_features, build_memory
     from retrieval.cluster.sharding import parse_shard
+    from retrieval.manifests import is_manifest
 
-    if folder.is_file():
+    if folder.is_file() and not is_manifest(folder):
         _expect_none(shard=shard, embedder=embedder)
         _print_report(*build_from_features(memory, folder, index=index))
         return
@@ -109,16 +110,16 @@ def add(
 ) -> None:
     """Add labelled pictures, of known or new classes, or features that `vmem embed` wrote, to a memory.
 
-    Pictures come from a folder, or from a manifest: CSV, JSONL or Parquet with label, and path or bytes; id, source.
+    Pictures come from a folder, or from a manifest: CSV, TSV, JSONL or Parquet with label, and path or bytes; id,
+    source.
 
     An add that was cut off goes on where it stopped when the same command is run again.
 
     Example: vmem memory add pets/ more-photos/ --id-prefix march/
     """
-    from retrieval.building import add_features, expect_a_picture
+    from retrieval.building import add_features, list_pictures
     from retrieval.cluster.sharding import parse_shard
     from retrieval.feature_file import FeatureFile
-    from retrieval.folder import list_labelled_files
     from retrieval.manifests import is_manifest
     from retrieval.memory import VisualMemory
 
@@ -135,7 +136,7 @@ def add(
             embedder or known.origin, address=ray, requested=opened.requested, cache=cache, expected=known
         )
     if not folder.is_file():
-        expect_a_picture(list_labelled_files(folder), folder)
+        list_pictures(folder)  # of which one must be usable
         report = opened.add_folder(folder, **way)
     elif is_manifest(folder):
         report = opened.add_manifest(folder, **way)

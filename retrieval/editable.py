@@ -1,13 +1,12 @@
 """A memory whose items can be edited: every edit is one version, and counts in the next search."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from jaxtyping import Float
 
-from retrieval.adding import check_texts
 from retrieval.curation.prune_memory import Pruning, prune
 from retrieval.curation.pruning import HARD_LIMIT, SELF_NEIGHBORS, SOFT_OFFSET, SOFT_SCALE
 from retrieval.editing import Editor
@@ -17,6 +16,7 @@ from retrieval.forgetting.deed import erase_items, is_pending
 from retrieval.forgetting.erasing import dead_keys_of_ids
 from retrieval.forgetting.receipts import Receipt
 from retrieval.forgetting.traces import Traces
+from retrieval.labels import asked_ids, stored_texts
 from retrieval.snapshot import Snapshot
 from retrieval.storage.history import remove_tag, set_tag
 from retrieval.storage.places import address_of
@@ -42,7 +42,7 @@ class EditableMemory(MemoryView):
         """Move on to the latest version, which another process may have written; tell whether there was one."""
         return self._editor.refresh()
 
-    def forget(self, *, ids: Sequence[str] | None = None, label: str | None = None, where: str | None = None) -> int:
+    def forget(self, *, ids: Iterable[str] | None = None, label: str | None = None, where: str | None = None) -> int:
         """Take items out of every decision from now on, as one version (section 3.4); return how many.
 
         They stay in earlier versions and in files on disk: `erase` leaves nothing of them.
@@ -65,7 +65,7 @@ class EditableMemory(MemoryView):
     def erase(
         self,
         *,
-        ids: Sequence[str] | None = None,
+        ids: Iterable[str] | None = None,
         label: str | None = None,
         where: str | None = None,
         traces: Sequence[Traces] | None = None,
@@ -96,6 +96,7 @@ class EditableMemory(MemoryView):
         """
         if address := address_of(self.path):
             raise StorageError(f"{address} cannot be searched byte by byte: erase from a memory in a folder, or forget")
+        ids = None if ids is None else asked_ids(ids)
         with self._editor.turn() as snapshot:
             try:
                 slots = self._editor.select(ids=ids, label=label, where=where)
@@ -103,7 +104,7 @@ class EditableMemory(MemoryView):
             except UnknownItem:
                 if ids is None:
                     raise
-                found = snapshot.rows.find(list(ids))
+                found = snapshot.rows.find(ids)
                 slots, gone = found[found >= 0], [id_ for id_, slot in zip(ids, found, strict=True) if slot < 0]
                 keys = np.concatenate([snapshot.rows.keys(slots), dead_keys_of_ids(self.path, gone)])
             receipt = erase_items(self.path, keys, traces=traces, prove=prove, progress=progress)
@@ -114,7 +115,7 @@ class EditableMemory(MemoryView):
         self,
         to: str | Mapping[str, str],
         *,
-        ids: Sequence[str] | None = None,
+        ids: Iterable[str] | None = None,
         label: str | None = None,
         where: str | None = None,
     ) -> int:
@@ -132,10 +133,12 @@ class EditableMemory(MemoryView):
         with self._editor.turn() as snapshot:
             if isinstance(to, Mapping):
                 slots, labels = snapshot.slots_of(list(to)), list(to.values())
+                if len(np.unique(slots)) < len(slots):
+                    raise InvalidArgument("two of the ids to relabel are one item's, spelt differently: give each once")
             else:
                 slots = self._editor.select(ids=ids, label=label, where=where)
                 labels = [to] * len(slots)
-            self._editor.relabel(slots, check_texts(labels, "label"))
+            self._editor.relabel(slots, stored_texts(labels, "label"))
         return len(slots)
 
     def prune(

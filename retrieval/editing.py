@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from retrieval.embedders.execution import Execution
 from retrieval.errors import DuplicateId, IndexUnavailable, InvalidArgument, UnknownItem
 from retrieval.forgetting.dropped import clear_indexes, keep_account
+from retrieval.labels import composed, spellings, stored_text
 from retrieval.snapshot import Snapshot
 from retrieval.storage.commits import append, compact, record, replace, restore, set_reliability
 from retrieval.storage.locking import writer_lock
@@ -154,7 +155,7 @@ class Editor:
         return dropped
 
     def select(
-        self, *, ids: Sequence[str] | None = None, label: str | None = None, where: str | None = None
+        self, *, ids: Iterable[object] | None = None, label: str | None = None, where: str | None = None
     ) -> Int[np.ndarray, " found"]:
         """Return the slots of the items that one of three ways of choosing means.
 
@@ -167,7 +168,11 @@ class Editor:
         rows = self._snapshot.rows
         if ids is not None:
             return np.unique(self._snapshot.slots_of(ids))
-        slots = rows.with_label(label) if label is not None else rows.at_addresses(self.table.select(str(where)))
+        if label is not None:
+            slots = rows.with_label(composed(label) if isinstance(label, str) else stored_text(label, "label"))
+        else:  # written by hand, its texts may be spelt otherwise than those that are kept
+            tries = dict.fromkeys([composed(str(where)), *spellings(str(where))])
+            slots = rows.at_addresses(next(filter(len, map(self.table.select, tries)), np.empty(0, np.uint64)))
         if not len(slots):
             wanted = f"with the label {label!r}" if label is not None else f"where {where}"
             raise UnknownItem(f"{self.path} has no item {wanted}: nothing was changed", ids=())

@@ -1,7 +1,7 @@
 """Features in a Parquet file of id, label and vector: for other tools, and for memories to be built from."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,9 @@ from jaxtyping import Float
 from retrieval.disk import writing
 from retrieval.embedders.base import EmbedderIdentity, MadeBy, foreign_vectors
 from retrieval.embedders.execution import Execution
-from retrieval.errors import FolderError
+from retrieval.errors import FolderError, InvalidArgument
+from retrieval.labels import stored_texts
+from retrieval.parquet import rows_at_a_time
 from retrieval.pipeline import EmbeddedBatch
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 _KEY: Final = b"visual-memory"  # of the file's metadata: what made the vectors, and how
 _COLUMNS: Final = ("id", "label", "vector")
+_MOST_DIMENSIONS: Final = 2**16  # of vectors that another tool made
 ROWS: Final = 8192  # in a row group, which is what is held in memory at a time
 
 
@@ -94,10 +97,13 @@ class FeatureFile:
                 fields = json.loads(said)
                 identity = EmbedderIdentity.from_json(json.dumps(fields["embedder"]))
                 return cls(place, identity, Execution(**fields["execution"]))
-            first = next(pq.ParquetFile(place).iter_batches(1, columns=["vector"]), None)
+            first = next(_blocks(place, ["vector"], most=1), None)
             if first is None or not len(first):
                 raise FolderError(f"{place} holds no features: a row for each picture expected")
-            return cls(place, foreign_vectors(place.stem, len(first["vector"][0])), None)
+            dimension = len(first["vector"][0])
+            if not 0 < dimension <= _MOST_DIMENSIONS:
+                raise FolderError(f"{place} has vectors of {dimension:,} numbers: up to {_MOST_DIMENSIONS:,} expected")
+            return cls(place, foreign_vectors(place.stem, dimension), None)
 
     def __len__(self) -> int:
         import pyarrow.parquet as pq
@@ -111,20 +117,45 @@ class FeatureFile:
         Raises:
             FolderError: the file breaks off, or a row lacks its id, label or vector.
         """
-        import pyarrow as pa
-        import pyarrow.compute as pc
-        import pyarrow.parquet as pq
-
+        ids, labels, vectors = list[str](), list[str](), list[np.ndarray]()
         with _reading(self.path):
-            for batch in pq.ParquetFile(self.path).iter_batches(ROWS, columns=list(_COLUMNS)):
+            for batch in _blocks(self.path, _COLUMNS, most=ROWS):
                 if any(batch[name].null_count for name in _COLUMNS):
                     raise FolderError(f"{self.path} has rows without an id, a label or a vector: fill or drop them")
-                ids, labels = (batch[name].cast(pa.string()).to_pylist() for name in ("id", "label"))
-                lengths = pc.list_value_length(batch["vector"]).to_numpy(zero_copy_only=False)
-                if (lengths != self.identity.dimension).any():
-                    raise FolderError(f"{self.path} has vectors of other lengths than {self.identity.dimension}")
-                flat = batch["vector"].flatten().to_numpy(zero_copy_only=False)
-                yield ids, labels, flat.reshape(len(ids), -1).astype(np.float32, copy=False)
+                ids += self._texts(batch, "id")
+                labels += self._texts(batch, "label")
+                vectors.append(self._vectors(batch))
+                if len(ids) >= ROWS:
+                    yield ids, labels, np.concatenate(vectors)
+                    ids, labels, vectors = [], [], []
+        if ids:
+            yield ids, labels, np.concatenate(vectors)
+
+    def _texts(self, batch: "pyarrow.RecordBatch", name: str) -> list[str]:
+        try:
+            return stored_texts(batch[name].to_pylist(), name)
+        except InvalidArgument as error:
+            raise FolderError(f"{self.path}: {error}") from error
+
+    def _vectors(self, batch: "pyarrow.RecordBatch") -> Float[np.ndarray, "items dimension"]:
+        import pyarrow.compute as pc
+
+        lengths = pc.list_value_length(batch["vector"]).to_numpy(zero_copy_only=False)
+        if (lengths != self.identity.dimension).any():
+            raise FolderError(f"{self.path} has vectors of other lengths than {self.identity.dimension}")
+        flat = batch["vector"].flatten().to_numpy(zero_copy_only=False)
+        found: np.ndarray = flat.reshape(len(batch), -1).astype(np.float32, copy=False)
+        return found
+
+
+def _blocks(path: Path, columns: Collection[str], *, most: int) -> "Iterator[pyarrow.RecordBatch]":
+    """Yield rows in blocks that take a bounded number of bytes; some of them end with a row group."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            rows = rows_at_a_time(path, file.metadata.row_group(group), columns, most=most)
+            yield from file.iter_batches(rows, row_groups=[group], columns=list(columns))
 
 
 def _schema(made_by: MadeBy) -> "pyarrow.Schema":

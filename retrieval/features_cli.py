@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -26,8 +26,8 @@ def embed(
         Path,
         typer.Argument(
             metavar="FOLDER",
-            help="Pictures laid out as FOLDER/<label>/<image>, or a manifest that lists them (CSV, JSONL or Parquet"
-            " with label and path or bytes).",
+            help="Pictures laid out as FOLDER/<label>/<image>, or a manifest that lists them (CSV, TSV, JSONL or"
+            " Parquet with label and path or bytes).",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The Parquet file to write: id, label, vector.")],
@@ -82,25 +82,16 @@ _Embedded = tuple[Iterator["EmbeddedBatch[Item]"], "MadeBy"]
 
 def _listed(folder: Path, out: Path, part: "Shard | None") -> _Pictures:
     """Return the pictures, or this worker's part of them."""
-    from retrieval.adding import Item
-    from retrieval.building import expect_a_picture
-    from retrieval.embedders.int8 import CALIBRATION_PICTURES, pick
+    from retrieval.building import list_pictures
     from retrieval.errors import InvalidArgument
-    from retrieval.folder import expect_outside, list_labelled_files
-    from retrieval.manifests import read_manifest
+    from retrieval.folder import expect_outside
 
-    items: Any
-    if folder.is_file():
-        if (part.name(out) if part else out).resolve() == folder.resolve():
-            raise InvalidArgument(f"{out} is the manifest itself, and would be written over: choose another --out")
-        items = read_manifest(folder)
-        calibration = [item.image for item in itertools.islice(items, CALIBRATION_PICTURES)]
-    else:
+    if not folder.is_file():
         expect_outside(out, folder)
-        files = list_labelled_files(folder)
-        expect_a_picture(files, folder)
-        items = [Item(file.id, file.label, file.path, file.source) for file in files]
-        calibration = [item.image for item in pick(items)]
+    elif (part.name(out) if part else out).resolve() == folder.resolve():
+        raise InvalidArgument(f"{out} is the manifest itself, and would be written over: choose another --out")
+    found = list_pictures(folder)
+    items, calibration = found.items, list(found.for_calibration())
     if not part:
         return _Pictures(items, len(items), calibration)
     total = part.size(len(items))

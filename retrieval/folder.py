@@ -1,11 +1,31 @@
 """Folders of pictures laid out as ``<label>/<image>``, the form most data sets come in."""
 
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from retrieval.errors import FolderError
+from retrieval.labels import composed
+
+_LEFT_BEHIND: Final = frozenset(
+    {  # in lower case; whatever begins with a dot is passed over besides: .DS_Store, ._x, .thumbnails, .@__thumb
+        *("__macosx", "icon\r", "network trash folder", "temporary items"),  # github/gitignore: Global/macOS
+        *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini"),  # Global/Windows, as the next three
+        *("$recycle.bin", "system volume information", "pagefile.sys"),
+        *("@eadir", "@tmp", "@synoresource", "#recycle", "#snapshot"),  # Synology's servers
+        *("@recycle", "@recently-snapshot"),  # QNAP's
+        "lost+found",  # e2fsck
+    }
+)
+"""What systems leave beside pictures, thumbnails among it: neither a class nor a picture."""
+
+
+def is_left_behind(path: str) -> bool:
+    """Tell whether a part of a path below somebody's folder is hidden, or left there by a system."""
+    return any(part.startswith(".") or part.lower() in _LEFT_BEHIND for part in path.split("/"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +43,17 @@ class LabelledFile:
 
 
 def list_labelled_files(folder: str | Path) -> list[LabelledFile]:
-    """Return every file below ``folder/<label>/``, at any depth, in a fixed order; hidden files are passed over.
+    """Return every file below ``folder/<label>/``, at any depth, in a fixed order; see `is_left_behind` for the others.
 
     Raises:
-        FolderError: no such folder, or none with labelled files in it.
+        FolderError: no such folder, none with labelled files in it, or two files whose names look the same.
     """
     root = Path(folder)
     if not os.path.isdir(root):
         what = "not a folder" if os.path.exists(root) else "not there"
         raise FolderError(f"{root} is {what}: a folder laid out as <label>/<image> expected")
     try:
-        files = [file for label in sorted(_visible(root)) if label.is_dir() for file in _files_below(root, label)]
+        files = [file for label in sorted(_visible(root)) if label.is_dir() for file in _labelled_below(root, label)]
         inside = "only files, no label folders" if any(_visible(root)) else "nothing"
         if any(entry.is_dir() for entry in _visible(root)):
             inside = "only empty label folders"
@@ -41,21 +61,41 @@ def list_labelled_files(folder: str | Path) -> list[LabelledFile]:
         raise FolderError(f"{error.filename} cannot be read: {error.strerror}; make it readable") from error
     if not files:
         raise FolderError(f"{root} holds {inside}: <label>/<image> expected, one subfolder for each label")
+    expect_distinct([file.id for file in files], root)
     return files
 
 
-def _files_below(root: Path, label: Path) -> Iterator[LabelledFile]:
-    entered = {os.path.realpath(root)}  # links are followed, but never in a circle
-    for folder, subfolders, names in os.walk(label, onerror=_stop, followlinks=True):
-        if os.path.realpath(folder) in entered:
+def expect_distinct(ids: Sequence[str], root: Path) -> None:
+    """Raise FolderError where two files have the same id, since Unicode has two forms of some letters."""
+    if len(set(ids)) < len(ids):
+        twice = Counter(ids).most_common(1)[0][0]
+        raise FolderError(f"{root} holds two files called {twice}, whose letters are spelt differently: rename one")
+
+
+def files_below(folder: str | Path, *, above: str | Path | None = None, stop: bool = False) -> Iterator[Path]:
+    """Yield every file below a folder as it is found, in a fixed order; see `is_left_behind` for the others.
+
+    Args:
+        folder: where to look.
+        above: a folder that a link below is not to lead back to.
+        stop: whether to raise OSError for a folder that cannot be read; otherwise it is yielded itself, at the end.
+    """
+    unreadable: list[OSError] = []
+    entered = {os.path.realpath(above)} if above else set()  # links are followed, but never in a circle
+    for here, subfolders, names in os.walk(folder, onerror=_stop if stop else unreadable.append, followlinks=True):
+        if os.path.realpath(here) in entered:
             subfolders.clear()
             continue
-        entered.add(os.path.realpath(folder))
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith("."):
-                path = Path(folder, name)
-                yield LabelledFile(as_text(path.relative_to(root).as_posix()), as_text(label.name), path)
+        entered.add(os.path.realpath(here))
+        subfolders[:] = sorted(name for name in subfolders if not is_left_behind(name))
+        yield from (Path(here, name) for name in sorted(names) if not is_left_behind(name))
+    yield from (Path(error.filename) for error in unreadable)
+
+
+def _labelled_below(root: Path, label: Path) -> Iterator[LabelledFile]:
+    text = as_text(label.name)
+    for path in files_below(label, above=root, stop=True):
+        yield LabelledFile(as_text(path.relative_to(root).as_posix()), text, path)
 
 
 def _stop(error: OSError) -> None:
@@ -64,7 +104,7 @@ def _stop(error: OSError) -> None:
 
 
 def _visible(folder: Path) -> Iterator[Path]:
-    return (entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    return (entry for entry in folder.iterdir() if not is_left_behind(entry.name))
 
 
 def expect_outside(path: str | Path, folder: str | Path) -> None:
@@ -74,8 +114,8 @@ def expect_outside(path: str | Path, folder: str | Path) -> None:
 
 
 def as_text(name: str | Path) -> str:
-    """Return a file name as text that any store takes: bytes that are no UTF-8 become escapes."""
+    """Return a file name as text that any store takes: composed, and bytes that are no UTF-8 become escapes."""
     try:
-        return os.fsencode(name).decode("utf-8", "backslashreplace")
+        return composed(os.fsencode(name).decode("utf-8", "backslashreplace"))
     except UnicodeEncodeError:  # halves of characters, which JSON may hold and no file name does
-        return str(name).encode("utf-8", "backslashreplace").decode()
+        return composed(str(name).encode("utf-8", "backslashreplace").decode())

@@ -1,36 +1,45 @@
-"""Manifests: lists of labelled pictures in CSV, JSONL or Parquet, read a few rows at a time however long they are.
+"""Manifests: lists of labelled pictures in CSV, TSV, JSONL or Parquet, read a few rows at a time however long they are.
 
-Columns: ``label``; the picture, as a path relative to the manifest (``path``, ``file``, ``file_name`` or ``image``) or
-as its encoded bytes (``bytes``: binary in Parquet, base64 elsewhere; ``image``: binary, or Hugging Face's struct of
-bytes and path); ``id``, or else the path is the id; ``source``, kept for people. A manifest is its user's own list, as
-a folder on the command line is: its paths may lead anywhere. Whatever is not there or no picture is told when it is
-added.
+Columns: ``label``; the picture, as a path relative to the manifest (``path``, ``file``, ``file_name``, ``filepath`` and
+so on) or as its encoded bytes (``bytes``: binary in Parquet, base64 elsewhere; ``image``: binary, or Hugging Face's
+struct of bytes and path); ``id``, or else the path is the id; ``source``, kept for people. Names of columns may be
+written in capitals. A manifest is its user's own list, as a folder on the command line is: its paths may lead anywhere.
+Whatever is not there or no picture is told when it is added.
 """
 
 import base64
+import codecs
 import csv
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from retrieval.adding import Item
-from retrieval.errors import FolderError
+from retrieval.errors import FolderError, InvalidArgument
 from retrieval.folder import as_text
+from retrieval.labels import stored_text
+from retrieval.parquet import rows_at_a_time
 from retrieval.progress import track
 
 if TYPE_CHECKING:
     import pyarrow
 
-_Row = tuple[int, Mapping[str, Any]]  # its number from 1, of the line in a text, and its cells by column
+Row = tuple[int, Mapping[str, Any]]  # its number from 1, of the line in a text, and its cells by column
+PATHS: Final = ("path", "file_path", "filepath", "file", "file_name", "filename", "image_path")
+"""Columns that name a picture's file, each by what `column_name` makes of it."""
+
 _NAMES: Final = ("id", "label", "source")
-_PATHS: Final = ("path", "file", "file_name", "image")
+_IMAGE: Final = "image"  # a path, bytes, or Hugging Face's struct of both
 _BYTES: Final = "bytes"
 _PARQUET: Final = ".parquet"
 _ROWS_AT_A_TIME: Final = 256  # of Parquet: pictures of some 100 kB take 25 MB
 _READ_AHEAD: Final = 2**20  # bytes
-_LONGEST_CELL: Final = 2**28  # of CSV, which is a picture in base64; csv's own limit is 2^17
+_LONGEST_LINE: Final = 2**25  # characters: a picture of 24 MB in base64; JSON may take forty times as much when read
+_SEPARATORS: Final = ",;\t|"  # Excel writes semicolons where commas mark decimals
 _UNREADABLE: Final = (OSError, csv.Error, ValueError, TypeError, NotImplementedError, RecursionError)  # Arrow's, too
 
 
@@ -89,45 +98,51 @@ def read_manifest(path: str | Path, *, progress: bool = True) -> Manifest:
 
 
 def _item(row: Mapping[str, Any], path: Path, number: int) -> Item:
-    picture = row.get("image")
+    picture = row.get(_IMAGE)
     struct = picture if isinstance(picture, dict) else {}
-    name = _text(struct.get("path")) or next(filter(None, (_text(row.get(column)) for column in _PATHS)), "")
+    names = (struct.get("path"), *(row.get(column) for column in PATHS), picture)
+    file = next((name for name in names if isinstance(name, str) and name), "")  # as it is spelt on disk
     encoded = (picture if isinstance(picture, bytes) else struct.get("bytes")) or row.get(_BYTES)
     if isinstance(encoded, str) and encoded:
         encoded = _decoded(encoded, path, number)
-    if not encoded and not name:
-        raise _bad(path, number, f"names no picture: a {' or '.join(_PATHS[:2])}, or its bytes, expected")
-    id_ = _text(row.get("id")) or name
-    if not id_:
-        raise _bad(path, number, "has neither an id nor a path that could be one: fill it in")
-    return Item(id_, _label(row, path, number), encoded or path.parent / name, _text(row.get("source")) or name or None)
+    if not encoded and not file:
+        raise bad_row(path, number, "names no picture: a path or file, or its bytes, expected")
+    named = row.get("id") not in (None, "")
+    if not named and not file:
+        raise bad_row(path, number, "has neither an id nor a path that could be one: fill it in")
+    id_ = _stored(row["id"] if named else file, "id", path, number)
+    source = row.get("source")
+    kept = as_text(source if isinstance(source, str) and source else file) or None
+    return Item(id_, _label(row, path, number), encoded or path.parent / file, kept)
 
 
 def _label(row: Mapping[str, Any], path: Path, number: int) -> str:
-    label = _text(row.get("label"))
-    if not label.strip():
-        raise _bad(path, number, "has no label: fill it in, or leave the row out")
-    return label
+    if "label" not in row:
+        found = as_text(", ".join(row)) or "nothing"
+        raise bad_row(path, number, f"has no label, but {found}: label, and path or bytes, expected")
+    return _stored(row["label"], "label", path, number)
 
 
-def _text(cell: object) -> str:
-    """Return a text or a whole number as text; anything else is none."""
-    is_one = isinstance(cell, str) or (isinstance(cell, int) and not isinstance(cell, bool))
-    return as_text(str(cell)) if is_one else ""
+def _stored(cell: object, what: str, path: Path, number: int) -> str:
+    try:
+        return stored_text(as_text(cell) if isinstance(cell, str) else cell, what)
+    except InvalidArgument as error:
+        raise bad_row(path, number, str(error).replace("got", "has", 1)) from error
 
 
 def _decoded(encoded: str, path: Path, number: int) -> bytes:
     try:
         return base64.b64decode(encoded, validate=True)
     except ValueError as error:
-        raise _bad(path, number, f"holds bytes that are no base64 ({error})") from error
+        raise bad_row(path, number, f"holds bytes that are no base64 ({error})") from error
 
 
-def _bad(path: Path, number: int, why: str) -> FolderError:
+def bad_row(path: Path, number: int, why: str) -> FolderError:
+    """Return the error about a row of a list, or about a line of a text."""
     return FolderError(f"{'row' if path.suffix.lower() == _PARQUET else 'line'} {number} of {path} {why}")
 
 
-def _rows(path: Path, columns: tuple[str, ...] | None = None) -> Iterator[_Row]:
+def _rows(path: Path, columns: Collection[str] | None = None) -> Iterator[Row]:
     number = 0
     try:
         for number, row in _READERS[path.suffix.lower()](path, columns):
@@ -142,51 +157,119 @@ def _reason(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _csv_rows(path: Path, columns: tuple[str, ...] | None) -> Iterator[_Row]:
-    csv.field_size_limit(max(_LONGEST_CELL, csv.field_size_limit()))
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        header = next(reader, [])
-        _expect_columns(header, path)
-        for cells in reader:
-            if len(cells) == len(header):
-                yield reader.line_num, dict(zip(header, cells, strict=True))
-            elif cells:  # an empty line is none
-                raise _bad(path, reader.line_num, f"has {len(cells)} cells, and the first line {len(header)}")
+def column_name(name: str) -> str:
+    """Return how a column is known, however its list spells it: "File Name" is file_name."""
+    return "_".join(name.lower().split())
 
 
-def _json_rows(path: Path, columns: tuple[str, ...] | None) -> Iterator[_Row]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise _bad(path, number, f"is no JSON ({error}): one object a line expected") from error
-            if not isinstance(row, dict):
-                raise _bad(path, number, "is no JSON object: one with label and path expected")
-            yield number, row
+def text_rows(path: Path) -> Iterator[Row]:
+    """Yield the rows of a CSV, TSV or JSONL file, their cells by `column_name`; a row may have less cells than others.
+
+    Of what CSV files have between their cells, that is taken with which the first line names known columns.
+
+    Raises:
+        FolderError: a line has more cells than there are columns, is no JSON object, or is too long.
+        csv.Error, UnicodeDecodeError, OSError: it is no such file, or cannot be read.
+    """
+    with path.open(encoding=_encoding(path), newline="") as file:
+        lines = _lines(file, path)
+        yield from _json_rows(lines, path) if path.suffix.lower() == ".jsonl" else _csv_rows(lines, path)
 
 
-def _parquet_rows(path: Path, columns: tuple[str, ...] | None) -> Iterator[_Row]:
+def _encoding(path: Path) -> str:
+    with path.open("rb") as file:
+        return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+
+
+def _lines(file: IO[str], path: Path) -> Iterator[str]:
+    number = 0
+    while line := file.readline(_LONGEST_LINE + 1):
+        number += 1
+        if len(line) > _LONGEST_LINE:
+            raise bad_row(path, number, f"has more than {_LONGEST_LINE:,} characters: keep large pictures as files")
+        yield line
+
+
+def _csv_rows(lines: Iterator[str], path: Path) -> Iterator[Row]:
+    csv.field_size_limit(_LONGEST_LINE)
+    first = next(lines, "")
+    separator = "\t" if path.suffix.lower() == ".tsv" else max(_SEPARATORS, key=lambda mark: _known(first, mark))
+    cells = csv.reader(chain([first], lines), strict=True, delimiter=separator, skipinitialspace=True)
+    header = next(cells, [])
+    names = _distinct(header, path)
+    for row in cells:
+        if len(row) > len(names):
+            raise bad_row(
+                path,
+                cells.line_num,
+                f"has {len(row)} cells, but there are {len(names)} columns: quote text that holds {separator!r}",
+            )
+        if row:  # an empty line is none
+            yield cells.line_num, dict(zip_longest(names, row))
+
+
+def _known(line: str, separator: str) -> int:
+    """Return how many known columns a line names."""
+    names = next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
+    return len({*_NAMES, *PATHS, _IMAGE, _BYTES, "labels"}.intersection(map(column_name, names)))
+
+
+def _distinct(header: list[str], path: Path) -> list[str]:
+    names = [column_name(name) for name in header]
+    twice = next((name for name, times in Counter(names).items() if times > 1 and name), None)
+    if twice is not None:
+        raise FolderError(f"{path} has two columns called {as_text(twice)}: rename one of {as_text(', '.join(header))}")
+    return names
+
+
+def _json_rows(lines: Iterator[str], path: Path) -> Iterator[Row]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise bad_row(path, number, f"is no JSON ({error}): one object a line expected") from error
+        if not isinstance(row, dict):
+            raise bad_row(path, number, "is no JSON object: one for each picture, with label and path, expected")
+        yield number, {column_name(name): value for name, value in row.items()}
+
+
+def _list_rows(path: Path, columns: Collection[str] | None) -> Iterator[Row]:
+    empty = True
+    for number, row in text_rows(path):
+        if empty and path.suffix.lower() != ".jsonl":
+            _expect_columns(list(row), path)
+        empty = False
+        yield number, row
+    if empty:
+        raise FolderError(f"{path} has no rows below its columns: one for each picture expected")
+
+
+def _parquet_rows(path: Path, columns: Collection[str] | None) -> Iterator[Row]:
     import pyarrow.parquet as pq
 
     # As Arrow would read it by itself, ahead and all groups at once, a file of 1 GB took 1.2 GB; like this, 0.2.
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=_READ_AHEAD) as file:
         schema = file.schema_arrow
-        _expect_columns(schema.names, path)
+        known = dict(zip(schema.names, _distinct(schema.names, path), strict=True))
+        _expect_columns(list(known.values()), path)
+        label = next(name for name in known if known[name] == "label")
         try:
-            names = huggingface_names(schema, "label")
+            names = huggingface_names(schema, label)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError):
             names = None  # something else of that name
-        wanted = [name for name in columns or (*_NAMES, *_PATHS, _BYTES) if name in schema.names]
+        wanted = [name for name in known if known[name] in (columns or (*_NAMES, *PATHS, _IMAGE, _BYTES))]
         number = 0
         for group in range(file.num_row_groups):
-            for batch in file.iter_batches(_ROWS_AT_A_TIME, row_groups=[group], columns=wanted, use_threads=False):
+            most = rows_at_a_time(path, file.metadata.row_group(group), wanted, most=_ROWS_AT_A_TIME)
+            for batch in file.iter_batches(most, row_groups=[group], columns=wanted, use_threads=False):
                 for row in batch.to_pylist():
                     number += 1
-                    yield number, row | {"label": _named(row["label"], names)}
+                    yield (
+                        number,
+                        {known[name]: cell for name, cell in row.items()} | {"label": _named(row[label], names)},
+                    )
 
 
 def huggingface_names(schema: "pyarrow.Schema", label: str) -> list[str] | None:
@@ -209,14 +292,14 @@ def _named(label: object, names: list[str] | None) -> object:
 
 
 def _expect_columns(names: list[str], path: Path) -> None:
-    if "label" not in names or not {*_PATHS, _BYTES} & set(names):
-        raise FolderError(
-            f"{path} has the columns {', '.join(names) or 'none'}: label, and path or bytes, expected, and id"
-        )
+    if "label" not in names or not {*PATHS, _IMAGE, _BYTES} & set(names):
+        found = as_text(", ".join(names)) or "none"
+        raise FolderError(f"{path} has the columns {found}: label, and path or bytes, expected, and id")
 
 
-_READERS: Final[dict[str, Callable[[Path, tuple[str, ...] | None], Iterator[_Row]]]] = {
-    ".csv": _csv_rows,
-    ".jsonl": _json_rows,
+_READERS: Final[dict[str, Callable[[Path, Collection[str] | None], Iterator[Row]]]] = {
+    ".csv": _list_rows,
+    ".tsv": _list_rows,
+    ".jsonl": _list_rows,
     _PARQUET: _parquet_rows,
 }

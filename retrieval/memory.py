@@ -2,7 +2,7 @@
 
 import itertools
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -243,8 +243,8 @@ class VisualMemory(EditableMemory):
 
     def add_vectors(
         self,
-        ids: Sequence[str],
-        labels: Sequence[str],
+        ids: Iterable[str],
+        labels: Iterable[str],
         vectors: Float[np.ndarray, "items dimension"],
         *,
         on_duplicate: str = "skip",

@@ -6,17 +6,11 @@ from typing import Annotated
 import typer
 
 MemoryPath = Annotated[Path, typer.Argument(metavar="MEMORY", help="The folder that holds the memory.")]
-FolderOrFeatures = Annotated[
-    Path,
-    typer.Argument(
-        metavar="FOLDER", help="Pictures laid out as FOLDER/<label>/<image>, or a Parquet file of id, label, vector."
-    ),
-]
 FolderOrFile = Annotated[
     Path,
     typer.Argument(
         metavar="FOLDER",
-        help="Pictures laid out as FOLDER/<label>/<image>; a manifest that lists them (CSV, JSONL or Parquet with"
+        help="Pictures laid out as FOLDER/<label>/<image>; a manifest that lists them (CSV, TSV, JSONL or Parquet with"
         " label and path or bytes); or a Parquet file of id, label, vector.",
     ),
 ]

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt64
 
-from retrieval.storage.schema import RELIABILITY, is_text
+from retrieval.labels import composed, is_text
+from retrieval.storage.schema import RELIABILITY
 from retrieval.storage.table import ItemTable
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class _Columns:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        labels = table["label"].combine_chunks()
+        labels = _composed(table["label"].combine_chunks())
         new = pc.unique(labels).filter(pc.invert(pc.is_in(pc.unique(labels), value_set=pa.array(names, pa.string()))))
         self.names = np.concatenate([names, new.to_numpy(zero_copy_only=False)]) if len(new) else names
         self.label_codes = pc.index_in(labels, value_set=pa.array(self.names, pa.string())).to_numpy()
@@ -67,6 +68,23 @@ class _Columns:
             found = pc.index_in(asked.filter(pa.array(unequal)), value_set=self.ids)
             places[unequal] = found.fill_null(-1).to_numpy()
         return places
+
+    @cached_property
+    def odd(self) -> dict[str, int]:
+        """Where ids stand that are not in their composed form, as the first memories keep them, by that form."""
+        import pyarrow.compute as pc
+
+        places = np.flatnonzero(~pc.string_is_ascii(self.ids).to_numpy(zero_copy_only=False))
+        ids = self.ids.take(places)
+        changed = pc.not_equal(ids, _composed(ids)).to_numpy(zero_copy_only=False)
+        return dict(zip(map(composed, ids.filter(changed).to_pylist()), places[changed].tolist(), strict=True))
+
+
+def _composed(texts: "pyarrow.Array") -> "pyarrow.Array":
+    import pyarrow.compute as pc
+
+    plain = pc.all(pc.string_is_ascii(pc.unique(texts)), min_count=0).as_py()
+    return texts if plain else pc.utf8_normalize(texts, form="NFC")
 
 
 def _texts(ids: list[str]) -> "pyarrow.Array":
@@ -153,7 +171,24 @@ class Rows:
         return np.delete(np.arange(self.slots), self.dead)
 
     def find(self, ids: list[str]) -> Int[np.ndarray, " ids"]:
-        """Return the slots of some ids, -1 for one that is not there."""
+        """Return the slots of some ids, -1 for one that is not there; as they are spelt, or else in another form."""
+        slots = self._find_as_spelt(ids)
+        lost = [place for place in np.flatnonzero(slots < 0).tolist() if is_text(ids[place])]
+        lost = [place for place in lost if not ids[place].isascii()]
+        if lost:
+            wanted = [composed(ids[place]) for place in lost]
+            known, odd = self._find_as_spelt(wanted), self._odd
+            slots[lost] = [odd.get(text, -1) if slot < 0 else slot for text, slot in zip(wanted, known, strict=True)]
+        return slots
+
+    @cached_property
+    def _odd(self) -> dict[str, int]:
+        moved = {text: len(self.settled) + place for text, place in self.recent.odd.items()}
+        both = [*self.settled.odd.items(), *moved.items()]
+        alive = ~self._are_dead(np.array([slot for _, slot in both], np.int64))
+        return {text: slot for (text, slot), living in zip(both, alive.tolist(), strict=True) if living}
+
+    def _find_as_spelt(self, ids: list[str]) -> Int[np.ndarray, " ids"]:
         import pyarrow as pa
         import pyarrow.compute as pc
 

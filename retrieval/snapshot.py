@@ -3,7 +3,7 @@
 import copy
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
@@ -15,6 +15,7 @@ from jaxtyping import Float, Int, Shaped
 from retrieval.errors import InvalidArgument, UnknownItem, VisualMemoryWarning
 from retrieval.indexes.base import DEFAULT_RECALL, MOST_RECALL
 from retrieval.indexing import Source, index_layers
+from retrieval.labels import asked_ids, composed
 from retrieval.layers import Layers
 from retrieval.rows import Rows
 from retrieval.storage.layout import CENTRED_INDEX, INDEX
@@ -104,8 +105,10 @@ class Snapshot:
 
     def label_counts(self) -> dict[str, int]:
         """Return how many items each label has, most frequent first."""
-        gone = Counter(self.rows.labels(self._hidden).tolist())
-        left = {label: count - gone[label] for label, count in self._table.label_counts().items()}
+        left = Counter[str]()
+        for label, count in self._table.label_counts().items():  # which the first memories may spell in two ways
+            left[composed(label)] += count
+        left.subtract(self.rows.labels(self._hidden).tolist())
         return {label: left[label] for label in sorted(left, key=lambda label: (-left[label], label)) if left[label]}
 
     def rows_of(self, ids: Sequence[str]) -> Int[np.ndarray, " ids"]:
@@ -182,16 +185,15 @@ class Snapshot:
     def _hiding_those_of(self, view: "Snapshot") -> "Snapshot":
         return self.without(view.rows.ids(view._hidden).tolist()) if len(view._hidden) else self
 
-    def slots_of(self, ids: Sequence[str]) -> Int[np.ndarray, " ids"]:
+    def slots_of(self, ids: Iterable[object]) -> Int[np.ndarray, " ids"]:
         """Return the slots of some ids, in their order.
 
         Raises:
             InvalidArgument: one text in place of several.
             UnknownItem: ids that are not there.
         """
-        if isinstance(ids, str):  # a sequence of texts, too
-            raise InvalidArgument(f"got {ids!r} as ids: a list of them expected")
-        slots = self.rows.find(list(ids))
+        ids = asked_ids(ids)
+        slots = self.rows.find(ids)
         missing = np.flatnonzero((slots < 0) | np.isin(slots, self._hidden))
         if missing.size:
             some = tuple(ids[place] for place in missing[:_NAMED])
@@ -202,7 +204,7 @@ class Snapshot:
             )
         return slots
 
-    def without(self, ids: Sequence[str]) -> "Snapshot":
+    def without(self, ids: Iterable[object]) -> "Snapshot":
         """Return what answers as if some items were gone.
 
         Raises:

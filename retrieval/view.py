@@ -93,7 +93,7 @@ class MemoryView:
         Raises:
             UnknownItem: an id is not there.
         """
-        return MemoryView(self.path, self._table.pinned(), self._embedding, self.snapshot().without(list(ids)))
+        return MemoryView(self.path, self._table.pinned(), self._embedding, self.snapshot().without(ids))
 
     def history(self, *, limit: int | None = None) -> list[Version]:
         """Return the versions there are up to this one, newest first."""

@@ -8,11 +8,17 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from retrieval.parquet import rows_at_a_time
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _ARROW_FILE: Final = b"ARROW1"  # begins one of Arrow's two formats; the other is a stream
 _END_OF_STREAM: Final = b"\xff\xff\xff\xff\0\0\0\0"
+_ROWS_AT_A_TIME: Final = 65_536  # of labels and names
+_LONGEST_TEXT: Final = 2**16  # bytes of a label, an id or a path
+_LARGEST_GROUP: Final = 2**31  # bytes that a row group's pictures may unpack to; more where the file has them too:
+_MOST_PACKED: Final = 4  # times, since pictures are packed already
 _GROUPS_KEPT: Final = 4  # decoded row groups; threads that read in order are at one or two of them
 
 
@@ -74,10 +80,19 @@ class ParquetRows:
 
     def columns(self, names: Sequence[str]) -> "pa.Table":
         """See `RowFile`."""
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
+        tops = list(dict.fromkeys(name.partition(".")[0] for name in names))
+        blocks: list[pa.RecordBatch] = []
         with pq.ParquetFile(self.path, metadata=self._metadata) as opened:
-            return _flat(opened.read(columns=list(names)), names)
+            for group in range(self._metadata.num_row_groups):
+                rows = rows_at_a_time(self.path, self._metadata.row_group(group), tops, most=_ROWS_AT_A_TIME)
+                for block in opened.iter_batches(rows, row_groups=[group], columns=list(names), use_threads=False):
+                    _expect_short(block)
+                    blocks.append(block)
+            held = pa.Table.from_batches(blocks) if blocks else opened.read(columns=list(names))
+        return _flat(held, names)
 
     def cell(self, column: str, row: int) -> Any:  # noqa: ANN401
         """See `RowFile`."""
@@ -88,8 +103,17 @@ class ParquetRows:
     def _decode(self, column: str, group: int) -> "pa.ChunkedArray":
         import pyarrow.parquet as pq
 
+        about = self._metadata.row_group(group)
+        rows_at_a_time(self.path, about, [column], most=1)
+        chunks = [about.column(place) for place in range(about.num_columns)]
+        held = [chunk for chunk in chunks if chunk.path_in_schema.partition(".")[0] == column]
+        size, stored = (sum(getattr(c, f"total_{kind}_size") for c in held) for kind in ("uncompressed", "compressed"))
+        if size > max(_LARGEST_GROUP, _MOST_PACKED * stored):
+            raise ValueError(f"row group {group} unpacks to {size:,} bytes: write it with fewer rows in a group")
+        # A dictionary's values stay one, however often a row repeats them.
+        repeated = [chunk.path_in_schema for chunk in held if chunk.physical_type == "BYTE_ARRAY"]
         # Opened anew, since one open file is not for several threads; the footer is there already.
-        with pq.ParquetFile(self.path, metadata=self._metadata) as opened:
+        with pq.ParquetFile(self.path, metadata=self._metadata, read_dictionary=repeated) as opened:
             return opened.read_row_group(group, columns=[column], use_threads=False).column(0)
 
 
@@ -117,6 +141,18 @@ class ArrowRows:
     def cell(self, column: str, row: int) -> Any:  # noqa: ANN401
         """See `RowFile`."""
         return self._table.column(column)[row].as_py()
+
+
+def _expect_short(block: "pa.RecordBatch") -> None:
+    """Raise ArrowInvalid for a text that is no label, no id and no path, before there are a million of it."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for column in pa.Table.from_batches([block]).flatten().columns:
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            longest = pc.max(pc.binary_length(column)).as_py() or 0
+            if longest > _LONGEST_TEXT:
+                raise pa.ArrowInvalid(f"it holds a text of {longest:,} bytes: a label, an id or a path expected")
 
 
 def _expect_end(stream: "pa.MemoryMappedFile") -> None:

@@ -11,10 +11,10 @@ from typing import Final
 from eval.datasets.catalogue import Official
 from eval.datasets.rows import Table
 from eval.datasets.shipped import VAL_IMAGES, real_labels, val_labels
-from eval.datasets.wnids import Labels, as_class, is_wnid, wnid_row_labels
+from eval.datasets.wnids import Labels, as_class, expect_named_so, is_wnid, wnid_row_labels
 from retrieval.errors import FolderError
 
-_NAME: Final = re.compile(r"ILSVRC2012_val_(\d{8})(?:_(n\d{8}))?\.\w+")
+_NAME: Final = re.compile(r"ILSVRC2012_val_(\d{8})(?:_(n\d{8}))?\.\w+", re.IGNORECASE)
 
 
 def begins_val(folders: list[str], files: list[str]) -> bool:
@@ -29,7 +29,9 @@ def val_file_labels(official: Official, paths: Sequence[str]) -> Labels:
     Raises:
         FolderError: a folder or a name says another class than the published list, or none can be told.
     """
-    return [_published(path) or _by_folder(official, path) for path in paths]
+    labels: Labels = [_published(path) or _by_folder(official, path) for path in paths]
+    expect_named_so(paths, labels)
+    return labels
 
 
 def real_file_labels(official: Official, paths: Sequence[str]) -> Labels:
@@ -78,7 +80,7 @@ def _published(path: str) -> frozenset[str] | None:
     if not 1 <= number <= VAL_IMAGES:
         raise FolderError(f"{path} has the number {number:,}: from 1 to {VAL_IMAGES:,} expected")
     label = val_labels()[number - 1]
-    for said in (above.rpartition("/")[2], named[2] or ""):
+    for said in (above.rpartition("/")[2].lower(), (named[2] or "").lower()):
         if is_wnid(said) and said not in label:
             raise FolderError(
                 f"{path} is filed under {said}, but the published list says {_in_words(label)}: the copy was sorted by"

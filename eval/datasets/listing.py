@@ -5,9 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from eval.datasets.trees import ArchiveTree, is_left_behind
+from eval.datasets.trees import ArchiveTree
 from eval.types import StoredPicture
 from eval.wording import counted
+from retrieval.folder import is_left_behind
 
 _LONGEST_CHAIN: Final = 40  # links that lead to links, as Linux follows them
 _REASONS: Final = {

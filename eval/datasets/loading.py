@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,6 +19,7 @@ from eval.datasets.wnids import Labels
 from eval.types import Dataset
 from eval.wording import counted
 from retrieval.errors import FolderError, VisualMemoryWarning
+from retrieval.folder import as_text, expect_distinct
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +41,8 @@ class _Layout:
 
 
 _WNID_FOLDERS: Final = "<wnid>/<image> (folders such as n01440764)"
+_AGAIN: Final = "there twice, flat and in folders maybe, and counted once"
+_STRANGE: Final = "by their endings no pictures"
 _VAL: Final = "ILSVRC2012_val_00000001.JPEG and so on, or <wnid>/<image>,"
 _LAYOUTS: Final[dict[Family, _Layout]] = {
     "wnid folders": _Layout(wnids.begins_with_wnids, _WNID_FOLDERS, wnids.wnid_file_labels, wnids.wnid_row_labels),
@@ -103,7 +106,7 @@ def find_dataset(name: str, path: str | Path) -> Found:
     table = find_table(place, split=official.splits if official else ())
     if table is not None:
         expect_unique(table)
-        return Found(_from_table(official, table), ())
+        return _from_table(official, table)
     tree: Tree = FolderTree(place) if os.path.isdir(place) else open_archive(place)
     found = _own(tree) if official is None else _from_tree(official, tree)
     return Found(found.dataset, (*tree.notes, *found.notes))
@@ -113,32 +116,45 @@ def _own(tree: Tree) -> Found:
     files, labels = label_folders(tree)
     beside = sum(right is None and is_picture(path) for path, right in zip(files.paths, labels, strict=True))
     note = f"{counted(beside, 'picture')} passed over: beside the label folders, not in one"
-    return Found(Dataset(samples_of(files, labels)), (note,) if beside else ())
+    return Found(_dataset(tree.root, None, files, labels), (note,) if beside else ())
 
 
-def _from_table(official: Official | None, table: Table) -> Dataset:
+def _from_table(official: Official | None, table: Table) -> Found:
+    again: list[str] = []
     if official is None:
         labels: Labels = list(others.named_labels(table))
     else:
-        labels = _LAYOUTS[official.family].of_rows(official, table)
-    return _dataset(table.root, official, Files(table.ids, table.picture), labels)
+        labels, again = wnids.once(table.ids, _LAYOUTS[official.family].of_rows(official, table))
+    return Found(_dataset(table.root, official, Files(table.ids, table.picture), labels), tuple(_passed(again, _AGAIN)))
 
 
 def _from_tree(official: Official, tree: Tree) -> Found:
     layout = _LAYOUTS[official.family]
     start = find_start(tree, names=official.folders, begins=layout.begins, layout=layout.in_words)
     _expect_form(official, tree, start)
-    files = pictures_below(tree, start)
+    files, strange = pictures_below(tree, start)
     annotations = others.tiny_annotations(official, tree, start) if official.family == "tiny val" else None
     if annotations is not None:
-        labels: Labels = [frozenset([annotations[p]]) if p in annotations else None for p in files.paths]
+        wnid_of = (annotations.get(path.lower()) for path in files.paths)
+        labels: Labels = [None if wnid is None else frozenset([wnid]) for wnid in wnid_of]
     else:
         labels = layout.of_files(official, files.paths)
-    return Found(_dataset(tree.root, official, files, labels), ())
+    beside = [path for path, right in zip(files.paths, labels, strict=True) if right is None]
+    labels, again = wnids.once(files.paths, labels)
+    unlabelled = "outside the class folders" if annotations is None else "without a line in val_annotations.txt"
+    notes = [*_passed(beside, unlabelled), *_passed(again, _AGAIN), *_passed(strange, _STRANGE, "file")]
+    return Found(_dataset(tree.root, official, files, labels), tuple(notes))
+
+
+def _passed(paths: Sequence[str], why: str, what: str = "picture") -> Iterator[str]:
+    """Yield a note about what was passed over, where anything was."""
+    if paths:
+        yield f"{counted(len(paths), what)} passed over: {why}, such as {as_text(paths[0])}"
 
 
 def _dataset(place: Path, official: Official | None, files: Files, labels: Labels) -> Dataset:
     samples = samples_of(files, [right or None for right in labels])
+    expect_distinct(samples.ids, place)
     excluded = sum(right is not None and not right for right in labels)
     if not samples and not excluded:
         raise FolderError(f"{place} holds no labelled pictures: {official.title if official else 'some'} expected")

@@ -18,9 +18,9 @@ from retrieval.progress import track
 
 _THREADS: Final = 8
 _SUFFIXES: Final = {  # that files of each format have, in lower case
-    "JPEG": (".jpg", ".jpeg"),
-    "MPO": (".jpg", ".jpeg"),
-    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "MPO": (".jpg", ".jpeg", ".mpo"),
+    "PNG": (".png", ".apng"),
     "GIF": (".gif",),
     "WEBP": (".webp",),
     "BMP": (".bmp",),

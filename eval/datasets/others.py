@@ -13,6 +13,7 @@ from eval.datasets.trees import Tree
 from eval.datasets.wnids import Labels, as_class, by_class, is_wnid
 from retrieval.errors import FolderError, ImageError
 from retrieval.folder import as_text
+from retrieval.labels import composed
 
 _TAXON: Final = re.compile(r"\d{5}(?:_[^_]+){7}")  # as in 03111_Animalia_Chordata_Aves_…_Turdus_migratorius
 _ANNOTATIONS: Final = "val_annotations.txt"
@@ -70,7 +71,7 @@ def begins_tiny_val(folders: list[str], files: list[str]) -> bool:
 
 
 def tiny_annotations(official: Official, tree: Tree, start: str) -> dict[str, str] | None:
-    """Return the wnid of each file in ``images``; None where the set is sorted into folders.
+    """Return the wnid of each file in ``images``, by its path in lower case; None where the set lies in folders.
 
     Raises:
         FolderError: the list that comes with the pictures is missing or damaged.
@@ -82,7 +83,7 @@ def tiny_annotations(official: Official, tree: Tree, start: str) -> dict[str, st
     try:
         lines = (read_file(source) if isinstance(source, Path) else source.read()).decode().splitlines()
         rows = [line.split("\t") for line in lines]
-        return {f"images/{row[0]}": as_class(official, row[1]) for row in rows}
+        return {f"images/{row[0]}".lower(): as_class(official, row[1]) for row in rows}
     except (ValueError, IndexError, ImageError) as error:
         raise FolderError(
             f"{tree.root / start / _ANNOTATIONS} cannot be read: {error}; unpack the zip again"
@@ -128,7 +129,7 @@ def _folder(path: str) -> str | None:
 
 
 def _plain(name: str) -> str:
-    return name.replace(" ", "_")  # as some who unpack it do
+    return composed(name).replace(" ", "_")  # as some who unpack it do
 
 
 def _by_plain_name() -> dict[str, str]:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from eval.types import StoredPicture
-from retrieval.errors import FolderError
+from retrieval.errors import FolderError, InvalidArgument
 from retrieval.folder import as_text
+from retrieval.labels import composed, stored_text
 
-PATHS: Final = ("path", "file_name", "filename", "file")  # columns that name a picture's file
 _DAMAGE: Final = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, MemoryError, csv.Error)
 RowLabels = frozenset[str] | frozenset[int]
 
@@ -27,6 +27,7 @@ class Table:
     labels: Sequence[RowLabels]  # of one type throughout; empty where no label is right
     class_names: Sequence[str] | None  # by integer label, where the table tells
     picture: Callable[[int], Path | StoredPicture]
+    wnids: Sequence[Any] | None = None  # of a column that tells them beside the labels
 
     @property
     def numbered(self) -> bool:
@@ -52,11 +53,28 @@ def row_labels(root: Path, values: list[Any], *, name_of: Callable[[int], str]) 
         wrong = [item for item in items if not _is_label(item)]
         if wrong:
             raise FolderError(f"{name_of(row)} of {root} has {_in_words(wrong[0])}")
-        labels.append(sets.setdefault(items, frozenset(items)))
+        if items not in sets:
+            sets[items] = frozenset(composed(item) if isinstance(item, str) else item for item in items)
+        labels.append(sets[items])
     kinds = {type(label) for allowed in sets.values() for label in allowed}
     if len(kinds) > 1:
         raise FolderError(f"{root} has labels that are text and others that are numbers: all of one kind expected")
     return labels
+
+
+def row_ids(root: Path, values: list[Any], *, name_of: Callable[[int], str]) -> list[str]:
+    """Return each row's id as it is kept.
+
+    Raises:
+        FolderError: something is neither text nor a whole number.
+    """
+    ids: list[str] = []
+    for value in values:
+        try:
+            ids.append(stored_text(as_text(value) if isinstance(value, str) else value, "id"))
+        except InvalidArgument as error:
+            raise FolderError(f"{name_of(len(ids))} of {root}: {error}") from error
+    return ids
 
 
 def expect_unique(table: Table) -> None:

@@ -11,7 +11,7 @@ from retrieval.folder import as_text
 
 _DEEPEST: Final = 5  # folders that a data set may lie below the path that was given: "ILSVRC/Data/CLS-LOC/val" is four
 _ARCHIVE: Final = re.compile(r"\.(?:tar|tar\.gz|tgz|zip)$", re.IGNORECASE)
-_TINY_VAL: Final = re.compile(r"val_\d+\.JPEG")
+_TINY_VAL: Final = re.compile(r"val_\d+\.JPEG", re.IGNORECASE)
 
 
 def find_start(tree: Tree, *, names: Sequence[str], begins: Callable[[list[str], list[str]], bool], layout: str) -> str:

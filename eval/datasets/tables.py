@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from eval.datasets.cells import ArrowRows, ParquetRows, RowFile, RowGroups
 from eval.datasets.lists import LISTS, read_list
-from eval.datasets.rows import PATHS, Table, reading, row_labels
+from eval.datasets.rows import Table, reading, row_ids, row_labels
 from eval.datasets.stored import fingerprint, read_file
 from eval.types import StoredPicture
 from retrieval.errors import FolderError, ImageError
-from retrieval.folder import as_text
-from retrieval.manifests import huggingface_names
+from retrieval.folder import as_text, is_left_behind
+from retrieval.manifests import PATHS, column_name, huggingface_names
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -92,7 +92,8 @@ def find_table(path: Path, *, split: Sequence[str] = ()) -> Table | None:
 def _table_files(path: Path, suffix: str) -> list[Path]:
     """Return a folder's Parquet or Arrow files, where Hugging Face puts them; folders of pictures are not searched."""
     for places in _PLACES:
-        found = sorted(file for place in places for file in path.glob(f"{place}*.{suffix}") if os.path.isfile(file))
+        files = (file for place in places for file in path.glob(f"{place}*.{suffix}") if os.path.isfile(file))
+        found = sorted(file for file in files if not is_left_behind(file.relative_to(path).as_posix()))
         saved = {folder: _saved_files(folder) for folder in {file.parent for file in found}}
         kept = [file for file in found if _is_saved(file, saved[file.parent])]
         if kept:
@@ -143,14 +144,16 @@ def _open_files(root: Path, paths: list[Path]) -> Table:
         files: list[RowFile] = [ArrowRows(p) if p.suffix == ".arrow" else ParquetRows(p, groups) for p in paths]
         schema = files[0].schema
         label, image = _label_column(root, schema), _image_column(root, schema)
-        file_name = f"{image}.path" if _has_field(schema, image, "path") else image if image in PATHS else None
-        wanted = [label, *(name for name in ("id", file_name) if name and name.partition(".")[0] in schema.names)]
+        is_path = column_name(image) in PATHS
+        file_name = f"{image}.path" if _has_field(schema, image, "path") else image if is_path else None
+        own, wnid = _column(schema, ("id",)), _column(schema, ("wnid",))
+        wanted = list(dict.fromkeys(name for name in (label, own, wnid, file_name) if name))
         columns = [file.columns(wanted) for file in files]
         class_names = huggingface_names(schema, label)
         values = {name: [value for held in columns for value in held.column(name).to_pylist()] for name in wanted}
     rows = [(file, row) for file, held in zip(files, columns, strict=True) for row in range(held.num_rows)]
-    ids = _ids(root, rows, values.get("id"), values.get(file_name or ""))
-    if image in PATHS:
+    ids = _ids(root, rows, values.get(own or ""), values.get(file_name or ""))
+    if is_path:
         _expect_paths(root, values[image])
         beside = [file.path.parent / str(name) for (file, _), name in zip(rows, values[image], strict=True)]
         picture: Callable[[int], Path | StoredPicture] = beside.__getitem__
@@ -162,7 +165,7 @@ def _open_files(root: Path, paths: list[Path]) -> Table:
             return _Cell(file, marks[file.path], image, row)
 
     labels = row_labels(root, values[label], name_of=lambda row: f"row {row}")
-    return Table(root, ids, labels, class_names, picture)
+    return Table(root, ids, labels, class_names, picture, values.get(wnid or ""))
 
 
 def _expect_paths(root: Path, values: list[Any]) -> None:
@@ -171,8 +174,14 @@ def _expect_paths(root: Path, values: list[Any]) -> None:
         raise FolderError(f"row {missing} of {root} names no picture: a path expected")
 
 
+def _column(schema: "pa.Schema", wanted: Sequence[str]) -> str | None:
+    """Return the first of some columns that there is, as the table spells it."""
+    spelt = {column_name(name): name for name in reversed(schema.names)}
+    return next((spelt[name] for name in wanted if name in spelt), None)
+
+
 def _label_column(root: Path, schema: "pa.Schema") -> str:
-    name = next((name for name in ("labels", "label") if name in schema.names), None)
+    name = _column(schema, ("labels", "label"))
     if name is None:
         raise FolderError(f"{root} has the columns {', '.join(schema.names)}: one called label or labels expected")
     return name
@@ -185,8 +194,8 @@ def _image_column(root: Path, schema: "pa.Schema") -> str:
         kind = schema.field(name).type
         return _has_field(schema, name, "bytes") or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
-    name = next((name for name in _IMAGES if name in schema.names and holds_pictures(name)), None)
-    name = name or next((name for name in PATHS if name in schema.names), None)
+    columns = [_column(schema, (name,)) for name in _IMAGES]
+    name = next((name for name in columns if name and holds_pictures(name)), None) or _column(schema, PATHS)
     if name is None:
         raise FolderError(
             f"{root} has the columns {', '.join(schema.names)}:"
@@ -205,7 +214,7 @@ def _has_field(schema: "pa.Schema", column: str, field: str) -> bool:
 def _ids(root: Path, rows: list[tuple[RowFile, int]], own: list[Any] | None, names: list[Any] | None) -> list[str]:
     """Return the rows' own ids, or else their pictures' file names where no two are the same, or else their places."""
     if own is not None:
-        return [as_text(str(value)) for value in own]
+        return row_ids(root, own, name_of=lambda row: f"row {row}")
     if names is not None and None not in names and len(set(names)) == len(names):
         return [as_text(str(value)) for value in names]
     folder = root if root.is_dir() else root.parent

@@ -13,8 +13,9 @@ from typing import IO, Final, cast
 
 from eval.datasets.listing import Listing, path_inside
 from eval.datasets.stored import StoredBytes, expect_a_pictures_size
-from eval.datasets.trees import ArchiveTree, is_left_behind
+from eval.datasets.trees import ArchiveTree
 from retrieval.errors import FolderError, ImageError
+from retrieval.folder import is_left_behind
 from retrieval.progress import track
 
 _PIECE: Final = 1 << 16  # bytes read at a time behind the last member

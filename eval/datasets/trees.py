@@ -9,10 +9,12 @@ from typing import Final, Protocol
 
 from eval.types import Sample, StoredPicture
 from retrieval.errors import FolderError
-from retrieval.folder import as_text
+from retrieval.folder import as_text, is_left_behind
 
-_NOT_OURS: Final = re.compile(r"(?:^|/)(?:\.|__MACOSX(?:/|$)|(?:thumbs\.db|desktop\.ini)$)", re.IGNORECASE)
-_PICTURE: Final = re.compile(r"\.(?:jpe?g|png|gif|webp|bmp|tiff?)$", re.IGNORECASE)
+_PICTURE: Final = re.compile(r"\.(?:jpe?g|jpe|jfif|mpo|a?png|gif|webp|bmp|tiff?)$", re.IGNORECASE)  # as Pillow's
+_BESIDE: Final = re.compile(
+    r"(?:^|/)[A-Z_]+$|\.(?:txt|xml|[ct]sv|jsonl?|md|html?|mat|pdf|ya?ml|log|md5|sha\d+|gz|tar|zip)$", re.ASCII
+)  # read-me files, annotations and lists, which published sets hold beside their pictures
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +138,8 @@ def is_picture(path: str) -> bool:
     return _PICTURE.search(path) is not None
 
 
-def pictures_below(tree: Tree, folder: str) -> Files:
-    """Return the files whose names end as pictures' do; annotations and read-me files lie among official ones.
+def pictures_below(tree: Tree, folder: str) -> tuple[Files, list[str]]:
+    """Return the files whose names end as pictures' do, and the paths of others that are no lists or annotations.
 
     Raises:
         FolderError: there are none.
@@ -146,12 +148,8 @@ def pictures_below(tree: Tree, folder: str) -> Files:
     kept = [place for place, path in enumerate(files.paths) if is_picture(path)]
     if not kept:
         raise FolderError(f"{tree.root / folder} holds no pictures: .jpg, .jpeg, .png, .gif, .webp, .bmp or .tif files")
-    return Files([files.paths[place] for place in kept], lambda number: files.picture(kept[number]))
-
-
-def is_left_behind(path: str) -> bool:
-    """Tell whether a path is hidden, or a file that an operating system leaves beside pictures."""
-    return _NOT_OURS.search(path) is not None
+    others = [path for path in files.paths if not is_picture(path) and not _BESIDE.search(path)]
+    return Files([files.paths[place] for place in kept], lambda number: files.picture(kept[number])), others
 
 
 def _walk(base: str) -> Iterator[str]:

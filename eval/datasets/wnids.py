@@ -1,21 +1,29 @@
-"""Sets whose classes are ImageNet's: folders named by wnid or, for ImageNet-V2, by class index."""
+"""Sets whose classes are ImageNet's: folders named by wnid or, for ImageNet-V2, by class index.
+
+What tells a picture's class in two ways must tell the same: its folder, its file name, its row's number, the class
+names beside a table. A copy that was sorted by another list is refused, since its figures would look plausible.
+"""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from eval.datasets.catalogue import Official
 from eval.datasets.rows import Table
 from retrieval.errors import FolderError
+from retrieval.folder import as_text
 from retrieval.labels import imagenet_by_wnid, imagenet_classes
 
 Labels = list[frozenset[str] | None]
 """By file: the labels that are right; an empty set where none is; None where the file is no picture of the set."""
 
 _WNID: Final = re.compile(r"n\d{8}")
-_IN_NAME: Final = re.compile(r"(n\d{8})_\d+(?:_n\d{8})?\.\w+")
+_NAMED: Final = re.compile(r"(?<![^\W_])n\d{8}(?![^\W_])", re.IGNORECASE)  # in file names and in class names
+_IN_NAME: Final = re.compile(r"(n\d{8})_(\d+)(?:_n\d{8})?\.\w+", re.IGNORECASE)
+_VAL_NAME: Final = re.compile(r"ILSVRC2012_val_(\d{8})(?:_n\d{8})?\.\w+", re.IGNORECASE)
 _SUBSET: Final = 200  # classes of ImageNet-A, and of ImageNet-R
-_SHARED_WORDS: Final = 0.5  # of the 1,000 names in ImageNet's order; wordnet's own share a word with 95 % of ours
+_SHARED_WORDS: Final = 0.5  # of the 1,000 names in ImageNet's order; wordnet's own share a word with 89 to 95 % of ours
+_FROM_ONE: Final = 10  # classes 1, 2, 3 and so on without a class 0: so many are no accident of a partial copy
 
 
 def is_wnid(name: str) -> bool:
@@ -36,11 +44,13 @@ def wnid_file_labels(official: Official, paths: Sequence[str]) -> Labels:
     """
 
     def label(path: str) -> str | None:
-        folder, slash, name = path.partition("/")
-        named = None if slash else _IN_NAME.fullmatch(name or folder)
-        return folder if slash else named and named[1]
+        folder, slash, _ = path.partition("/")
+        named = None if slash else _IN_NAME.fullmatch(folder)
+        return folder if slash else named and named[1].lower()
 
-    return by_class(paths, label, lambda wnid: as_class(official, wnid))
+    labels = by_class(paths, label, lambda wnid: as_class(official, wnid))
+    expect_named_so(paths, labels)
+    return labels
 
 
 def begins_v2(folders: list[str], files: list[str]) -> bool:
@@ -69,7 +79,47 @@ def v2_file_labels(official: Official, paths: Sequence[str]) -> Labels:
             "the folders 0 to 199 are all there are: that is how a loader numbers the classes of ImageNet-A or"
             f" ImageNet-R, and {official.title} has 0 to 999"
         )
-    return by_class(paths, lambda path: path.partition("/")[0] if "/" in path else None, as_label)
+    numbers = {int(folder) for folder in folders if folder.isascii() and folder.isdigit()}
+    _expect_from_nought(numbers, official, "folders")
+    labels = by_class(paths, lambda path: path.partition("/")[0] if "/" in path else None, as_label)
+    expect_named_so(paths, labels)
+    return labels
+
+
+def expect_named_so(names: Sequence[str], labels: Labels) -> None:
+    """Raise FolderError where a picture's file name holds the wnid of another class than its place or its row says."""
+    for name, right in zip(names, labels, strict=True):
+        told = {wnid.lower() for wnid in _NAMED.findall(name.rpartition("/")[2])} if right else set()
+        if right and not told <= right:
+            raise FolderError(
+                f"{as_text(name)} is filed under {' or '.join(sorted(right))}, but its name says"
+                f" {' and '.join(sorted(told))}: which is right nobody can tell, so take the official copy"
+            )
+
+
+def once(names: Sequence[str], labels: Labels) -> tuple[Labels, list[str]]:
+    """Return labels without those of pictures that came before, flat or in another folder, and their names."""
+    seen: set[tuple[str, ...]] = set()
+    kept: Labels = []
+    again: list[str] = []
+    for name, right in zip(names, labels, strict=True):
+        last = name.rpartition("/")[2]
+        told = (_VAL_NAME.fullmatch(last) or _IN_NAME.fullmatch(last)) if right is not None else None
+        key = tuple(part.lower() for part in told.groups()) if told else None
+        again += [name] if key in seen else []
+        kept.append(None if key in seen else right)
+        if key:
+            seen.add(key)
+    return kept, again
+
+
+def _expect_from_nought(numbers: Collection[int], official: Official, what: str) -> None:
+    """Raise FolderError for numbers that begin at 1, as ImageNet's devkit and some programs count."""
+    if 0 not in numbers and len(numbers) >= _FROM_ONE and set(numbers) == set(range(1, len(numbers) + 1)):
+        raise FolderError(
+            f"the {what} are numbered 1 to {len(numbers):,}, and {official.title} begins at 0: each would be the next"
+            " class; take a copy with wnids, or subtract 1 where the order is that of the sorted wnids"
+        )
 
 
 def by_class(paths: Sequence[str], name_of: Callable[[str], str | None], as_label: Callable[[str], str]) -> Labels:
@@ -108,14 +158,22 @@ def wnid_row_labels(official: Official, table: Table) -> Labels:
     """
     names: Sequence[str] = table.class_names or () if table.numbered else ()
     by_index = [known.wnid for known in imagenet_classes()]
-    if table.numbered and names and all(map(is_wnid, names)):
-        by_index = list(names)
+    wnids = [_NAMED.search(name) for name in names]
+    if names and all(wnids):
+        by_index = [found[0].lower() for found in wnids if found]
     elif names:
         _expect_order(official, table, names)
+    else:
+        numbers = {int(one) for allowed in set(table.labels) for one in allowed if str(one).isdecimal()}
+        _expect_from_nought(numbers, official, f"labels in {table.root}")
     sets: dict[frozenset[str] | frozenset[int], frozenset[str]] = {}
     for allowed in dict.fromkeys(table.labels):
         sets[allowed] = frozenset(as_class(official, _wnid(table, label, by_index)) for label in allowed)
-    return [sets[allowed] for allowed in table.labels]
+    labels: Labels = [sets[allowed] for allowed in table.labels]
+    expect_named_so(table.ids, labels)
+    if table.wnids is not None:
+        expect_named_so([str(wnid) for wnid in table.wnids], labels)
+    return labels
 
 
 def _wnid(table: Table, label: str | int, by_index: Sequence[str]) -> str:
@@ -134,14 +192,22 @@ def _expect_order(official: Official, table: Table, names: Sequence[str]) -> Non
             f"{table.root} names {len(names):,} classes ({', '.join(names[:3])}, …): numbers that count others than"
             f" ImageNet's 1,000 cannot be told apart without wnids; take a copy of {official.title} with wnids"
         )
-    ours = [set(known.name.lower().split()) for known in imagenet_classes()]
-    theirs = [set(re.findall(r"[^\s,]+", name.lower())) for name in names]
-    alike = sum(bool(mine & other) for mine, other in zip(ours, theirs, strict=True))
-    if alike < _SHARED_WORDS * len(ours):
+    ours = [_words(known.name) for known in imagenet_classes()]
+    theirs = list(map(_words, names))
+    strange = [place for place, words in enumerate(ours) if not words & theirs[place]]
+    # Of two names that fit nothing in their own places, one fits in the other's. No list that goes round has any such.
+    moved = [(a, b) for a in strange for b in strange if a != b and (ours[b] <= theirs[a] or theirs[a] <= ours[b])]
+    if moved or len(strange) > (1 - _SHARED_WORDS) * len(ours):
+        at, to = moved[0] if moved else (strange[0], strange[0])
         raise FolderError(
             f"{table.root} names {len(names):,} classes ({', '.join(names[:3])}, …) in another order than the sorted"
-            f" wnids: take a copy of {official.title} with wnids"
+            f" wnids: number {at} is {names[at]!r} there" + (f", where class {to} is called so" if moved else "") + ","
+            f" and {imagenet_classes()[at].name!r} in ImageNet; take a copy of {official.title} with wnids"
         )
+
+
+def _words(name: str) -> set[str]:
+    return set(re.findall(r"[^\s,_/]+", name.lower()))
 
 
 def _is_index(name: str) -> bool:

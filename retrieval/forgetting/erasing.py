@@ -14,12 +14,12 @@ from typing import Final
 import numpy as np
 from jaxtyping import Int
 
-from retrieval.adding import check_texts
 from retrieval.disk import reading
 from retrieval.errors import UnknownItem
 from retrieval.forgetting.dropped import DroppedRows
 from retrieval.forgetting.stored_rows import Group
 from retrieval.forgetting.table_files import TableFiles
+from retrieval.labels import asked_ids, is_text, spellings
 from retrieval.storage.commits import replace
 from retrieval.storage.table import ItemTable
 
@@ -70,13 +70,14 @@ def dead_keys_of_ids(path: Path, ids: Collection[str]) -> Int[np.ndarray, " keys
 def _keys_of_ids(
     path: Path, ids: Collection[str], look: Callable[[TableFiles, set[str]], dict[str, set[int]]]
 ) -> Int[np.ndarray, " keys"]:
-    check_texts(list(ids), "id")
+    asked = {id_: spellings(id_) for id_ in asked_ids(ids) if is_text(id_)}
+    every = {spelling for forms in asked.values() for spelling in forms}
     table = ItemTable.open(path)
     with reading(path):
         files = TableFiles(table.uri)
-        found = look(files, set(ids))
-    dropped = DroppedRows.of(path, files.versions(), dimension=table.dimension).keys_of(ids)
-    missing = [id_ for id_ in ids if id_ not in found and id_ not in dropped]
+        found = look(files, every)
+    dropped = DroppedRows.of(path, files.versions(), dimension=table.dimension).keys_of(every)
+    missing = [id_ for id_ in ids if (found.keys() | dropped.keys()).isdisjoint(asked.get(id_, ()))]
     if missing:
         named = ", ".join(map(repr, missing[:3]))
         raise UnknownItem(
@@ -84,8 +85,8 @@ def _keys_of_ids(
             " `vmem memory search` shows ids",
             ids=tuple(missing[:3]),
         )
-    every = [key for keys in (*found.values(), *dropped.values()) for key in keys]
-    return np.unique(np.array(every, np.int64))
+    keys = [key for theirs in (*found.values(), *dropped.values()) for key in theirs]
+    return np.unique(np.array(keys, np.int64))
 
 
 def unlink(table: ItemTable, keys: Int[np.ndarray, " keys"]) -> None:

@@ -76,14 +76,6 @@ def to_arrow(batch: ItemBatch, schema: "pyarrow.Schema") -> "pyarrow.Table":
     return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
-def is_text(value: object) -> bool:
-    """Tell whether a value can be stored as an id or a label: text without surrogates, which stand for stray bytes."""
-    try:
-        return isinstance(value, str) and value.encode() is not None
-    except UnicodeEncodeError:
-        return False
-
-
 def new_keys(items: int) -> np.ndarray:
     """Return keys that no item ever had: a run of numbers from a random one.
 

@@ -64,13 +64,6 @@ def test_an_unknown_choice_for_duplicates_is_refused(memory: VisualMemory) -> No
         memory.add([], on_duplicate="keep")
 
 
-def test_labels_are_text_and_the_empty_text_is_one(memory: VisualMemory) -> None:
-    memory.add([("a", "", draw((200, 0, 0), 1))])
-    assert memory.stats().labels == {"": 1}
-    with pytest.raises(InvalidArgument, match=r"label 0: text expected, such as str\(label\)"):
-        memory.add([("b", 0, draw((200, 0, 0), 1))])  # type: ignore[list-item]
-
-
 def test_items_of_an_endless_source_are_committed_while_it_runs(memory: VisualMemory) -> None:
     drawn = 0
 
@@ -159,7 +152,6 @@ def test_ready_features_keep_the_rules_for_duplicates(vectors_only: VisualMemory
         (["a"], ["x"], np.zeros((1, 3)), "vector 0 is zero or not finite"),
         (["a"], ["x"], np.full((1, 3), np.nan), "vector 0 is zero or not finite"),
         (["a", "b"], ["x"], np.ones((2, 3)), "got 2 ids, 1 labels and 2 vectors"),
-        (["a"], [7], np.ones((1, 3)), "got labels of type int64: text expected"),
     ],
 )
 def test_features_that_do_not_fit_are_refused(

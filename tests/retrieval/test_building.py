@@ -10,18 +10,22 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from eval.datasets.folder import read_folder
 from retrieval import VisualMemory
 from retrieval.building import build_memory
+from retrieval.cli import build
 from retrieval.errors import (
     FolderError,
     MemoryExists,
     NotAMemory,
     StorageError,
 )
+from tests.commands import runner
 from tests.conftest import draw
 from tests.runs import evaluate
 
@@ -97,6 +101,32 @@ def test_building_again_adds_only_what_is_new(tmp_path: Path, pictures: Path, ch
     draw((250, 150, 150), 1).save(folder / "pink" / "new.png")
     memory, report = build_memory(tmp_path / "memory", folder, embedder=str(checkpoint))
     assert (report.added, report.skipped, len(memory)) == (1, 18, 19)
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_memory_is_built_from_a_manifest_and_goes_on_with_it(
+    tmp_path: Path, pictures: Path, checkpoint: Path, ending: str
+) -> None:
+    rows = [{"label": label, "path": str(pictures / label / "0.png")} for label in ("red", "blue")]
+    manifest = tmp_path / f"m.{ending}"
+    if ending == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), manifest)
+    elif ending == "jsonl":
+        manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        manifest.write_text("label,path\n" + "".join(f"{row['label']},{row['path']}\n" for row in rows))
+    said = runner(build)(tmp_path / "memory", manifest, "--embedder", checkpoint)
+    assert "added 2; 2 pictures in all" in said
+    assert VisualMemory.open(tmp_path / "memory").stats().labels == {"blue": 1, "red": 1}
+    _, report = build_memory(tmp_path / "memory", manifest, embedder=str(checkpoint))
+    assert (report.added, report.skipped) == (0, 2)
+
+
+def test_a_manifest_of_pictures_that_are_not_there_makes_no_memory(tmp_path: Path, checkpoint: Path) -> None:
+    (tmp_path / "m.csv").write_text("label,path\na,1.png\nb,2.png\n")
+    with pytest.raises(FolderError, match="no usable picture among 2 files; the first: no such file"):
+        build_memory(tmp_path / "memory", tmp_path / "m.csv", embedder=str(checkpoint))
+    assert not (tmp_path / "memory").exists()
 
 
 def test_building_from_another_folder_into_a_memory_is_refused(built: Path, tmp_path: Path, checkpoint: Path) -> None:

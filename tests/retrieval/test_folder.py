@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from retrieval.errors import FolderError
-from retrieval.folder import expect_outside, list_labelled_files
+from retrieval.folder import expect_outside, files_below, list_labelled_files
 
 
 def test_files_come_sorted_with_their_label_and_path_below_the_folder(tmp_path: Path) -> None:
@@ -15,6 +15,26 @@ def test_files_come_sorted_with_their_label_and_path_below_the_folder(tmp_path: 
         (tmp_path / name).touch()
     found = [(file.id, file.label) for file in list_labelled_files(tmp_path)]
     assert found == [("a/deep/x", "a"), ("b/1", "b"), ("b/2", "b")]
+
+
+LEFT_BEHIND = ["@eaDir", ".thumbnails", "__MACOSX", "#recycle", "@Recycle", "$RECYCLE.BIN", "lost+found"]
+
+
+@pytest.mark.parametrize("name", LEFT_BEHIND)
+def test_what_systems_leave_beside_pictures_is_no_class_and_no_picture(tmp_path: Path, name: str) -> None:
+    for path in (f"{name}/1.jpg", f"cat/{name}/1.jpg/THUMB.jpg", "cat/1.jpg", "cat/Thumbs.db", "cat/._1.jpg"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    assert [file.id for file in list_labelled_files(tmp_path)] == ["cat/1.jpg"]
+    assert list(files_below(tmp_path)) == [tmp_path / "cat" / "1.jpg"]
+
+
+def test_files_come_as_they_are_found_and_a_folder_that_cannot_be_read_comes_itself(tmp_path: Path) -> None:
+    for name in ("b/2", "a/1", "0"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert [path.relative_to(tmp_path).as_posix() for path in files_below(tmp_path)] == ["0", "a/1", "b/2"]
+    assert list(files_below(tmp_path / "absent")) == [tmp_path / "absent"]
 
 
 def test_names_that_are_no_utf_8_become_text(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 import base64
 import io
 import json
+import subprocess
+import sys
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +99,85 @@ def test_a_byte_order_mark_and_empty_lines_are_passed_over(tmp_path: Path) -> No
     assert len(read_manifest(tmp_path / "m.csv")) == len(read_manifest(tmp_path / "m.jsonl")) == 1
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl"])
+def test_what_excel_and_windows_write_is_read(tmp_path: Path, ending: str, encoding: str) -> None:
+    rows = {"csv": "Label;FilePath\r\ncafé;1.png\r\n", "tsv": "LABEL\tFile Name\r\ncafé\t1.png\r\n"}
+    text = rows.get(ending, '{"Label": "café", "image_path": "1.png"}\r\n')
+    (tmp_path / f"m.{ending}").write_text(text, encoding)
+    (item,) = read_manifest(tmp_path / f"m.{ending}")
+    assert (item.id, item.label, item.image) == ("1.png", "café", tmp_path / "1.png")
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+def test_the_first_line_tells_what_stands_between_cells(tmp_path: Path, mark: str) -> None:
+    (tmp_path / "m.csv").write_text(f"path{mark}Label{mark}note\n1.png{mark}a{mark}x\n2.png{mark}b\n")
+    assert [item.label for item in read_manifest(tmp_path / "m.csv")] == ["a", "b"]
+
+
+def test_columns_of_parquet_may_be_written_in_capitals(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"Label": ["a"], "FileName": ["x.png"]}), tmp_path / "m.parquet")
+    (item,) = read_manifest(tmp_path / "m.parquet")
+    assert (item.id, item.label) == ("x.png", "a")
+
+
+def test_a_path_keeps_its_spelling_and_the_id_made_of_it_does_not(tmp_path: Path) -> None:
+    spelt = unicodedata.normalize("NFD", "café.png")
+    (item,) = read_manifest(write_csv(tmp_path / "m.csv", [["label", "path"], ["a", spelt]]))
+    assert (item.id, item.image) == ("café.png", tmp_path / spelt)
+
+
+PEAK = """
+import resource, sys
+from retrieval.errors import VisualMemoryError
+from {module} import {name}
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    {call}
+except VisualMemoryError as error:
+    print(error)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def said_and_peak(module: str, name: str, call: str) -> tuple[str, float]:
+    """Return what reading something says, and by how many MB the peak of memory grew in a process of its own."""
+    program = PEAK.format(module=module, name=name, call=call)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    *said, grown = done.stdout.splitlines()
+    return " ".join(said), int(grown) / 1024
+
+
+def test_a_cell_of_400_mb_of_zeros_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    cells = pa.array([bytes(400_000_000), b""], pa.large_binary())
+    pq.write_table(pa.table({"id": ["a", "b"], "label": ["x", "y"], "bytes": cells}), tmp_path / "m.parquet")
+    said, peak = said_and_peak(
+        "retrieval.manifests", "read_manifest", f"list(read_manifest({str(tmp_path / 'm.parquet')!r}))"
+    )
+    assert "a page of it unpacks to 400,000,008 bytes, more than the limit of 268,435,456" in said
+    assert peak < 100
+
+
+def test_a_cell_that_is_repeated_is_read_a_few_rows_at_a_time(tmp_path: Path) -> None:
+    cells = pa.array([bytes(50_000_000)] * 40, pa.large_binary())
+    pq.write_table(
+        pa.table({"id": list(map(str, range(40))), "label": ["x"] * 40, "bytes": cells}), tmp_path / "m.parquet"
+    )
+    call = f"print(sum(1 for _ in read_manifest({str(tmp_path / 'm.parquet')!r})))"
+    said, peak = said_and_peak("retrieval.manifests", "read_manifest", call)
+    assert said == "40" and peak < 1200
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_a_line_without_an_end_is_refused(tmp_path: Path, ending: str) -> None:
+    with (tmp_path / f"m.{ending}").open("wb") as file:
+        file.write(b"label,path\n" if ending == "csv" else b"")
+        file.truncate(400_000_000)
+    call = f"read_manifest({str(tmp_path / f'm.{ending}')!r})"
+    said, peak = said_and_peak("retrieval.manifests", "read_manifest", call)
+    assert "has more than 33,554,432 characters: keep large pictures as files" in said and peak < 300
+
+
 def test_a_path_may_lead_anywhere(tmp_path: Path) -> None:
     (item,) = read_manifest(write_csv(tmp_path / "m.csv", [["label", "path"], ["a", "/elsewhere/1.png"]]))
     assert item.image == Path("/elsewhere/1.png")
@@ -103,10 +185,15 @@ def test_a_path_may_lead_anywhere(tmp_path: Path) -> None:
 
 BAD_CSV = {
     "label,id\nx,1\n": "has the columns label, id: label, and path or bytes",
-    "": "has the columns none",
+    "": "has no rows below its columns",
+    "label,path\n": "has no rows below its columns",
+    "label,Label,path\nx,y,1\n": "has two columns called label: rename one of label, Label, path",
+    "label,path\nx,1,2\n": "line 2 of .* has 3 cells, but there are 2 columns: quote text that holds ','",
+    "klasse;pfad\nx;1\n": "has the columns klasse;pfad: label, and path or bytes, expected",
+    "Category,FilePath\nx,1\n": "has the columns category, filepath: label, and path or bytes, expected",
     "label,path\nx,1\n,2\n": "line 3 of .* has no label",
     "label,path\n x,1\n ,2\n": "line 3 of .* has no label",
-    "label,path\nx\n": "line 2 of .* has 1 cells, and the first line 2",
+    "label,path\nx\n": "line 2 of .* names no picture",
     "label,path\nx,\n": "line 2 of .* names no picture",
     "label,bytes\nx,####\n": "line 2 of .* no base64",
     "label,bytes\nx,aGFsbG8=\n": "line 2 of .* neither an id nor a path",
@@ -125,7 +212,9 @@ BAD_JSONL = {
     '{"label": "a", "path": "1"}\n{"label": ': "line 2 of .* is no JSON",
     '{"label": "a", "path": "1"}\n[1]\n': "line 2 of .* is no JSON object",
     '{"label": null, "path": "1"}\n': "line 1 of .* has no label",
-    '{"label": true, "path": "1"}\n': "line 1 of .* has no label",
+    '{"label": true, "path": "1"}\n': r"line 1 of .* has label True \(bool\): text, or a whole number from 0, expected",
+    '{"class": "a", "file": "1"}\n': "line 1 of .* has no label, but class, file: label, and path or bytes, expected",
+    '{"id": 1.5, "label": "a", "path": "1"}\n': r"line 1 of .* has id 1.5 \(float\): text, or a whole number from 0",
     '{"label": "a", "image": {"path": null}}\n': "line 1 of .* names no picture",
     '{"id": 1, "label": "a", "bytes": "not base64"}\n': "line 1 of .* no base64",
     "[" * 100_000: "line 1 of|cannot be read beyond row 0",
@@ -152,7 +241,7 @@ def test_what_is_no_manifest_is_told(tmp_path: Path) -> None:
         read_manifest(tmp_path / "m.csv")
     with pytest.raises(FolderError, match="cannot be read beyond row 0"):
         read_manifest(tmp_path / "m.parquet")
-    with pytest.raises(FolderError, match=r"ends with \.csv, \.jsonl, \.parquet"):
+    with pytest.raises(FolderError, match=r"ends with \.csv, \.tsv, \.jsonl, \.parquet"):
         read_manifest(tmp_path / "m.txt")
     with pytest.raises(FolderError, match="is not there"):
         read_manifest(tmp_path / "none.csv")

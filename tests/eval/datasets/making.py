@@ -69,7 +69,7 @@ LAYOUTS: dict[str, tuple[str, dict[str, set[str] | None]]] = {
     ),
     "tiny-imagenet-val": (
         "val",
-        {"images/val_0.JPEG": {GOLDFISH}, "images/val_1.JPEG": {"n01629819"}, "images/val_9.JPEG": None},
+        {"images/val_0.JPEG": {GOLDFISH}, "images/val_1.JPEG": {"n01629819"}},
     ),
 }
 PACKED = ("tar", "tar.gz", "zip")

@@ -18,7 +18,7 @@ from eval.datasets.shipped import ninco_classes, real_labels, val_labels
 from eval.types import Dataset, Sample
 from retrieval.errors import FolderError
 from retrieval.labels import imagenet_classes
-from tests.eval.datasets.making import GOLDFISH, SHARK, TENCH, VAL_1, encoded, pack, write_files, write_layout
+from tests.eval.datasets.making import GOLDFISH, SHARK, TENCH, encoded, pack, write_files, write_layout
 
 WNIDS = [known.wnid for known in imagenet_classes()]
 
@@ -74,12 +74,6 @@ def test_an_incomplete_copy_names_what_is_missing() -> None:
     assert images.startswith("49,950 pictures, 50,000 expected: the copy is incomplete")
     assert classes == f"1 of 1,000 classes have no picture: {TENCH}"
     assert numbers == "50 of the 50,000 numbered files are missing"
-
-
-def test_a_validation_picture_that_lies_there_flat_and_in_a_folder_is_named() -> None:
-    problems = deviations("imagenet-val", {**val(), f"{VAL_1}/ILSVRC2012_val_00000001.JPEG": VAL_1})
-    assert "1 picture lies there twice, flat and in folders maybe: number 00000001" in problems
-    assert problems[0] == "50,001 pictures, 50,000 expected: other files lie among them"
 
 
 def test_the_size_of_a_sister_set_is_recognised() -> None:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from eval.datasets.checking import check_dataset
 from eval.datasets.loading import load_dataset
-from retrieval.errors import FolderError, InvalidArgument
+from retrieval.errors import FolderError, InvalidArgument, VisualMemoryWarning
 from retrieval.labels import imagenet_classes
 from tests.eval.datasets.making import (
     GOLDFISH,
@@ -49,6 +50,68 @@ def test_an_archive_holds_the_same_ids_labels_and_bytes_as_the_folder(name: str,
     packed = load_dataset(name, pack(folder, kind))
     assert [sample.id for sample in packed.samples] == order
     assert truths(packed) == expected(name) and contents(packed) == pictures
+
+
+CONTRADICTIONS = {
+    "imagenet-train": {f"{TENCH}/{GOLDFISH}_33.JPEG": "is filed under n01440764, but its name says n01443537"},
+    "imagenet-sketch": {f"{TENCH}/{TENCH}_33_{SHARK}.JPEG": f"but its name says {TENCH} and {SHARK}"},
+    "tiny-imagenet-train": {f"{TENCH}/images/{GOLDFISH}_0.JPEG": "but its name says n01443537"},
+    "imagenet-val": {
+        f"{TENCH}/x_{GOLDFISH}.JPEG": "but its name says n01443537",
+        f"{TENCH}/ilsvrc2012_val_00000001.jpeg": f"is filed under {TENCH}, but the published list says {VAL_1}",
+    },
+    "imagenet-v2-top-images": {f"0/{SHARK}_1.jpeg": f"is filed under {TENCH}, but its name says {SHARK}"},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "problem"),
+    [(name, path, problem) for name, files in CONTRADICTIONS.items() for path, problem in files.items()],
+)
+def test_a_place_and_a_name_that_tell_two_classes_are_refused(
+    name: str, path: str, problem: str, tmp_path: Path
+) -> None:
+    with pytest.raises(FolderError, match=problem):
+        load_dataset(name, write_files(tmp_path / LAYOUTS.get(name, ("set",))[0], [path]))
+
+
+def test_folders_of_v2_that_begin_at_1_are_refused(tmp_path: Path) -> None:
+    write_files(tmp_path, [f"{number}/a.jpeg" for number in range(1, 40)])
+    with pytest.raises(FolderError, match="folders are numbered 1 to 39, and ImageNet-V2 .* begins at 0"):
+        load_dataset("imagenet-v2-top-images", tmp_path)
+
+
+def test_names_in_lower_case_tell_their_number_as_well(tmp_path: Path) -> None:
+    write_files(tmp_path, ["ilsvrc2012_val_00000001.jpeg", "ilsvrc2012_val_00000003.jpeg"])
+    found = truths(load_dataset("imagenet-val", tmp_path))
+    assert found == {"ilsvrc2012_val_00000001.jpeg": {VAL_1}, "ilsvrc2012_val_00000003.jpeg": {VAL_3}}
+
+
+@pytest.mark.parametrize(
+    ("name", "paths"),
+    [
+        ("imagenet-val", ["ILSVRC2012_val_00000001.JPEG", f"{VAL_1}/ILSVRC2012_val_00000001_{VAL_1}.JPEG"]),
+        ("imagenet-train", [f"{TENCH}/{TENCH}_10026.JPEG", f"{TENCH}_10026.JPEG"]),
+        ("tiny-imagenet-train", [f"{TENCH}/{TENCH}_0.JPEG", f"{TENCH}/images/{TENCH}_0.JPEG"]),
+    ],
+)
+def test_a_copy_that_lies_flat_and_in_folders_counts_once(name: str, paths: list[str], tmp_path: Path) -> None:
+    with pytest.warns(VisualMemoryWarning, match="1 picture passed over: there twice, flat and in folders maybe"):
+        assert len(load_dataset(name, write_files(tmp_path, paths)).samples) == 1
+    assert any("counted once" in note for note in check_dataset(name, tmp_path).notes)
+
+
+def test_a_picture_of_tiny_imagenet_without_annotation_is_said(tmp_path: Path) -> None:
+    folder = write_layout(tmp_path, "tiny-imagenet-val")
+    write_files(folder, ["images/val_9.JPEG"])
+    with pytest.warns(VisualMemoryWarning, match="picture passed over: without a line in val_annotations.txt, such as"):
+        assert truths(load_dataset("tiny-imagenet-val", folder)) == expected("tiny-imagenet-val")
+
+
+def test_a_jfif_is_a_picture_and_other_files_that_are_passed_over_are_said(tmp_path: Path) -> None:
+    write_files(tmp_path, [f"{TENCH}/sketch_0.jfif", f"{TENCH}/sketch_1.heic", f"{TENCH}/notes.txt", "README"])
+    with pytest.warns(VisualMemoryWarning, match="1 file passed over: by their endings no pictures, such as .*_1.heic"):
+        assert list(truths(load_dataset("imagenet-sketch", tmp_path))) == [f"{TENCH}/sketch_0.jfif"]
 
 
 @pytest.mark.parametrize(("name", "classes"), [("imagenet-a", 200), ("imagenet-r", 200)])

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,38 @@ def test_class_names_in_another_order_are_refused(tmp_path: Path) -> None:
     names = [NAMES[place] for place in np.random.default_rng(0).permutation(1000)]
     with pytest.raises(FolderError, match="names 1,000 classes .* in another order than the sorted wnids"):
         load_parquet(tmp_path, "imagenet-val", hub_table([0], class_names=names))
+
+
+@pytest.mark.parametrize(
+    "spelt", [lambda name: name, lambda name: f"{name}, other word", lambda name: name.replace(" ", "_")]
+)
+def test_class_names_of_which_a_third_is_shifted_are_refused(spelt: Callable[[str], str], tmp_path: Path) -> None:
+    names = [spelt(name) for name in NAMES]
+    names[600:933] = names[601:934]
+    with pytest.raises(
+        FolderError, match="another order than the sorted wnids: number 60[0-9] is .* and .* in ImageNet"
+    ):
+        load_parquet(tmp_path, "imagenet-sketch", hub_table([0], class_names=names))
+
+
+def test_two_class_names_that_changed_places_are_refused(tmp_path: Path) -> None:
+    names = [*NAMES[:10], NAMES[11], NAMES[10], *NAMES[12:]]
+    with pytest.raises(FolderError, match="number 10 is 'goldfinch' there, where class 11 is called so"):
+        load_parquet(tmp_path, "imagenet-sketch", hub_table([0], class_names=names))
+
+
+def test_class_names_that_hold_wnids_go_by_them(tmp_path: Path) -> None:
+    names = [f"{SHARK} great white shark", f"{TENCH} tench"]
+    assert labels_of(load_parquet(tmp_path, "imagenet-sketch", hub_table([0, 1], class_names=names))) == [
+        {SHARK},
+        {TENCH},
+    ]
+
+
+def test_a_row_whose_file_name_tells_another_wnid_than_its_label_is_refused(tmp_path: Path) -> None:
+    table = hub_table([0, 1], paths=[f"{TENCH}_1.JPEG", f"{TENCH}_2.JPEG"])
+    with pytest.raises(FolderError, match=f"{TENCH}_2.JPEG is filed under {GOLDFISH}, but its name says {TENCH}"):
+        load_parquet(tmp_path, "imagenet-train", table)
 
 
 def test_two_hundred_classes_numbered_from_nought_are_refused_for_a_and_r(tmp_path: Path) -> None:
@@ -188,6 +221,30 @@ def test_a_table_without_labels_or_pictures_says_what_it_has(tmp_path: Path) -> 
 def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FolderError, match="holds no labelled pictures"):
         load_parquet(tmp_path, "mine", hub_table([]))
+
+
+def test_a_cell_of_many_zeros_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    cells = pa.array([bytes(300_000_000), b"x"], pa.large_binary())
+    pq.write_table(pa.table({"image": cells, "label": ["a", "b"]}), tmp_path / "a.parquet")
+    sample, _ = load_dataset("mine", tmp_path).samples
+    with pytest.raises(
+        ImageError, match="a page of it unpacks to 300,000,00. bytes, more than the limit of 268,435,456"
+    ):
+        sample.picture()
+
+
+def test_a_text_too_long_for_a_label_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FolderError, match="holds a text of 70,000 bytes: a label, an id or a path expected"):
+        load_parquet(tmp_path, "mine", pa.table({"image": [b"x"], "label": ["a" * 70_000]}))
+
+
+def test_columns_may_be_written_in_capitals_and_what_systems_leave_is_no_table(tmp_path: Path) -> None:
+    write_files(tmp_path / "pictures", ["1.jpg"])
+    for name in ("._a.parquet", "@eaDir/a.parquet"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"no table")
+    dataset = load_parquet(tmp_path, "mine", pa.table({"FilePath": ["pictures/1.jpg"], "Label": ["cat"], "ID": [7]}))
+    assert contents(dataset) == {"7": encoded(0)}
 
 
 def test_a_damaged_table_is_one_sentence(tmp_path: Path) -> None:

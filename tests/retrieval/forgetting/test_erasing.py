@@ -126,10 +126,11 @@ def test_ids_that_no_version_holds_are_said_and_nothing_is_erased(memory):
         keys_of_ids(memory, ["a/0", "nobody"])
 
 
-@pytest.mark.parametrize("id_", [3, "stray \udcff"])
-def test_ids_that_are_no_text_are_refused(memory, id_):
-    with pytest.raises(InvalidArgument, match="got id .*: text expected"):
-        keys_of_ids(memory, ["a/0", id_])
+def test_ids_that_are_no_text_are_refused_and_stray_bytes_are_not_there(memory):
+    with pytest.raises(InvalidArgument, match=r"got id 3.5 \(float\): text, or a whole number from 0, expected"):
+        keys_of_ids(memory, ["a/0", 3.5])
+    with pytest.raises(UnknownItem, match="no version of .* holds items 'stray"):
+        keys_of_ids(memory, ["a/0", "stray \udcff"])
 
 
 def test_a_command_of_another_program_that_names_the_id_is_dropped_with_its_version(memory):
