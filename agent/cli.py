@@ -1,7 +1,9 @@
 """vmem classify and vmem doctor."""
 
 import json
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +20,10 @@ app = typer.Typer()
 
 @app.command()
 def classify(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="The pictures to classify.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(metavar="IMAGE...", help="The pictures to classify, and folders of them, at any depth."),
+    ],
     memory: Annotated[Path, typer.Option(help="The memory to decide by.")],
     k: Annotated[int | None, options.neighbors_option("How many neighbours vote.")] = None,
     voting: Annotated[
@@ -56,6 +61,7 @@ def classify(
     """Say what pictures show, by the vote of their nearest neighbours in a memory, and a model's second look.
 
     A picture that cannot be used gets one line on standard error; the others are answered, and the exit code is 2.
+    Every file of a folder is taken for a picture, and answered as it is found; names of folders are no labels here.
 
     Example: vmem classify --memory pets/ query.jpg --model gemini-3.5-flash-lite
     """
@@ -93,7 +99,8 @@ def classify(
     stages = second.stages(opened, loaded, k=k, voting=voting)
     failed = False
     # Answers that appear on the terminal one by one are progress enough, and a bar would tear them apart.
-    queue = track(images, "Classifying", total=len(images), shown=not sys.stdout.isatty())
+    total = None if any(map(os.path.isdir, images)) else len(images)
+    queue = track(_files(images), "Classifying", total=total, shown=not sys.stdout.isatty())
     for image, found in decide_stream(stages, ((image, image) for image in queue), concurrency=concurrency):
         if isinstance(found, Failure):
             failed = True
@@ -106,6 +113,23 @@ def classify(
         typer.echo(str(loaded.meter), err=True)
     if failed:
         raise typer.Exit(2)
+
+
+def _files(images: list[Path]) -> Iterator[Path]:
+    """Yield pictures, and what lies in folders as it is found."""
+    from retrieval.errors import FolderError
+    from retrieval.folder import files_below
+
+    for image in images:
+        if not os.path.isdir(image):
+            yield image
+            continue
+        found = files_below(image)
+        first = next(found, None)
+        if first is None:
+            raise FolderError(f"{image} holds no files: a folder of pictures expected")
+        yield first
+        yield from found
 
 
 @app.command()

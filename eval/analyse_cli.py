@@ -85,14 +85,24 @@ def convert(
     ],
     dataset: Annotated[str | None, typer.Option(help="Which of a run's data sets; left out: each one.")] = None,
     memory_split: Annotated[str, typer.Option(help="For the file's name, as the reference release has it.")] = "train",
-    query_split: Annotated[str, typer.Option(help="For the file's name.")] = "val",
+    query_split: Annotated[str, typer.Option(help="For the file's name.")] = "validation",
+    memory_name: Annotated[
+        str | None, typer.Option(help="For the file's name; left out: what the run's memory is called.")
+    ] = None,
+    query_name: Annotated[str | None, typer.Option(help="For the file's name; left out: the data set's name.")] = None,
+    model_name: Annotated[
+        str | None, typer.Option(help="For the file's name, and in the file: dinov2_vitl14; left out: the embedder's.")
+    ] = None,
 ) -> None:
     """Convert neighbours: a run to the reference release's JSON or to Parquet, and either of these to the other.
 
-    Classes are whole numbers in JSON: ImageNet's index for wnids, else numbers of our own in a file beside it.
+    Classes are whole numbers in JSON: labels that are such, ImageNet's index for wnids, or else numbers from 1, which a
+    file beside it tells. A class 0 is none for the release's notebook.
 
-    Example: vmem eval neighbors runs/1 --out neighbours/
+    Example: vmem eval neighbors runs/1 --out neighbours/ --memory-name imagenet --model-name dinov2_vitl14
     """
+    from dataclasses import replace
+
     from eval.neighbor_info import Origin, write_neighbors
     from retrieval.errors import InvalidArgument
     from retrieval.terminal import printable
@@ -103,9 +113,12 @@ def convert(
         raise InvalidArgument(
             f"{out} is one file, and the run has {len(sources)} data sets: give --dataset or a folder"
         )
-    for found in sources:
+    if query_name is not None and len(sources) > 1:
+        raise InvalidArgument(f"--query-name is one name, and the run has {len(sources)} data sets: give --dataset")
+    for given in sources:
+        found = replace(given, name=query_name or given.name, embedder=model_name or given.embedder)
         origin = Origin(
-            memory=memory,
+            memory=memory_name or memory,
             memory_split=memory_split,
             queries=found.name,
             query_split=query_split,
@@ -116,6 +129,8 @@ def convert(
         typer.echo(f"{len(found.results):,} queries in {printable(path)}")
         if numbers:
             typer.echo(f"Labels are no numbers and no ImageNet classes: {printable(numbers)} tells which is which")
+        elif path.suffix == ".json" and "0" in found.results.neighbor_labels.names:
+            typer.echo("Class 0 stays what it is: the reference release's notebook takes it for none")
 
 
 def _neighborhoods(source: Path, dataset: str | None) -> "tuple[str, Sequence[Neighborhoods]]":

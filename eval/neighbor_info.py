@@ -32,19 +32,21 @@ class Origin:
     memory: str
     memory_split: str = "train"
     queries: str
-    query_split: str = "val"
+    query_split: str = "validation"
     model: str
     size: str = "full"  # or "subsampled_N"
 
     @property
     def file_name(self) -> str:
-        """The release's name for such a file; what would be read as a separator becomes a hyphen."""
-        memory, memory_split, queries, query_split, model = (
-            re.sub(r"[^A-Za-z0-9.-]+", "-", part)
-            for part in (self.memory, self.memory_split, self.queries, self.query_split, self.model)
-        )
+        """The release's name for such a file; what a name may not hold, and underscores of splits, become hyphens."""
+        memory, queries, model = (_plain(part) for part in (self.memory, self.queries, self.model))
+        memory_split, query_split = (_plain(part).replace("_", "-") for part in (self.memory_split, self.query_split))
         named = f"memory-{memory}_msplit-{memory_split}_query-{queries}_qsplit-{query_split}_{model}"
         return f"{named}_{self.size}_neighbor_info.json"
+
+
+def _plain(part: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", part, flags=re.ASCII)
 
 
 def read_neighbors(path: Path, *, keep_excluded: bool = False) -> Neighborhoods:
@@ -90,7 +92,7 @@ def write_neighbors(found: Neighborhoods, path: Path) -> Path | None:
     """Write queries with their neighbours: as Parquet if the file ends so, else as the reference release's JSON.
 
     JSON has classes as numbers: labels that are whole numbers stay, wnids of ImageNet-1k become its index, and any
-    others are numbered in order, with the numbers written beside it.
+    others are numbered in order from 1, with the numbers written beside it: for the release's notebook 0 is no class.
 
     Returns:
         The file ``<name>_classes.json`` that tells the numbers of labels; None where none is needed.
@@ -126,7 +128,7 @@ def number_labels(results: QueryResults) -> tuple[dict[str, int], bool]:
         return {label: int(label) for label in labels}, False
     if all(label in imagenet_by_wnid() for label in labels):
         return {label: imagenet_by_wnid()[label].index for label in labels}, False
-    return {label: number for number, label in enumerate(labels)}, True
+    return {label: number for number, label in enumerate(labels, start=1)}, True
 
 
 def _json_lines(found: Neighborhoods, numbers: Mapping[str, int]) -> Iterator[str]:

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from agent import Prediction, ScriptedModel, classify_with_rerank
+from agent.cli import app
 from agent.models.base import VisionModel
 from prompts.errors import UnknownPrompt
 from prompts.types import ImagePart, Prompt
@@ -126,3 +128,26 @@ def test_a_query_that_is_no_picture_is_refused(memory: VisualMemory) -> None:
 
 def test_the_scripted_model_is_a_vision_model() -> None:
     assert isinstance(ScriptedModel([]), VisionModel)
+
+
+def test_a_folder_is_answered_picture_by_picture_and_what_is_none_is_one_line(
+    built: Path, pictures: Path, tmp_path: Path
+) -> None:
+    for name in ("b/red.png", "b/deep/blue.png", "a.png", "@eaDir/a.png/thumb.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes((pictures / "red" / "1.png").read_bytes())
+    (tmp_path / "notes.txt").write_text("no picture")
+    alone = pictures / "blue" / "2.png"
+    done = CliRunner().invoke(
+        app, ["classify", "--memory", f"{built}", f"{tmp_path}", f"{alone}", "--k", "3", "--json"]
+    )
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    found = [tmp_path / name for name in ("a.png", "b/red.png", "b/deep/blue.png")]
+    assert [answer["image"] for answer in answers] == [*map(str, found), str(alone)]
+    assert [answer["label"] for answer in answers] == ["red", "red", "red", "blue"]
+    assert done.stderr.count("Error: ") == 1 and "notes.txt is not a picture" in done.stderr and done.exit_code == 2
+
+
+def test_a_folder_without_files_is_said(built: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["classify", "--memory", f"{built}", f"{tmp_path}"])
+    assert "holds no files: a folder of pictures expected" in str(done.exception)

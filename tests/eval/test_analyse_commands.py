@@ -70,12 +70,20 @@ def test_a_run_is_analysed_and_written_as_the_reference_release_has_it(
     typed("analyse", "hit_rate", "--run", tmp_path / "run", "--out", tmp_path / "out")
     said = typed("neighbors", tmp_path / "run", "--out", tmp_path / "files")
     path, listing = sorted((tmp_path / "files").iterdir())
-    assert path.name == "memory-built_msplit-train_query-one_qsplit-val_small-dinov2_full_neighbor_info.json"
+    assert path.name == "memory-built_msplit-train_query-one_qsplit-validation_small-dinov2_full_neighbor_info.json"
     assert listing.name == f"{path.stem}_classes.json"
     assert "_classes.json tells which is which" in " ".join(said.split())
     again = read_neighbors(path)
     assert again.results.k == 6 and len(again.results) == 18
-    assert json.loads(listing.read_text()) == {"0": "blue", "1": "green", "2": "red"}
+    assert json.loads(listing.read_text()) == {"1": "blue", "2": "green", "3": "red"}
+
+
+def test_names_of_memory_queries_and_model_can_be_given(neighbor_file: Path, tmp_path: Path) -> None:
+    names = ("--memory-name", "image_net", "--query-name", "mine", "--model-name", "dinov2_vitl14")
+    typed("neighbors", neighbor_file, "--out", tmp_path, *names, "--query-split", "test")
+    (path,) = tmp_path.glob("*_info.json")
+    assert path.name == "memory-image_net_msplit-train_query-mine_qsplit-test_dinov2_vitl14_full_neighbor_info.json"
+    assert read_neighbors(path).embedder == "dinov2_vitl14"
 
 
 def test_files_are_converted_both_ways(neighbor_file: Path, tmp_path: Path) -> None:

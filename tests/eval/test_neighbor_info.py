@@ -123,14 +123,23 @@ def test_other_labels_are_numbered_and_a_file_beside_it_tells_the_numbers(tmp_pa
     listing = write_neighbors(found, tmp_path / "x.json")
     assert listing == tmp_path / "x_classes.json"
     names = json.loads(listing.read_text())
+    assert sorted(map(int, names)) == list(range(1, len(names) + 1))  # for the release's notebook 0 is no class
     again = read_neighbors(tmp_path / "x.json")
     assert [names[label] for label in again.results.neighbor_labels.of(3)] == found.results.neighbor_labels.of(3)
 
 
 def test_file_names_follow_the_release_whatever_the_parts_hold() -> None:
-    assert Origin(memory="imagenet", queries="imagenet", model="dinov2-vitl14").file_name == NAME.replace("2_v", "2-v")
-    odd = Origin(memory="../up", queries="art_painting", model="a b", size="subsampled_10").file_name
-    assert odd == "memory-..-up_msplit-train_query-art-painting_qsplit-val_a-b_subsampled_10_neighbor_info.json"
+    released = "memory-imagenet_msplit-train_query-imagenet_qsplit-validation_dinov2_vitl14_full_neighbor_info.json"
+    assert Origin(memory="imagenet", queries="imagenet", model="dinov2_vitl14").file_name == released
+    odd = Origin(memory="../up", queries="art_painting", query_split="a_b", model="a b", size="subsampled_10").file_name
+    assert odd == "memory-..-up_msplit-train_query-art_painting_qsplit-a-b_a-b_subsampled_10_neighbor_info.json"
+
+
+def test_underscores_in_names_are_read_again_as_they_were(tmp_path: Path) -> None:
+    name = Origin(memory="my_own", queries="art_painting", model="small_dino").file_name
+    nameless = {key: value for key, value in entry(1, [1]).items() if key != "featurizer"}
+    found = read_neighbors(written(tmp_path, {"a": nameless}, name))
+    assert (found.name, found.embedder) == ("art_painting-validation", "small_dino")
 
 
 def test_no_half_of_a_file_is_left_where_writing_fails(tmp_path: Path) -> None:
