@@ -70,14 +70,15 @@ def dead_keys_of_ids(path: Path, ids: Collection[str]) -> Int[np.ndarray, " keys
 def _keys_of_ids(
     path: Path, ids: Collection[str], look: Callable[[TableFiles, set[str]], dict[str, set[int]]]
 ) -> Int[np.ndarray, " keys"]:
-    asked = {id_: spellings(id_) for id_ in asked_ids(ids) if is_text(id_)}
+    asked = {id_: spellings(id_) if is_text(id_) else [] for id_ in asked_ids(ids)}
     every = {spelling for forms in asked.values() for spelling in forms}
     table = ItemTable.open(path)
     with reading(path):
         files = TableFiles(table.uri)
         found = look(files, every)
     dropped = DroppedRows.of(path, files.versions(), dimension=table.dimension).keys_of(every)
-    missing = [id_ for id_ in ids if (found.keys() | dropped.keys()).isdisjoint(asked.get(id_, ()))]
+    there = found.keys() | dropped.keys()
+    missing = [id_ for id_, forms in asked.items() if there.isdisjoint(forms)]
     if missing:
         named = ", ".join(map(repr, missing[:3]))
         raise UnknownItem(
