@@ -181,6 +181,8 @@ class Sequence:
     def erase(self) -> None:
         """Erase some of all items that ever were, and look for them and for all that were erased before."""
         ids = self._some(sorted(self.were))
+        if not ids:
+            return
         receipt = self.memory.erase(ids=ids, progress=False)
         assert receipt.path is not None
         self.receipts.append(receipt.path)
