@@ -18,6 +18,7 @@ from retrieval.labels import composed
 from retrieval.manifests import Manifest, read_manifest
 from retrieval.memory import THUMBNAIL_PIXELS, VisualMemory
 from retrieval.progress import track
+from retrieval.storage.history import going_on
 from retrieval.storage.layout import is_memory
 from retrieval.storage.places import local_folder
 
@@ -64,26 +65,28 @@ def build_memory(
     calibration = list(found.for_calibration())
     built_from = as_text(Path(folder).resolve())
     running = {"device": device, "backend": backend, "precision": precision}
-    memory = None
-    if not is_memory(local_folder(path)):
-        with contextlib.suppress(*([MemoryExists] if shard else [])):  # another shard was faster
-            memory = VisualMemory.create(
-                path,
-                embedder=embedder,
-                index=index or "auto",
-                **running,
-                calibration=calibration,
-                cache=cache,
-                thumbnail_pixels=THUMBNAIL_PIXELS if thumbnail_pixels is None else thumbnail_pixels,
-                built_from=built_from,
-            )
-    if memory is None:
-        memory = VisualMemory.open(path, embedder=embedder, **running, calibration=calibration, cache=cache)
-        _expect_origin(memory, built_from, folder)
-        _expect_settings(memory, index=index, thumbnail_pixels=thumbnail_pixels)
-    report = memory.add_manifest(folder, shard=shard) if found.is_manifest else memory.add_folder(folder, shard=shard)
-    if not shard:
-        memory.build_index()
+    with going_on(local_folder(path), "build", built_from):
+        memory = None
+        if not is_memory(local_folder(path)):
+            with contextlib.suppress(*([MemoryExists] if shard else [])):  # another shard was faster
+                memory = VisualMemory.create(
+                    path,
+                    embedder=embedder,
+                    index=index or "auto",
+                    **running,
+                    calibration=calibration,
+                    cache=cache,
+                    thumbnail_pixels=THUMBNAIL_PIXELS if thumbnail_pixels is None else thumbnail_pixels,
+                    built_from=built_from,
+                )
+        if memory is None:
+            memory = VisualMemory.open(path, embedder=embedder, **running, calibration=calibration, cache=cache)
+            _expect_origin(memory, built_from, folder)
+            _expect_settings(memory, index=index, thumbnail_pixels=thumbnail_pixels)
+        add = memory.add_manifest if found.is_manifest else memory.add_folder
+        report = add(folder, shard=shard)
+        if not shard:
+            memory.build_index()
     return memory, report
 
 
@@ -102,14 +105,15 @@ def build_from_features(
     """
     features = FeatureFile.open(file)
     built_from = as_text(Path(file).resolve())
-    if is_memory(local_folder(path)):
-        memory = VisualMemory.open(path)
-        _expect_origin(memory, built_from, file)
-        _expect_settings(memory, index=index)
-    else:
-        memory = VisualMemory.create(path, embedder=features.identity, index=index or "auto", built_from=built_from)
-    report = add_features(memory, features, progress=progress)
-    memory.build_index()
+    with going_on(local_folder(path), "build", built_from):
+        if is_memory(local_folder(path)):
+            memory = VisualMemory.open(path)
+            _expect_origin(memory, built_from, file)
+            _expect_settings(memory, index=index)
+        else:
+            memory = VisualMemory.create(path, embedder=features.identity, index=index or "auto", built_from=built_from)
+        report = add_features(memory, features, progress=progress)
+        memory.build_index()
     return memory, report
 
 
@@ -130,14 +134,17 @@ def add_features(
     check_embedder(features.identity, memory.settings.embedder, memory.path)
     total, prefix = AddReport(), as_text(id_prefix)
     blocks = -(-len(features) // ROWS)
-    for ids, labels, vectors in track(
-        features.batches(), "Reading features", total=blocks, unit=" blocks", shown=progress
-    ):
-        prefixed = [prefix + id_ for id_ in ids]
-        report = memory.add_vectors(prefixed, labels, vectors, on_duplicate=on_duplicate, made_by=features.execution)
-        total.added += report.added
-        total.replaced += report.replaced
-        total.skipped += report.skipped
+    with going_on(memory.path, "add", f"{features.path} {prefix}"):
+        for ids, labels, vectors in track(
+            features.batches(), "Reading features", total=blocks, unit=" blocks", shown=progress
+        ):
+            prefixed = [prefix + id_ for id_ in ids]
+            report = memory.add_vectors(
+                prefixed, labels, vectors, on_duplicate=on_duplicate, made_by=features.execution
+            )
+            total.added += report.added
+            total.replaced += report.replaced
+            total.skipped += report.skipped
     return total
 
 

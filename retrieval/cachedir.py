@@ -146,9 +146,11 @@ def drop_unused(folder: Path, *, besides: str = "") -> None:
 
 def folder_bytes(folder: Path) -> int:
     """Return the size of all files below a folder; 0 where there is none."""
-    return sum(
-        os.path.getsize(path)
-        for root, _, names in os.walk(folder)
-        for path in (os.path.join(root, name) for name in names)
-        if os.path.exists(path)  # another process may delete what it no longer needs
-    )
+    return sum(_size(os.path.join(root, name)) for root, _, names in os.walk(folder) for name in names)
+
+
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:  # another process deleted what it no longer needs
+        return 0

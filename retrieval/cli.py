@@ -22,7 +22,7 @@ from retrieval.options import (
     ShardOption,
 )
 from retrieval.storage.check_cli import check
-from retrieval.storage.history_cli import checkout, compact, diff, history, relabel, tag, untag
+from retrieval.storage.history_cli import checkout, compact, diff, history, relabel, tag, undo, untag
 
 if TYPE_CHECKING:
     from retrieval.adding import AddReport
@@ -199,7 +199,7 @@ def stats(memory: MemoryPath, as_json: AsJson = False) -> None:
         typer.echo(f"… and {len(numbers.labels) - 50:,} classes more (--json lists all)")
 
 
-for _command in (why, relabel, prune, duplicates, history, diff, tag, untag, checkout, compact, check):
+for _command in (why, relabel, prune, duplicates, history, diff, tag, untag, checkout, undo, compact, check):
     app.command()(_command)
 
 

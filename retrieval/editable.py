@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from retrieval.curation.prune_memory import Pruning, prune
 from retrieval.curation.pruning import HARD_LIMIT, SELF_NEIGHBORS, SOFT_OFFSET, SOFT_SCALE
+from retrieval.disk import writing
 from retrieval.editing import Editor
 from retrieval.embedding import Embedding
 from retrieval.errors import InvalidArgument, StorageError, UnknownItem
@@ -18,9 +19,10 @@ from retrieval.forgetting.receipts import Receipt
 from retrieval.forgetting.traces import Traces
 from retrieval.labels import asked_ids, stored_texts
 from retrieval.snapshot import Snapshot
-from retrieval.storage.history import remove_tag, set_tag
+from retrieval.storage.history import Entry, find_undone
 from retrieval.storage.places import address_of
 from retrieval.storage.table import ItemTable
+from retrieval.storage.versions import remove_tag, set_tag
 from retrieval.view import MemoryView
 
 KEPT_VERSIONS: Final = 20  # by `compact`: as many as `vmem memory history` shows
@@ -190,12 +192,32 @@ class EditableMemory(MemoryView):
             StorageError: an erasure was cut off, whose items it might bring back; or the disk refuses.
         """
         with self._editor.turn():
-            if is_pending(self.path):
-                raise StorageError(
-                    f"{self.path} cannot go back while items are being erased, which an earlier version may hold:"
-                    f" `vmem memory forget {self.path} --resume` ends that"
-                )
+            self._expect_no_erasure()
             self._editor.restore(version)
+
+    def undo(self) -> Entry:
+        """Take back the last command, with all versions that it made; return it.
+
+        What the memory holds becomes what it was before, as a new version. Undoing again goes one command further back;
+        `checkout` of the returned entry's ``number`` brings the command back, and can itself be undone. Compacting,
+        which changes nothing that is held, is passed over.
+
+        Raises:
+            UnknownVersion: there is nothing to go back to, or what was erased would have to come back.
+            StorageError: an erasure was cut off; or the disk refuses.
+        """
+        with self._editor.turn():
+            self._expect_no_erasure()
+            entry, before = find_undone(self._table)
+            self._editor.restore(before, deed="undo")
+        return entry
+
+    def _expect_no_erasure(self) -> None:
+        if is_pending(self.path):
+            raise StorageError(
+                f"{self.path} cannot go back while items are being erased, which an earlier version may hold:"
+                f" `vmem memory forget {self.path} --resume` ends that"
+            )
 
     def compact(self, *, keep: int = KEPT_VERSIONS) -> int:
         """Make a table of many small commits fast and small again; nothing that the memory holds changes.
@@ -223,7 +245,9 @@ class EditableMemory(MemoryView):
             StorageError: the disk refuses.
         """
         with self._editor.turn():
-            set_tag(self._table, name, self.version if version is None else version)
+            number = self._table.at(self.version if version is None else version).version
+            with writing(self.path):
+                set_tag(self.path, name, number)
 
     def untag(self, name: str) -> None:
         """Take a name from its version.
@@ -231,5 +255,5 @@ class EditableMemory(MemoryView):
         Raises:
             UnknownVersion: no version has it.
         """
-        with self._editor.turn():
-            remove_tag(self._table, name)
+        with self._editor.turn(), writing(self.path):
+            remove_tag(self.path, name)

@@ -16,6 +16,7 @@ from retrieval.errors import DuplicateId, IndexUnavailable, InvalidArgument, Unk
 from retrieval.forgetting.dropped import clear_indexes, keep_account
 from retrieval.labels import composed, spellings, stored_text
 from retrieval.snapshot import Snapshot
+from retrieval.storage.commands import command
 from retrieval.storage.commits import append, compact, record, replace, restore, set_reliability
 from retrieval.storage.locking import writer_lock
 from retrieval.storage.schema import ItemBatch, to_arrow
@@ -54,13 +55,13 @@ class Editor:
 
     @contextmanager
     def turn(self) -> Iterator[Snapshot]:
-        """Wait for the right to write, and move on to the latest version.
+        """Wait for the right to write, and move on to the latest version; what is written then is one command.
 
         Raises:
             MemoryBusy: another writer holds it for long.
             StorageError: the folder cannot be written.
         """
-        with writer_lock(self.path), self._advancing:
+        with writer_lock(self.path), self._advancing, command():
             self.refresh()
             yield self._snapshot
 
@@ -134,10 +135,10 @@ class Editor:
         set_reliability(self.table, values)
         self._snapshot = Snapshot(self.table, self.path)
 
-    def restore(self, version: int | str) -> None:
+    def restore(self, version: int | str, *, deed: str = "checkout") -> None:
         """Make the items of an earlier version those of a new one."""
         with self.turn():
-            restore(self.table, version)
+            restore(self.table, version, deed=deed)
             self._snapshot = Snapshot(self.table, self.path)
 
     def compact(self, *, keep: int) -> int:

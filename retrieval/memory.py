@@ -35,6 +35,8 @@ from retrieval.indexes import choose_kind
 from retrieval.manifests import read_manifest
 from retrieval.progress import track
 from retrieval.settings import Settings
+from retrieval.storage.commands import command
+from retrieval.storage.history import going_on
 from retrieval.storage.layout import check_free
 from retrieval.storage.places import local_folder
 from retrieval.storage.table import ItemTable
@@ -176,7 +178,8 @@ class VisualMemory(EditableMemory):
             StorageError: the disk refuses.
         """
         as_items = (item if isinstance(item, Item) else as_item(item) for item in items)
-        return add_items(self._editor, embedded_by or self._embedding, as_items, on_duplicate=on_duplicate)
+        with command("add"):
+            return add_items(self._editor, embedded_by or self._embedding, as_items, on_duplicate=on_duplicate)
 
     def add_folder(
         self,
@@ -200,7 +203,8 @@ class VisualMemory(EditableMemory):
         files = list_labelled_files(folder)
         files = list(shard.pick(files)) if shard else files
         items = (Item(file.id, file.label, file.path, file.source) for file in files)
-        return self._add_listed(items, len(files), on_duplicate, id_prefix, shard, embedded_by, progress)
+        with going_on(self.path, "add", f"{as_text(folder)} {id_prefix}"):
+            return self._add_listed(items, len(files), on_duplicate, id_prefix, shard, embedded_by, progress)
 
     def add_manifest(
         self,
@@ -221,7 +225,8 @@ class VisualMemory(EditableMemory):
         listed = read_manifest(manifest, progress=progress)
         items = itertools.islice(listed, shard.number - 1, None, shard.count) if shard else iter(listed)
         count = -(-(len(listed) - shard.number + 1) // shard.count) if shard else len(listed)
-        return self._add_listed(items, count, on_duplicate, id_prefix, shard, embedded_by, progress)
+        with going_on(self.path, "add", f"{as_text(manifest)} {id_prefix}"):
+            return self._add_listed(items, count, on_duplicate, id_prefix, shard, embedded_by, progress)
 
     def _add_listed(
         self,

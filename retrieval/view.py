@@ -18,7 +18,7 @@ from retrieval.indexes.store import load_stored
 from retrieval.pipeline import EmbeddedBatch
 from retrieval.settings import Settings
 from retrieval.snapshot import Snapshot, check_neighbors
-from retrieval.storage.history import Difference, Version, compare_versions, list_versions
+from retrieval.storage.history import Difference, Entry, Version, compare_versions, list_commands, list_versions
 from retrieval.storage.layout import INDEX
 from retrieval.storage.table import ItemTable
 from retrieval.types import MemoryStats, Neighbors
@@ -96,8 +96,12 @@ class MemoryView:
         return MemoryView(self.path, self._table.pinned(), self._embedding, self.snapshot().without(ids))
 
     def history(self, *, limit: int | None = None) -> list[Version]:
-        """Return the versions there are up to this one, newest first."""
+        """Return the versions there are up to this one, newest first; at most ``limit``."""
         return list_versions(self._table, limit=limit)
+
+    def commands(self, *, limit: int | None = None) -> list[Entry]:
+        """Return the commands that made them, newest first; at most ``limit``. One may have made many versions."""
+        return list_commands(self._table, limit=limit)
 
     def diff(self, other: int | str) -> Difference:
         """Return what changed from another version to this one.

@@ -21,7 +21,7 @@ from jaxtyping import Int
 from retrieval.disk import reading, writing
 from retrieval.errors import StorageError
 from retrieval.forgetting.dropped import DroppedRows, clear_indexes, keep_account
-from retrieval.forgetting.erasing import drop_versions, rewrite, tags_on, unlink
+from retrieval.forgetting.erasing import rewrite, unlink
 from retrieval.forgetting.examining import examine, search, still_secret, sweep, without_shared
 from retrieval.forgetting.pending import Note, notes
 from retrieval.forgetting.rawsearch import Secrets
@@ -32,6 +32,7 @@ from retrieval.forgetting.traces import Forgotten, Marks, Traces
 from retrieval.storage.locking import writer_lock
 from retrieval.storage.sums import renew_sums
 from retrieval.storage.table import ItemTable
+from retrieval.storage.versions import drop_versions, tags_of, tags_on
 
 
 def erase_items(
@@ -63,6 +64,8 @@ def erase_items(
     """
     places = every_trace() if traces is None else list(traces)
     with writer_lock(path):
+        with reading(path):
+            tags_of(path)  # one that is damaged stops this before anything is done
         deed = Deed(ItemTable.open(path).version)
         names = tuple(place.name for place in places)
         before = list(notes(path))
@@ -213,7 +216,7 @@ def _clear_table(path: Path, note: Note, known: Known, held: Held) -> Note:
         files = TableFiles(uri)
         latest = files.dataset.version
         versions = [v for v in sorted({*files.holding(held.files), *files.naming(known.marks)}) if v != latest]
-        tags = {**note.deed.dropped_tags, **tags_on(uri, versions)}
+        tags = {**note.deed.dropped_tags, **tags_on(path, versions)}
         deed = replace(
             note.deed,
             version_after=latest,
@@ -225,7 +228,7 @@ def _clear_table(path: Path, note: Note, known: Known, held: Held) -> Note:
         note = replace(note, deed=deed)
         note.write()  # before it is done: afterwards nobody could tell
         keep_account(ItemTable.open(path), versions, erased=known.key_array)
-        drop_versions(uri, versions)
+        drop_versions(path, versions)
         renew_sums(path)
     return note
 

@@ -7,9 +7,7 @@ with the rows that edits left dead; with the table only when a process first loo
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 from jaxtyping import Int
@@ -20,10 +18,10 @@ from retrieval.forgetting.dropped import DroppedRows
 from retrieval.forgetting.stored_rows import Group
 from retrieval.forgetting.table_files import TableFiles
 from retrieval.labels import asked_ids, is_text, spellings
+from retrieval.storage.commands import said_of
 from retrieval.storage.commits import replace
 from retrieval.storage.table import ItemTable
-
-_EVER: Final = timedelta(days=36_500)  # older than any version
+from retrieval.storage.versions import tags_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +42,7 @@ def plan_erasure(path: Path, keys: Int[np.ndarray, " keys"]) -> Erasure:
     with reading(path):
         files = TableFiles(table.uri)
         versions = files.holding(files.under(keys))
-        return Erasure(versions, tags_on(table.uri, versions))
+        return Erasure(versions, tags_on(path, versions))
 
 
 def keys_of_ids(path: Path, ids: Collection[str]) -> Int[np.ndarray, " keys"]:
@@ -111,28 +109,6 @@ def rewrite(uri: str, places: Mapping[Group, Int[np.ndarray, " rows"]]) -> list[
     if fragments:
         change = lance.LanceOperation.Update(updated_fragments=fragments)
         version = files.dataset.version
-        lance.LanceDataset.commit(files.dataset, change, read_version=version, commit_message="erase")
+        change = lance.Transaction(version, change, transaction_properties=said_of(version + 1, "erase"))
+        lance.LanceDataset.commit(files.dataset, change)
     return sorted(file.path for fragment in fragments for file in fragment.files)
-
-
-def drop_versions(uri: str, versions: list[int]) -> Mapping[str, int]:
-    """Drop versions, their tags, and all files that none of the others refers to; return the tags that were dropped."""
-    import lance
-
-    dataset = lance.dataset(uri)
-    tags = tags_on(uri, versions)
-    for tag in tags:
-        dataset.tags.delete(tag)
-    # Whatever a killed writer left is dropped as well: the caller holds the writer's lock, so nobody is writing.
-    dataset.cleanup_old_versions(
-        older_than=None if versions else _EVER, versions=versions or None, delete_unverified=True
-    )
-    return tags
-
-
-def tags_on(uri: str, versions: list[int]) -> dict[str, int]:
-    """Return the tags of some versions."""
-    import lance
-
-    tags = {tag: kept["version"] for tag, kept in lance.dataset(uri).tags.list().items()}
-    return {tag: version for tag, version in tags.items() if version in set(versions)}

@@ -10,17 +10,18 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Int, Int16
 
-from retrieval.disk import reading, writing
+from retrieval.disk import UNREADABLE, panics, reading, writing
 from retrieval.errors import InvalidArgument, MemoryBusy, StorageError, UnknownVersion
 from retrieval.indexes.fixed_point import ROWS, FixedPointRows
 from retrieval.indexes.generations import withdraw
 from retrieval.indexes.store import check_stored, load_stored
 from retrieval.storage.layout import CENTRED_INDEX, INDEX, expect_memory
 from retrieval.storage.locking import writer_lock
-from retrieval.storage.places import TABLE, address_of, local_folder
+from retrieval.storage.places import TABLE, address_of, local_folder, table_uri
 from retrieval.storage.sums import manifest, renew_sums
-from retrieval.storage.survey import UNREADABLE, Survey
+from retrieval.storage.survey import Survey
 from retrieval.storage.table import ItemTable
+from retrieval.storage.versions import read_tags, remove_tag
 from retrieval.vectors import to_fixed_point
 
 DAMAGED: Final = "damaged"  # folder in a memory's: what was put away
@@ -87,6 +88,9 @@ def _check(path: Path, *, progress: bool) -> Check:
     table = ItemTable.open(path) if survey.newest in whole else None
     if table is not None:
         problems += _twice(table)
+    problems += [
+        f"tag {tag!r} is damaged: `vmem memory untag {path} {tag}` takes it away" for tag in read_tags(path)[1]
+    ]
     if not problems:
         with suppress(OSError):  # what had no sum was decoded and gets one
             renew_sums(path)
@@ -172,9 +176,9 @@ def go_back(path: str | Path, version: int | str) -> None:
                 f"{path} has no version {version!r} that can be read: `vmem memory check {path}` says which one can"
             )
         damaged = {*survey.files, *survey.unopened}.difference(whole)
-        for tag, kept in earlier.tags.list().items():
-            if kept["version"] in damaged:
-                earlier.tags.delete(tag)
+        tags, unreadable = read_tags(path)
+        for tag in [*unreadable, *(tag for tag, number in tags.items() if number in damaged)]:
+            remove_tag(path, tag)
         _put_away(path, survey.unopened)  # or Lance would not write another
         renew_sums(path)  # the new version may get the number of one that is away
         earlier.restore()
@@ -192,7 +196,7 @@ def _put_away(path: Path, versions: Iterable[int]) -> None:
 def _opened(path: Path, version: int | str) -> Any:  # noqa: ANN401 - Lance is untyped
     import lance
 
-    try:
-        return lance.dataset(str(path / TABLE), version=version)
-    except UNREADABLE:
-        return None
+    with suppress(*UNREADABLE), panics():
+        number = read_tags(path)[0].get(version) if isinstance(version, str) else version
+        return lance.dataset(table_uri(path), version=number) if number else None
+    return None

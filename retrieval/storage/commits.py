@@ -11,11 +11,13 @@ from jaxtyping import Float, UInt64
 from retrieval.disk import writing
 from retrieval.embedders.execution import Execution
 from retrieval.progress import track
+from retrieval.storage.commands import said_of
 from retrieval.storage.deletions import count_deletions
 from retrieval.storage.places import address_of
 from retrieval.storage.schema import RELIABILITY, SETTINGS_KEY, with_keys
 from retrieval.storage.sums import add_sums, data_files, deletion_files, renew_sums
 from retrieval.storage.table import ItemTable
+from retrieval.storage.versions import drop_versions, tags_of, version_numbers
 
 if TYPE_CHECKING:
     import pyarrow
@@ -42,7 +44,7 @@ def append(table: ItemTable, rows: "pyarrow.Table") -> "pyarrow.Table":
                 table.uri,
                 mode="append",
                 max_rows_per_file=_rows_per_file(rows.nbytes, len(rows)),
-                commit_message="add",
+                transaction_properties=said_of(table.version + 1, "add"),
             )
         )
     new = _new_fragments(table, before)
@@ -73,10 +75,18 @@ def replace(
             most = _rows_per_file(rows.nbytes, len(rows))
             new = lance.fragment.write_fragments(rows, table.dataset, max_rows_per_file=most)
         change = lance.LanceOperation.Update(removed_fragment_ids=removed, updated_fragments=updated, new_fragments=new)
-        version = table.dataset.version
-        table.move_to(lance.LanceDataset.commit(table.dataset, change, read_version=version, commit_message=deed))
+        _commit(table, change, deed)
     add_sums(table.path, data_files(new) | deletion_files(updated), versions=[table.version])
     return table.light_columns(fragments=_new_fragments(table, before) if new else [])
+
+
+def _commit(table: ItemTable, change: Any, deed: str, *, to: int = 0) -> None:  # noqa: ANN401 - Lance is untyped
+    """Make the next version by one of Lance's operations, and move on to it."""
+    import lance
+
+    said = said_of(table.version + 1, deed, to=to)
+    change = lance.Transaction(table.version, change, transaction_properties=said)
+    table.move_to(lance.LanceDataset.commit(table.dataset, change))
 
 
 def _replace_stored(
@@ -178,15 +188,14 @@ def record(table: ItemTable, execution: Execution) -> None:
     if execution in table.settings.executions:
         return
     settings = changed(table.settings, executions=(*table.settings.executions, execution))
+    update = lance.LanceOperation.UpdateMap({SETTINGS_KEY.decode(): settings.to_json()}, replace=False)
     with writing(table.path):
-        fresh = lance.dataset(table.uri)
-        fresh.update_schema_metadata({SETTINGS_KEY.decode(): settings.to_json()})
-        table.move_to(fresh)
+        _commit(table, lance.LanceOperation.UpdateConfig(schema_metadata_updates=update), "settings")
     add_sums(table.path, (), versions=[table.version])
     table.settings = settings
 
 
-def restore(table: ItemTable, version: int | str) -> None:
+def restore(table: ItemTable, version: int | str, *, deed: str = "checkout") -> None:
     """Make the items of an earlier version those of a new one.
 
     Raises:
@@ -195,12 +204,12 @@ def restore(table: ItemTable, version: int | str) -> None:
     """
     import lance
 
-    earlier = table.at(version).dataset
+    earlier = table.at(version)
     with writing(table.path):
-        earlier.restore()
-        with_keys(table.path, lance.dataset(table.uri))
-        table.refresh()
+        _commit(table, lance.LanceOperation.Restore(earlier.version), deed, to=earlier.version)
+        table.move_to(with_keys(table.path, table.dataset))
     add_sums(table.path, (), versions=[table.version])
+    table.settings = earlier.settings
 
 
 def compact(table: ItemTable, *, keep: int, before_dropping: Callable[[ItemTable, list[int]], None]) -> int:
@@ -218,19 +227,18 @@ def compact(table: ItemTable, *, keep: int, before_dropping: Callable[[ItemTable
     from lance.optimize import Compaction
 
     with writing(table.path):
+        tagged = set(tags_of(table.path).values())  # before anything is done: one may be damaged
         fresh = lance.dataset(table.uri)
         files = [file for fragment in fresh.get_fragments() for file in fragment.data_files()]
         rows = _rows_per_file(sum(file.file_size_bytes or 0 for file in files), fresh.count_rows())
         tasks = Compaction.plan(fresh, {"target_rows_per_fragment": rows}).tasks
         parts = track(tasks, "Compacting", total=len(tasks), unit=" files")
         Compaction.commit(fresh, [task.execute(fresh) for task in parts])
-        tagged = {kept["version"] for kept in fresh.tags.list().values()}
-        numbers = [version["version"] for version in fresh.versions()]
-        dropped = [number for number in numbers[: len(numbers) - keep] if number not in tagged]
+        dropped = [number for number in version_numbers(table.path)[:-keep] if number not in tagged]
         table.move_to(fresh)
         if dropped:
             before_dropping(table, dropped)
-            fresh.cleanup_old_versions(versions=dropped)
+        drop_versions(table.path, dropped)
         if not address_of(table.path):
             renew_sums(table.path)
     return len(dropped)

@@ -1,17 +1,24 @@
-"""The versions of a memory: what each edit did, names for them, and what lies between two."""
+"""The history of a memory: what each version and each command did, and what lies between two versions."""
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from retrieval.disk import writing
-from retrieval.errors import InvalidArgument, UnknownVersion
+from retrieval.disk import UNREADABLE, reading
+from retrieval.errors import UnknownVersion
+from retrieval.storage.commands import Command, deed_said, resumable
+from retrieval.storage.layout import is_memory
+from retrieval.storage.places import shown
 from retrieval.storage.schema import RELIABILITY
-from retrieval.storage.table import ItemTable
+from retrieval.storage.sums import read_sums
+from retrieval.storage.table import ItemTable, open_version, unless_dropped
+from retrieval.storage.versions import tags_of, version_numbers
 
 if TYPE_CHECKING:
     import pyarrow
@@ -24,11 +31,11 @@ _DEEDS: Final = {  # what Lance calls the changes that carry no word of ours
     "Project": "prune",
     "Restore": "checkout",
     "Rewrite": "compact",
+    "ReserveFragments": "compact",
     "Overwrite": "create",
     "UpdateConfig": "settings",
 }
-_TAG: Final = re.compile(r"[A-Za-z]([A-Za-z0-9_-]|\.(?=[A-Za-z0-9_-])){0,63}")
-"""Begins with a letter, so that it is no version's number; Lance takes no dot at the end or beside another."""
+_CHANGES_NOTHING: Final = ("compact", "settings")  # that a memory holds, so that there is nothing to undo
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +44,26 @@ class Version:
 
     number: int
     when: datetime
-    deed: str  # add, replace, forget, relabel, prune, checkout, erase, compact, settings or create
+    deed: str  # add, replace, forget, relabel, prune, checkout, undo, erase, compact, settings or create
     items: int
     change: int | None  # in the number of items since the version before; None where that is gone
     tags: tuple[str, ...]
+    command: Command  # that made it; of versions of before, it is not known which belong together
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One command that was given to a memory, and the versions that it made."""
+
+    number: int  # of its last version: the memory as the command left it
+    versions: tuple[int, ...]  # that it made and that are there, newest first
+    when: datetime  # the last one was made
+    deed: str  # build, or as of a version
+    items: int  # afterwards
+    change: int | None  # in the number of items; None where the version before it is gone
+    tags: tuple[str, ...]  # of all its versions
+    first: int  # the version that it began with, there or not
+    to: int  # the version that it went back to, of undo and checkout; otherwise 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,34 +79,154 @@ class Difference:
 
 def list_versions(table: ItemTable, *, limit: int | None = None) -> list[Version]:
     """Return the versions up to the one of the table, newest first; at most ``limit``."""
-    dataset = table.dataset
-    tags: dict[int, list[str]] = {}
-    for tag, kept in dataset.tags.list().items():
-        tags.setdefault(kept["version"], []).append(tag)
-    found = [version for version in dataset.versions() if version["version"] <= table.version]
-    sizes = {version["version"]: int(version["metadata"]["total_rows"]) for version in found}
-    return [
-        Version(
-            number=number,
-            when=version["timestamp"].astimezone(),
-            deed=_deed(dataset, number),
-            items=sizes[number],
-            change=sizes[number] - sizes[number - 1] if number - 1 in sizes else None,
-            tags=tuple(sorted(tags.get(number, ()))),
-        )
-        for version in reversed(found[-limit:] if limit else found)
-        for number in (version["version"],)
-    ]
+    return list(itertools.islice(_versions(table, table.version), limit))
 
 
-def _deed(dataset: Any, version: int) -> str:  # noqa: ANN401 - Lance is untyped
+def list_commands(table: ItemTable, *, limit: int | None = None) -> list[Entry]:
+    """Return the commands that made the versions up to the one of the table, newest first; at most ``limit``."""
+    return list(itertools.islice(_entries(table, table.version), limit))
+
+
+def _versions(table: ItemTable, newest: int) -> Iterator[Version]:
+    """Yield the versions up to one, newest first, each read when it is asked for."""
+    with reading(table.path):
+        tags: dict[int, list[str]] = {}
+        for tag, number in tags_of(table.path).items():
+            tags.setdefault(number, []).append(tag)
+        sums = read_sums(table.path)
+        numbers = [number for number in version_numbers(table.path) if number <= newest]
+    later: Version | None = None
+    for number in reversed(numbers):
+        try:
+            with unless_dropped(table.path, number):
+                found = _read_version(open_version(table.path, number, sums), tuple(sorted(tags.get(number, ()))))
+        except UnknownVersion:  # dropped by another process since they were listed
+            continue
+        if later:
+            follows = later.number == number + 1
+            yield replace(later, change=later.items - found.items if follows else None)
+        later = found
+    if later:
+        yield later
+
+
+def _read_version(dataset: Any, tags: tuple[str, ...]) -> Version:  # noqa: ANN401 - Lance is untyped
+    number, about = dataset.version, dataset.get_version()
     try:
-        change = dataset.read_transaction(version)
-    except (OSError, ValueError):
-        return "unknown"
-    operation = type(change.operation).__name__
-    said = (change.transaction_properties or {}).get("__lance_commit_message")
-    return str(said or _DEEDS.get(operation, operation.lower()))
+        change = dataset.read_transaction(number)
+    except UNREADABLE:  # of a memory of before, where it lies beside the version
+        change = None
+    operation = type(change.operation).__name__ if change else "unknown"
+    said = deed_said(change) if change else None
+    made_by = Command.of(change)
+    if said is None and operation == "Project" and f"{RELIABILITY}_{number - 1}" in dataset.schema.names:
+        made_by = Command(first=number - 1)  # it ends the pruning that began there: see `set_reliability`
+    return Version(
+        number=number,
+        when=about["timestamp"].astimezone(),
+        deed=said or _DEEDS.get(operation, operation.lower()),
+        items=int(about["metadata"]["total_rows"]),
+        change=None,
+        tags=tags,
+        command=made_by,
+    )
+
+
+def _entries(table: ItemTable, newest: int) -> Iterator[Entry]:
+    """Yield the commands that made the versions up to one, newest first."""
+    group: list[Version] = []
+    for version in _versions(table, newest):
+        if group and not _belongs(version, group):
+            yield _entry(group)
+            group = []
+        group.append(version)
+    if group:
+        yield _entry(group)
+
+
+def _belongs(version: Version, group: Sequence[Version]) -> bool:
+    """Tell whether an earlier version is of the command of later ones; of commands at one time, as of theirs."""
+    compacting = version.deed == group[-1].deed == "compact"
+    return compacting or version.number >= _first(group)
+
+
+def _first(group: Sequence[Version]) -> int:
+    return min(version.command.first or version.number for version in group)
+
+
+def _entry(group: Sequence[Version]) -> Entry:
+    last, changes = group[0], [version.change for version in group]
+    deeds = [version.deed for version in group if version.deed not in _CHANGES_NOTHING]
+    return Entry(
+        number=last.number,
+        versions=tuple(version.number for version in group),
+        when=last.when,
+        deed=last.command.name or (deeds or [last.deed])[0],
+        items=last.items,
+        change=None if None in changes else sum(change or 0 for change in changes),
+        tags=tuple(sorted(tag for version in group for tag in version.tags)),
+        first=_first(group),
+        to=last.command.to,
+    )
+
+
+@contextmanager
+def going_on(folder: Path, name: str, what: str) -> Iterator[None]:
+    """Let all versions made within belong to one command, with those that it made when it was last cut off.
+
+    Args:
+        folder: the memory's, if there is one yet.
+        name: of the command.
+        what: it does: only the same goes on, and only where nothing else was done since.
+
+    Raises:
+        StorageError: the memory cannot be read, or the disk refuses.
+    """
+    newest = Command()
+    if is_memory(folder):
+        table = ItemTable.open(folder)
+        newest = next(_versions(table, table.version)).command
+    with resumable(folder, name, what, newest=newest):
+        yield
+
+
+def find_undone(table: ItemTable) -> tuple[Entry, int]:
+    """Return the command that `undo` takes back, and the version it goes back to.
+
+    What was undone before is passed over, and so is what changes nothing that the memory holds.
+
+    Raises:
+        UnknownVersion: there is none to go back to, or it was dropped; or what was erased would have to come back.
+    """
+    name, newest = shown(table.path), table.version
+    while True:
+        entry = next(_entries(table, newest), None)
+        if entry is None or entry.number != newest:
+            raise UnknownVersion(
+                f"{name} has nothing more to undo: version {newest} was dropped by compacting or erasing; `vmem memory"
+                f" history {name}` lists those there are"
+            )
+        if entry.deed == "erase":
+            raise UnknownVersion(
+                f"{name} cannot undo an erasure: what was erased is gone; `vmem memory checkout {name} VERSION`"
+                " goes back to a version that is left"
+            )
+        if entry.first <= 1:
+            raise UnknownVersion(
+                f"{name} has nothing more to undo: it begins with {entry.deed!r}, versions 1 to {entry.number}"
+            )
+        if entry.deed == "undo":
+            newest = entry.to
+        elif entry.deed in _CHANGES_NOTHING:
+            newest = entry.first - 1
+        else:
+            break
+    if entry.first - 1 not in version_numbers(table.path):
+        raise UnknownVersion(
+            f"{name} cannot undo {entry.deed!r} (version {entry.number}): version {entry.first - 1}, before it, was"
+            " dropped by compacting or erasing"
+        )
+    return entry, entry.first - 1
 
 
 def compare_versions(before: ItemTable, after: ItemTable) -> Difference:
@@ -119,25 +262,3 @@ def _reliabilities(rows: "pyarrow.Table") -> "pyarrow.ChunkedArray | pyarrow.Arr
     if RELIABILITY not in rows.column_names:
         return pa.array(np.ones(len(rows), np.float32))
     return pc.fill_null(rows[RELIABILITY], 1.0)
-
-
-def set_tag(table: ItemTable, name: str, version: int) -> None:
-    """Give a version a name; see `VisualMemory.tag`."""
-    if not _TAG.fullmatch(name) or name.endswith(".lock"):
-        raise InvalidArgument(
-            f"{name!r} is no tag: letters, digits, dashes and single dots, beginning with a letter, expected"
-        )
-    tags = table.dataset.tags.list()
-    if name in tags:
-        raise InvalidArgument(f"tag {name!r} is version {tags[name]['version']}'s: untag it first, or choose another")
-    table.at(version)
-    with writing(table.path):
-        table.dataset.tags.create(name, version)
-
-
-def remove_tag(table: ItemTable, name: str) -> None:
-    """Take a name from its version; see `VisualMemory.untag`."""
-    if name not in table.dataset.tags.list():
-        raise UnknownVersion(f"{table.path} has no tag {name!r}: `vmem memory history` lists them")
-    with writing(table.path):
-        table.dataset.tags.delete(name)

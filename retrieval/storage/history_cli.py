@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -34,23 +35,27 @@ def relabel(
 
 def history(
     memory: MemoryPath,
-    limit: Annotated[int, typer.Option("--limit", min=0, help="How many versions, the newest; 0 for all.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="How many, the newest; 0 for all.")] = 20,
+    every: Annotated[bool, typer.Option("--all", help="One line for each version that a command made.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the versions of a memory: every edit makes one.
+    """List the commands that were given to a memory, each with the version that it left.
+
+    Every edit makes a version, so that a build or an add of many pictures makes several.
 
     Example: vmem memory history pets/
     """
     from retrieval.memory import VisualMemory
     from retrieval.terminal import print_table
 
-    versions = VisualMemory.open(memory).history(limit=limit or None)
+    opened = VisualMemory.open(memory)
+    versions = opened.history(limit=limit or None) if every else opened.commands(limit=limit or None)
     if as_json:
         typer.echo(json.dumps([asdict(version) | {"when": version.when.isoformat()} for version in versions]))
         return
     rows = [
         (
-            version.number,
+            version.number if len(getattr(version, "versions", "1")) == 1 else f"{version.number} ({version.first}–)",
             version.when.strftime("%Y-%m-%d %H:%M:%S"),
             version.deed,
             f"{version.change:+,}" if version.change else "",
@@ -145,9 +150,12 @@ def checkout(
     from retrieval.storage.checking import go_back
     from retrieval.terminal import printable
 
+    before = None
     try:
         if not repair:
-            VisualMemory.open(memory).checkout(as_version(version))
+            opened = VisualMemory.open(memory)
+            before = opened.version, len(opened)
+            opened.checkout(as_version(version))
     except NotAMemory:  # or one that is damaged
         repair = True
     if repair:
@@ -155,6 +163,40 @@ def checkout(
         unlink_pending(memory)
     opened = VisualMemory.open(memory)
     typer.echo(f"{printable(memory)} is as it was at version {printable(version)}: {len(opened):,} pictures")
+    if before:
+        _print_loss(memory, *before, now=len(opened))
+
+
+def undo(memory: MemoryPath) -> None:
+    """Take back the last command that changed a memory, with all versions that it made; again, the one before it.
+
+    It makes a new version. What it took back is still there: `vmem memory checkout` brings it back.
+
+    Example: vmem memory undo pets/
+    """
+    from retrieval.memory import VisualMemory
+    from retrieval.terminal import printable
+
+    opened = VisualMemory.open(memory)
+    before = opened.version, len(opened)
+    undone = opened.undo()
+    many = f"versions {undone.first} to" if undone.first != undone.number else "version"
+    typer.echo(
+        f"{undone.deed} ({many} {undone.number}) is taken back: {printable(memory)} is as it was at version"
+        f" {undone.first - 1}: {len(opened):,} pictures"
+    )
+    _print_loss(memory, *before, now=len(opened))
+
+
+def _print_loss(memory: Path, version: int, items: int, *, now: int) -> None:
+    """Say how many pictures went, and how they come back."""
+    from retrieval.terminal import printable
+
+    if now < items:
+        typer.echo(
+            f"{items - now:,} of {items:,} pictures went: `vmem memory checkout {printable(memory)} {version}` brings"
+            " them back"
+        )
 
 
 def compact(

@@ -1,6 +1,7 @@
 """Memories whose table lies on an object store: the table there, index and writer's lock in a folder here."""
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,7 +60,8 @@ def address_of(folder: Path) -> str | None:
 def table_uri(folder: Path) -> str:
     """Return where Lance finds the table of the memory whose local folder this is."""
     address = address_of(folder)
-    return f"{address}/{TABLE}" if address else str(folder / TABLE)
+    # From the root: Lance takes what stands before a colon for the kind of an address.
+    return f"{address}/{TABLE}" if address else os.path.abspath(folder / TABLE)
 
 
 def shown(folder: Path) -> str:

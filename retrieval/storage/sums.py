@@ -59,6 +59,24 @@ def read_sums(path: Path) -> dict[str, str]:
     return {match[2].decode(): match[1].decode() for match in found}
 
 
+def newest_version(path: Path, sums: Mapping[str, str]) -> int:
+    """Return the newest version there is; its writer may have been killed before the sum was there.
+
+    Raises:
+        ValueError: the newest one that was written is gone.
+        OSError: there is no list of versions.
+    """
+    newest = max(map(version_of, sums), default=0)
+    if not (path / TABLE / manifest(newest)).exists():  # there are no sums, or another process is dropping versions now
+        listed = max((version_of(f"{MANIFESTS}/{name}") for name in os.listdir(path / TABLE / MANIFESTS)), default=0)
+        if listed <= newest:
+            raise ValueError(f"its version {newest} is gone" if newest else "it has no version")
+        newest = listed
+    while (path / TABLE / manifest(newest + 1)).exists():
+        newest += 1
+    return newest
+
+
 def renew_sums(path: Path) -> None:
     """Forget the sums of files that are gone, and add those of files that have none.
 
@@ -80,18 +98,14 @@ def _belongs(part: str, file: Path) -> bool:
     return file.is_file() and (part != MANIFESTS or version_of(f"{part}/{file.name}") > 0)
 
 
-def expect_small_files(path: Path, dataset: Any, sums: Mapping[str, str]) -> None:  # noqa: ANN401 - Lance is untyped
-    """Compare the files that say which rows there are with their sums, which were read before the dataset was opened.
+def expect_sums(path: Path, names: Iterable[str], sums: Mapping[str, str]) -> None:
+    """Compare files with their sums, of those that have one: before Lance reads them, which damage may have crash.
 
     Raises:
-        ValueError: a file is not as it was written, or the newest version is gone.
+        ValueError: a file is not as it was written.
         OSError: a file is gone.
     """
-    newest = max(map(version_of, sums), default=0)
-    if newest > dataset.version:
-        raise ValueError(f"its version {newest} is gone")
-    gone = deletion_files(fragment.metadata for fragment in dataset.get_fragments())
-    for name in (manifest(dataset.version), *sorted(gone)):
+    for name in names:
         if name in sums and digest(path / TABLE / name) != sums[name]:
             raise ValueError(f"{name} is not as it was written")
 

@@ -7,15 +7,22 @@ it wrote the sum down, is decoded: in another process, since damaged files may h
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
+from retrieval.disk import UNREADABLE, panics
 from retrieval.progress import track
 from retrieval.storage.decoding import undecodable
-from retrieval.storage.places import TABLE
-from retrieval.storage.sums import MANIFESTS, data_files, deletion_files, digest, manifest, read_sums, version_of
-
-UNREADABLE: Final = (OSError, ValueError, RuntimeError)
-"""What Lance raises where a version cannot be opened."""
+from retrieval.storage.places import TABLE, table_uri
+from retrieval.storage.sums import (
+    MANIFESTS,
+    data_files,
+    deletion_files,
+    digest,
+    expect_sums,
+    manifest,
+    read_sums,
+    version_of,
+)
+from retrieval.storage.versions import version_numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,21 +63,16 @@ def _files_by_version(path: Path, sums: Mapping[str, str]) -> tuple[dict[int, se
 
     files: dict[int, set[str]] = {}
     unopened: dict[int, str] = {}
-    for version in _versions(path):
+    for version in version_numbers(path):
         name = manifest(version)
         try:
-            if name in sums and sums[name] != digest(path / TABLE / name):
-                raise ValueError(f"{name} is not as it was written")
-            fragments = [one.metadata for one in lance.dataset(str(path / TABLE), version=version).get_fragments()]
+            expect_sums(path, [name], sums)
+            with panics():
+                fragments = [one.metadata for one in lance.dataset(table_uri(path), version=version).get_fragments()]
             files[version] = {name} | data_files(fragments) | deletion_files(fragments)
         except UNREADABLE as error:
             unopened[version] = str(error).split(", /")[0].splitlines()[0]
     return files, unopened
-
-
-def _versions(path: Path) -> list[int]:
-    names = (f"{MANIFESTS}/{file.name}" for file in (path / TABLE / MANIFESTS).iterdir())
-    return sorted(filter(None, map(version_of, names)))
 
 
 def _wrong_files(path: Path, names: Sequence[str], sums: Mapping[str, str], *, progress: bool) -> dict[str, str]:

@@ -3,8 +3,8 @@
 import copy
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,14 +12,16 @@ import numpy as np
 from jaxtyping import Float, Int, Real, Shaped, UInt64
 
 from retrieval.cachedir import folder_bytes
-from retrieval.disk import reading, writing
+from retrieval.disk import UNREADABLE, panics, reading, writing
 from retrieval.errors import InvalidArgument, NotAMemory, UnknownVersion
 from retrieval.settings import Settings
+from retrieval.storage.commands import said_of
 from retrieval.storage.layout import ASIDE, check_free, expect_memory
 from retrieval.storage.locking import writer_lock
-from retrieval.storage.places import TABLE, address_of, storing, table_uri
+from retrieval.storage.places import TABLE, address_of, shown, storing, table_uri
 from retrieval.storage.schema import RELIABILITY, SETTINGS_KEY, reliability_column, table_schema, with_keys
-from retrieval.storage.sums import expect_small_files, read_sums
+from retrieval.storage.sums import deletion_files, expect_sums, manifest, newest_version, read_sums
+from retrieval.storage.versions import tags_of, version_numbers
 from retrieval.vectors import to_unit
 
 if TYPE_CHECKING:
@@ -72,10 +74,10 @@ class ItemTable:
         import lance
 
         check_free(path)
-        empty = table_schema(settings).empty_table()
+        empty, said = table_schema(settings).empty_table(), said_of(1, "create")
         if address := address_of(path):
             with storing(address):  # one request makes it there or does not
-                lance.write_dataset(empty, table_uri(path), mode="create")
+                lance.write_dataset(empty, table_uri(path), mode="create", transaction_properties=said)
             return cls.open(path)
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -85,7 +87,7 @@ class ItemTable:
                 shutil.rmtree(left_over, ignore_errors=True)
             # Made aside and moved into place, so that a crash leaves a memory or nothing.
             aside = Path(tempfile.mkdtemp(prefix=ASIDE, dir=path))
-            lance.write_dataset(empty, str(aside / TABLE), mode="create")
+            lance.write_dataset(empty, str(aside.absolute() / TABLE), mode="create", transaction_properties=said)
             (aside / TABLE).rename(path / TABLE)
             aside.rmdir()
         return cls.open(path)
@@ -97,14 +99,17 @@ class ItemTable:
         Raises:
             NotAMemory: there is no memory at the path.
         """
-        import lance
-
         expect_memory(path)
         with reading(path):
-            sums = read_sums(path)
-            dataset = lance.dataset(table_uri(path))
-            expect_small_files(path, dataset, sums)
-            return cls(with_keys(path, dataset), path)
+            tried = None
+            while True:
+                number = 0 if address_of(path) else newest_version(path, read_sums(path))
+                try:
+                    return cls(with_keys(path, open_version(path, number)), path)
+                except UNREADABLE:
+                    if number in (0, tried):
+                        raise
+                    tried = number  # once more: another process may have written the next one and dropped this one
 
     def at(self, version: int | str) -> "ItemTable":
         """Return the table as it was at a version, by number or by tag.
@@ -112,27 +117,26 @@ class ItemTable:
         Raises:
             UnknownVersion: there is none, or none any more.
         """
-        import lance
-
         with reading(self.path):
-            known = {tag: kept["version"] for tag, kept in self.dataset.tags.list().items()}
-            number = known.get(version, version)
-            if number not in {found["version"] for found in self.dataset.versions()}:
+            number = tags_of(self.path).get(version) if isinstance(version, str) else version
+            if number is None or number not in version_numbers(self.path):
                 raise UnknownVersion(
-                    f"{self.path} has no version {version!r}: `vmem memory history {self.path}` lists those there are"
+                    f"{shown(self.path)} has no version {version!r}:"
+                    f" `vmem memory history {shown(self.path)}` lists those there are"
                 )
-            return ItemTable(lance.dataset(self.uri, version=number), self.path)
+        with unless_dropped(self.path, number):
+            return ItemTable(open_version(self.path, number), self.path)
 
     def refresh(self) -> bool:
         """Move on to the latest version, which another process may have written; tell whether there was one."""
         import lance
 
-        with reading(self.path):
-            latest = lance.dataset(self.uri)
-            if _name(latest) == self.version_id:
+        with suppress(*UNREADABLE), panics():  # else it is damaged or is being dropped, and to open it tells which
+            if _name(lance.dataset(self.uri)) == self.version_id:
                 return False
-            self.move_to(latest)
-            self.settings = Settings.from_json(latest.schema.metadata[SETTINGS_KEY].decode())
+        latest = ItemTable.open(self.path)
+        self.move_to(latest.dataset)
+        self.settings = latest.settings
         return True
 
     def is_latest(self) -> bool:
@@ -149,22 +153,8 @@ class ItemTable:
         """The version that is read."""
         return int(self.dataset.version)
 
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        try:
-            with reading(self.path):
-                yield
-        except NotAMemory as error:
-            if self._is_gone():
-                gone = f"version {self.version} of {self.path} was dropped by another process: open the memory again"
-                raise UnknownVersion(gone) from error
-            raise
-
-    def _is_gone(self) -> bool:
-        import lance
-
-        with reading(self.path):
-            return self.version not in {found["version"] for found in lance.dataset(self.uri).versions()}
+    def _reading(self) -> AbstractContextManager[None]:
+        return unless_dropped(self.path, self.version)
 
     def __len__(self) -> int:
         with self._reading():
@@ -249,6 +239,52 @@ class ItemTable:
         stored = self.dataset.get_fragments() if address_of(self.path) else ()
         away = sum(file.file_size_bytes or 0 for fragment in stored for file in fragment.data_files())
         return folder_bytes(self.path) + away
+
+
+def open_version(path: Path, number: int, sums: Mapping[str, str] | None = None) -> Any:  # noqa: ANN401
+    """Return Lance's object of a version, after its small files were compared with their sums.
+
+    Args:
+        path: the memory's folder.
+        number: of the version; on an object store, 0 for the newest.
+        sums: as `read_sums` returned them before; None to read them.
+
+    Raises:
+        OSError, ValueError, RuntimeError: the version is gone, or damaged.
+    """
+    import lance
+
+    uri = table_uri(path)
+    if address_of(path):
+        return lance.dataset(uri, version=number or None)
+    if sums is None:
+        sums = read_sums(path)
+    with panics():
+        expect_sums(path, [manifest(number)], sums)
+        dataset = lance.dataset(uri, version=number)
+        expect_sums(path, deletion_files(fragment.metadata for fragment in dataset.get_fragments()), sums)
+    return dataset
+
+
+@contextmanager
+def unless_dropped(path: Path, version: int) -> Iterator[None]:
+    """Translate what reading a version raises: another process may have dropped it meanwhile.
+
+    Raises:
+        UnknownVersion: it is not there any more.
+        NotAMemory: it is there, and cannot be read.
+    """
+    try:
+        with reading(path):
+            yield
+    except NotAMemory as error:
+        with reading(path):
+            gone = version not in version_numbers(path)
+        if gone:
+            raise UnknownVersion(
+                f"version {version} of {shown(path)} was dropped by another process: open the memory again"
+            ) from error
+        raise
 
 
 def _name(dataset: Any) -> str:  # noqa: ANN401 - Lance is untyped

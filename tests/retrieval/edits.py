@@ -14,16 +14,21 @@ from pathlib import Path
 import numpy as np
 
 from retrieval.embedders.base import foreign_vectors
+from retrieval.errors import UnknownVersion
 from retrieval.forgetting.deed import erase_items
 from retrieval.memory import VisualMemory
+from retrieval.storage.history import find_undone
 
 DIMENSION = 16
 CLUSTERS = 200
 ITEMS = 10_500  # enough for a tree
 MANY = 4_200  # more than are searched beside an index
 FEW = 12
-KINDS = ("add", "forget", "relabel", "replace", "prune", "checkout", "erase", "grow", "shrink", "index", "rebuild")
-WEIGHTS = (8, 8, 6, 6, 2, 2, 2, 1, 1, 3, 1)
+KINDS = (
+    *("add", "forget", "relabel", "replace", "prune", "checkout", "undo", "erase"),
+    *("compact", "tag", "grow", "shrink", "index", "rebuild"),
+)
+WEIGHTS = (8, 8, 6, 6, 2, 2, 3, 2, 1, 2, 1, 1, 3, 1)
 
 
 @dataclass(frozen=True)
@@ -62,9 +67,15 @@ def create(path):
     return memory
 
 
-def random_edit(chance, ids, versions, often):
-    """Return an edit of a memory that holds some ids, often of one kind, as JSON has it."""
+def random_edit(chance, ids, versions, often, undone=None):
+    """Return an edit of a memory that holds some ids, often of one kind, as JSON has it.
+
+    ``undone`` is the version that `undo` would go back to.
+    """
     kind = chance.choice([often, *chance.choices(KINDS, WEIGHTS)])
+    if kind == "undo" and undone in versions:
+        return {"kind": kind, "version": undone}
+    kind = "add" if kind == "undo" else kind
     seed = chance.getrandbits(40)
     if (kind == "grow" and len(ids) > ITEMS + MANY) or (kind == "shrink" and len(ids) < ITEMS):
         kind = "add"
@@ -99,7 +110,7 @@ def after(state, edit, states):
         case "prune":
             pruned = dict(zip(ids, reliabilities(len(ids)), strict=True))
             return {id_: replace(made, reliability=pruned.get(id_, 1.0)) for id_, made in state.items()}
-        case "checkout":
+        case "checkout" | "undo":
             return states[edit["version"]]
     return state
 
@@ -123,7 +134,16 @@ def make(memory, edit):
         case "checkout":
             memory.checkout(edit["version"])
         case _:
-            {"erase": erase, "prune": prune, "index": search, "rebuild": rebuild}[kind](memory, ids)
+            others = {
+                "erase": erase,
+                "prune": prune,
+                "index": search,
+                "rebuild": rebuild,
+                "compact": compact,
+                "tag": tag,
+            }
+            others["undo"] = lambda memory, _: memory.undo()
+            others[kind](memory, ids)
 
 
 def erase(memory, ids):
@@ -142,9 +162,29 @@ def search(memory, ids):
     memory.search_vectors(vectors(2, len(ids)), k=5)
 
 
+def compact(memory, ids):
+    memory.compact(keep=len(ids))
+
+
+def tag(memory, ids):
+    """Take two tags away, and tag some version."""
+    versions = memory.history()
+    for name in [name for version in versions for name in version.tags][:2]:
+        memory.untag(name)
+    memory.tag(f"tag-{memory.version}-{len(ids)}", version=versions[len(ids) % len(versions)].number)
+
+
 def rebuild(memory, ids):
     (memory.path / "index" / "current").unlink(missing_ok=True)
     VisualMemory.open(memory.path).build_index()
+
+
+def version_before(memory):
+    """Return the version that `undo` goes back to; None where it is refused."""
+    try:
+        return find_undone(memory._table)[1]
+    except UnknownVersion:
+        return None
 
 
 def main(path, log, seed, often):
@@ -159,7 +199,7 @@ def main(path, log, seed, often):
 
         say(done=memory.version)
         while True:
-            edit = random_edit(chance, memory.snapshot().ids.tolist(), versions, often)
+            edit = random_edit(chance, memory.snapshot().ids.tolist(), versions, often, version_before(memory))
             say(begun=edit)
             make(memory, edit)
             say(done=memory.version)

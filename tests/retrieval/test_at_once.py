@@ -55,6 +55,28 @@ while newest < int(sys.argv[2]):
 print(len(versions))
 """
 
+# Reads the history, old versions and what was opened before, while another process drops versions.
+HISTORIAN = """
+import sys
+import numpy as np
+from retrieval import VisualMemory
+from retrieval.errors import UnknownVersion
+
+gone, labels = 0, ()
+while "last" not in labels:
+    newest = VisualMemory.open(sys.argv[1])
+    try:
+        labels = newest.stats().labels
+        numbers = [version.number for version in newest.history()]
+        for number in numbers:
+            assert len(newest.at(number).snapshot().labels) == newest.at(number).stats().items
+        newest.diff(numbers[-1])
+        newest.search_vectors(np.ones((1, 8)), k=3)
+    except UnknownVersion:
+        gone += 1
+print(gone)
+"""
+
 # Adds items in small steps.
 ADDER = """
 import sys
@@ -94,6 +116,16 @@ def test_each_reader_beside_a_writer_sees_whole_versions_only(memory: VisualMemo
     seen = [int(finish(reader)) for reader in readers]
     assert max(seen) > 1
     assert len(VisualMemory.open(memory.path)) == ITEMS + ROUNDS
+
+
+def test_a_reader_is_told_that_a_version_is_gone_which_another_process_drops(memory: VisualMemory) -> None:
+    readers = [start(HISTORIAN, memory.path) for _ in range(READERS)]
+    for number in range(ROUNDS):
+        memory.relabel(f"{number}", ids=[f"{number}", f"{number + 1}"])
+        if number % 2:
+            memory.compact(keep=1)
+    memory.relabel("last", ids=["0"])
+    assert sum(int(finish(reader)) for reader in readers) > 0
 
 
 @pytest.mark.parametrize("on_duplicate", ["skip", "replace"])

@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from retrieval.embedders.base import foreign_vectors
-from retrieval.errors import NotAMemory, UnknownVersion
+from retrieval.errors import NotAMemory, StorageError, UnknownVersion
 from retrieval.memory import VisualMemory
 from retrieval.storage.check_cli import check
 from retrieval.storage.checking import check_memory, go_back
@@ -221,3 +221,50 @@ def test_the_findings_can_be_had_as_json(path: Path) -> None:
     assert code == 1
     found = json.loads(said.splitlines()[-1])
     assert (found["sound"], found["whole"], len(found["table"])) == (False, 5, 1)
+
+
+def test_one_bit_of_an_old_version_s_list_is_said_in_a_sentence(path: Path) -> None:
+    memory, file = VisualMemory.open(path), path / "items.lance" / manifest(2)
+    whole = file.read_bytes()
+    for place in range(0, len(whole), 7):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        assert not check_memory(path, progress=False).sound
+        assert len(memory.at(3)) == 60
+        for read in (memory.history, memory.commands, lambda: memory.at(2)):
+            with pytest.raises(NotAMemory, match="is not as it was written; `vmem memory check"):
+                read()
+
+
+@pytest.mark.parametrize("place", ["number", "name", "brace", "sum"])
+def test_a_damaged_tag_is_found_and_can_be_taken_away(path: Path, place: str) -> None:
+    memory = VisualMemory.open(path)
+    memory.tag("kept", version=4)
+    assert check_memory(path).sound and len(memory.at("kept")) == 58
+    file = path / "items.lance" / "_refs" / "tags" / "kept.json"
+    before, after = {"number": ("4", "5"), "name": ('"version"', '"versinn"'), "brace": ("{", "z"), "sum": ("m", "\0")}[
+        place
+    ]
+    text = file.read_text()
+    at = text.rindex(before) if place == "sum" else text.index(before)
+    file.write_text(text[:at] + after + text[at + len(before) :])
+    assert "tag 'kept' is damaged" in check_memory(path).table[0]
+    for use in (memory.history, lambda: memory.compact(keep=1), lambda: memory.at("kept"), lambda: memory.tag("other")):
+        with pytest.raises(StorageError, match="tag 'kept' of .* is damaged.*`vmem memory untag .* kept`"):
+            use()
+    with pytest.raises(StorageError, match="tag 'kept' of .* is damaged"):
+        memory.erase(ids=["1"], progress=False)
+    assert len(memory.at(4)) == 58
+    memory.untag("kept")
+    assert check_memory(path).sound and len(memory.history()) == 6
+
+
+def test_a_tag_of_before_has_no_sum_and_is_read(path: Path) -> None:
+    import lance
+
+    lance.dataset(str(path / "items.lance")).tags.create("old", 4)
+    memory = VisualMemory.open(path)
+    assert memory.at("old").version == 4 and check_memory(path).sound
+    memory.tag("new", version=5)
+    assert lance.dataset(str(path / "items.lance")).tags.list()["new"]["version"] == 5
+    memory.untag("old")
+    assert [version.tags for version in memory.history(limit=2)] == [(), ("new",)]

@@ -214,6 +214,39 @@ def test_a_tag_is_not_given_twice_and_is_no_number(memory):
     memory.tag("v1.2-b_c")
 
 
+def test_undoing_again_goes_one_command_further_back(memory):
+    states = [state(memory)]
+    memory.forget(ids=["1", "2"])
+    states.append(state(memory))
+    memory.set_reliability(np.linspace(0.5, 1, 58))
+    memory.set_reliability(np.linspace(0.1, 1, 58))
+    memory.compact(keep=20)
+    for deed, before in (("prune", None), ("prune", states[1]), ("forget", states[0])):
+        assert memory.undo().deed == deed
+        assert before is None or state(memory) == state(fresh(memory)) == before
+    undone = memory.undo()
+    assert (undone.deed, len(memory)) == ("add", 0)
+    with pytest.raises(UnknownVersion, match="has nothing more to undo: it begins with 'create', versions 1 to 1"):
+        memory.undo()
+    memory.checkout(undone.number)
+    memory.relabel("other", ids=["5"])
+    assert memory.undo().deed == "relabel"
+    assert state(memory) == states[0]
+    assert (memory.undo().deed, len(memory)) == ("checkout", 0)
+
+
+def test_what_was_erased_or_compacted_away_is_not_brought_back_by_undoing(memory):
+    memory.erase(ids=["1"], progress=False)
+    with pytest.raises(UnknownVersion, match="cannot undo an erasure: what was erased is gone"):
+        memory.undo()
+    memory.forget(ids=["2"])
+    memory.forget(ids=["3"])
+    memory.compact(keep=1)
+    with pytest.raises(UnknownVersion, match="cannot undo 'forget'.*version 5, before it, was dropped"):
+        memory.undo()
+    assert len(memory) == 57
+
+
 def test_compacting_changes_nothing_that_is_held_and_drops_old_versions_without_a_tag(memory):
     memory.tag("kept")
     for step in range(6):

@@ -1,4 +1,4 @@
-"""vmem memory relabel, history, diff, tag, untag, checkout and compact."""
+"""vmem memory relabel, history, diff, tag, untag, checkout, undo and compact."""
 
 import json
 from collections.abc import Callable
@@ -10,7 +10,8 @@ import pytest
 
 from retrieval import VisualMemory
 from retrieval.embedders.base import foreign_vectors
-from retrieval.storage.history_cli import checkout, compact, diff, history, relabel, tag, untag
+from retrieval.storage.commands import command
+from retrieval.storage.history_cli import checkout, compact, diff, history, relabel, tag, undo, untag
 from tests.commands import Run, runner
 
 ITEMS = 400
@@ -19,7 +20,7 @@ ITEMS = 400
 @pytest.fixture
 def run() -> Run:
     """Return what runs a command and returns what it prints."""
-    return runner(relabel, history, diff, tag, untag, checkout, compact)
+    return runner(relabel, history, diff, tag, untag, checkout, undo, compact)
 
 
 def as_json(run: Run, *arguments: object) -> Any:
@@ -61,7 +62,9 @@ def test_a_diff_of_many_changes_shows_some_and_counts_all(path: Path, run: Run) 
 def test_a_memory_goes_back_to_a_tag_and_that_can_be_undone(path: Path, run: Run) -> None:
     run("tag", path, "half", "--version", 2)
     assert "half" in run("history", path)
-    assert "400 pictures" in run("checkout", path, "half") and len(VisualMemory.open(path)) == ITEMS
+    said = run("checkout", path, "half")
+    assert "400 pictures" in said and f"400 of 800 pictures went: `vmem memory checkout {path} 3` brings them" in said
+    assert len(VisualMemory.open(path)) == ITEMS
     assert "800 pictures" in run("checkout", path, 3) and len(VisualMemory.open(path)) == 2 * ITEMS
     run("untag", path, "half")
     assert "half" not in run("history", path)
@@ -73,3 +76,23 @@ def test_compacting_says_why_a_memory_grew_and_what_lets_go_of_it(path: Path, ru
     last = run("compact", path, "--keep", 1)
     assert "versions dropped" in last and "a smaller --keep" not in last
     assert len(as_json(run, "history", path)) == 1
+
+
+def test_the_last_command_is_taken_back_with_all_its_versions_and_says_how_many_pictures_went(
+    path: Path, run: Run
+) -> None:
+    memory = VisualMemory.open(path)
+    with command("add"):
+        for number in range(3):
+            memory.add_vectors([f"new {number}"], ["new"], np.ones((1, 64)))
+    newest, *_ = as_json(run, "history", path)
+    assert (newest["number"], newest["deed"], newest["change"], newest["versions"]) == (6, "add", 3, [6, 5, 4])
+    assert [version["change"] for version in as_json(run, "history", path, "--all")[:3]] == [1, 1, 1]
+    assert "6 (4–)" in run("history", path)
+    said = run("undo", path)
+    assert "add (versions 4 to 6) is taken back" in said and "at version 3: 800 pictures" in said
+    assert f"3 of 803 pictures went: `vmem memory checkout {path} 6` brings them back" in said
+    assert "add (version 3) is taken back" in run("undo", path)
+    assert len(VisualMemory.open(path)) == ITEMS
+    run("checkout", path, 6)
+    assert "pictures went" in run("undo", path) and len(VisualMemory.open(path)) == ITEMS

@@ -15,6 +15,7 @@ import pytest
 from retrieval.embedders.base import foreign_vectors
 from retrieval.errors import InvalidArgument, MemoryExists, NotAMemory, StorageError
 from retrieval.memory import VisualMemory
+from retrieval.storage.checking import check_memory
 from retrieval.storage.places import address_of, is_stored, local_folder, shown, table_uri
 
 
@@ -43,6 +44,26 @@ def test_a_path_is_its_own_place(tmp_path: Path) -> None:
     assert local_folder(tmp_path) == local_folder(str(tmp_path)) == tmp_path
     assert table_uri(tmp_path) == str(tmp_path / "items.lance")
     assert address_of(tmp_path) is None and shown(tmp_path) == str(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["café", "50%", "%41", "a#b", "a:b", "c:", "file:x", "a b?", "[*]", "🐈"])
+def test_a_memory_may_have_any_name_and_leaves_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    memory = VisualMemory.create(name, embedder=foreign_vectors("made", 8), index="exact")
+    memory.add_vectors([f"{i}" for i in range(8)], ["a"] * 8, np.eye(8))
+    memory.tag("named")
+    memory.forget(ids=["1"])
+    memory.relabel("b", ids=["2"])
+    assert VisualMemory.open(name).search_vectors(np.eye(8)[2:3], k=1).labels.tolist() == [["b"]]
+    assert memory.at("named").version == 2 and len(memory.history()) == 4
+    memory.undo()
+    memory.checkout("named")
+    memory.compact(keep=1)
+    assert check_memory(name).sound
+    memory.erase(ids=["2"], progress=False)
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize("path", ["s3", "s3:", "s3://", "http://host/x", "./s3://bucket/x", "C:/pets"])

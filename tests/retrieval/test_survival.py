@@ -29,7 +29,14 @@ from tests.retrieval.edits import KINDS, State
 KILLS = int(os.environ.get("VMEM_TEST_KILLS", "12"))
 START_SECONDS = 60.0  # for a process that may have an index to build first
 WAIT_SECONDS = 4.0  # for an edit of the kind that is to be cut off
-LONGEST = {"erase": 0.3, "grow": 0.1, "shrink": 0.1, "index": 0.6, "rebuild": 0.8}  # seconds from its beginning
+LONGEST = {
+    "erase": 0.3,
+    "compact": 0.2,
+    "grow": 0.1,
+    "shrink": 0.1,
+    "index": 0.6,
+    "rebuild": 0.8,
+}  # seconds from its beginning
 KILLS_OF_ONE = 25  # memory; then another, which has not thousands of versions
 EXACT_SHARE = 0.9  # of the ten nearest, that a tree finds
 WIDE = 200  # neighbours, for which it looks so far that it misses no item: for ten it may miss 2 of 1,000 themselves
@@ -59,6 +66,7 @@ def test_edits_killed_at_random_points_are_wholly_there_or_not_at_all(tmp_path: 
         states = {memory.version: state}
         expect_right_answers(memory, state, erased)
         expect_no_left_overs(path)
+        expect_whole_versions(memory)
         if number % KILLS_OF_ONE in (KILLS_OF_ONE - 1, KILLS - 1):
             expect_everything_swept(path, memory)
     print(f"{KILLS} kills, in the middle of {dict(cut_off)}; there though not acknowledged: {dict(done)}")
@@ -163,6 +171,16 @@ def expect_no_left_overs(path: Path) -> None:
         "receipts.sha256",
         ".writer.lock",
     }
+
+
+def expect_whole_versions(memory: VisualMemory) -> None:
+    """Read every version that is listed, and every tag."""
+    listed = memory.history()
+    assert [version.number for version in listed][0] == memory.version
+    for version in listed:
+        table = memory.at(version.number)._table
+        assert (len(table), table.dataset.to_table().num_rows) == (version.items, version.items)
+        assert all(memory.at(tag).version == version.number for tag in version.tags)
 
 
 def expect_everything_swept(path: Path, memory: VisualMemory) -> None:
