@@ -15,7 +15,7 @@ from retrieval.storage.commands import said_of
 from retrieval.storage.deletions import count_deletions
 from retrieval.storage.places import address_of
 from retrieval.storage.schema import RELIABILITY, SETTINGS_KEY, with_keys
-from retrieval.storage.sums import add_sums, data_files, deletion_files, renew_sums
+from retrieval.storage.sums import add_sums, data_files, deletion_files, expect_sums, read_sums, renew_sums
 from retrieval.storage.table import ItemTable
 from retrieval.storage.versions import drop_versions, tags_of, version_numbers
 
@@ -229,9 +229,12 @@ def compact(table: ItemTable, *, keep: int, before_dropping: Callable[[ItemTable
     with writing(table.path):
         tagged = set(tags_of(table.path).values())  # before anything is done: one may be damaged
         fresh = lance.dataset(table.uri)
-        files = [file for fragment in fresh.get_fragments() for file in fragment.data_files()]
-        rows = _rows_per_file(sum(file.file_size_bytes or 0 for file in files), fresh.count_rows())
+        sizes = [file.file_size_bytes or 0 for fragment in fresh.get_fragments() for file in fragment.data_files()]
+        rows = _rows_per_file(sum(sizes), fresh.count_rows())
         tasks = Compaction.plan(fresh, {"target_rows_per_fragment": rows}).tasks
+        if not address_of(table.path):  # or what is damaged would get a sum that says it is not
+            files = sorted(data_files(one for task in tasks for one in task.fragments))
+            expect_sums(table.path, files, read_sums(table.path))
         parts = track(tasks, "Compacting", total=len(tasks), unit=" files")
         Compaction.commit(fresh, [task.execute(fresh) for task in parts])
         dropped = [number for number in version_numbers(table.path)[:-keep] if number not in tagged]

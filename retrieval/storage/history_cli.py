@@ -46,23 +46,24 @@ def history(
     Example: vmem memory history pets/
     """
     from retrieval.memory import VisualMemory
+    from retrieval.storage.history import Entry, Version
     from retrieval.terminal import print_table
 
     opened = VisualMemory.open(memory)
-    versions = opened.history(limit=limit or None) if every else opened.commands(limit=limit or None)
+    listed: list[Version | Entry] = [*(opened.history if every else opened.commands)(limit=limit or None)]
     if as_json:
-        typer.echo(json.dumps([asdict(version) | {"when": version.when.isoformat()} for version in versions]))
+        typer.echo(json.dumps([asdict(one) | {"when": one.when.isoformat()} for one in listed]))
         return
     rows = [
         (
-            version.number if len(getattr(version, "versions", "1")) == 1 else f"{version.number} ({version.first}–)",
-            version.when.strftime("%Y-%m-%d %H:%M:%S"),
-            version.deed,
-            f"{version.change:+,}" if version.change else "",
-            f"{version.items:,}",
-            ", ".join(version.tags),
+            f"{one.number}" if isinstance(one, Version) or one.first == one.number else f"{one.number} ({one.first}–)",
+            one.when.strftime("%Y-%m-%d %H:%M:%S"),
+            one.deed,
+            f"{one.change:+,}" if one.change else "",
+            f"{one.items:,}",
+            ", ".join(one.tags),
         )
-        for version in versions
+        for one in listed
     ]
     print_table(["version", "when", "edit", "change", "pictures", "tags"], rows)
 

@@ -2,15 +2,20 @@
 
 Lance writes none. Of 150 single bits flipped in data files, half changed what was read and nobody noticed. A flipped
 bit among the deletions may bring a forgotten item back, or have Lance ask for more memory than there is, which ends the
-process. So the small files are compared when a memory is opened, and all of them by `retrieval.storage.checking`. A
-table on an object store has no sums: the store keeps its own.
+process. So whatever is read is compared first, once in a process: small files whole, and of large ones, by sums of
+their parts, the columns that are read. Only the pictures in large files are left to `retrieval.storage.checking`, which
+compares all: to show ten of them, whole files would have to be read. A table on an object store has no sums: the store
+keeps its own.
 """
 
 import hashlib
+import json
 import logging
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,10 +24,15 @@ from retrieval.storage.places import TABLE
 SUMS: Final = "SHA256SUMS"  # in the table's folder, with which it is copied
 MANIFESTS: Final = "_versions"
 _FOLDERS: Final = ("data", "_deletions", MANIFESTS)
+PARTS: Final = "PARTS.jsonl"  # beside it: of large data files, column, first byte, end and sum of each part
+PICTURES: Final = "thumbnail"
 _FRESH: Final = ".new"
+_LARGE: Final = 2**20  # bytes
+_REST: Final = ""  # stands for the column of what belongs to none, which says where all others are
 _LINE: Final = re.compile(rb"([0-9a-f]{64})  ([\w./-]+)")
 _MANIFEST: Final = re.compile(rf"{MANIFESTS}/(\d+)\.manifest")
 _COUNTED_FROM: Final = 2**64 - 1  # Lance names manifests by what is left to here, so that the newest comes first
+_compared: set[tuple[str, int, int, int, str]] = set()  # file, inode, time, size and column; "*" for all of it
 _logger = logging.getLogger(__name__)
 
 
@@ -38,15 +48,118 @@ def add_sums(path: Path, names: Collection[str], *, versions: Iterable[int] = ()
     if not files:
         return
     try:
-        lines = "".join(f"{digest(path / TABLE / name)}  {name}\n" for name in files)
-        with (path / TABLE / SUMS).open("ab+") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                if file.read() != b"\n":  # a writer was killed in the middle of a line
-                    lines = f"\n{lines}"
-            file.write(lines.encode())
+        _append(path / TABLE / SUMS, "".join(f"{digest(path / TABLE / name)}  {name}\n" for name in files))
+        _append(path / TABLE / PARTS, "".join(_line_of_parts(path / TABLE, name) for name in files))
+        _compared.update((*_state(path / TABLE / name), "*") for name in files)
     except OSError as error:  # the commit stands all the same
         _logger.warning("The sums of new files cannot be written to %s: %s", path / TABLE / SUMS, error)
+
+
+def _append(file: Path, lines: str) -> None:
+    if not lines:
+        return
+    with file.open("ab+") as opened:
+        if opened.tell():
+            opened.seek(-1, os.SEEK_END)
+            if opened.read() != b"\n":  # a writer was killed in the middle of a line
+                lines = f"\n{lines}"
+        opened.write(lines.encode())
+
+
+def _line_of_parts(folder: Path, name: str) -> str:
+    """Return the sums of a large data file's parts as a line of JSON; nothing for another file."""
+    from lance.file import LanceFileReader
+
+    file = folder / name
+    if not name.startswith("data/") or file.stat().st_size <= _LARGE:
+        return ""
+    about = LanceFileReader(str(file)).metadata()
+    buffers = sorted(
+        (buffer.position, column)
+        for column, pages in zip(about.schema.names, about.columns, strict=True)
+        for page in pages.pages
+        for buffer in page.buffers
+        if buffer.size
+    )
+    pages_end = max(b.position + b.size for c in about.columns for page in c.pages for b in page.buffers)
+    starts = [(0, buffers[0][1]), *buffers[1:], (pages_end, _REST)]
+    ends = [start for start, _ in starts[1:]] + [file.stat().st_size]
+    joined: list[list[Any]] = []
+    for (start, column), end in zip(starts, ends, strict=True):  # they leave no byte out
+        if joined and joined[-1][0] == column:
+            joined[-1][2] = end
+        else:
+            joined.append([column, start, end])
+    return json.dumps({name: [[*part, _digest_of_part(file, part[1], part[2])] for part in joined]}) + "\n"
+
+
+def _digest_of_part(file: Path, start: int, end: int) -> str:
+    with file.open("rb") as opened:
+        opened.seek(start)
+        return hashlib.sha256(opened.read(end - start)).hexdigest()
+
+
+def _read_parts(path: Path) -> dict[str, list[tuple[str, int, int, str]]]:
+    parts: dict[str, list[tuple[str, int, int, str]]] = {}
+    with suppress(FileNotFoundError):
+        for line in (path / TABLE / PARTS).read_bytes().splitlines():
+            with suppress(ValueError, TypeError, AttributeError):  # torn: what it is about is compared whole
+                for name, found in json.loads(line).items():
+                    parts[name] = [(str(column), int(start), int(end), str(sum_)) for column, start, end, sum_ in found]
+    return parts
+
+
+def _state(file: Path) -> tuple[str, int, int, int]:
+    about = file.stat()
+    return str(file), about.st_ino, about.st_mtime_ns, about.st_size
+
+
+def expect_data(path: Path, fragments: Iterable[Any], columns: Iterable[str] | None = None) -> None:
+    """Compare what is about to be read of fragments, given their metadata, unless this process has compared it before.
+
+    Args:
+        path: the memory's folder.
+        fragments: whose files are read.
+        columns: that are read; None for all. Of large files, pictures are never compared.
+
+    Raises:
+        ValueError: it is not as it was written.
+        OSError: a file is gone.
+    """
+    wanted = None if columns is None else frozenset(columns)
+    states = {name: _state(path / TABLE / name) for name in data_files(fragments)}
+    new = {name: state for name, state in states.items() if (*state, "*") not in _compared}
+    if wanted is not None:
+        new = {
+            name: state for name, state in new.items() if any((*state, column) not in _compared for column in wanted)
+        }
+    if not new:
+        return
+    sums = read_sums(path)
+    parts = _read_parts(path) if any(state[3] > _LARGE for state in new.values()) else {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for seen in pool.map(lambda name: _compare(path, name, new[name], wanted, sums, parts.get(name)), new):
+            _compared.update(seen)
+
+
+def _compare(
+    path: Path,
+    name: str,
+    state: tuple[str, int, int, int],
+    wanted: frozenset[str] | None,
+    sums: Mapping[str, str],
+    parts: Sequence[tuple[str, int, int, str]] | None,
+) -> list[tuple[str, int, int, int, str]]:
+    """Compare a file, or what is wanted of it; return what was compared, in the form of `_compared`."""
+    if parts is None:
+        expect_sums(path, [name], sums)
+        return [(*state, "*")]
+    held = {column for column, *_ in parts}
+    columns = (held if wanted is None else wanted & held) - {PICTURES} | {_REST}
+    for column, start, end, sum_ in parts:
+        if column in columns and _digest_of_part(path / TABLE / name, start, end) != sum_:
+            raise ValueError(f"{name} is not as it was written")
+    return [(*state, column) for column in columns | (wanted or set())]
 
 
 def read_sums(path: Path) -> dict[str, str]:
@@ -92,6 +205,11 @@ def renew_sums(path: Path) -> None:
     fresh = folder / f"{SUMS}{_FRESH}"
     fresh.write_text("".join(lines), encoding="utf-8")
     fresh.replace(path / TABLE / SUMS)
+    there, before = set(names), _read_parts(path)
+    if before.keys() - there:
+        lines = (json.dumps({name: parts}) + "\n" for name, parts in before.items() if name in there)
+        fresh.write_text("".join(lines), encoding="utf-8")
+        fresh.replace(path / TABLE / PARTS)
 
 
 def _belongs(part: str, file: Path) -> bool:
