@@ -35,6 +35,10 @@ class EditableMemory(MemoryView):
         self._editor = Editor(table, path)
         super().__init__(path, table, embedding, self._editor.snapshot)
 
+    @classmethod
+    def _of(cls, path: Path, table: ItemTable, embedding: Embedding, hidden: list[str]) -> "EditableMemory":
+        return cls(path, table, embedding)
+
     def snapshot(self, *, centred: bool = False) -> Snapshot:
         """Return the version opened or written last: its ids, labels and index."""
         self._view = self._editor.snapshot

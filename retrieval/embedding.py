@@ -21,6 +21,9 @@ from retrieval.pipeline import EmbeddedBatch, embed_images
 from retrieval.storage.table import ItemTable
 
 Item = TypeVar("Item")
+Recipe = tuple[str | Embedder | None, Requested, bool]
+"""Where the embedder is to be had, how it is to run, and whether features are kept: all that another process needs."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -45,6 +48,21 @@ class Embedding:
         self._cache = cache
         if offered is not None:
             _ = self.embedder  # what was offered is examined at once
+
+    def recipe(self) -> Recipe:
+        """Return what another process makes the same of: no weights, where they can be loaded again, and no secrets."""
+        offered = self._offered
+        if offered is not None and not isinstance(offered, str) and type(offered).__module__.startswith("retrieval."):
+            offered = offered.identity.origin or None
+        return offered, self.requested, self._cache
+
+    @classmethod
+    def by_recipe(cls, table: ItemTable, path: Path, recipe: Recipe) -> "Embedding":
+        """Return what `recipe` was asked of; its embedder is loaded, and examined, when it is first needed."""
+        offered, requested, cache = recipe
+        made = cls(table, path, None, requested, cache=cache)
+        made._offered = offered
+        return made
 
     @cached_property
     def embedder(self) -> Embedder:

@@ -75,6 +75,11 @@ class Snapshot:
     def __len__(self) -> int:
         return len(self.rows) - len(self._hidden)
 
+    @property
+    def hidden_ids(self) -> list[str]:
+        """The ids of the items that this one answers without."""
+        return self.rows.ids(self._hidden).tolist() if len(self._hidden) else []
+
     @cached_property
     def ids(self) -> Shaped[np.ndarray, " items"]:
         """Every id, in row order."""

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
 from retrieval.embedders.base import Embedder
 from retrieval.embedders.execution import Requested
-from retrieval.embedding import Embedding
-from retrieval.errors import InvalidArgument
+from retrieval.embedding import Embedding, Recipe
+from retrieval.errors import InvalidArgument, UnknownVersion
 from retrieval.images import ImageLike
 from retrieval.indexes import choose_kind
 from retrieval.indexes.base import DEFAULT_RECALL
@@ -20,6 +20,7 @@ from retrieval.settings import Settings
 from retrieval.snapshot import Snapshot, check_neighbors
 from retrieval.storage.history import Difference, Entry, Version, compare_versions, list_commands, list_versions
 from retrieval.storage.layout import INDEX
+from retrieval.storage.places import address_of, local_folder
 from retrieval.storage.table import ItemTable
 from retrieval.types import MemoryStats, Neighbors
 from retrieval.vectors import to_unit_vectors
@@ -36,6 +37,17 @@ class MemoryView:
         self._table = table
         self._embedding = embedding
         self._view = snapshot
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be pickled and copied by path and version, which are opened anew: for processes that are started by spawn."""
+        snapshot = self.snapshot()
+        path = address_of(self.path) or str(self.path.absolute())
+        return _reopen, (type(self), path, snapshot.version, snapshot.hidden_ids, self._embedding.recipe())
+
+    @classmethod
+    def _of(cls, path: Path, table: ItemTable, embedding: Embedding, hidden: list[str]) -> "MemoryView":
+        snapshot = Snapshot(table, path, saves=False)
+        return cls(path, table, embedding, snapshot.without(hidden) if hidden else snapshot)
 
     def __len__(self) -> int:
         return len(self.snapshot())
@@ -224,3 +236,26 @@ class MemoryView:
             version=self.version,
             bytes_on_disk=self._table.bytes_on_disk(),
         )
+
+
+def _reopen(kind: type[MemoryView], path: str, version: str, hidden: list[str], recipe: Recipe) -> MemoryView:
+    """Return what was pickled.
+
+    Args:
+        kind: of view.
+        path: the memory's folder or address.
+        version: its name, as `ItemTable.version_id` has it.
+        hidden: ids of the items that it answers without.
+        recipe: of its embedder.
+
+    Raises:
+        UnknownVersion: the version is not there any more.
+        NotAMemory: there is no memory at the path.
+    """
+    folder = local_folder(path)
+    table = ItemTable.open(folder)
+    if table.version_id != version:
+        table = table.at(int(version.partition("-")[0]))
+    if table.version_id != version:
+        raise UnknownVersion(f"{path} was made anew since this was pickled: open it, and pickle that")
+    return kind._of(folder, table, Embedding.by_recipe(table, folder, recipe), hidden)

@@ -18,7 +18,7 @@ from secrets import token_hex
 import numpy as np
 from jaxtyping import Int
 
-from retrieval.disk import reading, writing
+from retrieval.disk import committing, reading, writing
 from retrieval.errors import StorageError
 from retrieval.forgetting.dropped import DroppedRows, clear_indexes, keep_account
 from retrieval.forgetting.erasing import rewrite, unlink
@@ -211,7 +211,7 @@ def _clear_index(path: Path, note: Note) -> Note:
 
 def _clear_table(path: Path, note: Note, known: Known, held: Held) -> Note:
     uri = ItemTable.open(path).uri
-    with writing(path):
+    with committing(path):
         written = [f"{Path(uri).name}/data/{file}" for file in rewrite(uri, held.places)]
         files = TableFiles(uri)
         latest = files.dataset.version

@@ -30,7 +30,7 @@ DAMAGE: Final = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeEr
 HEADER: Final = "header.json"
 _CURRENT: Final = "current"
 _FRESH: Final = ".new"  # ends the name of a small file that is about to take another's place
-_READ_WHOLE: Final = 64 * 2**20  # bytes, which are compared in 40 ms: mapped files beyond are read whole by `check` alone
+_READ_WHOLE: Final = 64 * 2**20  # bytes, in 40 ms; mapped files beyond are compared by `check` alone
 _FORMAT: Final = 5
 """1 had its files directly in the folder, 2 its vectors as float16, 3 one effort for all queries, 4 rows in order."""
 

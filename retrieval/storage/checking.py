@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Int, Int16
 
-from retrieval.disk import UNREADABLE, panics, reading, writing
+from retrieval.disk import UNREADABLE, committing, in_lance, reading
 from retrieval.errors import InvalidArgument, MemoryBusy, StorageError, UnknownVersion
 from retrieval.indexes.fixed_point import ROWS, FixedPointRows
 from retrieval.indexes.generations import withdraw
@@ -167,7 +167,7 @@ def go_back(path: str | Path, version: int | str) -> None:
         MemoryBusy, StorageError: another process is writing, or the disk refuses.
     """
     path = _on_this_machine(path)
-    with writer_lock(path), writing(path):
+    with writer_lock(path), committing(path):
         survey = Survey.of(path, progress=True)
         whole = survey.whole()
         earlier = _opened(path, version)
@@ -196,7 +196,7 @@ def _put_away(path: Path, versions: Iterable[int]) -> None:
 def _opened(path: Path, version: int | str) -> Any:  # noqa: ANN401 - Lance is untyped
     import lance
 
-    with suppress(*UNREADABLE), panics():
+    with suppress(*UNREADABLE), in_lance():
         number = read_tags(path)[0].get(version) if isinstance(version, str) else version
         return lance.dataset(table_uri(path), version=number) if number else None
     return None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from jaxtyping import Float, UInt64
 
-from retrieval.disk import writing
+from retrieval.disk import committing
 from retrieval.embedders.execution import Execution
 from retrieval.progress import track
 from retrieval.storage.commands import said_of
@@ -37,7 +37,7 @@ def append(table: ItemTable, rows: "pyarrow.Table") -> "pyarrow.Table":
     import lance
 
     before = _fragment_ids(table)
-    with writing(table.path):
+    with committing(table.path):
         table.move_to(
             lance.write_dataset(
                 rows,
@@ -67,7 +67,7 @@ def replace(
     before = set() if rows is None else _fragment_ids(table)
     if address_of(table.path):
         return _replace_stored(table, addresses, rows, before)
-    with writing(table.path):
+    with committing(table.path):
         removed, updated = _without(table.dataset, addresses)
         _expect_whole(table, updated)
         new = []
@@ -95,7 +95,7 @@ def _replace_stored(
     """Do the same on an object store, where Lance cannot take rows out of one fragment: it looks through all ids."""
     import lance
 
-    with writing(table.path):
+    with committing(table.path):
         fresh = lance.dataset(table.uri)  # Lance changes the object that it deletes from or merges into
         if rows is None:
             fresh.delete(f"_rowid in ({','.join(map(str, addresses.tolist()))})")
@@ -161,7 +161,7 @@ def set_reliability(table: ItemTable, values: Float[np.ndarray, " items"] | None
     import pyarrow as pa
 
     first, before = table.version, _every_data_file(table)
-    with writing(table.path):
+    with committing(table.path):
         fresh = lance.dataset(table.uri)  # Lance changes the object that it adds to; other threads keep theirs
         old = [name for name in fresh.schema.names if name.startswith(f"{RELIABILITY}_")]
         if values is not None:
@@ -189,7 +189,7 @@ def record(table: ItemTable, execution: Execution) -> None:
         return
     settings = changed(table.settings, executions=(*table.settings.executions, execution))
     update = lance.LanceOperation.UpdateMap({SETTINGS_KEY.decode(): settings.to_json()}, replace=False)
-    with writing(table.path):
+    with committing(table.path):
         _commit(table, lance.LanceOperation.UpdateConfig(schema_metadata_updates=update), "settings")
     add_sums(table.path, (), versions=[table.version])
     table.settings = settings
@@ -205,7 +205,7 @@ def restore(table: ItemTable, version: int | str, *, deed: str = "checkout") -> 
     import lance
 
     earlier = table.at(version)
-    with writing(table.path):
+    with committing(table.path):
         _commit(table, lance.LanceOperation.Restore(earlier.version), deed, to=earlier.version)
         table.move_to(with_keys(table.path, table.dataset))
     add_sums(table.path, (), versions=[table.version])
@@ -226,7 +226,7 @@ def compact(table: ItemTable, *, keep: int, before_dropping: Callable[[ItemTable
     import lance
     from lance.optimize import Compaction
 
-    with writing(table.path):
+    with committing(table.path):
         tagged = set(tags_of(table.path).values())  # before anything is done: one may be damaged
         fresh = lance.dataset(table.uri)
         sizes = [file.file_size_bytes or 0 for fragment in fresh.get_fragments() for file in fragment.data_files()]

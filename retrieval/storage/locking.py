@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from retrieval.disk import writing
+from retrieval.disk import expect_no_fork, writing
 from retrieval.errors import MemoryBusy
 
 if TYPE_CHECKING:
@@ -24,10 +24,11 @@ def writer_lock(path: Path, *, wait_seconds: float = WAIT_SECONDS) -> Iterator[N
 
     Raises:
         MemoryBusy: another writer has had it for all that time.
-        StorageError: the folder cannot be written.
+        StorageError: the folder cannot be written, or Lance does not work in this process.
     """
     import filelock
 
+    expect_no_fork()
     # One object for a path lets a thread that holds it enter again; other threads and processes wait.
     lock = filelock.FileLock(path / LOCK, is_singleton=True)
     with writing(path):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from jaxtyping import Float
 
-from retrieval.disk import writing
+from retrieval.disk import committing
 from retrieval.settings import Settings
 from retrieval.storage.locking import writer_lock
 from retrieval.vectors import to_fixed_point
@@ -103,7 +103,7 @@ def with_keys(path: Path, dataset: Any) -> Any:  # noqa: ANN401 - Lance is untyp
     import lance
     import pyarrow as pa
 
-    with writer_lock(path), writing(path):
+    with writer_lock(path), committing(path):
         fresh = lance.dataset(dataset.uri)
         if "key" not in fresh.schema.names:  # another process may have been faster
             items = fresh.count_rows()

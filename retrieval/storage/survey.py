@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from retrieval.disk import UNREADABLE, panics
+from retrieval.disk import UNREADABLE, in_lance
 from retrieval.progress import track
 from retrieval.storage.decoding import undecodable
 from retrieval.storage.places import TABLE, table_uri
@@ -67,7 +67,7 @@ def _files_by_version(path: Path, sums: Mapping[str, str]) -> tuple[dict[int, se
         name = manifest(version)
         try:
             expect_sums(path, [name], sums)
-            with panics():
+            with in_lance():
                 fragments = [one.metadata for one in lance.dataset(table_uri(path), version=version).get_fragments()]
             files[version] = {name} | data_files(fragments) | deletion_files(fragments)
         except UNREADABLE as error:

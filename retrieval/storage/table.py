@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int, Real, Shaped, UInt64
 
 from retrieval.cachedir import folder_bytes
-from retrieval.disk import UNREADABLE, panics, reading, writing
+from retrieval.disk import UNREADABLE, committing, in_lance, reading, writing
 from retrieval.errors import NotAMemory, UnknownVersion
 from retrieval.settings import Settings
 from retrieval.storage.commands import said_of
@@ -82,7 +82,7 @@ class ItemTable:
             return cls.open(path)
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
-        with writer_lock(path), writing(path):  # of two that make it at once, the second finds it made
+        with writer_lock(path), committing(path):  # of two that make it at once, the second finds it made
             check_free(path)
             for left_over in path.glob(f"{ASIDE}*"):
                 shutil.rmtree(left_over, ignore_errors=True)
@@ -132,7 +132,7 @@ class ItemTable:
         """Move on to the latest version, which another process may have written; tell whether there was one."""
         import lance
 
-        with suppress(*UNREADABLE), panics():  # else it is damaged or is being dropped, and to open it tells which
+        with suppress(*UNREADABLE), in_lance():  # else it is damaged or is being dropped, and to open it tells which
             if _name(lance.dataset(self.uri)) == self.version_id:
                 return False
         latest = ItemTable.open(self.path)
@@ -272,7 +272,7 @@ def open_version(path: Path, number: int, sums: Mapping[str, str] | None = None)
         return lance.dataset(uri, version=number or None)
     if sums is None:
         sums = read_sums(path)
-    with panics():
+    with in_lance():
         expect_sums(path, [manifest(number)], sums)
         dataset = lance.dataset(uri, version=number)
         expect_sums(path, deletion_files(fragment.metadata for fragment in dataset.get_fragments()), sums)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from retrieval.disk import UNREADABLE, panics
+from retrieval.disk import UNREADABLE, in_lance
 from retrieval.errors import InvalidArgument, StorageError, UnknownVersion
 from retrieval.storage.places import TABLE, address_of, shown, table_uri
 from retrieval.storage.sums import MANIFESTS, manifest, version_of
@@ -162,7 +162,7 @@ def drop_versions(path: Path, versions: Collection[int]) -> dict[str, int]:
 
 def _transaction(dataset: Any, version: int) -> str | None:  # noqa: ANN401 - Lance is untyped
     """Return the name of the file with Lance's record of the change that made a version; None where it is damaged."""
-    with suppress(*UNREADABLE), panics():
+    with suppress(*UNREADABLE), in_lance():
         change = dataset.read_transaction(version)
         return f"{change.read_version}-{change.uuid}.txn"
     return None

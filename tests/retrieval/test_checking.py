@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 from retrieval.embedders.base import foreign_vectors
-from retrieval.errors import NotAMemory, StorageError, UnknownVersion
+from retrieval.errors import NotAMemory, StorageError, UnknownVersion, VisualMemoryError
 from retrieval.memory import VisualMemory
 from retrieval.storage.check_cli import check
 from retrieval.storage.checking import check_memory, go_back
@@ -68,6 +69,19 @@ def newest(path: Path, part: str) -> Path:
 def answers(memory: VisualMemory) -> list[object]:
     found = memory.search_vectors(vectors(5, 9), k=10)
     return [found.ids.tolist(), found.labels.tolist(), found.distances.tolist()]
+
+
+FLIPS = int(os.environ.get("VMEM_TEST_FLIPS", "1"))
+READS: dict[str, Callable[[Path], object]] = {
+    "search": lambda path: answers(VisualMemory.open(path)),
+    "stats": lambda path: [VisualMemory.open(path).stats().labels, VisualMemory.open(path).settings],
+    "history": lambda path: VisualMemory.open(path).history(),
+    "versions": lambda path: [answers(VisualMemory.open(path).at(version)) for version in (2, "kept", 5)],
+}
+
+
+def everything_read(path: Path) -> dict[str, object]:
+    return {name: read(path) for name, read in READS.items()}
 
 
 def run(command: Callable[..., None], *arguments: object) -> tuple[int, str]:
@@ -226,7 +240,7 @@ def test_the_findings_can_be_had_as_json(path: Path) -> None:
 def test_one_bit_of_an_old_version_s_list_is_said_in_a_sentence(path: Path) -> None:
     memory, file = VisualMemory.open(path), path / "items.lance" / manifest(2)
     whole = file.read_bytes()
-    for place in range(0, len(whole), 7):
+    for place in range(0, len(whole), 61):
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
         assert not check_memory(path, progress=False).sound
         assert len(memory.at(3)) == 60
@@ -268,3 +282,44 @@ def test_a_tag_of_before_has_no_sum_and_is_read(path: Path) -> None:
     assert lance.dataset(str(path / "items.lance")).tags.list()["new"]["version"] == 5
     memory.untag("old")
     assert [version.tags for version in memory.history(limit=2)] == [(), ("new",)]
+
+
+def test_no_damaged_byte_of_any_file_gives_a_wrong_answer_or_a_traceback(path: Path) -> None:
+    """Of each file some bytes; ``VMEM_TEST_FLIPS`` says how many, a few by default."""
+    VisualMemory.open(path).tag("kept", version=3)
+    seed = random.randrange(2**32)
+    chance, right = random.Random(seed), everything_read(path)
+    for file in sorted(file for file in path.rglob("*") if file.is_file() and file.stat().st_size):
+        whole = file.read_bytes()
+        for place in chance.sample(range(len(whole)), min(FLIPS, len(whole))):
+            file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << chance.randrange(8)]) + whole[place + 1 :])
+            for name, read in READS.items():
+                try:
+                    assert read(path) == right[name], (name, file, place, seed)
+                except VisualMemoryError as error:
+                    assert "\n" not in str(error)
+            check_memory(path, progress=False)
+            file.write_bytes(whole)
+
+
+def test_of_a_large_file_the_columns_that_are_read_are_compared(tmp_path: Path) -> None:
+    memory = VisualMemory.create(tmp_path / "m", embedder=foreign_vectors("made", 256))
+    memory.add_vectors(
+        [f"{i}" for i in range(4000)], ["some"] * 4000, np.random.default_rng(0).normal(size=(4000, 256))
+    )
+    (file,) = (memory.path / "items.lance" / "data").iterdir()
+    (line,) = (memory.path / "items.lance" / "PARTS.jsonl").read_text().splitlines()
+    (parts,) = json.loads(line).values()
+    assert [parts[0][1], parts[-1][2]] == [0, file.stat().st_size]
+    assert [part[1] for part in parts[1:]] == [part[2] for part in parts[:-1]]
+    assert {part[0] for part in parts} == {"id", "label", "key", "vector", ""}  # the last says where the others are
+    for _, start, end, _ in parts:
+        os.utime(file)  # what this process has compared before it does not read again
+        content = bytearray(file.read_bytes())
+        content[(start + end) // 2] ^= 1
+        file.write_bytes(content)
+        with pytest.raises(NotAMemory, match="is not as it was written"):
+            VisualMemory.open(memory.path).search_vectors(np.ones((1, 256)), k=1)
+        content[(start + end) // 2] ^= 1
+        file.write_bytes(content)
+        assert len(VisualMemory.open(memory.path).search_vectors(np.ones((1, 256)), k=1).ids) == 1

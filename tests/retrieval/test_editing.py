@@ -54,9 +54,40 @@ def test_forgetting_takes_a_condition_on_id_label_and_source(memory):
 
 
 def test_a_condition_that_is_none_is_an_error(memory):
-    for condition in ("label ==== 3", "", "id = ?"):
-        with pytest.raises(InvalidArgument, match="is no condition on id, label and source"):
+    for condition in (
+        *("label ==== 3", "", "id = ?", "id", "'a'", "id = 'a' AND", "id = 'a' label = 'b'", "(id = 'a'", "id = 'a"),
+        *("id = '1'; DROP TABLE items", "id = '1' -- AND label = 'x'", "id = '1' /* */", "key = 1", "vector IS NULL"),
+        *("regexp_match(id, '(a+)+$')", "id IN (SELECT id)", "lower(upper(id)) = 'a'", "id = 1"),
+        *("(" * 100_000 + "true" + ")" * 100_000, "NOT " * 100_000 + "true", " OR ".join(["id = 'a'"] * 10_000)),
+        *("id LIKE '" + "%a" * 100_000 + "'", "id = '" + "a" * 2_000_000 + "'"),
+    ):
+        with pytest.raises(InvalidArgument, match="is no condition on id, label and source") as caught:
             memory.forget(where=condition)
+        assert len(str(caught.value)) < 700
+    assert len(memory) == 60
+
+
+@pytest.mark.parametrize(
+    ("condition", "items"),
+    [
+        ("true", 60),
+        ("NOT true OR false", 0),
+        ("label = 'class 1' and (id = '1' OR id = '7' OR id = '8')", 2),
+        ("id IN ('1', '2', 'x') AND label <> 'class 1'", 1),
+        ("id NOT IN ('1', '2')", 58),
+        ("label LIKE 'class _' AND id NOT LIKE '5%'", 49),
+        ("UPPER(label) = 'CLASS 3'", 10),
+        ("label ilike 'CLASS 3'", 10),
+        ("id BETWEEN '1' AND '19'", 11),
+        ("id >= '58' AND id < '6'", 2),
+        ("source IS NULL", 60),
+        ("source = 'x' OR NOT source = 'x' OR source LIKE '%'", 0),  # of what is not known, neither holds
+        ("\"label\" = 'quote''s'", 0),
+        ("id IN (" + ", ".join(f"'{i}'" for i in range(50_000)) + ")", 60),
+    ],
+)
+def test_a_condition_holds_for_what_sql_says(memory, condition, items):
+    assert len(memory._table.select(condition)) == items
 
 
 def test_unknown_ids_are_an_error_and_change_nothing(memory):

@@ -1,6 +1,10 @@
 """The memory: what goes in can be found again, survives, and is never mixed with another embedder's vectors."""
 
+import copy
+import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +19,7 @@ from retrieval.errors import (
     MissingWeights,
     NotAMemory,
     NotAnImage,
+    UnknownVersion,
 )
 from tests.conftest import save_dinov2
 
@@ -124,3 +129,72 @@ def test_a_memory_whose_index_cannot_be_saved_is_searched_all_the_same(tmp_path:
     memory.add_vectors(["a", "b", "c"], ["x", "y", "z"], np.eye(3))
     (memory.path / "index").write_text("a file in the index's place")
     assert memory.search_vectors(np.eye(3), k=1).ids[:, 0].tolist() == ["a", "b", "c"]
+
+
+READER = """
+import pickle, sys
+for memory in pickle.load(sys.stdin.buffer):
+    found = memory.search_vectors(memory.snapshot().vectors()[:1], k=2)
+    print(type(memory).__name__, memory.version, len(memory), found.ids.tolist())
+"""
+
+
+def test_a_memory_and_its_views_can_be_pickled_for_processes_started_by_spawn(tmp_path: Path) -> None:
+    memory = VisualMemory.create(tmp_path / "m", embedder=foreign_vectors("made", 64))
+    memory.add_vectors(["a", "b", "c"], ["x", "y", "z"], np.eye(64)[:3] + 0.1)
+    memory.forget(ids=["b"])
+    views = [memory, memory.at(2), memory.at(2).without(["c"])]
+    pickled = pickle.dumps(views)
+    assert len(pickled) < 2000  # a path, a version, and how to load the embedder
+    done = subprocess.run([sys.executable, "-c", READER], input=pickled, capture_output=True, check=True, cwd="/")
+    first, second, third = done.stdout.decode().splitlines()
+    assert first == "VisualMemory 3 2 [['a', 'c']]"
+    assert second.startswith("MemoryView 2 3 [['a', ") and third == "MemoryView 2 2 [['a', 'b']]"
+    twin = copy.deepcopy(memory)
+    twin.relabel("w", ids=["a"])
+    assert memory.snapshot().labels.tolist() == ["x", "z"] and memory.refresh()
+    memory.compact(keep=1)
+    with pytest.raises(UnknownVersion, match="has no version 3"):
+        pickle.loads(pickled)
+
+
+def test_a_pickled_memory_loads_its_embedder_anew_and_holds_no_weights(built: Path, pictures: Path) -> None:
+    memory = VisualMemory.open(built)
+    query = pictures / "red" / "0.png"
+    expected = memory.search(query, k=3).ids.tolist()
+    for opened in (memory, VisualMemory.open(built, embedder=memory.embedder)):
+        pickled = pickle.dumps(opened)
+        assert len(pickled) < 2000
+        assert pickle.loads(pickled).search(query, k=3).ids.tolist() == expected
+
+
+FORKED = """
+import os, sys
+import numpy as np
+from retrieval import VisualMemory
+from retrieval.errors import StorageError
+
+memory = VisualMemory.open(sys.argv[1])
+memory.search_vectors(np.eye(64)[:1], k=1)
+child = os.fork()
+if child == 0:
+    print(memory.search_vectors(np.eye(64)[:1], k=1).ids.tolist())
+    for use in (lambda: VisualMemory.open(sys.argv[1]), memory.history, lambda: memory.forget(ids=["a"])):
+        try:
+            use()
+        except StorageError as error:
+            print(error)
+    sys.stdout.flush()
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+print(len(memory.history()))
+"""
+
+
+def test_a_forked_process_searches_what_is_at_hand_and_is_refused_the_rest_in_a_sentence(tmp_path: Path) -> None:
+    memory = VisualMemory.create(tmp_path / "m", embedder=foreign_vectors("made", 64), index="exact")
+    memory.add_vectors(["a", "b"], ["x", "y"], np.eye(64)[:2])
+    command = [sys.executable, "-W", "ignore", "-c", FORKED, str(memory.path)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+    assert (lines[0], lines[-1], len(lines)) == ("[['a']]", "2", 5)
+    assert all("forked from one that had opened a memory" in line and "by spawn" in line for line in lines[1:4])
