@@ -134,8 +134,9 @@ def _draw_class(context: ServeContext, label: str, asked: Mapping[str, str]) -> 
 
 
 def _draw_versions(context: ServeContext) -> None:
-    versions = context.memory.history(limit=_VERSIONS)
-    words("p", "Each edit is a version; `vmem memory checkout` goes back to one.", "soft")
+    versions = context.memory.commands(limit=_VERSIONS)
+    said = "`vmem memory undo` takes back the last command, `vmem memory checkout` goes back to a version."
+    words("p", said, "soft")
     rows = [
         [
             str(version.number),

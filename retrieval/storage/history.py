@@ -107,7 +107,7 @@ def _versions(table: ItemTable, newest: int) -> Iterator[Version]:
             yield replace(later, change=later.items - found.items if follows else None)
         later = found
     if later:
-        yield later
+        yield replace(later, change=later.items) if later.number == 1 else later
 
 
 def _read_version(dataset: Any, tags: tuple[str, ...]) -> Version:  # noqa: ANN401 - Lance is untyped

@@ -88,8 +88,10 @@ def set_tag(path: Path, name: str, version: int) -> None:
             f"{name!r} is no tag: letters, digits, dashes and single dots, beginning with a letter, expected"
         )
     tags = tags_of(path)
-    if name in tags:
+    if tags.get(name, version) != version:
         raise InvalidArgument(f"tag {name!r} is version {tags[name]}'s: untag it first, or choose another")
+    if name in tags:  # a command that was killed is run again
+        return
     if address_of(path):
         _remote_tags(path).create(name, version)
         return

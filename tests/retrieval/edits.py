@@ -9,6 +9,7 @@ import random
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from retrieval.errors import UnknownVersion
 from retrieval.forgetting.deed import erase_items
 from retrieval.memory import VisualMemory
 from retrieval.storage.history import find_undone
+from retrieval.storage.versions import version_numbers
 
 DIMENSION = 16
 CLUSTERS = 200
@@ -67,14 +69,14 @@ def create(path):
     return memory
 
 
-def random_edit(chance, ids, versions, often, undone=None):
+def random_edit(chance, ids, versions, often, undone):
     """Return an edit of a memory that holds some ids, often of one kind, as JSON has it.
 
-    ``undone`` is the version that `undo` would go back to.
+    ``undone`` tells the version that `undo` would go back to.
     """
     kind = chance.choice([often, *chance.choices(KINDS, WEIGHTS)])
-    if kind == "undo" and undone in versions:
-        return {"kind": kind, "version": undone}
+    if kind == "undo" and (before := undone()) in versions:
+        return {"kind": kind, "version": before}
     kind = "add" if kind == "undo" else kind
     seed = chance.getrandbits(40)
     if (kind == "grow" and len(ids) > ITEMS + MANY) or (kind == "shrink" and len(ids) < ITEMS):
@@ -199,11 +201,11 @@ def main(path, log, seed, often):
 
         say(done=memory.version)
         while True:
-            edit = random_edit(chance, memory.snapshot().ids.tolist(), versions, often, version_before(memory))
+            edit = random_edit(chance, memory.snapshot().ids.tolist(), versions, often, partial(version_before, memory))
             say(begun=edit)
             make(memory, edit)
             say(done=memory.version)
-            known = {version.number for version in memory.history()}  # erasing drops some
+            known = set(version_numbers(path))  # erasing drops some
             versions = [version for version in (*versions, memory.version) if version in known][-20:]
 
 

@@ -237,8 +237,9 @@ def test_a_tag_names_a_version(memory):
 
 def test_a_tag_is_not_given_twice_and_is_no_number(memory):
     memory.tag("kept")
-    with pytest.raises(InvalidArgument, match="tag 'kept' is version"):
-        memory.tag("kept")
+    memory.tag("kept")  # as it is already
+    with pytest.raises(InvalidArgument, match="tag 'kept' is version 2's: untag it first"):
+        memory.tag("kept", version=1)
     for name in ("12", "a..b", "a.", "a.lock", "a b", ""):
         with pytest.raises(InvalidArgument, match="is no tag"):
             memory.tag(name)

@@ -1,6 +1,8 @@
 """vmem memory relabel, history, diff, tag, untag, checkout, undo and compact."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 
 from retrieval import VisualMemory
 from retrieval.embedders.base import foreign_vectors
+from retrieval.errors import UnknownVersion
 from retrieval.storage.commands import command
 from retrieval.storage.history_cli import checkout, compact, diff, history, relabel, tag, undo, untag
 from tests.commands import Run, runner
@@ -96,3 +99,51 @@ def test_the_last_command_is_taken_back_with_all_its_versions_and_says_how_many_
     assert len(VisualMemory.open(path)) == ITEMS
     run("checkout", path, 6)
     assert "pictures went" in run("undo", path) and len(VisualMemory.open(path)) == ITEMS
+
+
+BUILDER = """
+import os, sys
+import numpy as np
+from pathlib import Path
+from retrieval import VisualMemory
+from retrieval.embedders.base import foreign_vectors
+from retrieval.errors import UnknownVersion
+from retrieval.storage.history import going_on
+from retrieval.storage.layout import is_memory
+
+path, origin, first, ending = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
+with going_on(path, "build", origin):
+    made = VisualMemory.open(path) if is_memory(path) else VisualMemory.create(path, embedder=foreign_vectors("m", 8))
+    for number in range(first, first + 3):
+        made.add_vectors([f"{number}"], ["x"], np.ones((1, 8)))
+    if ending == "killed":
+        os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_build_that_was_killed_and_run_again_is_one_command(tmp_path: Path) -> None:
+    path = tmp_path / "built"
+
+    def build(origin: str, first: int, ending: str) -> None:
+        command = [sys.executable, "-c", BUILDER, str(path), origin, str(first), ending]
+        assert subprocess.run(command, check=False).returncode == (-9 if ending == "killed" else 0)
+
+    build("photos", 0, "killed")
+    build("photos", 3, "ended")
+    memory = VisualMemory.open(path)
+    (entry,) = memory.commands()
+    assert (entry.deed, entry.first, entry.versions, entry.items) == ("build", 1, (7, 6, 5, 4, 3, 2, 1), 6)
+    with pytest.raises(UnknownVersion, match="has nothing more to undo: it begins with 'build', versions 1 to 7"):
+        memory.undo()
+    build("photos", 6, "killed")
+    memory.forget(ids=["0"])
+    build("photos", 9, "ended")  # something else was done between
+    memory.refresh()
+    assert [(entry.deed, entry.change) for entry in memory.commands()] == [
+        ("build", 3),
+        ("forget", -1),
+        ("build", 3),
+        ("build", 6),
+    ]
+    assert memory.undo().first == 12 and len(memory) == 8
+    assert not list(path.glob(".command"))
