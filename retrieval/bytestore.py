@@ -9,6 +9,7 @@ import diskcache
 TROUBLE: Final = (OSError, ValueError, sqlite3.Error, diskcache.Timeout)
 """What a damaged, locked, full or unreachable store raises."""
 
+DATABASE: Final = "cache.db"  # diskcache's name for it
 _RAW: Final = 1  # diskcache's mode for values that lie in its database as they are
 
 
@@ -40,5 +41,8 @@ def open_store(folder: Path, *, size_limit: int) -> Any:  # noqa: ANN401 - diskc
     Raises:
         one of `TROUBLE`.
     """
+    folder.mkdir(parents=True, exist_ok=True)  # diskcache and SQLite would let nobody else write, whatever the umask
+    if not (folder / DATABASE).exists():
+        (folder / DATABASE).touch()  # an empty file is an empty database; its log takes the same mode
     # What is deleted is overwritten: SQLite would leave it in the file until its place is needed.
     return diskcache.Cache(str(folder), disk=_BytesOnly, size_limit=size_limit, sqlite_secure_delete=1)

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from retrieval.bytestore import DATABASE
 from retrieval.cachedir import cache_folder
-from retrieval.forgetting.traces import DATABASE, FeatureTraces, Forgotten, Marks, Traces, drop_entries, opened
+from retrieval.forgetting.traces import FeatureTraces, Forgotten, Marks, Traces, drop_entries, names_in, opened
 
 KIND: Final = "replies"  # folder of the cache
 SIZE_LIMIT: Final = 20 * 2**30  # bytes; beyond it the oldest go
@@ -42,17 +43,17 @@ class ReplyTraces:
         if not self.folders():
             return 0
         with opened(self._folder, SIZE_LIMIT) as store:
-            return drop_entries(self._folder, store, _names(store, items.thumbnails), items)
+            return drop_entries(self._folder, store, _names(self._folder, store, items.thumbnails), items)
 
     def remains(self, marks: Marks) -> list[str]:
         """Return how many entries show forgotten thumbnails."""
         if not self.folders():
             return []
         with opened(self._folder, SIZE_LIMIT) as store:
-            pictures = {name.removeprefix(IMAGE) for name in store.iterkeys() if name.startswith(IMAGE)}
-            for _, shown in _records(store):
+            pictures = {name.removeprefix(IMAGE) for name in names_in(self._folder) if name.startswith(IMAGE)}
+            for _, shown in _records(self._folder, store):
                 pictures.update(shown, *shown.values())
-            names = _names(store, frozenset(filter(marks.is_thumbnail, pictures)))
+            names = _names(self._folder, store, frozenset(filter(marks.is_thumbnail, pictures)))
         return [f"{len(names)} pictures, requests and replies in {self._folder}"] if names else []
 
 
@@ -61,22 +62,22 @@ def every_trace() -> list[Traces]:
     return [FeatureTraces(), ReplyTraces()]
 
 
-def _names(store: Any, thumbnails: frozenset[str]) -> list[str]:  # noqa: ANN401 - diskcache is untyped
+def _names(folder: Path, store: Any, thumbnails: frozenset[str]) -> list[str]:  # noqa: ANN401 - diskcache is untyped
     """Return the entries that are or show one of some pictures."""
     names, pictures = [], set(thumbnails)
-    for name, shown in _records(store):
+    for name, shown in _records(folder, store):
         if not thumbnails.isdisjoint(itertools.chain(shown, *shown.values())):
             names.append(name)
             pictures |= {picture for picture, drawn in shown.items() if not thumbnails.isdisjoint(drawn)}
     return names + [IMAGE + digest for digest in sorted(pictures) if IMAGE + digest in store]
 
 
-def _records(store: Any) -> Iterator[tuple[str, dict[str, list[str]]]]:  # noqa: ANN401 - diskcache is untyped
+def _records(folder: Path, store: Any) -> Iterator[tuple[str, dict[str, list[str]]]]:  # noqa: ANN401 - diskcache is untyped
     """Yield the entries of requests and replies, with the digests of the pictures that they show.
 
     Each picture comes with the digests of those that were drawn into it, where it is a sheet.
     """
-    for name in list(store.iterkeys()):
+    for name in names_in(folder):
         if not name.startswith((REPLY, ASKED)):
             continue
         try:

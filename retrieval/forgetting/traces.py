@@ -2,21 +2,21 @@
 
 import hashlib
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 
-from retrieval.bytestore import TROUBLE, open_store
+from retrieval.bytestore import DATABASE, TROUBLE, open_store
 from retrieval.cachedir import cache_folder
 from retrieval.errors import StorageError
-from retrieval.features import ABOUT, SIZE_LIMIT
+from retrieval.features import SIZE_LIMIT
 
 SALT_BYTES: Final = 32
 _DIGEST_BYTES: Final = 16
-DATABASE: Final = "cache.db"  # of a diskcache
 
+_OWN_NAME: Final = "raw = 1 AND typeof(key) = 'text'"  # as `bytestore` writes them; others may hold a pickle
 _ASKED_TOGETHER: Final = 500  # values in one question: SQLite takes 32,766 at most
 
 
@@ -133,23 +133,22 @@ class FeatureTraces:
 
     def folders(self) -> list[Path]:
         """Return the folder of each embedder and precision."""
-        return sorted(about.parent for about in cache_folder("features").glob(f"*/{ABOUT}"))
+        return sorted(store.parent for store in cache_folder("features").glob(f"*/{DATABASE}"))
 
     def secrets(self, items: Forgotten) -> list[bytes]:
-        """Return the kept vectors of the items' pictures, which are float32."""
-        kept: list[object] = []
+        """Return the kept vectors of the items' pictures, which are float32, damaged ones as they are."""
+        kept: list[bytes] = []
         for folder in self.folders():
-            with opened(folder, SIZE_LIMIT) as store:
-                kept.extend(map(store.get, items.pictures))
-        return [value for value in kept if isinstance(value, bytes)]
+            with opened(folder, SIZE_LIMIT):
+                kept += _values_of(folder, items.pictures)
+        return kept
 
     def drop(self, items: Forgotten) -> int:
         """Drop the features of the items' pictures, which other memories compute again if they need them."""
         dropped = 0
         for folder in self.folders():
             with opened(folder, SIZE_LIMIT) as store:
-                kept = [value for value in map(store.get, items.pictures) if isinstance(value, bytes)]
-                names = {*items.pictures, *_keys_of(folder, kept)}
+                names = {*items.pictures, *_keys_of(folder, _values_of(folder, items.pictures))}
                 dropped += drop_entries(folder, store, names, items)
         return dropped
 
@@ -157,31 +156,67 @@ class FeatureTraces:
         """Return where features of forgotten pictures are kept."""
         found = []
         for folder in self.folders():
-            with opened(folder, SIZE_LIMIT) as store:
-                count = sum(map(marks.is_picture, store.iterkeys()))
+            with opened(folder, SIZE_LIMIT):
+                count = sum(map(marks.is_picture, names_in(folder)))
             if count:
                 found.append(f"{count} features of forgotten pictures in {folder}")
         return found
 
 
+def names_in(folder: Path) -> list[str]:
+    """Return the names of a store's entries; those that this program did not write have none."""
+    with _database(folder) as database:
+        return [name for (name,) in database.execute(f"SELECT key FROM Cache WHERE {_OWN_NAME}")]
+
+
+def _values_of(folder: Path, names: Iterable[str]) -> list[bytes]:
+    found = _ask(folder, f"SELECT value FROM Cache WHERE {_OWN_NAME} AND key IN", list(names))
+    return [value for value in found if isinstance(value, bytes)]
+
+
 def _keys_of(folder: Path, values: list[bytes]) -> list[str]:
     """Return under which names a store keeps some values: a picture has another digest as a file than decoded."""
-    found: list[str] = []
-    database = sqlite3.connect(folder / DATABASE, timeout=60)
-    try:
-        for start in range(0, len(values), _ASKED_TOGETHER):
-            some = values[start : start + _ASKED_TOGETHER]
-            asked = f"SELECT key FROM Cache WHERE value IN ({','.join('?' * len(some))})"
-            found += [key for (key,) in database.execute(asked, some) if isinstance(key, str)]
-    finally:
-        database.close()
+    found = _ask(folder, f"SELECT key FROM Cache WHERE {_OWN_NAME} AND value IN", values)
+    return [key for key in found if isinstance(key, str)]
+
+
+def _ask(folder: Path, question: str, choices: Sequence[str | bytes]) -> list[object]:
+    """Return what a database answers to a question that ends in a choice of values."""
+    found: list[object] = []
+    with _database(folder) as database:
+        for start in range(0, len(choices), _ASKED_TOGETHER):
+            some = choices[start : start + _ASKED_TOGETHER]
+            found += [one for (one,) in database.execute(f"{question} ({','.join('?' * len(some))})", some)]
     return found
 
 
+def _drop_foreign(folder: Path) -> int:
+    """Drop entries that are damaged, or that another program wrote; return how many there were."""
+    foreign = f"NOT ({_OWN_NAME} AND mode = 1 AND typeof(value) = 'blob')"
+    with _database(folder) as database:
+        files = database.execute(f"SELECT filename FROM Cache WHERE {foreign} AND filename IS NOT NULL").fetchall()
+        dropped = database.execute(f"DELETE FROM Cache WHERE {foreign}").rowcount
+    for (name,) in files:
+        file = (folder / str(name)).resolve()
+        if file.is_relative_to(folder.resolve()):
+            file.unlink(missing_ok=True)
+    return dropped
+
+
+@contextmanager
+def _database(folder: Path) -> Iterator[sqlite3.Connection]:
+    database = sqlite3.connect(folder / DATABASE, timeout=60, isolation_level=None)
+    try:
+        yield database
+    finally:
+        database.close()
+
+
 def drop_entries(folder: Path, store: Any, names: Iterable[str], items: Forgotten) -> int:  # noqa: ANN401 - untyped
-    """Drop entries of a store, and wipe them out of its file; return how many there were."""
+    """Drop entries of a store, and those that nobody can read, and wipe them out of its file; return how many."""
     with store.transact():
         dropped = sum(bool(store.delete(name)) for name in names)
+    dropped += _drop_foreign(folder)
     if dropped or items.cut_off:
         store.close()
         _wipe(folder)
@@ -190,12 +225,9 @@ def drop_entries(folder: Path, store: Any, names: Iterable[str], items: Forgotte
 
 def _wipe(folder: Path) -> None:
     """Rewrite a store's file: SQLite leaves what it deletes, or moves from page to page, where it was."""
-    database = sqlite3.connect(folder / DATABASE, timeout=60, isolation_level=None)
-    try:
+    with _database(folder) as database:
         database.execute("VACUUM")
         busy = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-    finally:
-        database.close()
     if busy:
         raise StorageError(
             f"{folder} is being read by another process: end that, and run `vmem memory forget MEMORY --resume`"

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import diskcache
 import numpy as np
 import pytest
 
@@ -87,6 +88,16 @@ def test_entries_that_this_program_did_not_write_stop_nothing(filled: ReplyStore
     for number, value in enumerate((b"[]", b"{", b'{"parts": 3}', json.dumps({"parts": [{}]}).encode())):
         filled._store.set(f"reply:{number}", value)
     assert ReplyTraces(tmp_path / "replies").drop(FORGOTTEN) == 3
+
+
+def test_entries_that_nobody_can_read_stop_nothing_and_go(filled: ReplyStore, tmp_path: Path) -> None:
+    with diskcache.Cache(str(tmp_path / "replies"), disk=diskcache.Disk) as ordinary:
+        ordinary.set(("no", "text"), b"1")
+        ordinary.set("reply:foreign", {"a": "pickle"})
+    traces = ReplyTraces(tmp_path / "replies")
+    assert traces.remains(MARKS) == [f"3 pictures, requests and replies in {tmp_path / 'replies'}"]
+    assert traces.drop(FORGOTTEN) == 5 and traces.remains(MARKS) == []
+    assert filled.get(key_of("m", asked(TWO, QUERY))) is not None
 
 
 def test_a_store_that_cannot_be_used_is_said_with_what_to_do(tmp_path: Path) -> None:

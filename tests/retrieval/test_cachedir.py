@@ -128,3 +128,32 @@ print(*(oct(path.stat().st_mode & 0o777) for path in (made, made / "inner", made
             [sys.executable, "-c", program, str(tmp_path / umask), umask], capture_output=True, text=True, check=True
         )
         assert ran.stdout.strip() == expected
+
+
+BUILD_AND_ERASE = """
+import os, sys
+import numpy as np
+from agent.reply_store import ReplyStore
+from retrieval.building import build_memory
+os.umask(0o002)
+memory, _ = build_memory(sys.argv[1], sys.argv[2], embedder=sys.argv[3], index="scann")
+memory.search(np.zeros((8, 8, 3), np.uint8), k=1)
+memory.tag("first")
+memory.erase(ids=["red/0.png"])
+ReplyStore()
+"""
+
+
+def test_two_users_of_one_group_share_whatever_is_kept_and_a_memory(
+    tmp_path: Path, pictures: Path, checkpoint: Path
+) -> None:
+    subprocess.run(
+        [sys.executable, "-c", BUILD_AND_ERASE, str(tmp_path / "memory"), str(pictures), str(checkpoint)],
+        env=os.environ | {"VMEM_CACHE": str(tmp_path / "cache")},
+        check=True,
+    )
+    paths = [path for place in ("memory", "cache") for path in (tmp_path / place).rglob("*")]
+    kinds = {path.relative_to(tmp_path / "cache").parts[0] for path in paths if path.is_relative_to(tmp_path / "cache")}
+    assert kinds >= {"features", "models", "replies"}
+    shared = {path: 0o770 if path.is_dir() else 0o660 for path in paths}
+    assert [path for path, bits in shared.items() if path.stat().st_mode & bits != bits] == []

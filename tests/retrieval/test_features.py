@@ -17,6 +17,7 @@ from retrieval.embedders.base import Embedder
 from retrieval.embedders.execution import Execution
 from retrieval.errors import VisualMemoryWarning
 from retrieval.features import FeatureCache, cached_features, content_digest
+from retrieval.forgetting.traces import FeatureTraces, Forgotten, Marks
 from retrieval.pipeline import embed_images
 from tests.conftest import draw, save_dinov2
 
@@ -129,6 +130,28 @@ def test_a_pickle_that_somebody_left_in_the_cache_is_not_loaded(embedder: Counti
         ordinary.set("a", {"a": "pickle"})
     with pytest.warns(VisualMemoryWarning, match="a value that this program did not write"):
         assert FeatureCache(embedder.identity, embedder.execution).get("a") is None
+
+
+FORGOTTEN = Forgotten(frozenset({"one"}), frozenset({"one's file", "one, decoded"}), frozenset())
+
+
+def test_values_that_are_damaged_or_anothers_stop_no_erasing_and_go_with_it(embedder: Counting) -> None:
+    features = FeatureCache(embedder.identity, embedder.execution)
+    features.put({"one's file": UNIT, "another": UNIT[::-1] * np.arange(1, 33)})
+    with diskcache.Cache(str(features.folder), disk=diskcache.Disk) as ordinary:
+        ordinary.set("one, decoded", {"a": "another program"})  # where the vector of a forgotten picture should be
+        ordinary.set(("no", "text"), b"1")
+        ordinary.set("large", "in a file of its own" * 10_000)
+    with sqlite3.connect(features.folder / "cache.db") as database:
+        database.execute("INSERT INTO Cache (key, raw, store_time, mode, value) VALUES ('third', 1, 0, 1, 'no bytes')")
+    (file,) = features.folder.glob("*/*/*.val")
+    traces, marks = FeatureTraces(), Marks.of(FORGOTTEN, b"salt")
+    assert UNIT.tobytes() in traces.secrets(FORGOTTEN) and len(traces.remains(marks)) == 1
+    assert traces.drop(FORGOTTEN) == 5
+    assert traces.remains(marks) == [] and not file.exists()
+    with FeatureCache(embedder.identity, embedder.execution)._store as left:
+        assert list(left.iterkeys()) == ["another"]
+    assert not any(b"another program" in kept.read_bytes() for kept in features.folder.glob("*.*"))
 
 
 def test_a_vector_of_another_length_is_no_feature(embedder: Counting) -> None:
