@@ -61,9 +61,34 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, TypeError, UnicodeError) as error:  # TypeError: Lance about a path that is no UTF-8
         reason = getattr(error, "strerror", None) or _first_line(error)
-        full = "No space left" in reason
-        cure = "free some space and run the same command again" if full else "choose a path you may write to"
+        cure = cure_of_refusal(reason) or "choose a path you may write to"
         raise StorageError(f"{shown(path)} cannot be written: {reason}; {cure}") from error
+
+
+def cure_of_refusal(reason: str) -> str | None:
+    """Say what to do where a disk is full, or the system limits the size of files; None for another reason.
+
+    Args:
+        reason: as the system, Lance or SQLite says it.
+    """
+    limited = _file_size_limit()
+    if limited is not None and any(words in reason for words in ("File too large", "No space left", "disk I/O error")):
+        return (
+            f"files of this process may have {limited:,} bytes at most: raise that limit (`ulimit -f`) and run the same"
+            " command again"
+        )
+    if any(words in reason for words in ("No space left", "disk is full")):
+        return "free some space and run the same command again"
+    return None
+
+
+def _file_size_limit() -> int | None:
+    try:
+        import resource
+    except ImportError:  # on Windows, which has none
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return None if limit == resource.RLIM_INFINITY else int(limit)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 from retrieval.bytestore import DATABASE, TROUBLE, open_store
 from retrieval.cachedir import cache_folder
+from retrieval.disk import cure_of_refusal
 from retrieval.errors import StorageError
 from retrieval.features import SIZE_LIMIT
 
@@ -241,7 +242,8 @@ def opened(folder: Path, size_limit: int) -> Iterator[Any]:
         with open_store(folder, size_limit=size_limit) as store:
             yield store
     except TROUBLE as error:
+        cure = cure_of_refusal(str(error)) or "mend it, or `vmem cache clear`"
         raise StorageError(
-            f"{folder} cannot be used ({error}): what it keeps of forgotten items is still there; mend it, or"
-            " `vmem cache clear`, and run `vmem memory forget MEMORY --resume`"
+            f"{folder} cannot be used ({error}): what it keeps of forgotten items is still there; {cure}; then"
+            " `vmem memory forget MEMORY --resume` goes on"
         ) from error

@@ -102,7 +102,7 @@ def test_entries_that_nobody_can_read_stop_nothing_and_go(filled: ReplyStore, tm
 
 def test_a_store_that_cannot_be_used_is_said_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "cache.db").write_bytes(b"no database, and not empty" * 100)
-    with pytest.raises(StorageError, match="is still there; mend it, or `vmem cache clear`.*--resume"):
+    with pytest.raises(StorageError, match="is still there; mend it, or `vmem cache clear`; .*--resume"):
         ReplyTraces(tmp_path).drop(FORGOTTEN)
 
 

@@ -13,8 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from retrieval.bytestore import open_store
+from retrieval.embedders.base import foreign_vectors
 from retrieval.errors import StorageError
 from retrieval.forgetting.deed import finish_pending, is_pending
 from retrieval.memory import VisualMemory
@@ -139,3 +142,23 @@ def test_the_command_says_so_in_one_sentence_and_exits_with_2(whole: Path, tmp_p
         assert (done.returncode, done.stderr.count("Error: ")) == (2, 1), done.stderr
         assert "Traceback" not in done.stderr
         assert f"{path} cannot be written" in done.stderr
+
+
+@pytest.mark.parametrize("limit", [50, 500, 5_000])
+def test_an_erasure_that_meets_a_limit_on_the_size_of_files_says_so(tmp_path: Path, limit: int) -> None:
+    program = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));"
+    program += "from eval.vmem import main; main()"
+    memory = VisualMemory.create(tmp_path / "memory", embedder=foreign_vectors("made", 16))
+    memory.add_vectors(["a", "b"], ["x", "x"], np.eye(2, 16, dtype=np.float32))
+    kept = tmp_path / "cache" / "features" / "some"
+    with open_store(kept, size_limit=2**20) as store:
+        store.set("digest", bytes(9_000))
+    (kept / "about.txt").write_text("some")
+    environment = os.environ | {"VMEM_CACHE": str(tmp_path / "cache")}
+    command = ["memory", "forget", str(memory.path), "--id", "a", "--erase", "--yes"]
+    run = [sys.executable, "-c", program, *command]
+    done = subprocess.run(run, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert f"files of this process may have {limit:,} bytes at most: raise that limit (`ulimit -f`)" in done.stderr
+    finish_pending(memory.path, traces=[], progress=False)
+    assert check_memory(memory.path).sound
