@@ -1,5 +1,6 @@
 """Folders of pictures laid out as ``<label>/<image>``, the form most data sets come in."""
 
+import errno
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -78,11 +79,18 @@ def files_below(folder: str | Path, *, above: str | Path | None = None, stop: bo
     Args:
         folder: where to look.
         above: a folder that a link below is not to lead back to.
-        stop: whether to raise OSError for a folder that cannot be read; otherwise it is yielded itself, at the end.
+        stop: whether to raise OSError for a folder that cannot be read; otherwise it is yielded itself, at the end, as
+            is in any case one whose path is longer than the system takes.
     """
     unreadable: list[OSError] = []
+
+    def note(error: OSError) -> None:
+        if stop and error.errno != errno.ENAMETOOLONG:
+            raise error  # a folder left out in silence is a class forgotten
+        unreadable.append(error)
+
     entered = {os.path.realpath(above)} if above else set()  # links are followed, but never in a circle
-    for here, subfolders, names in os.walk(folder, onerror=_stop if stop else unreadable.append, followlinks=True):
+    for here, subfolders, names in os.walk(folder, onerror=note, followlinks=True):
         if os.path.realpath(here) in entered:
             subfolders.clear()
             continue
@@ -96,11 +104,6 @@ def _labelled_below(root: Path, label: Path) -> Iterator[LabelledFile]:
     text = as_text(label.name)
     for path in files_below(label, above=root, stop=True):
         yield LabelledFile(as_text(path.relative_to(root).as_posix()), text, path)
-
-
-def _stop(error: OSError) -> None:
-    """Raise what `os.walk` would pass over: a folder left out in silence is a class forgotten."""
-    raise error
 
 
 def _visible(folder: Path) -> Iterator[Path]:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from retrieval.errors import FolderError
+from retrieval.errors import FolderError, NotAnImage
 from retrieval.folder import expect_outside, files_below, list_labelled_files
+from retrieval.images import decode
 
 
 def test_files_come_sorted_with_their_label_and_path_below_the_folder(tmp_path: Path) -> None:
@@ -71,3 +72,19 @@ def test_a_missing_folder_and_a_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(FolderError, match="is not a folder"):
         list_labelled_files(tmp_path / "file")
+
+
+def test_a_folder_whose_path_is_too_long_is_told_as_one_unreadable_file(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.png").touch()
+    here = os.open(tmp_path / "a", os.O_RDONLY)
+    for _ in range(20):  # by steps, since no path of more than 4,096 bytes can be given
+        os.mkdir("deep" * 60, dir_fd=here)
+        deeper = os.open("deep" * 60, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = deeper
+    os.close(here)
+    first, too_long = list_labelled_files(tmp_path)
+    assert (first.id, too_long.label) == ("a/1.png", "a") and len(os.fsencode(too_long.path)) >= 4_096
+    with pytest.raises(NotAnImage, match="cannot be read: File name too long"):
+        decode(too_long.path)
