@@ -6,7 +6,7 @@
     │   ├── EmptyImage              no bytes
     │   ├── NotAnImage              bytes in no accepted format
     │   ├── DamagedImage            a picture that breaks off or does not decode
-    │   └── ImageTooLarge           more pixels than the limit against decompression bombs
+    │   └── ImageTooLarge           more pixels, or work, than the limits against decompression bombs
     ├── FolderError                 a folder that is missing, empty or not laid out as <label>/<image>
     ├── EmbedderError
     │   ├── UnknownEmbedder         a name in no catalogue
@@ -56,11 +56,11 @@ class NotAnImage(ImageError):
 
 
 class DamagedImage(ImageError):
-    """A picture that breaks off or does not decode."""
+    """A picture that breaks off, does not decode, or whose values cannot be told apart."""
 
 
 class ImageTooLarge(ImageError):
-    """A picture with more pixels than the limit against decompression bombs."""
+    """A picture with more pixels than the limit, or that would take too long or too much memory to decode."""
 
 
 class FolderError(VisualMemoryError):

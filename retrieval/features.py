@@ -18,7 +18,7 @@ from retrieval.errors import VisualMemoryWarning
 from retrieval.images import ImageLike, decode
 
 SIZE_LIMIT: Final = 10 * 2**30  # bytes for one embedder; beyond it the oldest features go
-_FORMAT: Final = 2  # part of every cache's name: raised when pictures come to be decoded or prepared in another way
+_FORMAT: Final = 3  # part of every cache's name: raised when pictures come to be decoded or prepared in another way
 _LENGTH_ERROR: Final = 1e-3  # of a kept vector's squared length, beyond which it was damaged or is another's
 ABOUT: Final = "about.txt"  # beside the store: whose features they are
 _HASHED_BYTES: Final = 2**28  # a larger file is no picture of an ordinary kind, and hashing it would take long

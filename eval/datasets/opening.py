@@ -1,25 +1,21 @@
 """Opening some pictures of a data set: do they decode, are they what their names say, do they repeat."""
 
 import hashlib
-import io
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from PIL import Image
-
 from eval.datasets.stored import read_file
 from eval.types import Sample
 from retrieval.errors import ImageError
-from retrieval.images import FORMATS, decode
+from retrieval.images import decode, format_and_mode
 from retrieval.progress import track
 
 _THREADS: Final = 8
 _SUFFIXES: Final = {  # that files of each format have, in lower case
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "MPO": (".jpg", ".jpeg", ".mpo"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "PNG": (".png", ".apng"),
     "GIF": (".gif",),
     "WEBP": (".webp",),
@@ -75,8 +71,7 @@ def _look(sample: Sample) -> _Seen:
         return _Seen(sample, reason=str(error))
     if not isinstance(encoded, bytes):  # a picture that was decoded before it came here
         return _Seen(sample)
-    with Image.open(io.BytesIO(encoded), formats=FORMATS) as opened:
-        return _Seen(sample, hashlib.sha256(encoded).digest(), opened.format or "", opened.mode)
+    return _Seen(sample, hashlib.sha256(encoded).digest(), *format_and_mode(encoded))
 
 
 def _is_misnamed(seen: _Seen) -> bool:

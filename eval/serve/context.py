@@ -87,7 +87,7 @@ class ServeContext:
     edits: Edits = field(init=False)
     uploads: Kept[bytes] = field(default_factory=lambda: Kept(most=_KEPT_BYTES, size=len))
     prompts: Kept[Prompt] = field(default_factory=lambda: Kept(most=_KEPT_BYTES, size=_prompt_bytes))
-    _embedding: threading.Lock = field(default_factory=threading.Lock)
+    _decoding: threading.Lock = field(default_factory=threading.Lock)  # one picture at a time, however many are sent
 
     def __post_init__(self) -> None:
         self.thumbnails = Thumbnails(self.memory)
@@ -108,7 +108,7 @@ class ServeContext:
         Raises:
             ImageError, EmbedderError: as for `MemoryView.embed`.
         """
-        with self._embedding:
+        with self._decoding:
             return self.memory.embed([image])
 
     def keep(self, encoded: bytes) -> str:
@@ -117,13 +117,17 @@ class ServeContext:
         Raises:
             ImageError: it cannot be used.
         """
-        decode(encoded)
+        with self._decoding:
+            decode(encoded)
         return self.uploads.put(encoded)
 
     def shown(self, name: str) -> bytes | None:
         """Return a kept picture as JPEG without metadata, at a size to be looked at."""
         encoded = self.uploads.get(name)
-        return None if encoded is None else thumbnail(decode(encoded), longest_side=_SHOWN_PIXELS)
+        if encoded is None:
+            return None
+        with self._decoding:
+            return thumbnail(decode(encoded), longest_side=_SHOWN_PIXELS)
 
     def warm(self) -> None:
         """Load index and embedder, so that the first picture needs not wait for them."""

@@ -57,6 +57,70 @@ def test_16_bit_grey_is_scaled_and_not_clipped() -> None:
     assert decode(encode(grey, "PNG")).getpixel((0, 0)) == (128, 128, 128)
 
 
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_fewer_bits_in_a_file_of_16_keep_their_brightness(form: str, bits: int) -> None:
+    grey = np.array([[0, 2**bits // 2, 2**bits - 1]], np.uint16)
+    assert np.asarray(decode(encode(Image.fromarray(grey), form)))[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_two_exposures_by_one_camera_stay_comparable() -> None:
+    light, dark = (decode(encode(Image.fromarray(np.full((4, 4), peak, np.uint16)), "PNG")) for peak in (4_000, 2_000))
+    assert (light.getpixel((0, 0))[0], dark.getpixel((0, 0))[0]) == (249, 125)
+
+
+def _deep_png(values: np.ndarray, colours: int) -> bytes:
+    """Return a PNG of 16 bits a channel, as Pillow writes none."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    height, width = values.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colours, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("colours", "channels"), [(2, 3), (4, 2), (6, 4)])
+@pytest.mark.parametrize("bits", [12, 16])
+def test_12_bits_of_colour_in_16_are_told_apart(colours: int, channels: int, bits: int) -> None:
+    greys = np.linspace(0, 2**bits - 1, 256).round().astype(np.uint16)
+    values = np.repeat(greys[None, :, None], channels, axis=2)
+    if channels in (2, 4):
+        values[..., -1] = 65_535  # opaque
+    assert np.abs(np.asarray(decode(_deep_png(values, colours)), int)[0, :, 1] - np.arange(256)).max() <= 1
+
+
+@pytest.mark.parametrize("strange", [np.nan, np.inf, -np.inf])
+def test_a_number_that_is_none_does_not_darken_the_others(strange: float) -> None:
+    values = np.linspace(0, 1, 256, dtype=np.float32)[None]
+    values[0, 7] = strange
+    decoded = np.asarray(decode(encode(Image.fromarray(values), "TIFF")))[0, :, 0]
+    assert np.array_equal(np.delete(decoded, 7), np.delete(np.arange(256), 7))
+    assert decoded[7] == (255 if strange == np.inf else 0)
+
+
+@pytest.mark.parametrize("peak", [0.02, 1.01, 3.0, 90_000.0, 3e38])
+def test_the_highest_of_floating_point_values_is_white_where_no_range_is_usual(peak: float) -> None:
+    values = np.array([[0, peak / 2, peak]], np.float32)
+    assert np.asarray(decode(encode(Image.fromarray(values), "TIFF")))[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_negative_values_are_scaled_from_the_lowest_to_the_highest() -> None:
+    values = np.array([[-1_000, 0, 1_000]], np.int32)
+    assert np.asarray(decode(encode(Image.fromarray(values), "TIFF")))[0, :, 0].tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize("far", [1e30, -9_999.0])
+def test_values_that_one_far_from_them_makes_the_same_are_refused(far: float) -> None:
+    values = np.random.default_rng(0).random((32, 32)).astype(np.float32)
+    values[0, 0] = far
+    with pytest.raises(DamagedImage, match="nearly all of them are one grey: scale them to 0..1, with NaN where"):
+        decode(encode(Image.fromarray(values), "TIFF"))
+    with pytest.raises(DamagedImage, match="holds no finite number"):
+        decode(encode(Image.fromarray(np.full((4, 4), np.nan, np.float32)), "TIFF"))
+
+
 @pytest.mark.parametrize(("value", "expected"), [(0.5, 128), (127.0, 127)])
 def test_floating_point_grey_is_scaled_by_its_range(value: float, expected: int) -> None:
     grey = Image.fromarray(np.full((4, 4), value, np.float32))
