@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from retrieval.curation.prune_memory import Pruning, prune
-from retrieval.curation.pruning import HARD_LIMIT, SELF_NEIGHBORS, SOFT_OFFSET, SOFT_SCALE
+from retrieval.curation.pruning import HARD_LIMIT, SOFT_OFFSET, SOFT_SCALE
 from retrieval.disk import writing
 from retrieval.editing import Editor
 from retrieval.embedding import Embedding
@@ -152,17 +152,25 @@ class EditableMemory(MemoryView):
         *,
         method: str = "soft",
         dry_run: bool = False,
-        neighbors: int = SELF_NEIGHBORS,
+        many: bool = False,
+        paper: bool = False,
+        neighbors: int | None = None,
         limit: int = HARD_LIMIT,
         scale: float = SOFT_SCALE,
         offset: float = SOFT_OFFSET,
         progress: bool = True,
     ) -> Pruning:
-        """Let items count less, or not at all, that mislead others too often (section 3.6); see `prune_memory`."""
+        """Let items count less, or not at all, that mislead others too often (section 3.6).
+
+        Arguments, result and errors are those of `retrieval.curation.prune_memory.prune`: nothing is written where
+        leave-one-out accuracy would fall, nor without ``many`` where more than a fifth of the items would be touched.
+        """
         return prune(
             self,
             method=method,
             dry_run=dry_run,
+            many=many,
+            paper=paper,
             neighbors=neighbors,
             limit=limit,
             scale=scale,

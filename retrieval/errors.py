@@ -2,6 +2,7 @@
 
     VisualMemoryError               root; a command line shows its sentence and exits with 2
     ├── InvalidArgument             a value outside what is allowed (k = 0, an unknown method)
+    ├── PruningRefused              a pruning that would do harm, or touch more items than was allowed
     ├── ImageError                  one picture that cannot be used
     │   ├── EmptyImage              no bytes
     │   ├── NotAnImage              bytes in no accepted format
@@ -41,6 +42,10 @@ class VisualMemoryWarning(UserWarning):
 
 class InvalidArgument(VisualMemoryError):
     """A value outside what is allowed."""
+
+
+class PruningRefused(VisualMemoryError):
+    """A pruning that would do harm, or touch more items than was allowed."""
 
 
 class ImageError(VisualMemoryError):

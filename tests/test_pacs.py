@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ from retrieval import VisualMemory
 from retrieval.centring import CentredMemory, centre_queries
 from retrieval.embedders import load_embedder
 from retrieval.embedders.base import Embedder
+from retrieval.errors import PruningRefused
 from retrieval.folder import list_labelled_files
 from retrieval.pipeline import embed_images
 from retrieval.types import Neighbors
 from retrieval.voting import encode_labels
 from tests.conftest import shared_data
+from tests.own_items import own_accuracy
 
 # EfficientNet-Lite0, memory of the 1,034 photographs, RankVoting: top-1 at k = 50, hit rate at 50, top-1 at k = 1.
 EXPECTED = {"art_painting": (68.6, 95.3, 65.2), "cartoon": (37.9, 99.4, 42.4), "sketch": (30.1, 97.9, 34.1)}
@@ -78,6 +81,23 @@ def test_centring_gains_what_was_measured_independently(
     queries = centre_queries(features[domain][2], "queries", memory_mean=centred.mean)
     figures = score(features, domain, centred.search_vectors(queries))
     assert figures.top1["rank"] == pytest.approx(CENTRED[domain], abs=1.0)
+
+
+@pytest.mark.parametrize("domain", ["photo", *EXPECTED])
+@pytest.mark.parametrize("setting", [{}, {"method": "hard", "limit": 40}, {"paper": True, "neighbors": 100}], ids=str)
+def test_no_pruning_makes_a_domain_worse_at_its_own_items(
+    features: Features, embedder: Embedder, tmp_path: Path, domain: str, setting: dict[str, Any]
+) -> None:
+    memory = VisualMemory.create(tmp_path / "m", embedder=embedder)
+    memory.add_vectors(*features[domain])
+    before = own_accuracy(memory)
+    found = memory.prune(dry_run=True, **setting)
+    assert found.before == pytest.approx(before)
+    try:
+        memory.prune(many=True, **setting)
+    except PruningRefused:
+        assert found.after < before
+    assert own_accuracy(memory) >= before
 
 
 @pytest.mark.parametrize("domain", EXPECTED)

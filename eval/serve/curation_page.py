@@ -106,6 +106,7 @@ def _draw_worst(context: ServeContext, found: Pruning) -> None:
         f" neighbours each; the {len(worst)} that do most often",
         role="status",
     )
+    words("p", f"Soft pruning: {found.in_words}; it would touch {counted(found.touched, 'item')}.")
     draw_items(
         context,
         [

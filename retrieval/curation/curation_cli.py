@@ -1,6 +1,7 @@
 """vmem memory prune and why: which items mislead, and what a decision hangs on."""
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,7 +31,23 @@ def prune(
     worst: Annotated[int, typer.Option(min=0, help="How many of the worst items to show.")] = _SHOWN,
     sheet: Sheet = None,
     undo: Annotated[bool, typer.Option("--undo", help="Take the last pruning back: every item counts fully.")] = False,
-    neighbors: Annotated[int, typer.Option(help="Neighbours that each item is asked about with.")] = 100,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do not ask where more than a fifth of the items is touched.")
+    ] = False,
+    paper: Annotated[
+        bool,
+        typer.Option(
+            "--paper",
+            help="Count all neighbours, as the paper does for its Table 3, in place of as many as half the class of the"
+            " item asked about.",
+        ),
+    ] = False,
+    neighbors: Annotated[
+        int | None,
+        typer.Option(
+            help="Neighbours that each item is asked about with. By default 10 for soft, 100 for hard pruning."
+        ),
+    ] = None,
     limit: Annotated[int, typer.Option(help="Of hard pruning: wrong votes from which an item is left out.")] = 128,
     scale: Annotated[float, typer.Option(help="Of soft pruning: d in d / (c + wrong votes).")] = 1.75,
     offset: Annotated[float, typer.Option(help="Of soft pruning: c.")] = 1.0,
@@ -39,13 +56,15 @@ def prune(
     """Let items count less, or not at all, that are near pictures of other labels too often (section 3.6 of the paper).
 
     Every item is asked about with its nearest others. Items whose label differs from its label hurt; each item's
-    reliability follows from how often it hurts. Nothing is deleted: --undo brings all back, and so does an earlier
-    version.
+    reliability follows from how often it hurts. The memory is then asked about its own items, each without itself,
+    before and after: where fewer of them would be right nothing is written. Nothing is deleted: --undo brings all
+    back, and so does an earlier version.
 
     Example: vmem memory prune pets/ --dry-run --sheet worst.png
     """
     from retrieval.curation.contact_sheet import check_sheet
     from retrieval.curation.prune_memory import prune as prune_memory
+    from retrieval.curation.prune_memory import write_pruning
     from retrieval.memory import VisualMemory
 
     if sheet:
@@ -56,37 +75,73 @@ def prune(
         typer.echo(f"every item counts fully again, version {opened.version}")
         return
     found = prune_memory(
-        opened, method=method, dry_run=dry_run, neighbors=neighbors, limit=limit, scale=scale, offset=offset
+        opened,
+        method=method,
+        dry_run=True,
+        paper=paper,
+        neighbors=neighbors,
+        limit=limit,
+        scale=scale,
+        offset=offset,
     )
-    _show_pruning(opened, found, worst, as_json)
+    if not as_json:
+        _show_pruning(found, worst)
     if sheet:
         _write_offenders(opened, found, worst, sheet)
+    if not dry_run:
+        found = write_pruning(opened, found, many=yes or _confirmed(found))
+    if as_json:
+        typer.echo(json.dumps(_record(opened, found, worst)))
+    else:
+        typer.echo(_written(opened, found, dry_run))
 
 
-def _show_pruning(memory: "VisualMemory", found: "Pruning", worst: int, as_json: bool) -> None:
+def _confirmed(found: "Pruning") -> bool:
+    """Ask whether many items may be touched, where they would be and somebody is there to ask."""
+    if found.is_worse or not found.is_many or not sys.stdin.isatty():
+        return False
+    return typer.confirm(f"Let {found.touched:,} of {len(found.ids):,} items count less?", err=True)
+
+
+def _show_pruning(found: "Pruning", worst: int) -> None:
     from retrieval.terminal import print_table
 
-    offenders = found.worst(worst)
-    if as_json:
-        numbers = {"items": len(found.ids), "left_out": found.left_out, "weakened": found.weakened}
-        written = {"written": found.written, "version": memory.version}
-        typer.echo(json.dumps(numbers | written | {"worst": [asdict(offender) for offender in offenders]}))
-        return
-    rows = [(one.id, one.label, one.helped, one.hurt, f"{one.reliability:.3f}") for one in offenders]
+    rows = [(one.id, one.label, one.helped, one.hurt, f"{one.reliability:.3f}") for one in found.worst(worst)]
     print_table(["item", "label", "helped", "hurt", "reliability"], rows)
-    if found.written:
-        done = f"written as version {memory.version}; `--undo` takes it back"
-    else:
-        done = "a dry run: nothing was written"
     typer.echo(
-        f"of {len(found.ids):,} items {found.left_out:,} are left out, {found.weakened:,} count less than fully; {done}"
+        f"of {len(found.ids):,} items {found.left_out:,} are left out, {found.weakened:,} count less than fully;"
+        f" {found.in_words}"
     )
+
+
+def _written(memory: "VisualMemory", found: "Pruning", dry_run: bool) -> str:
+    if dry_run:
+        return "a dry run: nothing was written"
+    if found.written:
+        return f"written as version {memory.version}; `--undo` takes it back"
+    return "nothing to change: nothing was written"
+
+
+def _record(memory: "VisualMemory", found: "Pruning", worst: int) -> dict[str, Any]:
+    return {
+        "items": len(found.ids),
+        "left_out": found.left_out,
+        "weakened": found.weakened,
+        "leave_one_out": {"items": found.asked, "before": found.before, "after": found.after},
+        "written": found.written,
+        "version": memory.version,
+        "worst": [asdict(offender) for offender in found.worst(worst)],
+    }
 
 
 def _write_offenders(memory: "VisualMemory", found: "Pruning", worst: int, sheet: Path) -> None:
     from retrieval.curation.contact_sheet import Tile, write_sheet
+    from retrieval.terminal import printable
 
     offenders = found.worst(worst)
+    if not offenders:
+        typer.echo(f"no item hurts: {printable(sheet)} is not written", err=True)
+        return
     pictures = memory.thumbnails([one.id for one in offenders])
     tiles = [
         Tile(picture, (one.label, one.id, f"hurts {one.hurt}, helps {one.helped}"))

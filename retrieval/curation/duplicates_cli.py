@@ -125,7 +125,11 @@ def _remark(twin: "Twin") -> str:
 def _write_twins(memory: "VisualMemory", twins: "list[Twin]", pictures: "Pictures", sheet: Path) -> None:
     """Write the nearest pairs, side by side under the same number."""
     from retrieval.curation.contact_sheet import Tile, write_sheet
+    from retrieval.terminal import printable
 
+    if not twins:
+        typer.echo(f"there are no pairs: {printable(sheet)} is not written", err=True)
+        return
     shown = twins[:_SHOWN]
     ours, theirs = pictures([twin.id for twin in shown]), memory.thumbnails([twin.twin_id for twin in shown])
     tiles = [

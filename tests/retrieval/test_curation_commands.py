@@ -10,6 +10,7 @@ from retrieval import VisualMemory
 from retrieval.building import build_memory
 from retrieval.curation.curation_cli import prune, why
 from retrieval.curation.duplicates_cli import duplicates
+from retrieval.errors import PruningRefused
 from tests.commands import Run, runner
 from tests.conftest import COLOURS, draw
 
@@ -32,19 +33,37 @@ def memory(tmp_path: Path, pictures: Path, checkpoint: Path) -> Path:
 
 def test_a_dry_run_of_prune_shows_the_worst_and_changes_nothing(memory: Path, run: Run, tmp_path: Path) -> None:
     before = VisualMemory.open(memory).version
-    printed = run("prune", memory, "--dry-run", "--sheet", tmp_path / "worst.png")
+    printed = run("prune", memory, "--dry-run", "--paper", "--sheet", tmp_path / "worst.png")
     assert "nothing was written" in printed and "hurt" in printed
     assert (tmp_path / "worst.png").stat().st_size > 1000
     assert VisualMemory.open(memory).version == before
 
 
 def test_prune_is_written_and_undone(memory: Path, pictures: Path, run: Run) -> None:
-    found = as_json(run, "prune", memory, "--neighbors", 17)
+    found = as_json(run, "prune", memory, "--neighbors", 17, "--paper", "--yes")
     assert found["written"] and found["weakened"] == 18  # of 17 others 12 have another label
+    assert found["leave_one_out"]["items"] == 18
+    assert found["leave_one_out"]["after"] >= found["leave_one_out"]["before"]
     near = VisualMemory.open(memory).search(pictures / "red" / "0.png", k=3)
     assert near[0][0].reliability == pytest.approx(1.75 / (1 + 12))
     run("prune", memory, "--undo")
     assert VisualMemory.open(memory).search(pictures / "red" / "0.png", k=3).reliabilities is None
+
+
+def test_prune_asks_before_it_touches_more_than_a_fifth_of_the_items(memory: Path, run: Run) -> None:
+    version = VisualMemory.open(memory).version
+    with pytest.raises(PruningRefused, match="18 of 18 items would count less, more than 20 %; .* --yes"):
+        run("prune", memory, "--neighbors", 17, "--paper")
+    assert VisualMemory.open(memory).version == version
+
+
+def test_prune_with_nothing_to_blame_changes_nothing_and_draws_no_sheet(memory: Path, run: Run, tmp_path: Path) -> None:
+    version = VisualMemory.open(memory).version
+    printed = run("prune", memory, "--method", "hard", "--sheet", tmp_path / "worst.png")
+    assert "leave-one-out accuracy: 100.0 % before, 100.0 % after" in printed
+    assert "nothing to change: nothing was written" in printed and "worst.png is not written" in printed
+    assert not (tmp_path / "worst.png").exists()
+    assert VisualMemory.open(memory).version == version
 
 
 def test_why_names_the_neighbours_that_a_vote_hangs_on(memory: Path, pictures: Path, run: Run) -> None:
@@ -72,6 +91,11 @@ def test_duplicates_are_listed_with_a_sheet(memory: Path, pictures: Path, run: R
     assert (tmp_path / "twins.html").read_text().count("<img") == 36
     found = as_json(run, "duplicates", memory, "--distance", 1e-6)
     assert len(found["pairs"]) == len(found["groups"]) == 18
+
+
+def test_no_sheet_is_written_of_no_duplicates(memory: Path, run: Run, tmp_path: Path) -> None:
+    printed = run("duplicates", memory, "--distance", 0, "--sheet", tmp_path / "twins.html")
+    assert "there are no pairs" in printed and not (tmp_path / "twins.html").exists()
 
 
 def test_leaks_are_counted(memory: Path, tmp_path: Path, run: Run) -> None:

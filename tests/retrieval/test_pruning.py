@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from retrieval.curation.pruning import count_self_votes, count_votes, kept_items, other_places, reliability
+from retrieval.curation.pruning import (
+    count_self_votes,
+    count_votes,
+    half_of_class,
+    kept_items,
+    leave_one_out,
+    other_places,
+    reliability,
+)
 from retrieval.errors import InvalidArgument
 from retrieval.indexes.exact import ExactIndex
 
@@ -46,6 +54,36 @@ def test_every_item_gives_out_k_votes() -> None:
     assert (ledger.helped + ledger.hurt).sum() == 9 * len(labels)
 
 
+def test_neighbours_beyond_half_of_a_class_are_not_blamed() -> None:
+    """Two classes far apart: with more neighbours than a class has items, all hurt by its size alone."""
+    vectors, labels = np.repeat(np.eye(2, dtype=np.float32), 5, axis=0), np.repeat([0, 1], 5)
+    search = ExactIndex(vectors).search
+    assert count_self_votes(vectors, labels, search, k=9).hurt.sum() == 50
+    ledger = count_self_votes(vectors, labels, search, k=9, within=half_of_class(labels))
+    assert (ledger.hurt.sum(), ledger.helped.sum()) == (0, 20)
+
+
+def test_an_item_alone_in_its_class_blames_nobody() -> None:
+    labels = np.array([0, 0, 0, 1])
+    assert half_of_class(labels).tolist() == [1, 1, 1, 0]
+    assert count_votes([(np.array([3]), np.array([[0, 1, 2]]))], labels, within=half_of_class(labels)).hurt.sum() == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_leave_one_out_is_that_of_a_sequential_count(seed: int) -> None:
+    vectors, labels = clusters(120)
+    reliable = np.maximum(np.random.default_rng(seed).uniform(-0.5, 1.0, size=120), 0.0)
+    asked = np.arange(3, 120, 2)
+    right = []
+    for item in asked:
+        others = [other for other in range(120) if other != item and reliable[other] > 0]
+        order = sorted(others, key=lambda other: -float(np.vecdot(vectors[other], vectors[item])))[:7]
+        sums = np.zeros(6)
+        np.add.at(sums, labels[order], [reliable[other] / (2 + rank) for rank, other in enumerate(order)])
+        right.append(sums.argmax() == labels[item])
+    assert leave_one_out(vectors, labels, asked, reliable, k=7).tolist() == right
+
+
 def test_more_copies_than_neighbours_do_not_make_an_item_vote_for_itself() -> None:
     vectors, labels = np.ones((5, 1), np.float32), np.arange(5)
     ledger = count_self_votes(vectors, labels, ExactIndex(vectors).search, k=1)
@@ -61,7 +99,7 @@ def test_k_beyond_the_memory_means_all_others() -> None:
 
 def test_a_memory_of_one_item_has_no_votes() -> None:
     vectors = np.ones((1, 1), np.float32)
-    ledger = count_self_votes(vectors, np.zeros(1, int), ExactIndex(vectors).search)
+    ledger = count_self_votes(vectors, np.zeros(1, int), ExactIndex(vectors).search, k=10)
     assert ledger.hurt.tolist() == [0]
 
 

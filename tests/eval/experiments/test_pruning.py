@@ -57,7 +57,7 @@ def test_accuracies_are_those_of_a_sequential_count(material: Material, kind: st
     items = [item for item, wrong in enumerate(hurt) if kind != "hard" or wrong < LIMIT]
     gamma = [1.75 / (1 + wrong) if kind == "soft" and wrong else 1.0 for wrong in hurt]
     assert 0 < len(items) < len(hurt) or kind != "hard"
-    analysis = pruning(material, k=30, self_neighbors=SELF, limit=LIMIT)
+    analysis = pruning(material, k=30, self_neighbors={"soft": SELF, "hard": SELF}, limit=LIMIT)
     found = {row[:2]: row[2] for row in analysis.rows}
     assert found[kind, method] == pytest.approx(best_accuracy(material, method, items, gamma, 30))
 
