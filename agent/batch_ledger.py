@@ -13,8 +13,7 @@ service's jobs before anything is submitted again. So nothing is paid twice.
 there is none, or that the request is to be made again in another way; with the tokens that it took.
 """
 
-import json
-import os
+import logging
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,8 +21,9 @@ from typing import Any, Final
 
 from agent.errors import ModelError
 from agent.types import Reply, Usage, total_usage
-from retrieval.disk import writing
+from retrieval.jsonlines import JsonLines, say_lines
 
+logger = logging.getLogger(__name__)
 SUBMISSIONS: Final = 3  # of one request, before it counts as failed
 
 
@@ -43,8 +43,11 @@ class BatchLedger:
     def __init__(self, folder: Path, *, model: str) -> None:
         self.folder = folder
         self._model = model
-        self._waves = _Lines(folder / "waves.jsonl")
-        self._results = _Lines(folder / "results.jsonl")
+        self._waves = JsonLines(folder / "waves.jsonl")
+        self._results = JsonLines(folder / "results.jsonl")
+        for lines, name in ((self._waves, "waves.jsonl"), (self._results, "results.jsonl")):
+            if lines.damaged:
+                logger.warning("%s: what it held is asked again", say_lines(folder / name, lines.damaged))
         self.answered: set[str] = set()  # by the digests of keys: those that this run paid for
         self.failures: dict[str, ModelError] = {}
         self.replies: dict[str, Reply] = {}  # those that the store does not take: unusable, or no longer expected there
@@ -53,20 +56,20 @@ class BatchLedger:
         self._submissions: Counter[str] = Counter()  # that the service took
         for wave in self._all_waves().values():
             self._submissions.update(wave.keys if wave.job else ())
-        for line in self._results.lines:
+        for line in self._results.records:
             self._take(line)
 
     def open_waves(self) -> list[Wave]:
         """Return the waves whose end is not known."""
-        closed = {line["wave"] for line in self._waves.lines if "closed" in line}
+        closed = {line["wave"] for line in self._waves.records if "closed" in line}
         return [wave for name, wave in self._all_waves().items() if name not in closed]
 
     def _all_waves(self) -> dict[str, Wave]:
         waves: dict[str, Wave] = {}
-        for line in self._waves.lines:
+        for line in self._waves.records:
             if "keys" in line:
                 waves[line["wave"]] = Wave(line["wave"], None, line["keys"], line["expected"])
-            elif "job" in line:
+            elif "job" in line and line["wave"] in waves:
                 waves[line["wave"]] = replace(waves[line["wave"]], job=line["job"])
         return waves
 
@@ -111,27 +114,3 @@ class BatchLedger:
             self.replies[key] = Reply(line["reply"], self._model, usage)
         elif "code" in line:
             self.failures[key] = ModelError(line["sentence"], code=line["code"], usage=usage)
-
-
-class _Lines:
-    """Lines of JSON that are on disk before anything follows from them."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.lines: list[dict[str, Any]] = []
-        if path.exists():
-            content = path.read_bytes()
-            whole = content[: content.rfind(b"\n") + 1]
-            if whole != content:  # a kill tore the last line
-                os.truncate(path, len(whole))
-            self.lines = [json.loads(line) for line in whole.splitlines()]
-
-    def append(self, *lines: dict[str, Any]) -> None:
-        with writing(self._path):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            kept = "".join(json.dumps(line) + "\n" for line in lines)
-            with self._path.open("a", encoding="utf-8") as stream:
-                stream.write(kept)
-                stream.flush()
-                os.fsync(stream.fileno())
-        self.lines.extend(lines)

@@ -1,10 +1,8 @@
 """What calls take, counted in tokens and dollars, and a limit that stops them."""
 
 import asyncio
-import json
+import logging
 import time
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -13,9 +11,10 @@ from agent.errors import EveryRequestFails, ModelError
 from agent.models.base import VisionModel
 from agent.types import Reply, Request, Usage
 from prompts.cost import Dollars, Price, estimate_prompt_tokens
-from retrieval.disk import writing
 from retrieval.errors import InvalidArgument
+from retrieval.jsonlines import JsonLines, say_lines
 
+logger = logging.getLogger(__name__)
 _LOOK_AGAIN_SECONDS: Final = 0.05
 
 
@@ -45,6 +44,7 @@ class Meter:
     reply_tokens: int = 0
     cost: Dollars = 0.0
     _expected: Dollars = field(default=0.0, repr=False)  # of calls in flight
+    _lines: JsonLines | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.max_cost is not None and not self.max_cost > 0:
@@ -54,8 +54,13 @@ class Meter:
                 "--max-cost needs the model's price, which is not known: give one by --prices FILE, in the form of"
                 " prompts/prices.toml"
             )
-        for line in self._kept():
-            self.calls += line.pop("calls", 0)
+        if self.ledger is None:
+            return
+        self._lines = JsonLines(self.ledger)
+        if self._lines.damaged:
+            logger.warning("%s: what it counted there is not in the sums", say_lines(self.ledger, self._lines.damaged))
+        for line in self._lines.records:
+            self.calls += line.get("calls", 0)
             self._add(Usage(**line.get("usage", {})), batch=line.get("batch", False))
 
     def begin_calls(self, calls: int = 1) -> None:
@@ -119,18 +124,8 @@ class Meter:
         self._expected -= expected
 
     def _keep(self, line: dict[str, Any]) -> None:
-        if self.ledger is None:
-            return
-        with writing(self.ledger):
-            self.ledger.parent.mkdir(parents=True, exist_ok=True)
-            with self.ledger.open("a", encoding="utf-8") as ledger:
-                ledger.write("\n" + json.dumps(line))  # a line that a kill tore does not spoil the next one
-
-    def _kept(self) -> Iterator[dict[str, Any]]:
-        text = self.ledger.read_text("utf-8") if self.ledger and self.ledger.exists() else ""
-        for line in filter(None, text.splitlines()):
-            with suppress(ValueError):
-                yield json.loads(line)
+        if self._lines is not None:
+            self._lines.append(line)
 
 
 class BudgetInFlight(Exception):

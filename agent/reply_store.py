@@ -1,6 +1,5 @@
 """Replies on disk, by everything that could have changed them; the pictures that were sent lie there once each."""
 
-import json
 import os
 import socket
 import time
@@ -18,6 +17,7 @@ from prompts.types import ImagePart, Prompt, TextPart
 from retrieval.bytestore import TROUBLE, open_store
 from retrieval.cachedir import cache_folder
 from retrieval.forgetting.replies import ASKED, IMAGE, KIND, REPLY, SIZE_LIMIT
+from retrieval.jsonlines import sealed, unsealed
 
 _CLAIM: Final = "claim:"  # how the names of further entries begin
 _REMEMBERED: Final = 200_000  # digests of pictures known to be there, of 64 characters
@@ -75,8 +75,7 @@ class ReplyStore:
         digests = _digests(request)
         with self._change():
             self._keep_pictures(digests)
-            record = _asked(key, request, digests) | _answered(reply)
-            self._store.set(REPLY + key.digest, json.dumps(record).encode())
+            self._store.set(REPLY + key.digest, sealed(_asked(key, request, digests) | _answered(reply)))
             self._store.delete(_CLAIM + key.digest)
 
     def keep_request(self, key: Key, request: Request) -> None:
@@ -88,7 +87,7 @@ class ReplyStore:
         digests = _digests(request)
         with self._change():
             self._keep_pictures(digests)
-            self._store.set(ASKED + key.digest, json.dumps(_asked(key, request, digests)).encode())
+            self._store.set(ASKED + key.digest, sealed(_asked(key, request, digests)))
 
     def complete(self, digest: str, reply: Reply) -> bool | None:
         """Keep the reply to a request that was kept before, by its key's digest.
@@ -103,10 +102,12 @@ class ReplyStore:
             found = self._store.get(ASKED + digest)
             if found is None:
                 return True if self._store.get(REPLY + digest) is not None else None
-            record = json.loads(found)
+            record = unsealed(found)
+            if record is None:
+                return None
             usable = is_answer(reply.text, Prompt("", (), record["candidates"]))
             if usable:
-                self._store.set(REPLY + digest, json.dumps(record | _answered(reply)).encode())
+                self._store.set(REPLY + digest, sealed(record | _answered(reply)))
                 self._store.delete(ASKED + digest)
             return usable
 
@@ -208,7 +209,7 @@ def _entry(found: object) -> Entry | None:
     if not isinstance(found, bytes):
         return None
     try:
-        record: dict[str, Any] = json.loads(found)
+        record = unsealed(found) or {}
         kept = dict(record["reply"])
         return Entry(record["key"], Reply(**(kept | {"usage": Usage(**kept["usage"])})), record["stored_at"])
     except (ValueError, KeyError, TypeError):

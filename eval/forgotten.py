@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval.errors import RunError
-from eval.log_reader import LOG, read_header, read_lines
+from eval.log_reader import LOG, read_answers, read_header
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ def predictions_with(
         memory = read_header(log).get("memory")
         if not isinstance(memory, dict) or memory.get("id") != memory_id:
             continue
-        for _, line in read_lines(log):
+        for _, line in read_answers(log, []):
             ids = line.get("ids", [])
             for id_ in ids:
                 if id_ not in verdicts:

@@ -37,6 +37,13 @@ def say_unusable(run: Run) -> list[str]:
     ]
 
 
+def say_damage(run: Run) -> list[str]:
+    """Return a sentence on the damaged lines of a run's log; none where there are none."""
+    lines = run.damaged_lines
+    numbers = ", ".join(map(str, lines[:10])) + (", …" if len(lines) > 10 else "")
+    return [f"{counted(len(lines), 'line')} of the log are damaged and left out: {numbers}"] if lines else []
+
+
 def lacks_pictures(dataset: str, pictures: int) -> str:
     """Say how many of a published data set's pictures there are; empty where there are all, or it is none of those."""
     try:

@@ -1,6 +1,6 @@
 """Logs of runs, read: whole, by line, or by place."""
 
-import json
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -8,9 +8,12 @@ from typing import Any, Final
 from eval.columns import Columns, damaged
 from eval.errors import RunError
 from eval.types import Run, RunInfo
+from retrieval.errors import VisualMemoryWarning
+from retrieval.jsonlines import is_sealed, say_lines, unsealed
 
 LOG: Final = "log.jsonl"
 FORMAT: Final = 2
+SUMS: Final = "sums"  # key in the first line of a log whose every line has a checksum
 ABOUT: Final = "about"  # key in the first line of what changes no result
 _ABOUT_KEYS: Final = {"embedder", "memory", "classes", "datasets", "queries", "subsets", "excluded", "absent"}
 _KEYS: Final = ("dataset", "id", "picture")
@@ -35,7 +38,10 @@ def lines_at(folder: Path, places: Iterable[int]) -> Iterator[dict[str, Any]]:
     with path.open("rb") as log:
         for place in places:
             log.seek(place)
-            yield _parsed(log.readline(), path)
+            line = unsealed(log.readline())
+            if line is None:
+                raise damaged(path)
+            yield line
 
 
 def _expect_log(folder: Path) -> Path:
@@ -46,32 +52,39 @@ def _expect_log(folder: Path) -> Path:
 
 
 def read_log(path: Path) -> Run:
-    """Return the run that a log holds.
+    """Return the run that a log holds; its damaged lines are left out, and said by a warning.
 
     Raises:
-        RunError: it is damaged.
+        RunError: it is none, or its first line is damaged.
     """
     header = read_header(path)
     about = header.pop(ABOUT, None)
     if not isinstance(about, dict) or not _ABOUT_KEYS.issubset(about):
         raise RunError(f"{path} is damaged in its first line: choose another --out")
     columns: dict[str, Columns] = {}
-    for place, line in read_lines(path):
+    left_out: list[int] = []
+    for place, line in read_answers(path, left_out):
         if line["dataset"] not in about["datasets"]:
             raise damaged(path)
         columns.setdefault(line["dataset"], Columns(path)).add(line, place)
+    if left_out:
+        said = f"{say_lines(path, left_out)}, left out here: the same `vmem eval run` answers the queries again"
+        warnings.warn(said, VisualMemoryWarning, stacklevel=2)
     in_order = [name for name in about["datasets"] if name in columns]
-    return Run(RunInfo(header, about), {name: columns[name].results() for name in in_order})
+    return Run(RunInfo(header, about), {name: columns[name].results() for name in in_order}, tuple(left_out))
 
 
 def read_header(path: Path) -> dict[str, Any]:
     """Return a log's first line: settings, and what else is worth knowing under `ABOUT`.
 
     Raises:
-        RunError: it is none, or another version's.
+        RunError: it is none, damaged, or another version's.
     """
     with path.open("rb") as log:
-        header = _parsed(log.readline(), path)
+        line = log.readline()
+    header = unsealed(line)
+    if header is None or (header.pop(SUMS, False) and not is_sealed(line)):
+        raise RunError(f"{path} is no log of a run, or damaged in its first line: choose another --out")
     if "format" not in header:
         raise RunError(f"{path} is no log of a run: choose another --out")
     if header["format"] != FORMAT:
@@ -79,30 +92,25 @@ def read_header(path: Path) -> dict[str, Any]:
     return header
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_answers(path: Path, left_out: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the lines after the first, each with where it begins; one that is still being written is left out.
 
-    Raises:
-        RunError: a line is damaged.
+    Args:
+        path: of the log.
+        left_out: receives the numbers of damaged lines, which are passed over; the log's first line is 1.
     """
     with path.open("rb") as log:
-        place = len(log.readline())
-        for line in log:
+        first = log.readline()
+        place = len(first)
+        whole = iter(log.readline, b"")
+        required = is_sealed(first)
+        for number, line in enumerate(whole, start=2):
             if not line.endswith(b"\n"):
                 return  # being written
-            parsed = _parsed(line, path)
-            texts = [parsed.get(name) for name in _KEYS]
-            if not all(isinstance(text, str) for text in texts):
-                raise damaged(path)
-            yield place, parsed
+            answer = unsealed(line, required=required)
+            required = required or is_sealed(line)
+            if answer is None or not all(isinstance(answer.get(name), str) for name in _KEYS):
+                left_out.append(number)
+            else:
+                yield place, answer
             place += len(line)
-
-
-def _parsed(line: bytes, path: Path) -> dict[str, Any]:
-    try:
-        parsed = json.loads(line)
-    except ValueError as error:
-        raise RunError(f"{path} is no log of a run, or damaged: choose another --out") from error
-    if not isinstance(parsed, dict):
-        raise RunError(f"{path} is no log of a run: choose another --out")
-    return parsed

@@ -6,6 +6,7 @@ A run that is killed loses at most the batch it was at: the next one reads the l
 import json
 import mmap
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +18,11 @@ from filelock import FileLock, Timeout
 from agent.rerank import PASSING_CODES
 from eval.errors import OtherSettings, RunError
 from eval.fingerprint import picture_mark
-from eval.log_reader import ABOUT, FORMAT, LOG, read_header, read_lines, read_log
+from eval.log_reader import ABOUT, FORMAT, LOG, SUMS, read_answers, read_header, read_log
 from eval.rerank_metrics import NO_ERRORS
 from eval.types import Run, Sample
+from retrieval.errors import VisualMemoryWarning
+from retrieval.jsonlines import say_lines, sealed
 from retrieval.types import Neighbor, Neighbors
 
 _LOCK: Final = "log.lock"
@@ -42,7 +45,7 @@ class RunLog:
             RunError: the folder cannot be written, holds something else, or is being written by another process.
         """
         self._path = folder / LOG
-        header = json.dumps({"format": FORMAT} | settings | {ABOUT: about}) + "\n"
+        header = sealed({"format": FORMAT, SUMS: True} | settings | {ABOUT: about})
         with _translated(folder):
             folder.mkdir(parents=True, exist_ok=True)
             if not self._path.exists() and any(entry.name != _LOCK for entry in folder.iterdir()):
@@ -54,6 +57,8 @@ class RunLog:
                 self._expect_settings(folder, json.loads(json.dumps({"format": FORMAT} | settings)))
             with _translated(folder):
                 _cut_torn_line(self._path)
+                if not fresh:
+                    _set_damage_aside(self._path)
                 # Unbuffered: a disk that is full says so here, not again when the file is closed.
                 self._file = self._path.open("ab", buffering=0)
                 if fresh:
@@ -79,7 +84,7 @@ class RunLog:
                 else only those whose failure may have passed.
         """
         found: dict[tuple[str, str], str | None] = {}
-        for _, line in read_lines(self._path):
+        for _, line in read_answers(self._path, []):
             is_open = _is_open(line, retry_errors)
             found[line["dataset"], line["id"]] = None if is_open else line["picture"]
         return {query: mark for query, mark in found.items() if mark is not None}
@@ -91,11 +96,10 @@ class RunLog:
             RunError: the disk refuses, as when it is full.
         """
         with _translated(self._path):
-            # ASCII: a reason may repeat a file name whose bytes are no UTF-8.
-            self._write("".join(json.dumps(line) + "\n" for line in lines))
+            self._write(b"".join(map(sealed, lines)))
 
-    def _write(self, text: str) -> None:
-        remaining = memoryview(text.encode())
+    def _write(self, content: bytes) -> None:
+        remaining = memoryview(content)
         while remaining:
             remaining = remaining[self._file.write(remaining) :]
 
@@ -178,6 +182,25 @@ def _cut_torn_line(path: Path) -> None:
     with path.open("rb+") as log, mmap.mmap(log.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         whole = mapped.rfind(b"\n") + 1
     os.truncate(path, whole)
+
+
+def _set_damage_aside(path: Path) -> None:
+    """Move damaged lines to another file, so that their queries are answered again, and say so."""
+    numbers: list[int] = []
+    for _ in read_answers(path, numbers):
+        pass
+    if not numbers:
+        return
+    aside, mended = path.with_suffix(".damaged"), path.with_suffix(".mended")
+    with path.open("rb") as log, aside.open("ab") as others, mended.open("wb") as whole:
+        for number, line in enumerate(log, start=1):
+            (others if number in numbers else whole).write(line)
+        for file in (others, whole):
+            file.flush()
+            os.fsync(file.fileno())
+    mended.replace(path)
+    said = f"{say_lines(path, numbers)}: moved to {aside}, and the queries are answered again"
+    warnings.warn(said, VisualMemoryWarning, stacklevel=3)
 
 
 @contextmanager

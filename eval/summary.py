@@ -51,6 +51,7 @@ def summarise(run: Run, folder: str | Path, *, choose_k_on: str | None = None) -
         "embedder": run.info.about["embedder"],
         "classes": run.info.about["classes"],
         "unfinished": [asdict(dataset) for dataset in find_unfinished(run)],
+        "damaged_lines": list(run.damaged_lines),
         "settings": run.info.settings,
     }
     _write(Path(folder) / METRICS, about | {"datasets": _records(metrics)})

@@ -238,3 +238,4 @@ class Run:
 
     info: RunInfo
     results: dict[str, QueryResults]  # by data set
+    damaged_lines: tuple[int, ...] = ()  # of the log, from 1, that were left out

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from eval.gaps import find_unfinished, lacks_pictures, say_unusable
+from eval.gaps import find_unfinished, lacks_pictures, say_damage, say_unusable
 from eval.page.text import one_line
 from eval.types import Metrics, Run
 from eval.wording import counted
@@ -72,6 +72,7 @@ def say_gaps(run: Run, metrics: Mapping[str, Metrics]) -> list[str]:
     sentences = [
         *(f"{dataset}{_FIRST if dataset.name in metrics else ''}" for dataset in find_unfinished(run)),
         *say_unusable(run),
+        *say_damage(run),
         *(
             f"{name}: {lacking}, so that figures do not compare with published ones"
             for name, lacking in partial

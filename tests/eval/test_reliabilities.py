@@ -1,6 +1,5 @@
 """What a pruning makes of votes comes through everywhere: to decisions, logs, figures and files of neighbours."""
 
-import json
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from eval.scoring import vote_labels, winners
 from eval.types import QueryResults, Sample
 from retrieval import VisualMemory
 from retrieval.building import build_memory
+from retrieval.jsonlines import sealed, unsealed
 from retrieval.voting import METHODS, predict_every_k
 from tests.runs import evaluate
 
@@ -84,8 +84,8 @@ def test_lines_of_other_lengths_are_told(
     pruned: VisualMemory, queries: list[Sample], results: QueryResults, tmp_path: Path
 ) -> None:
     log = tmp_path / "run" / "log.jsonl"
-    first, second, *lines = log.read_text().splitlines()
-    log.write_text("\n".join([first, json.dumps(json.loads(second) | {"reliabilities": [0.5]}), *lines]) + "\n")
+    first, second, *lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join([first, sealed((unsealed(second) or {}) | {"reliabilities": [0.5]}), *lines]))
     with pytest.raises(RunError, match="lines of different lengths"):
         read_run(tmp_path / "run")
 

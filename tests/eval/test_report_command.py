@@ -15,6 +15,7 @@ from eval.runner import run_evaluation
 from eval.types import Dataset
 from retrieval import VisualMemory
 from retrieval.errors import InvalidArgument
+from retrieval.jsonlines import sealed, unsealed
 from tests.conftest import draw
 
 
@@ -137,14 +138,14 @@ def test_a_part_of_a_published_data_set_is_named_as_such(place: Path) -> None:
 
 def test_a_data_set_without_a_usable_picture_is_named_with_the_reason(place: Path) -> None:
     log = place / "run" / "log.jsonl"
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    lines = [unsealed(line) or {} for line in log.read_bytes().splitlines()]
     spoilt = [
         {name: line[name] for name in ("dataset", "id", "picture")} | {"unreadable": "it breaks off"}
         if line.get("dataset") == "mine"
         else line
         for line in lines
     ]
-    log.write_text("".join(json.dumps(line) + "\n" for line in spoilt))
+    log.write_bytes(b"".join(map(sealed, spoilt)))
     count = sum(line.get("dataset") == "mine" for line in lines)
     said, page, _ = report(place)
     told = f"mine has no figures: no usable picture among {count} files; the first: it breaks off"

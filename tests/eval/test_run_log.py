@@ -2,17 +2,21 @@
 
 import json
 import random
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from eval.errors import OtherSettings, RunError
+from eval.gaps import say_damage
 from eval.log_reader import lines_at, read_run
 from eval.metrics import measure
 from eval.runlog import RunLog
 from eval.types import Sample
 from retrieval import VisualMemory
+from retrieval.errors import VisualMemoryWarning
+from retrieval.jsonlines import is_sealed, sealed, unsealed
 from tests.runs import evaluate
 
 
@@ -33,7 +37,6 @@ DAMAGE = {
     "a distance that is a word": {"distances": ["near", 0.2, 0.3, 0.4, 0.5]},
     "no neighbours": {"ids": [], "labels": [], "distances": []},
     "a truth that is a number": {"truth": 3},
-    "an id that is a list": {"id": ["a"]},
     "another data set": {"dataset": "x"},
 }
 
@@ -44,8 +47,8 @@ def test_a_line_that_is_none_of_ours_is_told(
 ) -> None:
     evaluate(memory, {"q": queries}, tmp_path / "run", k=5)
     log = tmp_path / "run" / "log.jsonl"
-    first, second, *lines = log.read_text().splitlines()
-    log.write_text("\n".join([first, json.dumps(json.loads(second) | DAMAGE[case]), *lines]) + "\n")
+    first, second, *lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join([first, sealed((unsealed(second) or {}) | DAMAGE[case]), *lines]))
     with pytest.raises(RunError, match="has (a damaged line|lines of different lengths)"):
         read_run(tmp_path / "run")
 
@@ -66,15 +69,70 @@ def test_a_folder_with_another_log_is_left_alone(tmp_path: Path, content: str) -
     assert (tmp_path / "log.jsonl").read_text() == content
 
 
-@pytest.mark.parametrize("line", ["{}", '{"dataset": "q", "id": "1"}'])
-def test_a_log_with_a_damaged_line_is_reported(
+@pytest.mark.parametrize("line", ["{}", '{"dataset": "q", "id": "1"}', "words"])
+def test_a_line_without_its_sum_is_set_aside(
     memory: VisualMemory, queries: list[Sample], tmp_path: Path, line: str
 ) -> None:
-    evaluate(memory, {"q": queries}, tmp_path / "run", k=5)
+    _, before = evaluate(memory, {"q": queries}, tmp_path / "run", k=5)
     with (tmp_path / "run" / "log.jsonl").open("a") as log:
         log.write(line + "\n")
-    with pytest.raises(RunError, match="has a damaged line"):
-        evaluate(memory, {"q": queries}, tmp_path / "run", k=5)
+    with pytest.warns(VisualMemoryWarning, match=f"damaged in line {len(queries) + 2}: moved to .*log.damaged"):
+        _, after = evaluate(memory, {"q": queries}, tmp_path / "run", k=5)
+    assert measure(after) == measure(before)
+    assert (tmp_path / "run" / "log.damaged").read_text() == line + "\n"
+
+
+def test_a_query_whose_line_was_damaged_is_answered_again(
+    memory: VisualMemory, queries: list[Sample], tmp_path: Path
+) -> None:
+    _, before = evaluate(memory, {"q": queries}, tmp_path / "run", k=5)
+    log = tmp_path / "run" / "log.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    lines[2] = lines[2].replace(b'"distances": [', b'"distances": [1')
+    log.write_bytes(b"".join(lines))
+    with pytest.warns(VisualMemoryWarning, match="damaged in line 3, left out here"):
+        read = read_run(tmp_path / "run")
+    assert (len(read.results["q"]), read.damaged_lines) == (len(queries) - 1, (3,))
+    assert say_damage(read) == ["1 line of the log are damaged and left out: 3"]
+    with pytest.warns(VisualMemoryWarning, match="the queries are answered again"):
+        _, after = evaluate(memory, {"q": queries}, tmp_path / "run", k=5)
+    assert measure(after) == measure(before) and not after.damaged_lines
+
+
+def test_no_byte_of_a_log_changes_in_silence(memory: VisualMemory, queries: list[Sample], tmp_path: Path) -> None:
+    """Flip bits of every byte of the first three lines: the log is refused, or a line is left out and said."""
+    _, whole = evaluate(memory, {"q": queries[:4]}, tmp_path / "run", k=3)
+    log, right = tmp_path / "run" / "log.jsonl", measure(whole)
+    content = log.read_bytes()
+    draw = random.Random(0)
+    end = len(b"".join(content.splitlines(keepends=True)[:3]))
+    for place in range(0, end, 7):
+        changed = bytearray(content)
+        changed[place] ^= 1 << draw.randrange(8)
+        log.write_bytes(changed)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            try:
+                read = read_run(tmp_path / "run")
+            except RunError:
+                continue
+        assert read.damaged_lines and said, (place, content[place : place + 1], changed[place : place + 1])
+    log.write_bytes(content)
+    assert measure(read_run(tmp_path / "run")) == right
+
+
+def test_a_log_of_an_earlier_version_is_read_and_gone_on_with(
+    memory: VisualMemory, queries: list[Sample], tmp_path: Path
+) -> None:
+    _, before = evaluate(memory, {"q": queries}, tmp_path / "run", k=5)
+    log = tmp_path / "run" / "log.jsonl"
+    records = [unsealed(line) or {} for line in log.read_bytes().splitlines()]
+    records[0].pop("sums")
+    log.write_text("".join(json.dumps(record) + "\n" for record in records[:5]))
+    assert len(read_run(tmp_path / "run").results["q"]) == 4
+    _, after = evaluate(memory, {"q": queries}, tmp_path / "run", k=5)
+    assert measure(after) == measure(before)
+    assert [is_sealed(line) for line in log.read_bytes().splitlines()] == [False] * 5 + [True] * (len(queries) - 4)
 
 
 def test_a_folder_of_other_files_becomes_no_run(memory: VisualMemory, queries: list[Sample], tmp_path: Path) -> None:
