@@ -1,20 +1,21 @@
 """Two runs on the same queries: what one gets right that the other does not, and whether that may be chance.
 
 Queries are paired by data set and id. The tests are McNemar's (1947), in its exact form: of the queries that one side
-gets right and the other wrong, each is as likely to fall either way where the two are equally good.
+gets right and the other wrong, each is as likely to fall either way where the two are equally good. Where several runs
+or data sets are compared, p and the intervals of differences are adjusted by one rule (`eval.intervals`).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from eval.errors import RunError
 from eval.flips import KINDS, Flip, FlipKind, MovedClass, list_flips, moved_classes
 from eval.gaps import find_unfinished
-from eval.intervals import holm, paired_interval, sign_flip_p, wilson_interval
+from eval.intervals import Adjusted, holm, paired_interval, sign_flip_p, wilson_interval
 from eval.pairing import Answers, Pairs, answer_all, pair_queries
 from eval.scoring import final_labels, vote_labels
 from eval.types import Interval, Percent, Run
@@ -55,7 +56,7 @@ class PairedFigures:
     after: Percent
     after_interval: Interval
     difference: Percent
-    difference_interval: Interval  # paired bootstrap, 95 %
+    difference_interval: Interval  # paired bootstrap, 95 %, adjusted as p is: it holds 0 where adjusted is 0.05 or more
     fixed: int  # wrong before, right after
     broken: int  # right before, wrong after
     p: float  # exact McNemar, two-sided
@@ -139,30 +140,35 @@ def _side(name: str, run: Run, *, place: int, vote: bool) -> Side:
 def _compare(
     sides: list[Side], answers: list[dict[str, Answers]], changed: list[dict[str, tuple[Any, Any]]]
 ) -> Comparison:
+    paired = [
+        _pair_sides(sides[0], side, answers[0], found) for side, found in zip(sides[1:], answers[1:], strict=True)
+    ]
+    each = [[_Change.of([pair]) for pair in pairs.values()] for pairs, _ in paired]
+    overall = [_Change.of(list(pairs.values())) for pairs, _ in paired]
+    tests = iter(holm([change.p for changes in each for change in changes]))
     others = [
-        _compare_run(sides[0], side, answers[0], found, differing)
-        for side, found, differing in zip(sides[1:], answers[1:], changed[1:], strict=True)
-    ]
-    by_dataset = iter(holm([dataset.figures.p for other in others for dataset in other.datasets]))
-    by_run = iter(holm([other.overall.p for other in others]))
-    adjusted = [
-        replace(
-            other,
-            datasets=[replace(d, figures=replace(d.figures, adjusted=next(by_dataset))) for d in other.datasets],
-            overall=replace(other.overall, adjusted=next(by_run)),
+        RunComparison(
+            after=side,
+            datasets=[
+                _compare_dataset(name, pair, change.figures(next(tests)))
+                for (name, pair), change in zip(pairs.items(), changes, strict=True)
+            ],
+            overall=together.figures(test),
+            repeated=together.repeated,
+            missing=missing,
+            changed=differing,
         )
-        for other in others
+        for side, (pairs, missing), changes, together, test, differing in zip(
+            sides[1:], paired, each, overall, holm([change.p for change in overall]), changed[1:], strict=True
+        )
     ]
-    return Comparison(sides[0], adjusted)
+    return Comparison(sides[0], others)
 
 
-def _compare_run(
-    baseline: Side,
-    side: Side,
-    before: dict[str, Answers],
-    after: dict[str, Answers],
-    changed: dict[str, tuple[Any, Any]],
-) -> RunComparison:
+def _pair_sides(
+    baseline: Side, side: Side, before: dict[str, Answers], after: dict[str, Answers]
+) -> tuple[dict[str, Pairs], list[str]]:
+    """Return the queries that both sides answered by data set, and the data sets of which there are none."""
     found = {
         name: pair_queries(before[name], after[name], dataset=name, after_name=side.name)
         for name in before
@@ -173,67 +179,70 @@ def _compare_run(
         raise RunError(
             f"{baseline.name} and {side.name} share no query: compare runs on the same data sets, under the same names"
         )
-    overall, repeated = _overall(list(pairs.values()))
-    return RunComparison(
-        after=side,
-        datasets=[_compare_dataset(name, pair) for name, pair in pairs.items()],
-        overall=overall,
-        repeated=repeated,
-        missing=sorted((before.keys() | after.keys()) - pairs.keys()),
-        changed=changed,
-    )
+    return pairs, sorted((before.keys() | after.keys()) - pairs.keys())
 
 
-def _compare_dataset(name: str, pairs: Pairs) -> DatasetComparison:
-    change = pairs.change
+def _compare_dataset(name: str, pairs: Pairs, figures: PairedFigures) -> DatasetComparison:
     return DatasetComparison(
         name=name,
-        figures=_figures([pairs], np.bincount(change + 1, minlength=3)[None], units=len(change)),
-        only_before=len(pairs.before.results) - len(change),
-        only_after=len(pairs.after.results) - len(change),
+        figures=figures,
+        only_before=len(pairs.before.results) - figures.count,
+        only_after=len(pairs.after.results) - figures.count,
         classes=moved_classes(pairs),
         flips=list_flips(pairs),
     )
 
 
-def _overall(pairs: list[Pairs]) -> tuple[PairedFigures, int]:
-    """Return the figures of all data sets together, and how many queries stand in several of them.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Change:
+    """What one side gets right that the other does not, on one data set or on several together.
 
     The same id in the same place is the same picture, as in ImageNet's validation set and ReaL: its answers are no
     independent evidence, so they are drawn and tested together. Strata are the data sets, and where ids
     repeat their combinations.
     """
-    numbers: dict[tuple[str, str], int] = {}
-    places = [np.array([numbers.setdefault(picture, len(numbers)) for picture in pair.pictures]) for pair in pairs]
-    change, stratum, times = (np.zeros(len(numbers), np.int64) for _ in range(3))
-    for place, pair in zip(places, pairs, strict=True):
-        change[place] += pair.change
-        times[place] += 1
-        stratum *= 2
-        stratum[place] += 1
-        stratum = np.unique(stratum, return_inverse=True)[1]  # so that many data sets do not overflow
-    counts = np.zeros((stratum.max() + 1, 2 * len(pairs) + 1), np.int64)
-    np.add.at(counts, (stratum, change + len(pairs)), 1)
-    return _figures(pairs, counts, units=len(numbers)), int((times > 1).sum())
 
+    before: Bool[np.ndarray, " answers"]
+    after: Bool[np.ndarray, " answers"]
+    counts: Int[np.ndarray, "strata values"]  # as `paired_interval` takes them
+    units: int  # different queries
+    repeated: int  # of these, those that stand in several data sets
 
-def _figures(pairs: list[Pairs], counts: Int[np.ndarray, "strata values"], *, units: int) -> PairedFigures:
-    """Return figures; ``counts`` is `paired_interval`'s, ``units`` the number of different queries."""
-    before, after = (np.concatenate(side) for side in zip(*(pair.right for pair in pairs), strict=True))
-    p = sign_flip_p(counts.sum(axis=0))
-    return PairedFigures(
-        count=len(before),
-        before=100.0 * float(before.mean()),
-        before_interval=wilson_interval(round(units * float(before.mean())), units),
-        after=100.0 * float(after.mean()),
-        after_interval=wilson_interval(round(units * float(after.mean())), units),
-        difference=100.0 * float(after.mean() - before.mean()),
-        difference_interval=paired_interval(counts, queries=len(before)),
-        fixed=int((after & ~before).sum()),
-        broken=int((before & ~after).sum()),
-        p=p,
-        adjusted=p,
-    )
+    @classmethod
+    def of(cls, pairs: list[Pairs]) -> "_Change":
+        numbers: dict[tuple[str, str], int] = {}
+        places = [np.array([numbers.setdefault(picture, len(numbers)) for picture in pair.pictures]) for pair in pairs]
+        change, stratum, times = (np.zeros(len(numbers), np.int64) for _ in range(3))
+        for place, pair in zip(places, pairs, strict=True):
+            change[place] += pair.change
+            times[place] += 1
+            stratum *= 2
+            stratum[place] += 1
+            stratum = np.unique(stratum, return_inverse=True)[1]  # so that many data sets do not overflow
+        counts = np.zeros((stratum.max() + 1, 2 * len(pairs) + 1), np.int64)
+        np.add.at(counts, (stratum, change + len(pairs)), 1)
+        before, after = (np.concatenate(side) for side in zip(*(pair.right for pair in pairs), strict=True))
+        return cls(before, after, counts, len(numbers), int((times > 1).sum()))
+
+    @property
+    def p(self) -> float:
+        return sign_flip_p(self.counts.sum(axis=0))
+
+    def figures(self, test: Adjusted) -> PairedFigures:
+        before, after = self.before, self.after
+        return PairedFigures(
+            count=len(before),
+            before=100.0 * float(before.mean()),
+            before_interval=wilson_interval(round(self.units * float(before.mean())), self.units),
+            after=100.0 * float(after.mean()),
+            after_interval=wilson_interval(round(self.units * float(after.mean())), self.units),
+            difference=100.0 * float(after.mean() - before.mean()),
+            difference_interval=paired_interval(self.counts, queries=len(before), test=test),
+            fixed=int((after & ~before).sum()),
+            broken=int((before & ~after).sum()),
+            p=test.p,
+            adjusted=test.adjusted,
+        )
 
 
 def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -1,15 +1,11 @@
 """A comparison of runs as HTML for notebooks: the figures that the command line prints, and their conclusions."""
 
-from typing import Final
-
 from markupsafe import Markup
 
 from eval.compare import Comparison, RunComparison, Side
-from eval.comparison_printing import count_answers, figure_rows, list_notes
+from eval.comparison_printing import CAPTION, count_answers, figure_rows, list_notes
 from eval.conclusion import conclude, describe_setting
 from retrieval.display import heading, line, table
-
-_CAPTION: Final = "Top-1 accuracy in percent, difference in points (95 % intervals)"
 
 
 def comparison_html(comparison: Comparison) -> str:
@@ -23,4 +19,4 @@ def _figures(before: Side, other: RunComparison) -> Markup:
     settings = [(name, describe_setting(was), describe_setting(now)) for name, (was, now) in other.changed.items()]
     changed = table(["setting", before.name, other.after.name], settings) if settings else Markup("")
     conclusion = heading(conclude(before, other))
-    return table(columns, rows, caption=_CAPTION) + line(count_answers(other)) + changed + conclusion
+    return table(columns, rows, caption=CAPTION) + line(count_answers(other)) + changed + conclusion

@@ -7,13 +7,14 @@ from typing import Final
 import typer
 
 from eval.compare import KINDS, Comparison, PairedFigures, RunComparison, Side
-from eval.conclusion import conclude, describe_setting
+from eval.conclusion import conclude, describe_setting, format_difference
 from eval.power import mcnemar_power, needed_queries
 from eval.types import Interval
 from eval.wording import counted, points
 from retrieval.labels import display_name
 from retrieval.terminal import print_table, printable
 
+CAPTION: Final = "Top-1 accuracy in percent, difference in points (95 % intervals, of differences adjusted as p is)"
 _SHOWN_CLASSES: Final = 20
 _USUAL_DIFFERENCES: Final = (0.5, 1.0, 2.0, 5.0)  # points
 
@@ -89,7 +90,7 @@ def print_power(difference: float, *, discordant: float, power: float, alpha: fl
 
 def _print_figures(before: Side, other: RunComparison) -> None:
     columns, rows = figure_rows(before, other)
-    print_table(columns, rows, title="Top-1 accuracy in percent, difference in points (95 % intervals)")
+    print_table(columns, rows, title=CAPTION)
 
 
 def _cells(name: str, figures: PairedFigures) -> list[str]:
@@ -98,7 +99,7 @@ def _cells(name: str, figures: PairedFigures) -> list[str]:
         f"{figures.count:,}",
         f"{figures.before:.1f} {_spread(figures.before_interval)}",
         f"{figures.after:.1f} {_spread(figures.after_interval)}",
-        f"{figures.difference:+.1f} {_spread(figures.difference_interval)}",
+        "{} ({})".format(*format_difference(figures)),
         f"{figures.fixed:,}",
         f"{figures.broken:,}",
         _p(figures.p),

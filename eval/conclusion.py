@@ -5,7 +5,8 @@ from dataclasses import replace
 from typing import Final
 
 from eval.compare import PairedFigures, RunComparison, Side
-from eval.power import ALPHA, needed_queries
+from eval.intervals import ALPHA
+from eval.power import needed_queries
 from eval.wording import counted, points
 
 _ASKED: Final = 1.0  # points: the difference for which a sentence says how many queries would tell it
@@ -41,6 +42,17 @@ def describe_setting(setting: object) -> str:
     return "none" if setting in (None, "") else str(setting)
 
 
+def format_difference(figures: PairedFigures) -> tuple[str, str]:
+    """Return a difference with its sign, and its interval, as ``+1.2`` and ``0.3 to 2.1``.
+
+    They have a second decimal where with one a difference, or an end of the interval, would look like none.
+    """
+    numbers = (figures.difference, *figures.difference_interval)
+    decimals = 2 if any(0 < abs(number) < 0.1 for number in numbers) else 1
+    low, high = (f"{end:.{decimals}f}" for end in figures.difference_interval)
+    return f"{figures.difference:+.{decimals}f}", f"{low} to {high}"
+
+
 def format_p(p: float) -> str:
     """Return a p to three decimals, as ``p = 0.002`` or ``p < 0.001``."""
     return f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
@@ -63,6 +75,6 @@ def _turned(figures: PairedFigures) -> PairedFigures:
 
 
 def _with_interval(figures: PairedFigures) -> str:
-    decimals = 1 if abs(figures.difference) >= 0.1 else 2
-    low, high = (f"{bound:.{decimals}f}" for bound in figures.difference_interval)
-    return f"{points(figures.difference, f'.{decimals}f')}, 95 % interval {low} to {high}, {format_p(figures.adjusted)}"
+    difference, interval = format_difference(figures)
+    told = points(float(difference), f".{len(difference.partition('.')[2])}f")
+    return f"{told}, 95 % interval {interval}, {format_p(figures.adjusted)}"

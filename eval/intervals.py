@@ -1,6 +1,7 @@
 """How sure an accuracy is, and a difference of two on the same queries: 95 % intervals and exact tests."""
 
 import math
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -10,6 +11,8 @@ from eval.types import Interval
 
 SEED: Final = 0  # of all resampling, so that figures are the same whenever they are computed
 RESAMPLES: Final = 10_000
+ALPHA: Final = 0.05  # of a test, or of a whole family of them
+_MOST_RESAMPLES: Final = 1_000_000  # a second
 _Z95: Final = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 
 
@@ -32,23 +35,52 @@ def bootstrap_interval(successes: int, trials: int) -> Interval:
     return 100.0 * float(low), 100.0 * float(high)
 
 
-def paired_interval(counts: Int[np.ndarray, "strata values"], *, queries: int) -> Interval:
-    """Return the 95 % percentile bootstrap interval of a difference on the same queries, in points (Efron, 1979).
+@dataclass(frozen=True, slots=True)
+class Adjusted:
+    """One test of a family."""
+
+    p: float
+    adjusted: float  # p by Holm's method
+    alpha: float  # at which Holm's method tests it: 0.05 divided by the number of tests whose p is not smaller
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the difference is told from none, at 0.05 for the whole family."""
+        return self.adjusted < ALPHA
+
+
+def paired_interval(counts: Int[np.ndarray, "strata values"], *, queries: int, test: Adjusted) -> Interval:
+    """Return the interval of a difference on the same queries, in points, that goes with its test.
+
+    An interval holds the differences that a test does not reject (Lehmann and Romano, Testing Statistical Hypotheses,
+    2005, section 3.5). So both go by one level, that of the test's step in Holm's method, as Serlin proposes
+    ("Confidence intervals and the scientific method: a case for Holm on the range", 1993), and at no difference the
+    exact test decides: the interval leaves out 0 where and only where the adjusted p is below 0.05. Its ends elsewhere
+    are percentiles of the bootstrap (Efron, 1979). For a single comparison it is the usual 95 % interval; beside
+    several it is wider, as its p is larger.
 
     Drawing units anew within each stratum draws a multinomial number of each value, so no unit need be drawn itself.
 
     Args:
         counts: how many units (queries, or queries that belong together) changed by -m, …, 0, …, m right answers.
         queries: what the difference is a share of.
+        test: of no difference.
     """
     random = np.random.default_rng(SEED)
     values = np.arange(counts.shape[1]) - counts.shape[1] // 2
-    net = np.zeros(RESAMPLES, np.int64)
+    resamples = min(round(RESAMPLES * ALPHA / test.alpha), _MOST_RESAMPLES)  # as many beyond each end at any level
+    net = np.zeros(resamples, np.int64)
     for stratum in counts:
         units = int(stratum.sum())
-        net += random.multinomial(units, stratum / max(units, 1), RESAMPLES) @ values
-    low, high = np.quantile(net / queries, (0.025, 0.975))
-    return 100.0 * float(low), 100.0 * float(high)
+        net += random.multinomial(units, stratum / max(units, 1), resamples) @ values
+    low, high = (float(end) for end in np.quantile(net, (test.alpha / 2, 1 - test.alpha / 2)))
+    if not test.is_told:
+        low, high = min(low, 0.0), max(high, 0.0)
+    elif counts.sum(axis=0) @ values > 0:
+        low = max(low, 1.0)  # a query: the least difference that there is
+    else:
+        high = min(high, -1.0)
+    return 100.0 * low / queries, 100.0 * high / queries
 
 
 def mcnemar_p(fixed: Int[np.ndarray, "*many"], broken: Int[np.ndarray, "*many"]) -> Float[np.ndarray, "*many"]:
@@ -87,10 +119,11 @@ def _signed_sums(changed: dict[int, int]) -> tuple[Int[np.ndarray, " sums"], Flo
     return lowest + 2 * np.arange(len(weights)), weights
 
 
-def holm(p: list[float]) -> list[float]:
-    """Return p adjusted for that many tests, by Holm's method (1979)."""
+def holm(p: list[float]) -> list[Adjusted]:
+    """Return tests adjusted for that many, by Holm's method (1979)."""
     order = np.argsort(p, kind="stable")
-    factors = len(p) - np.arange(len(p))
+    factors = np.empty(len(p))
+    factors[order] = len(p) - np.arange(len(p))
     adjusted = np.empty(len(p))
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(np.asarray(p)[order] * factors))
-    return [float(value) for value in adjusted]
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate((np.asarray(p) * factors)[order]))
+    return [Adjusted(*map(float, test)) for test in zip(p, adjusted, ALPHA / factors, strict=True)]

@@ -173,7 +173,7 @@ def differences(rows: Sequence[tuple[str, Percent, Interval]]) -> "Figure":
         axes.set_yticks(places, [readable(name) for name, _, _ in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         _spread(axes, "x")
-        axes.set_xlabel("difference of top-1 accuracy (points), with 95 % intervals")
+        axes.set_xlabel("difference of top-1 accuracy (points), with 95 % intervals adjusted as p is")
     return figure
 
 

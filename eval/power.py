@@ -6,12 +6,12 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float, Int
 
+from eval.intervals import ALPHA
 from eval.types import Percent
 from eval.wording import points
 from retrieval.errors import InvalidArgument
 
 POWER: Final = 80.0  # percent; the customary one
-ALPHA: Final = 0.05
 _DIFFERENCES: Final = (0.01, 100.0)  # points; sums of exact probabilities end in time within these bounds
 _POWERS: Final = (50.0, 99.9)  # percent
 _ALPHAS: Final = (1e-6, 0.5)

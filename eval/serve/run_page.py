@@ -7,7 +7,7 @@ from fastapi import Request
 from nicegui import ui
 
 from eval.compare import Comparison, PairedFigures
-from eval.conclusion import conclude, format_p
+from eval.conclusion import conclude, format_difference, format_p
 from eval.serve import run_query_page
 from eval.serve.browsing import (
     Cell,
@@ -103,7 +103,7 @@ def _figures(name: str, figures: PairedFigures) -> Iterator[str]:
     yield f"{figures.count:,}"
     yield f"{figures.before:.1f} %"
     yield f"{figures.after:.1f} %"
-    yield f"{figures.difference:+.1f} ({figures.difference_interval[0]:+.1f} to {figures.difference_interval[1]:+.1f})"
+    yield "{} ({})".format(*format_difference(figures))
     yield f"{figures.fixed:,}"
     yield f"{figures.broken:,}"
     yield format_p(figures.adjusted).removeprefix("p = ").removeprefix("p ")

@@ -7,7 +7,8 @@ from typing import Any, Final
 
 import typer
 
-from eval.conclusion import format_p
+from eval.comparison_printing import CAPTION
+from eval.conclusion import format_difference, format_p
 from eval.tuning.budget import Needed, add_needed
 from eval.tuning.plan import Rung, Setting
 from eval.tuning.verdict import Row, Verdict
@@ -75,7 +76,7 @@ def print_verdict(verdict: Verdict, *, rungs: int) -> None:
         typer.echo(printable(sentence, longest=1000))
 
 
-_TITLE: Final = "Top-1 accuracy in percent, difference in points (95 % intervals), on the queries that both answered"
+_TITLE: Final = f"{CAPTION}, on the queries that both answered"
 
 
 def _cells(row: Row, rungs: int) -> list[str]:
@@ -97,9 +98,8 @@ def _cells(row: Row, rungs: int) -> list[str]:
 def _beside(row: Row) -> list[str]:
     if row.beside is None:
         return ["", ""]
-    low, high = row.beside.difference_interval
     p = format_p(row.beside.adjusted).removeprefix("p").removeprefix(" = ").strip()
-    return [f"{row.beside.difference:+.1f} ({low:.1f} to {high:.1f})", p]
+    return ["{} ({})".format(*format_difference(row.beside)), p]
 
 
 def verdict_as_json(verdict: Verdict, about: Mapping[str, Any]) -> str:

@@ -9,8 +9,7 @@ from agent.presets import Preset
 from agent.stages import Stages
 from eval.compare import Comparison, PairedFigures, RunComparison, compare_runs
 from eval.conclusion import conclude
-from eval.intervals import wilson_interval
-from eval.power import ALPHA
+from eval.intervals import ALPHA, wilson_interval
 from eval.rerank_metrics import NO_ERRORS
 from eval.tuning.plan import Setting
 from eval.tuning.pooling import (

@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 from eval.compare import Comparison, compare_runs, compare_with_vote
 from eval.conclusion import conclude
 from eval.errors import RunError
-from eval.intervals import holm, mcnemar_p, paired_interval, sign_flip_p, wilson_interval
+from eval.intervals import Adjusted, holm, mcnemar_p, paired_interval, sign_flip_p, wilson_interval
 from eval.types import Names, Outcome, QueryResults, Run, RunInfo
 
 TRUTH = frozenset({"t"})
@@ -121,13 +121,15 @@ def test_the_interval_is_that_of_queries_drawn_anew() -> None:
     drawn = np.array([change[rng.integers(0, 400, 400)].mean() for _ in range(10_000)])
     counts = np.bincount(change + 1, minlength=3)[None]
     plain = 100 * np.quantile(drawn, (0.025, 0.975))
-    assert paired_interval(counts, queries=400) == pytest.approx(tuple(plain), abs=0.4)
+    test = Adjusted(p=0.01, adjusted=0.01, alpha=0.05)
+    assert paired_interval(counts, queries=400, test=test) == pytest.approx(tuple(plain), abs=0.4)
 
 
 def test_strata_keep_their_sizes_when_drawn_anew() -> None:
     separate = np.array([[0, 0, 50], [50, 0, 0]])  # one data set all fixed, one all broken: nothing is left to chance
-    assert paired_interval(separate, queries=100) == (0, 0)
-    low, high = paired_interval(separate.sum(axis=0, keepdims=True), queries=100)
+    test = Adjusted(p=1.0, adjusted=1.0, alpha=0.05)
+    assert paired_interval(separate, queries=100, test=test) == (0, 0)
+    low, high = paired_interval(separate.sum(axis=0, keepdims=True), queries=100, test=test)
     assert low < -15 and high > 15
 
 
@@ -155,8 +157,37 @@ def test_changes_of_several_sizes_are_tested_by_every_way_to_turn_their_signs() 
     )
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_an_interval_leaves_out_0_where_and_only_where_the_adjusted_test_tells_a_difference(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    changes = [np.array([draw.integers(0, 30), 500, draw.integers(0, 30)]) for _ in range(60)]
+    told = 0
+    for start in range(0, 60, 4):  # families of four
+        family = changes[start : start + 4]
+        for counts, test in zip(family, holm([sign_flip_p(counts) for counts in family]), strict=True):
+            low, high = paired_interval(counts[None], queries=560, test=test)
+            assert (low > 0 or high < 0) == (test.adjusted < 0.05)
+            assert low <= 100 * (counts[2] - counts[0]) / 560 <= high
+            told += test.is_told
+    assert 10 < told < 50
+
+
+def test_a_conclusion_and_its_interval_agree_beside_other_runs() -> None:
+    """8 of 100 queries fixed and none broken: p is 0.008 alone, and adjusted 0.078 beside nine other runs."""
+    base, better = run(q=results(answers(right=50, wrong=50))), run(q=results(answers(right=58, wrong=42)))
+    alone = compare_runs([("base", base), ("better", better)])
+    beside = compare_runs([("base", base), ("better", better), *((f"same {n}", base) for n in range(9))])
+    assert conclude(alone.before, alone.others[0]).startswith(
+        "better is better than base by 8.0 points, 95 % interval 3.0"
+    )
+    said = conclude(beside.before, beside.others[0])
+    assert said.startswith("No difference between better and base can be told") and "interval 0.0 to 16.0" in said
+
+
 def test_p_is_adjusted_for_every_data_set_and_run() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.9]) == pytest.approx([0.04, 0.09, 0.09, 0.9])
+    tests = holm([0.01, 0.04, 0.03, 0.9])
+    assert [test.adjusted for test in tests] == pytest.approx([0.04, 0.09, 0.09, 0.9])
+    assert [test.alpha for test in tests] == pytest.approx([0.05 / 4, 0.05 / 2, 0.05 / 3, 0.05])
     assert holm([]) == []
     base = run(a=results(answers(right=50, wrong=50)), b=results(answers(right=50, wrong=50)))
     better = run(a=results(answers(right=58, wrong=42)), b=results(answers(right=50, wrong=50)))
