@@ -21,6 +21,10 @@ and where the vote decides:
                        so would every further request: a batch stops here
     batch_failed       batch jobs gave no reply, three times
     model_failed       a model of one's own, or an SDK, failed
+
+and where nobody decides (a `Failure`, whose label is None):
+
+    unreadable         the picture cannot be used
 """
 
 import asyncio
@@ -137,6 +141,8 @@ def classify_batch(
     **options: Unpack[StageOptions],
 ) -> Iterator[Prediction | Failure[ImageLike]]:
     """Yield a prediction for each of any number of pictures, in order; a `Failure` for one that cannot be used.
+
+    A `Failure` reads like a prediction: its ``label`` is None, its ``source`` "none", and its ``reason`` says why.
 
     A failure of the model that every further query would meet, such as a refused key or a spent budget, is raised,
     after the predictions before it. Replies received by then are in the model's cache, so that a second run pays for

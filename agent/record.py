@@ -4,6 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from agent.types import Prediction, Reply
+from retrieval.pipeline import Failure
 from retrieval.types import Neighbor
 
 
@@ -22,8 +23,10 @@ def rerank_record(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def prediction_record(prediction: Prediction) -> dict[str, Any]:
-    """Return a whole prediction in JSON's types."""
+def prediction_record(prediction: Prediction | Failure[Any]) -> dict[str, Any]:
+    """Return a whole prediction in JSON's types; of a picture that cannot be used no more than its reason."""
+    if isinstance(prediction, Failure):
+        return {"label": None, "source": prediction.source, "reason": prediction.reason}
     votes = zip(prediction.votes.labels, prediction.votes.weights, strict=True)
     return rerank_record(prediction) | {
         "votes": [list(pair) for pair in votes],

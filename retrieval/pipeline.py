@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -26,10 +26,33 @@ _KNOWN_BATCHES = 2  # a group of pictures whose features are mostly known grows 
 
 @dataclass(frozen=True, slots=True)
 class Failure(Generic[Item]):
-    """An item whose picture cannot be used, or has no finite vector, and why."""
+    """An item whose picture cannot be used, or has no finite vector, and why.
+
+    Read like a prediction it has a reason and no label.
+    """
 
     item: Item
     error: ImageError
+
+    @property
+    def label(self) -> None:
+        """There is none: nothing was decided."""
+        return
+
+    @property
+    def source(self) -> Literal["none"]:
+        """Who decided: neither the model nor the vote."""
+        return "none"
+
+    @property
+    def code(self) -> str:
+        """The reason's code."""
+        return "unreadable"
+
+    @property
+    def reason(self) -> str:
+        """Why there is no label, as "code: sentence"."""
+        return f"{self.code}: {self.error}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

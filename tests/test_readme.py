@@ -38,8 +38,12 @@ def test_every_python_example_runs(tmp_path: Path) -> None:
     examples = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     assert len(examples) == 7
     environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
-    program = "\n".join([SETTING, *examples, VERDICT])
+    spoilt = 'open("b.jpg", "wb").write(b"no picture")'  # one bad file ends no batch
+    program = "\n".join(
+        [SETTING, *(f"{spoilt}\n{one}" if "classify_batch" in one else one for one in examples), VERDICT]
+    )
     ran = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stderr
+    assert re.search(r"(cat|dog) \w+: .*\nNone unreadable: b.jpg", ran.stdout), ran.stdout
