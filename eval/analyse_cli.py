@@ -209,19 +209,27 @@ def _write_all(entries: "Sequence[Entry]", given: "Iterator[Given]", out: Path, 
     from retrieval.terminal import printable
 
     names: list[str] = []
+    said: set[str] = set()
+
+    def leave_out(entry: "Entry", why: object) -> None:
+        sentence = f"{entry.name} is left out: {printable(why, longest=500)}"
+        if sentence not in said:  # what one data set lacks the others mostly lack as well
+            typer.echo(sentence, err=True)
+        said.add(sentence)
+
     for one in given:
         names.append(one.found.name)
         folder = out / slugs(names)[-1]
         for entry in entries:
             if skip and (why := one.missing(entry)):
-                typer.echo(f"{entry.name} is left out: {why}", err=True)
+                leave_out(entry, why)
                 continue
             try:
                 analysis = one.analyse(entry)
             except InvalidArgument as error:
                 if not skip:
                     raise
-                typer.echo(f"{entry.name} is left out: {printable(error, longest=500)}", err=True)
+                leave_out(entry, error)
                 continue
             write_analysis(analysis, folder)
             typer.echo(f"{entry.name}: {printable(analysis.finding, longest=2000)}")

@@ -1,4 +1,4 @@
-"""What is left of a query without its nearest neighbour (Geirhos et al., appendix O, Figure 17)."""
+"""What is left of a query when its nearest neighbour's vector is subtracted (Geirhos et al., appendix O, Figure 17)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ _COLUMNS: Final = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Residuals:
-    """The neighbours of queries, and of what is left of them without the nearest; rows are those of the memory."""
+    """The neighbours of queries, and of their residuals: query less nearest neighbour; rows are those of the memory."""
 
     queries: Int[np.ndarray, " left"]  # positions of those of which something is left
     rows: Int[np.ndarray, "left k"]
@@ -100,7 +100,7 @@ def compositionality(
 
     return Analysis(
         name="compositionality",
-        title=f"{material.name}: neighbours of a query, and of what is left of it without the nearest",
+        title=f"{material.name}: neighbours of a query, and of its residual (query minus nearest neighbour)",
         source="Figure 17, appendix O",
         columns=_COLUMNS,
         rows=[summary.row(), *(_row(material, found, place) for place in chosen)],
@@ -149,11 +149,11 @@ class _Summary:
 
     def finding(self) -> str:
         return (
-            f"Without its nearest neighbour, {self.another:.1f} % of queries find another label first (an item drawn at"
-            f" random has another in {self.by_chance:.1f} %), at a mean distance of {self.after:.2f} instead of"
-            f" {self.before:.2f}; among {self.k} neighbours stand {self.labels_after:.1f} labels instead of"
-            f" {self.labels_before:.1f}, and the first one is right for {self.right_after:.1f} % instead of"
-            f" {self.right_before:.1f} %."
+            "Where the nearest neighbour's vector is subtracted from the query's and the rest is searched in the same"
+            f" memory, {self.another:.1f} % of queries find another label first (an item drawn at random has another in"
+            f" {self.by_chance:.1f} %), at a mean distance of {self.after:.2f} instead of {self.before:.2f}; among"
+            f" {self.k} neighbours stand {self.labels_after:.1f} labels instead of {self.labels_before:.1f}, and the"
+            f" first one is right for {self.right_after:.1f} % instead of {self.right_before:.1f} %."
         )
 
 
@@ -186,7 +186,8 @@ def _notes(material: Material, found: Residuals, k: int, seed: int) -> list[str]
     notes = [
         "The paper shows queries with several objects, chosen by hand, and gives no figures; here every query counts,"
         f" and those listed are drawn at random (seed {seed}).",
-        "Embeddings have length 1 before one is subtracted from the other, and so has the residual before the search.",
+        "Nothing is taken out of the memory: the residual is searched among all its items, the neighbour included."
+        " Embeddings have length 1 before one is subtracted from the other, and so has the residual before the search.",
         f"Labels are counted among {counted(min(k, found.rows.shape[1]), 'neighbour')};"
         " another label: than that of the query's nearest neighbour.",
     ]
@@ -196,11 +197,11 @@ def _notes(material: Material, found: Residuals, k: int, seed: int) -> list[str]
 
 
 def _histogram(material: Material, found: Residuals) -> "Figure":
-    with drawing((5.2, 3.8), f"{readable(material.name)}: before and after") as (figure, axes):
+    with drawing((5.2, 3.8), f"{readable(material.name)}: queries and their residuals") as (figure, axes):
         both = (found.distances[:, 0], found.residual_distances[:, 0])
         edges = np.linspace(min(map(np.min, both)), max(map(np.max, both)) + 1e-6, 41)
         axes.hist(both[0], edges, color=BLUE, alpha=0.75, label="query")
-        axes.hist(both[1], edges, color=ORANGE, histtype="step", lw=1.8, label="query less its nearest neighbour")
+        axes.hist(both[1], edges, color=ORANGE, histtype="step", lw=1.8, label="query minus nearest neighbour")
         axes.set(xlabel="cosine distance of the nearest neighbour", ylabel="queries")
         figure.legend(loc="outside lower center", ncols=2)
     return figure

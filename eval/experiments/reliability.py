@@ -1,5 +1,6 @@
 """Accuracy of the single neighbour at each rank, with its logarithmic fit (Geirhos et al., Figures 1 and 13)."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from eval.experiments.base import Analysis, Neighborhoods
 from eval.experiments.published import NEAREST, same_model
 from eval.experiments.votes import right_neighbors
 from eval.types import Percent
+from eval.wording import counted
 from retrieval.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -26,9 +28,9 @@ class LogFit:
     determination: float  # R², the part of the variance that the fit explains
 
     def at(self, ranks: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
-        """Return the fitted accuracy at ranks from 1."""
+        """Return the fitted accuracy at ranks from 1; NaN where it would be no percentage, below 0 or above 100."""
         fitted: np.ndarray = self.nearest + self.slope * np.log(ranks)
-        return fitted
+        return np.where((fitted >= 0) & (fitted <= 100), fitted, np.nan)
 
 
 def reliability(found: Neighborhoods) -> Analysis:
@@ -48,7 +50,10 @@ def reliability(found: Neighborhoods) -> Analysis:
         title="Accuracy of the single neighbour by rank",
         source="Figures 1 and 13; appendix H",
         columns=("rank", "accuracy (%)", "fit (%)"),
-        rows=list(zip(range(1, len(top1) + 1), top1.tolist(), fit.at(ranks).tolist(), strict=True)),
+        rows=[
+            (rank, accuracy, None if math.isnan(fitted) else fitted)
+            for rank, (accuracy, fitted) in enumerate(zip(top1.tolist(), fit.at(ranks).tolist(), strict=True), start=1)
+        ],
         finding=f"The nearest neighbour has a right label for {top1[0]:.1f} % of the queries and the one at rank"
         f" {len(top1)} for {top1[-1]:.1f} % (a random label: {chance:.1f} %); accuracy follows"
         f" {fit.nearest:.1f} - {-fit.slope:.2f} · ln(rank) with R² = {fit.determination:.3f}."
@@ -57,9 +62,16 @@ def reliability(found: Neighborhoods) -> Analysis:
         draw=lambda: _draw(found, top1, fit),
         notes=[
             "The paper numbers ranks from 0; the fit is in ln(rank) with rank 1 for the nearest, by least squares.",
+            *_beyond(fit.at(ranks)),
             "The paper states no numbers for these curves but the nearest neighbour's accuracy (Table 9).",
         ],
     )
+
+
+def _beyond(fitted: Float[np.ndarray, " k"]) -> list[str]:
+    """Say at how many ranks the fit would be no percentage."""
+    ranks = int(np.isnan(fitted).sum())
+    return [f"The fit says nothing at {counted(ranks, 'rank')}, where it would leave 0 to 100 %."] if ranks else []
 
 
 def fit_logarithm(ranks: Float[np.ndarray, " k"], top1: Float[np.ndarray, " k"]) -> LogFit:
@@ -79,6 +91,10 @@ def _draw(found: Neighborhoods, top1: Float[np.ndarray, " k"], fit: LogFit) -> "
         model = same_model(found.embedder)
         if model in NEAREST:
             axes.plot(1, NEAREST[model], "*", color=INK, markersize=9, label=f"{model}, ImageNet (paper, Table 9)")
-        axes.set(xlabel="rank of the neighbour (1 = nearest)", ylabel="top-1 accuracy (%)", ylim=(0, None))
+        axes.set(
+            xlabel="rank of the neighbour (1 = nearest)",
+            ylabel="top-1 accuracy (%)",
+            ylim=(0, 102 if max(top1.max(), np.nanmax(fit.at(ranks), initial=0.0)) > 90 else None),
+        )
         axes.legend(fontsize=8)
     return figure

@@ -6,8 +6,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from eval.datasets.folder import read_folder
 from eval.neighbor_info import read_neighbors, write_neighbors
+from eval.runner import run_evaluation
+from eval.types import Dataset
 from eval.vmem import app
+from retrieval import VisualMemory
 from retrieval.errors import InvalidArgument
 from tests.eval.experiments.found import made_neighborhoods
 
@@ -39,6 +43,19 @@ def test_one_analysis_of_a_neighbour_file_is_four_files_and_a_sentence(neighbor_
     said = typed("analyse", "reliability", "--neighbors", neighbor_file, "--out", tmp_path / "out")
     assert "nearest neighbour has a right label" in said
     assert sorted(path.suffix for path in (tmp_path / "out" / "val").iterdir()) == [".csv", ".md", ".png", ".svg"]
+
+
+def test_what_is_left_out_of_several_data_sets_is_said_once(built: Path, pictures: Path, tmp_path: Path) -> None:
+    run_evaluation(
+        VisualMemory.open(built),
+        {name: Dataset(read_folder(pictures)) for name in ("one", "two")},
+        tmp_path / "run",
+        k=7,
+        paths={"one": str(pictures), "two": str(pictures)},
+        progress=False,
+    )
+    said = typed("analyse", "all", "--run", tmp_path / "run", "--out", tmp_path / "out")
+    assert said.count("pruning is left out") == 1 and (tmp_path / "out" / "two").is_dir()
 
 
 def test_all_runs_what_it_can_and_says_what_the_rest_needs(neighbor_file: Path, tmp_path: Path) -> None:
