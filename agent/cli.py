@@ -14,6 +14,8 @@ from retrieval.options import Backend, Cache, Device, EmbedderOverride, Precisio
 
 if TYPE_CHECKING:
     from agent.types import Prediction
+    from retrieval.images import ImageLike
+    from retrieval.pipeline import Failure
 
 app = typer.Typer()
 
@@ -104,6 +106,8 @@ def classify(
     for image, found in decide_stream(stages, ((image, image) for image in queue), concurrency=concurrency):
         if isinstance(found, Failure):
             failed = True
+            if as_json:
+                typer.echo(_as_json(image, found))
             typer.echo(f"Error: {printable(found.error, longest=2000)}", err=True)
         elif as_json:
             typer.echo(_as_json(image, found))
@@ -175,7 +179,7 @@ def _print_times(memory: Path | None) -> None:
     )
 
 
-def _as_json(image: Path, prediction: "Prediction") -> str:
+def _as_json(image: Path, prediction: "Prediction | Failure[ImageLike]") -> str:
     from agent.record import prediction_record
 
     return json.dumps({"image": str(image)} | prediction_record(prediction))
@@ -185,10 +189,10 @@ def _print_prediction(image: Path, prediction: "Prediction") -> None:
     from retrieval.labels import display_name, full_name
     from retrieval.terminal import printable
 
-    shares = zip(prediction.votes.labels[:4], prediction.votes.shares[:4], strict=True)
+    shares = zip(prediction.votes.labels[:4], prediction.votes.percents[:4], strict=True)
     nearest = prediction.neighbors[:3]
     typer.echo(f"{printable(image)}: {printable(full_name(prediction.label))}")
-    typer.echo("  votes    " + ", ".join(f"{printable(display_name(label))} {share:.0%}" for label, share in shares))
+    typer.echo("  votes    " + ", ".join(f"{printable(display_name(label))} {share} %" for label, share in shares))
     typer.echo("  nearest  " + ", ".join(f"{printable(n.id)} ({n.distance:.3f})" for n in nearest))
     if prediction.evidence:
         typer.echo("  evidence " + ", ".join(printable(n.id) for n in prediction.evidence[:5]))

@@ -8,12 +8,13 @@ from typing import Any, Final
 import numpy as np
 
 from eval.compare import Comparison, DatasetComparison, MovedClass, Side
-from eval.conclusion import conclude, describe_setting, format_p
+from eval.conclusion import conclude, describe_setting, format_difference, format_p
 from eval.drawing import as_svg
+from eval.gaps import say_damage
 from eval.page import PICTURED
 from eval.page.assembly import svg_address, write_page
 from eval.page.cases import Source, choose_pictured, make_views, share_out
-from eval.page.listing import BETWEEN_RUNS, FLAGS_OF_KIND, Words, choices, confidences
+from eval.page.listing import BETWEEN_RUNS, FLAGS_OF_KIND, Words, choices, confidences, in_order, reading_order
 from eval.page.pictures import Pictures, find_samples
 from eval.page.prompting import Recomposer
 from eval.page.sources import find_dataset, find_memory
@@ -62,15 +63,20 @@ def write_comparison(path: Path, comparison: Comparison, runs: Sequence[tuple[Pa
             _Look(side, sources[side.run], runs[side.run][1].results[dataset.name])
             for side in (comparison.before, other.after)
         ]
-        groups.append(_columns(dataset, looks, words, several=len(comparison.others) > 1))
-        cases.append(_cases(dataset, looks, found[dataset.name], count))
+        columns = _columns(dataset, looks, words, several=len(comparison.others) > 1)
+        shown = _cases(dataset, looks, found[dataset.name], count)
+        order = reading_order(np.array(columns["flags"], np.int64), shown, second_look=True)
+        columns, shown = in_order(columns, shown, order)
+        groups.append(columns)
+        cases.append(shown)
     write_page(
         path,
         _TEMPLATE,
         comparison=comparison,
         conclusions=[one_line(conclude(comparison.before, other), longest=1000) for other in comparison.others],
-        gaps=[one_line(gap, longest=500) for gap in _say_unfinished(comparison)],
+        gaps=[one_line(gap, longest=500) for gap in (*_say_unfinished(comparison), *_say_damage(runs))],
         format_p=format_p,
+        format_difference=format_difference,
         describe_setting=describe_setting,
         plot=svg_address(as_svg(differences(list(_difference_rows(comparison))))),
         classes=[_classes(dataset.classes, words) for _, dataset in pairs],
@@ -83,6 +89,11 @@ def _say_unfinished(comparison: Comparison) -> Iterator[str]:
     for side in (comparison.before, *(other.after for other in comparison.others)):
         if not side.vote:  # which is of the run beside it
             yield from (f"{side.name} is {gap}; what it has not answered does not count" for gap in side.unfinished)
+
+
+def _say_damage(runs: Sequence[tuple[Path, Run]]) -> Iterator[str]:
+    for folder, run in runs:
+        yield from (f"{folder.name}: {said}" for said in say_damage(run))
 
 
 def _source(folder: Path, run: Run, words: Words, pictures: Pictures) -> Source:

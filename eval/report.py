@@ -4,17 +4,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from eval.drawing import as_svg
 from eval.gaps import masked_notes
 from eval.page import PICTURED
 from eval.page.assembly import svg_address, write_page
 from eval.page.cases import Source, choose_pictured, make_views, share_out
-from eval.page.listing import BY_SECOND_LOOK, BY_VOTE, Words, answered_columns, choices, query_flags
+from eval.page.listing import BY_SECOND_LOOK, BY_VOTE, Words, answered_columns, choices, in_order, reading_order
 from eval.page.pictures import Pictures, find_samples
 from eval.page.prompting import Recomposer
 from eval.page.summary import describe_run, flatten, say_gaps
 from eval.plots import draw_plots
-from eval.scoring import final_labels, vote_labels
 from eval.types import Dataset, Metrics, QueryResults, Run, Spending
 from retrieval.memory import VisualMemory
 from retrieval.voting import DEFAULT_METHOD, METHODS
@@ -52,11 +53,11 @@ def write_report(
     """
     words = Words()
     source = Source(folder, memory, Recomposer.of(run.info.settings), words, Pictures())
-    groups = [answered_columns(name, run.results[name], words) for name in metrics]
-    cases = [
-        _cases(source, name, run.results[name], datasets.get(name), count)
+    listed = [
+        _listed(source, name, run.results[name], datasets.get(name), count)
         for name, count in zip(metrics, share_out(pictured, len(metrics)), strict=True)
     ]
+    groups, cases = [columns for columns, _ in listed], [found for _, found in listed]
     classes = [_classes(figures, words) for figures in metrics.values()]
     second_look = any(figures.rerank for figures in metrics.values())
     outcomes = choices(BY_SECOND_LOOK if second_look else BY_VOTE)
@@ -81,17 +82,20 @@ def write_report(
     )
 
 
-def _cases(
+def _listed(
     source: Source, name: str, results: QueryResults, dataset: Dataset | None, count: int
-) -> dict[int, dict[str, Any]]:
+) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
+    """Return the columns of a data set's queries, and what is shown of the pictured ones, flips and errors first."""
     second_look = results.outcomes is not None
-    answers = [vote_labels(results), final_labels(results)] if second_look else [vote_labels(results)]
-    rows = choose_pictured(query_flags(results, answers), count, second_look=second_look)
+    columns = answered_columns(name, results, source.words)
+    flags = np.array(columns["flags"], np.int64)
+    rows = choose_pictured(flags[: len(results)], count, second_look=second_look)
     samples = find_samples(dataset, [results.ids[row] for row in rows])
-    return {
+    cases = {
         row: {"picture": source.pictures.query(sample, (name, results.ids[row])), "views": [seen]}
         for row, sample, seen in zip(rows, samples, make_views(source, results, rows), strict=True)
     }
+    return in_order(columns, cases, reading_order(flags, rows, second_look=second_look))
 
 
 def _classes(metrics: Metrics, words: Words) -> dict[str, Any]:

@@ -92,11 +92,11 @@ def _formatted(number: object) -> str:
     return f"{number:.3f}" if isinstance(number, float) else f"{number:,}"
 
 
-def bar(share: float) -> Markup:
-    """Return a part of the whole, from 0 to 1, as a bar with its percentage."""
+def bar(percent: int) -> Markup:
+    """Return a part of the whole as a bar with its percentage."""
     return Markup(
         '<span aria-hidden="true" style="display:inline-block;height:.7em;width:{}px;background:{}"></span> {} %'
-    ).format(round(_BAR_PIXELS * share), _BLUE, f"{100 * share:.0f}")
+    ).format(round(_BAR_PIXELS * percent / 100), _BLUE, percent)
 
 
 def tile(encoded: bytes | None, lines: Sequence[object], *, pixels: int = TILE_PIXELS, marked: bool = False) -> Markup:
@@ -135,7 +135,7 @@ def grid(tiles: Iterable[Markup]) -> Markup:
 
 def votes_table(votes: Votes, *, most: int = SHOWN_VOTES) -> Markup:
     """Return the heaviest labels with their shares as bars."""
-    rows = [(label_words(label), bar(share)) for label, share in zip(votes.labels, votes.shares, strict=True)]
+    rows = [(label_words(label), bar(percent)) for label, percent in zip(votes.labels, votes.percents, strict=True)]
     return table(["label", "share of the vote"], rows[:most]) + more(len(rows) - most, "label")
 
 

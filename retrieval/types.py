@@ -92,6 +92,20 @@ class Votes:
         total = sum(self.weights) or 1.0
         return tuple(weight / total for weight in self.weights)
 
+    @property
+    def percents(self) -> tuple[int, ...]:
+        """The shares as they are shown: whole percent that add up to 100, or are 0 where nobody had a vote.
+
+        Each is rounded down, and what is left over goes to those that lost most, of equal ones to the heavier: the
+        method of largest remainders (Hamilton). Rounding each by itself shows 84.5 and 15.5 % as 85 and 16 %.
+        """
+        exact = [100.0 * share for share in self.shares]
+        shown = [int(share) for share in exact]
+        lost = sorted(range(len(exact)), key=lambda place: shown[place] - exact[place])
+        for place in lost[: round(sum(exact)) - sum(shown)]:
+            shown[place] += 1
+        return tuple(shown)
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryStats:

@@ -113,7 +113,12 @@ def test_prompts_are_iterated_with_gemini_where_a_key_is_set(folder: Path, serve
 def test_a_memory_is_built_edited_and_erased_from(tour: Any) -> None:
     assert outputs(tour, "stderr") == []
     told, shown = "".join(outputs(tour, "stdout")), outputs(tour, "text/html")
-    assert "pictures of '9'" in told and "items count less" in told and "Proven: nothing is left." in told
+    assert (
+        "pictures of '9'" in told
+        and "items would count less" in told
+        and "leave-one-out accuracy" in told
+        and "Proven: nothing is left." in told
+    )
     before, found, added, forgotten, history, worst, why, without, checks, left = shown
     assert [html.partition("<b>")[2][0] for html in (before, added, forgotten, without)] == ["6", "9", "6", "6"]
     assert "Query 1 of 1: the nearest of 10" in found

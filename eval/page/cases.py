@@ -120,8 +120,8 @@ def _view(
         ]
         for rank in ranks
     ]
-    shares = list(zip(votes.labels, votes.shares, strict=True))[:SHOWN_VOTES]
-    return {"near": shown, "votes": [[source.words.label(label), round(share, 3)] for label, share in shares]}
+    percents = list(zip(votes.labels, votes.percents, strict=True))[:SHOWN_VOTES]
+    return {"near": shown, "votes": [[source.words.label(label), percent] for label, percent in percents]}
 
 
 def records_of(folder: Path, results: QueryResults, rows: Sequence[int]) -> list[Mapping[str, Any]]:

@@ -39,11 +39,11 @@ const neighbor = ([rank, number, label, distance, flags]) => {
   return make("li", { class: flags & SAME_LABEL ? "same" : "other" }, shown, caption, nth + distance.toFixed(3));
 };
 
-const votes = (shares) =>
-  make("div", { class: "votes" }, ...shares.flatMap(([label, share]) => [
+const votes = (percents) =>
+  make("div", { class: "votes" }, ...percents.flatMap(([label, part]) => [
     make("span", { title: bothOf(label) }, make("bdi", {}, nameOf(label))),
-    make("progress", { value: share, max: 1, "aria-label": "share of the vote" }),
-    make("span", {}, percent(share)),
+    make("progress", { value: part, max: 100, "aria-label": "share of the vote" }),
+    make("span", {}, `${part} %`),
   ]));
 
 const folded = (title, text) => make("details", {}, make("summary", { class: "small" }, title), make("pre", {}, text));

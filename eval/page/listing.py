@@ -1,6 +1,6 @@
 """The queries of a page as columns of small numbers: hundreds of thousands in a few megabytes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -103,6 +103,45 @@ def answered_columns(name: str, results: QueryResults, words: Words) -> dict[str
             *(words.reason(f"unreadable: {reason}") for reason in left_out.values()),
         ],
         "confidences": confidences(outcomes),
+    }
+
+
+def reading_order(
+    flags: Int[np.ndarray, " queries"], pictured: Iterable[int], *, second_look: bool
+) -> Int[np.ndarray, " queries"]:
+    """Return queries in the order in which a page lists them, those that are wrong in the end first.
+
+    That is: broken, wrong either way, fixed, right either way, unreadable. Among each, those with pictures come first,
+    then those that the log has earlier.
+
+    Args:
+        flags: of all queries.
+        pictured: rows of those that have pictures.
+        second_look: whether the second answer is the final one.
+    """
+    first, second = (flags & FIRST_RIGHT) > 0, (flags & SECOND_RIGHT) > 0
+    was, is_ = (first, second) if second_look else (first, first)
+    kind = np.where(is_, np.where(was, 3, 2), np.where(was, 0, 1))
+    kind[(flags & UNREADABLE) > 0] = 4
+    bare = np.ones(len(flags), bool)
+    bare[list(pictured)] = False
+    return np.lexsort((bare, kind))
+
+
+def in_order(
+    columns: Mapping[str, Any], cases: Mapping[int, Any], order: Int[np.ndarray, " queries"]
+) -> tuple[dict[str, Any], dict[int, Any]]:
+    """Return a data set's columns, and its pictured queries by row, in another order of the queries."""
+    rows = order.tolist()
+    moved = {
+        name: [column[row] for row in rows] if len(column) == len(rows) else column
+        for name in ("ids", "truths", "flags", "reasons", "confidences")
+        for column in (columns[name],)
+    }
+    answers = [[column[row] for row in rows] for column in columns["answers"]]
+    place_of = {row: place for place, row in enumerate(rows)}
+    return {**columns, **moved, "answers": answers}, {
+        place_of[row]: cases[row] for row in sorted(cases, key=place_of.__getitem__)
     }
 
 

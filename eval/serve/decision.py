@@ -44,7 +44,7 @@ class DecisionPanel:
 
 def draw_bars(votes: Votes, *, most: int) -> None:
     """Draw the heaviest labels of a vote, each with its share."""
-    for label, share in list(zip(votes.labels, votes.shares, strict=True))[:most]:
+    for label, percent in list(zip(votes.labels, votes.percents, strict=True))[:most]:
         words("span", named(label), title=named(label))
-        tag("progress", value=f"{share:.4f}", max="1", aria_label=named(label))
-        words("span", f"{share:.1%}", "number")
+        tag("progress", value=str(percent), max="100", aria_label=named(label))
+        words("span", f"{percent} %", "number")

@@ -48,7 +48,7 @@ class Inquiry:
 
 def verdict(votes: Votes, voters: int, method: str) -> str:
     """Return a vote's decision in words."""
-    share = f"{votes.shares[0]:.0%} of the vote" if votes.weights[0] else "nobody has a vote, so the nearest decides"
+    share = f"{votes.percents[0]} % of the vote" if votes.weights[0] else "nobody has a vote, so the nearest decides"
     return f"{full_name(votes.winner)}: {share}, {counted(voters, 'neighbour')} by {method} voting"
 
 

@@ -145,7 +145,8 @@ def wrong_votes(
 ) -> Bool[np.ndarray, "queries k"]:
     """Tell which neighbours hurt the items that they are neighbours of; arguments as for `count_votes`."""
     differs: np.ndarray = labels[neighbors] != labels[queries][:, None]
-    return differs & _counted(queries, neighbors, within)
+    differs &= _counted(queries, neighbors, within)
+    return differs
 
 
 def _counted(

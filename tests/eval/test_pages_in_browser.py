@@ -113,7 +113,9 @@ def test_a_reply_and_its_prompt_unfold_as_text(quiet: Browser, hostile: tuple[Pa
     quiet.click("#gallery details:nth-of-type(1) summary")
     assert "Neighbour 1, labelled" in quiet.evaluate("document.querySelector('#gallery details[open] pre').innerText")
     quiet.click("#gallery details:nth-of-type(2) summary")
-    assert HOSTILE[0] in quiet.evaluate("document.querySelectorAll('#gallery details[open] pre')[1].innerText")
+    assert '"ranking"' in quiet.evaluate("document.querySelectorAll('#gallery details[open] pre')[1].innerText")
+    replies = quiet.evaluate("[...document.querySelectorAll('#gallery pre')].map((pre) => pre.textContent).join()")
+    assert HOSTILE[0] in replies
 
 
 def test_pictures_of_queries_and_neighbours_are_decoded(quiet: Browser, hostile: tuple[Path, Run]) -> None:

@@ -132,9 +132,23 @@ def test_every_query_is_listed_with_those_that_could_not_be_used(tmp_path: Path)
     run = made_run({"val": 300, "sketch": 50}, rerank=True)
     gallery = report(tmp_path, run, pictured=10).data("gallery-data")
     for group, results in zip(gallery["groups"], run.results.values(), strict=True):
-        assert group["ids"] == [*results.ids, *results.unreadable]
+        assert sorted(group["ids"][:-1]) == sorted(results.ids) and group["ids"][-1:] == list(results.unreadable)
         assert {len(group[name]) for name in ("ids", "truths", "flags", "reasons")} == {len(results) + 1}
-        assert [gallery["labels"][code] for code in group["answers"][1][:-1]] == [o.label for o in results.outcomes]
+        answered = dict(zip(group["ids"], (gallery["labels"][code] for code in group["answers"][1]), strict=True))
+        assert [answered[query] for query in results.ids] == [outcome.label for outcome in results.outcomes]
+
+
+def test_the_page_lists_errors_first_and_of_each_kind_those_with_pictures(tmp_path: Path) -> None:
+    page = report(tmp_path, made_run({"val": 300}, rerank=True), pictured=20)
+    (group,), (cases,) = page.data("gallery-data")["groups"], page.data("case-data")["groups"]
+    order = [FIRST_RIGHT, 0, SECOND_RIGHT, FIRST_RIGHT | SECOND_RIGHT]  # broken, wrong, fixed, right
+    kinds = [order.index(flags & 3) for flags in group["flags"][:-1]]
+    assert kinds == sorted(kinds) and set(kinds) == {0, 1, 2, 3}
+    pictured = [str(place) in cases for place in range(len(kinds))]
+    assert sum(pictured) == 20
+    for kind in range(4):
+        ours = [has for has, its in zip(pictured, kinds, strict=True) if its == kind]
+        assert ours == sorted(ours, reverse=True)
 
 
 def test_figures_intervals_and_what_the_second_look_did_stand_in_tables(tmp_path: Path) -> None:
@@ -179,7 +193,7 @@ def test_queries_show_neighbours_votes_prompt_reply_and_reason(asked: Callable[.
     assert '"evidence": [2, 15]' in view["replies"][0][0]
     assert cases["groups"][0]["1"]["views"][0]["replies"][0][0] == "no <b>JSON</b>\nat all"
     assert gallery["reasons"][gallery["groups"][0]["reasons"][1]].startswith("unusable_reply: ")
-    assert first["picture"] >= 0 and sum(share for _, share in view["votes"]) == pytest.approx(1, abs=0.01)
+    assert first["picture"] >= 0 and sum(percent for _, percent in view["votes"]) == 100
 
 
 def test_each_picture_is_in_the_page_once(asked: Callable[..., Page]) -> None:

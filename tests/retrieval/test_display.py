@@ -54,7 +54,7 @@ def test_votes_are_bars_with_their_percentages() -> None:
     found = read_harmless(votes_table(Votes(tuple("abcdefghij"), (4.0, *[1.0] * 9)), most=2))
     assert "a 31 %b 8 %" in found.text and found.text.endswith("… 8 more labels")
     assert ("aria-hidden", "true") in found.attributes
-    assert "width:60px" in bar(0.5)
+    assert "width:60px" in bar(50)
 
 
 def test_cells_that_are_numbers_stand_to_the_right() -> None:

@@ -51,7 +51,7 @@ def test_leaving_all_out_is_refused(memory: VisualMemory, vector: np.ndarray) ->
 
 def test_decisions_and_changes_are_told_in_words() -> None:
     votes = Votes(("dog", "cat"), (3.0, 1.0))
-    assert verdict(votes, 4, "rank") == "dog: 75% of the vote, 4 neighbours by rank voting"
+    assert verdict(votes, 4, "rank") == "dog: 75 % of the vote, 4 neighbours by rank voting"
     assert verdict(Votes(("dog",), (0.0,)), 1, "rank").startswith("dog: nobody has a vote")
     assert change(None, "dog") == ""
     assert change("dog", "dog") == "The decision stays dog."

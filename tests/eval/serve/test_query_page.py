@@ -86,7 +86,7 @@ def closed(browser: Browser) -> None:
 
 
 def test_a_picture_gets_neighbours_and_a_decision(page: Browser) -> None:
-    assert page.evaluate(f"{VERDICT}") == f"{ODD}: 100% of the vote, 1 neighbour by rank voting"
+    assert page.evaluate(f"{VERDICT}") == f"{ODD}: 100 % of the vote, 1 neighbour by rank voting"
     assert page.evaluate(f"{NEIGHBORS}.length") == 1
     page.wait_for("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
     assert page.evaluate(f"document.querySelector({FIRST!r}).ariaLabel") == f"Neighbour 1, {ODD}, distance 0.00"
@@ -107,7 +107,7 @@ def test_leaving_the_nearest_out_changes_the_decision_until_it_is_put_back(page:
     before = VisualMemory.open(folder).version
     open_first(page)
     click(page, "Leave out of this question")
-    page.wait_for(f"{VERDICT}.startsWith('red: 100%')")
+    page.wait_for(f"{VERDICT}.startsWith('red: 100 %')")
     assert page.evaluate("document.querySelector('.change').innerText") == f"The decision changed: {ODD} → red"
     closed(page)
     page.click(".pictures:last-of-type li button")
@@ -124,7 +124,7 @@ def test_an_edit_is_confirmed_changes_the_decision_and_is_undone(page: Browser, 
     click(page, "Relabel…")
     page.wait_for("document.querySelector('.dialog h2').innerText.startsWith('Relabel a <b>twin</b> from')")
     click(page, "Relabel")
-    page.wait_for(f"{VERDICT}.startsWith('red: 100%')")
+    page.wait_for(f"{VERDICT}.startsWith('red: 100 %')")
     assert label_of(folder, TWIN) == "red"
     closed(page)
     click(page, "Undo the last edit")
@@ -136,7 +136,7 @@ def test_forgetting_is_undone_by_going_back_a_version(page: Browser, folder: Pat
     open_first(page)
     click(page, "Forget…")
     click(page, "Forget")
-    page.wait_for(f"{VERDICT}.startsWith('red: 100%')")
+    page.wait_for(f"{VERDICT}.startsWith('red: 100 %')")
     assert label_of(folder, TWIN) is None
     closed(page)
     click(page, "Undo the last edit")
@@ -173,7 +173,7 @@ def test_the_slider_and_the_voting_method_count_anew(page: Browser) -> None:
     page.wait_for(f"{VERDICT}.includes('2 neighbours by rank voting')")
     page.evaluate("document.querySelector('.side select').focus()")
     page.press("ArrowDown")
-    page.wait_for(f"{VERDICT}.includes('50% of the vote, 2 neighbours by plurality voting')")
+    page.wait_for(f"{VERDICT}.includes('50 % of the vote, 2 neighbours by plurality voting')")
     assert page.evaluate("document.querySelectorAll('.votes progress').length") == 2
 
 
@@ -213,7 +213,7 @@ def test_an_example_of_the_memory_is_left_out_of_its_own_neighbours(page: Browse
 def test_edits_of_another_process_are_noticed(page: Browser, folder: Path) -> None:
     other = VisualMemory.open(folder)
     other.relabel("from elsewhere", ids=[TWIN])
-    page.wait_for(f"{VERDICT}.startsWith('from elsewhere: 100%')")
+    page.wait_for(f"{VERDICT}.startsWith('from elsewhere: 100 %')")
     other.checkout(other.version - 1)
     page.wait_for(f"{VERDICT}.startsWith({ODD!r})")
 
