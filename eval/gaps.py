@@ -41,7 +41,7 @@ def say_damage(run: Run) -> list[str]:
     """Return a sentence on the damaged lines of a run's log; none where there are none."""
     lines = run.damaged_lines
     numbers = ", ".join(map(str, lines[:10])) + (", …" if len(lines) > 10 else "")
-    return [f"{counted(len(lines), 'line')} of the log are damaged and left out: {numbers}"] if lines else []
+    return [f"damaged and left out: {counted(len(lines), 'line')} of the log ({numbers})"] if lines else []
 
 
 def lacks_pictures(dataset: str, pictures: int) -> str:

@@ -76,7 +76,9 @@ def test_a_bad_picture_among_good_ones_costs_one_line(vmem: Vmem, built: Path, p
     (tmp_path / "bad.png").write_text("words")
     mixed = vmem("classify", "--memory", built, tmp_path / "bad.png", pictures / "red" / "1.png", "--k", 3, "--json")
     assert mixed.returncode == 2
-    assert [json.loads(line)["label"] for line in mixed.stdout.splitlines()] == ["red"]
+    bad, good = map(json.loads, mixed.stdout.splitlines())
+    assert (bad["label"], bad["source"], good["label"]) == (None, "none", "red")
+    assert bad["reason"].startswith("unreadable: ") and "bad.png is not a picture" in bad["reason"]
     assert "bad.png is not a picture: JPEG, PNG, WebP, BMP, GIF or TIFF expected\n" in mixed.stderr
 
 

@@ -142,6 +142,9 @@ def test_a_folder_is_answered_picture_by_picture_and_what_is_none_is_one_line(
         app, ["classify", "--memory", f"{built}", f"{tmp_path}", f"{alone}", "--k", "3", "--json"]
     )
     answers = [json.loads(line) for line in done.stdout.splitlines()]
+    (bad,) = [answer for answer in answers if answer["label"] is None]
+    answers.remove(bad)
+    assert bad["image"].endswith("notes.txt") and bad["reason"].startswith("unreadable: ")
     found = [tmp_path / name for name in ("a.png", "b/red.png", "b/deep/blue.png")]
     assert [answer["image"] for answer in answers] == [*map(str, found), str(alone)]
     assert [answer["label"] for answer in answers] == ["red", "red", "red", "blue"]

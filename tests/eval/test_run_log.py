@@ -93,7 +93,7 @@ def test_a_query_whose_line_was_damaged_is_answered_again(
     with pytest.warns(VisualMemoryWarning, match="damaged in line 3, left out here"):
         read = read_run(tmp_path / "run")
     assert (len(read.results["q"]), read.damaged_lines) == (len(queries) - 1, (3,))
-    assert say_damage(read) == ["1 line of the log are damaged and left out: 3"]
+    assert say_damage(read) == ["damaged and left out: 1 line of the log (3)"]
     with pytest.warns(VisualMemoryWarning, match="the queries are answered again"):
         _, after = evaluate(memory, {"q": queries}, tmp_path / "run", k=5)
     assert measure(after) == measure(before) and not after.damaged_lines
