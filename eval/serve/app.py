@@ -18,13 +18,14 @@ from eval.errors import ServeError
 from eval.serve import memory_page, query_page, run_page
 from eval.serve.context import ServeContext
 from eval.serve.guard import Guard
+from eval.serve.layout import picture_response
 from prompts.types import ImagePart
 from retrieval.errors import ImageError, VisualMemoryError
 
 _FOLDER: Final = Path(__file__).parent
 _REFRESH_SECONDS: Final = 2.0  # how soon another process's edits are noticed
 _PATIENCE_SECONDS: Final = 2  # for open pages, once the server is told to end
-_KEPT_PICTURE: Final = {"Cache-Control": "private, max-age=3600"}  # an address never shows anything else
+_PICTURE_SECONDS: Final = 3600  # how long browsers keep one: its address never shows anything else
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -83,17 +84,18 @@ def add_pictures(app: FastAPI, context: ServeContext) -> None:
 
     @app.get("/thumbnail/{stamp}/{row}")
     def _thumbnail(stamp: str, row: int) -> Response:
-        return _picture(context.thumbnails.read(stamp, row))
+        return picture_response(context.thumbnails.read(stamp, row), kept_seconds=_PICTURE_SECONDS)
 
     @app.get("/uploaded/{name}")
     def _uploaded(name: str) -> Response:
-        return _picture(context.shown(name))
+        return picture_response(context.shown(name), kept_seconds=_PICTURE_SECONDS)
 
     @app.get("/prompt/{name}/{part}")
     def _prompt_part(name: str, part: int) -> Response:
         prompt = context.prompts.get(name)
         found = prompt.parts[part] if prompt and 0 <= part < len(prompt.parts) else None
-        return _picture(found.encoded if isinstance(found, ImagePart) else None)
+        jpeg = found.encoded if isinstance(found, ImagePart) else None
+        return picture_response(jpeg, kept_seconds=_PICTURE_SECONDS)
 
     @app.post("/upload")
     async def _upload(request: Request) -> Response:
@@ -104,12 +106,6 @@ def add_pictures(app: FastAPI, context: ServeContext) -> None:
             return PlainTextResponse(str(error), 422)
         except ClientDisconnect:  # or it sent more than it said, and the guard broke it off
             return PlainTextResponse("The picture did not come whole, or is too large.", 413)
-
-
-def _picture(encoded: bytes | None) -> Response:
-    if encoded is None:
-        return Response(status_code=404)
-    return Response(encoded, media_type="image/jpeg", headers=_KEPT_PICTURE)
 
 
 async def _keep_up(context: ServeContext) -> None:

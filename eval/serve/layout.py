@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
+from fastapi import Response
 from nicegui import ui
 from nicegui.element import Element
 from nicegui.elements.mixins.text_element import TextElement
@@ -19,6 +20,7 @@ from retrieval.errors import VisualMemoryError
 
 _PAGES: Final = {"/": "Query", "/memory": "Memory", "/runs": "Runs"}
 _STYLE: Final = '<link rel="stylesheet" href="/serve.css">'  # beside the page's own, which NiceGUI brings
+_NO_PICTURE: Final = '<svg xmlns="http://www.w3.org/2000/svg" width="96" height="96"/>'
 T = TypeVar("T")
 Dressed = TypeVar("Dressed", bound=Element)
 Handler = Callable[..., Awaitable[None] | None]
@@ -77,6 +79,17 @@ def picture(address: str | None, description: str, *classes: str) -> Element:
     if address is None:
         return tag("span", "nothing", *classes, role="img", aria_label=f"{description}, no picture kept")
     return tag("img", *classes, src=address, alt=description, loading="lazy", decoding="async")
+
+
+def picture_response(jpeg: bytes | None, *, kept_seconds: int) -> Response:
+    """Answer with a picture that a browser may keep for so long, or with a transparent one where there is none.
+
+    A page cannot know of each picture whether it is there (an item of vectors alone, a file deleted since), and browsers
+    log an answer of 404 as an error of the page. The pages' style shows hatching behind every picture.
+    """
+    if jpeg is None:
+        return Response(_NO_PICTURE, media_type="image/svg+xml", headers={"Cache-Control": "no-store"})
+    return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": f"private, max-age={kept_seconds}"})
 
 
 def choice(

@@ -17,7 +17,7 @@ from eval.serve.browsing import Cell, Work, WorkPanel, add_style, facts, link, n
 from eval.serve.context import ServeContext, item_page
 from eval.serve.decision import draw_bars
 from eval.serve.jobs import Jobs
-from eval.serve.layout import frame, picture, tag, words
+from eval.serve.layout import frame, picture, picture_response, tag, words
 from eval.serve.paging import address
 from eval.serve.query_table import NO_ROW, Filters, QueryTable
 from eval.serve.run_shelf import Choice, Looked, Shelf
@@ -27,7 +27,7 @@ from retrieval.types import Neighbor, Votes
 from retrieval.voting import count_votes
 
 _PICTURE_PIXELS: Final = 480
-_KEPT: Final = {"Cache-Control": "private, max-age=600"}
+_PICTURE_SECONDS: Final = 600  # how long browsers keep one: its file may change
 
 
 def register(context: ServeContext, shelf: Shelf, jobs: Jobs) -> None:
@@ -40,7 +40,7 @@ def register(context: ServeContext, shelf: Shelf, jobs: Jobs) -> None:
         except VisualMemoryError:  # the run is gone
             sample = None
         small = scaled(sample.picture, _PICTURE_PIXELS) if sample else None
-        return Response(small, media_type="image/jpeg", headers=_KEPT) if small else Response(status_code=404)
+        return picture_response(small, kept_seconds=_PICTURE_SECONDS)
 
     @ui.page("/runs/query")
     def _query(request: Request) -> None:
@@ -96,8 +96,9 @@ def _draw(context: ServeContext, choice: Choice, asked: Mapping[str, str], looke
         return
     query, dataset = queries.ids[place], queries.names[queries.dataset[place]]
     with tag("div", "asked"):
+        readable = (dataset, query) not in queries.unreadable
         url = address("/runs/picture", {"run": choice.run, "dataset": dataset, "query": query})
-        picture(url, "The query", "large")
+        picture(url if readable else None, "The query", "large")
         facts(dict(_facts(looked, place)))
     rows = queries.rows[place].tolist()
     if NO_ROW in rows:

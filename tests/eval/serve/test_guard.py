@@ -101,9 +101,12 @@ def test_an_upload_that_hides_its_size_is_broken_off_without_a_traceback(local: 
     assert "Traceback" not in local.errors.read_text()
 
 
-def test_pictures_that_are_not_there_are_not_found(local: Served) -> None:
-    for path in ("/thumbnail/x/0", "/thumbnail/x/-1", "/uploaded/../../etc/passwd", "/uploaded/x", "/prompt/x/1"):
-        assert ask(local, path).status == 404, path
+def test_a_picture_that_is_not_there_is_answered_without_an_error_that_browsers_log(local: Served) -> None:
+    nothing = "/runs/picture?run=9&dataset=x&query=y"
+    for path in ("/thumbnail/x/0", "/thumbnail/x/-1", "/uploaded/x", "/prompt/x/1", nothing):
+        answer = ask(local, path)
+        assert answer.status == 200 and answer.text.startswith("<svg"), path
+    assert ask(local, "/uploaded/../../etc/passwd").status == 404
 
 
 def test_elsewhere_everything_needs_the_token(guarded: Served) -> None:
