@@ -9,8 +9,8 @@ INSTALLED := $(VENV)/.installed
 demo: $(INSTALLED)  ## build a memory of scanned digits, classify held-out ones and shifted variants, write a report
 	$(BIN)/vmem demo --out demo
 
-test: $(INSTALLED)  ## run the whole test suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test: $(INSTALLED)  ## run the whole test suite; TEST_OPTIONS=--no-skips fails where a test is skipped that could have run
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(TEST_OPTIONS)
 
 lint: $(INSTALLED)  ## formatting, style, types, direction of imports
 	$(BIN)/ruff format --check .

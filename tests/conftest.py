@@ -1,8 +1,10 @@
 """Fixtures that every room's tests share: pictures, a small real embedder, a memory built by both."""
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Final, NoReturn
 
 import numpy as np
 import pytest
@@ -10,12 +12,44 @@ from PIL import Image, ImageDraw
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200)}
 
+# How the reason of a skip begins where no one can help it: other skips name what is to be installed.
+CANNOT_HERE: Final = "cannot be had here: "
+needs_scann = pytest.mark.skipif(sys.platform != "linux", reason=f"{CANNOT_HERE}ScaNN is for Linux")
+
+
+def cannot_here(what: str) -> NoReturn:
+    """Skip a test for something that cannot be installed on this machine."""
+    pytest.skip(CANNOT_HERE + what)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let continuous integration see to it that everything runs that can."""
+    parser.addoption("--no-skips", action="store_true", help="fail where a test is skipped that could have run here")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    return _refuse_skip(item.config, (yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    return _refuse_skip(collector.config, (yield))
+
+
+def _refuse_skip(config: pytest.Config, report: Any) -> Any:
+    if config.getoption("no_skips") and report.skipped and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        if not reason.startswith(CANNOT_HERE):
+            report.outcome, report.longrepr = "failed", f"skipped, though it could have run here: {reason}"
+    return report
+
 
 def shared_data(name: str) -> Path:
     """Return a folder of real images that lies beside some checkouts; skip, and say so, where it does not."""
     beside = Path(os.environ.get("VMEM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if not (beside / name).is_dir():
-        pytest.skip(f"the images of {name} are not on this machine ({beside / name}; set VMEM_TEST_DATA)")
+        cannot_here(f"the images of {name} ({beside / name}; set VMEM_TEST_DATA)")
     return beside / name
 
 
@@ -28,8 +62,11 @@ def draw(colour: tuple[int, int, int], number: int, size: tuple[int, int] = (64,
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep features and converted models of the tests out of the user's cache."""
+    """Keep features and converted models of the tests out of the user's cache, and the user's keys out of the tests."""
     os.environ["VMEM_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    for service in ("GEMINI", "GOOGLE", "OPENAI"):
+        os.environ.pop(f"{service}_API_KEY", None)
+        os.environ.pop(f"{service}_API_KEY_FILE", None)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The house: imports point one way, names resolve inside the project, and the command line starts light."""
 
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +19,6 @@ def test_each_package_resolves_inside_this_project(package: str) -> None:
 
 def test_imports_point_one_way() -> None:
     lint = Path(sys.executable).with_name("lint-imports")
-    if not lint.exists():
-        pytest.skip("import-linter is not installed (pip install -e '.[dev]')")
     checked = subprocess.run([lint, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout
 
@@ -48,3 +47,19 @@ def test_names_that_are_not_there_are_refused_as_usual() -> None:
     for package in ("agent", "retrieval"):
         with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
             _ = importlib.import_module(package).nonsense
+
+
+def test_a_skip_of_what_could_have_run_fails_where_none_may_be(tmp_path: Path) -> None:
+    (tmp_path / "test_skips.py").write_text(
+        "import pytest\nfrom tests.conftest import cannot_here\n"
+        "def test_other_machine(): cannot_here('a processor of another kind')\n"
+        "def test_not_installed(): pytest.skip('no browser')\n"
+    )
+    (tmp_path / "test_module.py").write_text("import pytest\npytest.importorskip('no_such_package')\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "--continue-on-collection-errors"]
+    where = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}}
+    left = subprocess.run(command, capture_output=True, text=True, check=False, **where)
+    assert left.returncode == 0 and "3 skipped" in left.stdout
+    refused = subprocess.run([*command, "--no-skips"], capture_output=True, text=True, check=False, **where)
+    assert refused.returncode == 1 and "1 failed, 1 skipped, 1 error" in refused.stdout
+    assert "skipped, though it could have run here: no browser" in refused.stdout

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from tests.conftest import draw
@@ -21,8 +22,7 @@ from tests.gemini_server import ANSWER, ERRORS, GeminiServer
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    genai = pytest.importorskip("google.genai")
-httpx2 = pytest.importorskip("httpx2")
+    from google import genai
 
 SCHEMA = {"type": "object", "properties": {"ranking": {"type": "array", "items": {"type": "string", "enum": ["A"]}}}}
 CONFIG = {"response_mime_type": "application/json", "response_json_schema": SCHEMA, "max_output_tokens": 100}
@@ -36,7 +36,7 @@ def png() -> bytes:
 
 
 def client_of(
-    server: GeminiServer, key: str = "test-key", seconds: float = 5, http: "httpx2.AsyncClient | None" = None
+    server: GeminiServer, key: str = "test-key", seconds: float = 5, http: httpx2.AsyncClient | None = None
 ) -> Any:
     options = {
         "base_url": server.url,

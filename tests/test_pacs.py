@@ -1,6 +1,5 @@
 """The figures of an independent computation on PACS photographs, paintings, cartoons and sketches."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from retrieval.folder import list_labelled_files
 from retrieval.pipeline import embed_images
 from retrieval.types import Neighbors
 from retrieval.voting import encode_labels
-from tests.conftest import shared_data
+from tests.conftest import needs_scann, shared_data
 from tests.own_items import own_accuracy
 
 # EfficientNet-Lite0, memory of the 1,034 photographs, RankVoting: top-1 at k = 50, hit rate at 50, top-1 at k = 1.
@@ -48,12 +47,10 @@ def features(embedder: Embedder) -> Features:
 CENTRED = {"art_painting": 74.97, "cartoon": 53.71, "sketch": 32.91}  # measured independently, at k = 50
 
 
-@pytest.fixture(scope="module", params=["exact", "scann"])
+@pytest.fixture(scope="module", params=["exact", pytest.param("scann", marks=needs_scann)])
 def remembered(
     request: pytest.FixtureRequest, features: Features, embedder: Embedder, tmp_path_factory: pytest.TempPathFactory
 ) -> VisualMemory:
-    if request.param == "scann" and sys.platform != "linux":
-        pytest.skip("ScaNN is for Linux")
     path: Path = tmp_path_factory.mktemp("pacs") / request.param
     memory = VisualMemory.create(path, embedder=embedder, index=request.param)
     assert memory.add_vectors(*features["photo"]).added == 1034

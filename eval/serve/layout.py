@@ -84,8 +84,8 @@ def picture(address: str | None, description: str, *classes: str) -> Element:
 def picture_response(jpeg: bytes | None, *, kept_seconds: int) -> Response:
     """Answer with a picture that a browser may keep for so long, or with a transparent one where there is none.
 
-    A page cannot know of each picture whether it is there (an item of vectors alone, a file deleted since), and browsers
-    log an answer of 404 as an error of the page. The pages' style shows hatching behind every picture.
+    A page cannot know of each picture whether it is there (an item of vectors alone, a file deleted since), and
+    browsers log an answer of 404 as an error of the page. The pages' style shows hatching behind every picture.
     """
     if jpeg is None:
         return Response(_NO_PICTURE, media_type="image/svg+xml", headers={"Cache-Control": "no-store"})

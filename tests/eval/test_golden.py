@@ -9,7 +9,7 @@ import pytest
 
 from eval.metrics import compute_metrics
 from eval.types import Metrics, Names, QueryResults
-from tests.conftest import shared_data
+from tests.conftest import cannot_here, shared_data
 
 FILES = {
     "val": "val_top5",
@@ -24,7 +24,7 @@ MODELS = ("resnet50", "alexnet")
 def shared() -> Path:
     folder = shared_data("..")
     if not (folder / "golden" / "expected.json").exists():
-        pytest.skip(f"the stored predictions are not on this machine ({folder / 'golden'})")
+        cannot_here(f"the stored predictions ({folder / 'golden'})")
     return folder
 
 

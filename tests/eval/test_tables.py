@@ -18,6 +18,7 @@ from eval.tables import Table, make_table
 from eval.tables_text import format_table
 from retrieval.errors import InvalidArgument
 from retrieval.voting import METHODS
+from tests.conftest import cannot_here
 
 
 def figures(
@@ -214,7 +215,7 @@ def paper() -> str:
     """Return the paper's text, which lies beside some checkouts; skip, and say so, where it does not."""
     beside = Path(os.environ.get("VMEM_TEST_DATA", Path(__file__).parents[3] / "shared" / "data")).parent / "paper.txt"
     if not beside.is_file():
-        pytest.skip(f"the paper's text is not on this machine ({beside}; set VMEM_TEST_DATA)")
+        cannot_here(f"the paper's text ({beside}; set VMEM_TEST_DATA)")
     return beside.read_text("utf-8")
 
 

@@ -28,10 +28,10 @@ from retrieval.embedders.torch_embedder import TorchEmbedder, has_native
 from retrieval.embedders.torch_module import loaded_model
 from retrieval.errors import InvalidArgument, VisualMemoryWarning
 from retrieval.images import decode
-from tests.conftest import draw, save_dinov2
+from tests.conftest import CANNOT_HERE, draw, save_dinov2
 
 PICTURES = [draw((40 * number, 90, 200 - 30 * number), number, (260 + 7 * number, 240)) for number in range(6)]
-NEEDS_BFLOAT16 = pytest.mark.skipif(not this_processor().bfloat16, reason="this processor has no bfloat16 of its own")
+NEEDS_BFLOAT16 = pytest.mark.skipif(not this_processor().bfloat16, reason=f"{CANNOT_HERE}bfloat16 in this processor")
 WAYS = [
     ("torch", "float32"),
     ("openvino", "float32"),
@@ -438,7 +438,7 @@ assert np.allclose(embedder.embed(PIXELS), embedder.embed(PIXELS)) and np.isfini
     assert ran.stderr.count("torch.compile does not work here") == 1
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles with g++, which is not on this machine")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ for torch.compile (apt-get install g++)")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_compiled_batches_have_the_vectors_of_the_others() -> None:
     embedder = torch_embedder(mean_of_squares, compile_after=1)

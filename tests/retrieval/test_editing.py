@@ -12,6 +12,7 @@ from retrieval.forgetting.pending import Note
 from retrieval.forgetting.receipts import Deed
 from retrieval.memory import VisualMemory
 from retrieval.vectors import to_unit_vectors
+from tests.conftest import needs_scann
 
 DIMENSION = 16
 
@@ -371,10 +372,8 @@ def test_a_replaced_item_is_found_by_its_slot_though_how_it_was_made_is_written_
         assert opened.search_vectors(vectors(1, seed=3), k=1).ids.tolist() == [["4300"]]
 
 
-@pytest.mark.parametrize("index", ["exact", "scann"])
+@pytest.mark.parametrize("index", ["exact", pytest.param("scann", marks=needs_scann)])
 def test_a_memory_of_which_nothing_can_be_found_says_so(tmp_path, index):
-    if index == "scann":
-        pytest.importorskip("scann")
     memory = VisualMemory.create(tmp_path / "memory", embedder=foreign_vectors("made", DIMENSION), index=index)
     memory.build_index()
     memory.add_vectors(["a", "b"], ["x", "y"], vectors(2))

@@ -22,6 +22,7 @@ from retrieval.errors import StorageError
 from retrieval.forgetting.deed import finish_pending, is_pending
 from retrieval.memory import VisualMemory
 from retrieval.storage.checking import check_memory
+from tests.conftest import cannot_here
 from tests.retrieval import edits
 from tests.retrieval.test_survival import expect_right_answers, expected, holds
 
@@ -52,7 +53,7 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path,
         ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(tmp_path)], capture_output=True, check=False
     )
     if mounted.returncode:
-        pytest.skip(f"no file system may be mounted here: {mounted.stderr.decode().strip()}")
+        cannot_here(f"no file system may be mounted: {mounted.stderr.decode().strip()}")
     try:
         yield tmp_path, lambda pages: _fill(tmp_path, pages)
     finally:

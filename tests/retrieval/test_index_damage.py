@@ -2,7 +2,6 @@
 
 import json
 import logging
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +9,10 @@ import numpy as np
 import pytest
 
 from retrieval.indexes.store import check_stored, erase_stored, load_stored
+from tests.conftest import needs_scann
 from tests.retrieval.test_index_store import TREE, Vectors, live, save
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ScaNN is for Linux")
+pytestmark = needs_scann
 
 
 def test_a_damaged_index_is_removed_rather_than_erased_from(random_vectors: Vectors, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +16,11 @@ from retrieval.indexes.scann import BRUTE_FORCE_BELOW
 from retrieval.indexes.store import Stored, build_stored, check_stored, erase_stored, extend_stored, load_stored
 from retrieval.runs import Runs
 from retrieval.vectors import to_fixed_point
+from tests.conftest import needs_scann
 
 Vectors = Callable[..., np.ndarray]
 TREE = BRUTE_FORCE_BELOW + 500
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ScaNN is for Linux")
+pytestmark = needs_scann
 
 
 def keys_of(items: int, *, first: int = 10**12) -> np.ndarray:

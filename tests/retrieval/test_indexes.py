@@ -14,14 +14,13 @@ from retrieval.indexes.exact import ExactIndex
 from retrieval.indexes.scann import BRUTE_FORCE_BELOW
 from retrieval.indexes.tuning import Effort, layout_for
 from retrieval.vectors import to_fixed_point, to_unit
+from tests.conftest import needs_scann
 
 Vectors = Callable[..., np.ndarray]
-KINDS = [
-    "exact",
-    pytest.param("scann", marks=pytest.mark.skipif(sys.platform != "linux", reason="ScaNN is for Linux")),
-    "milvus",
-]
-SIZES = [1, 7, 300, BRUTE_FORCE_BELOW + 2000]  # the last is a tree in ScaNN
+KINDS = ["exact", *(["scann"] if sys.platform == "linux" else []), "milvus"]
+TREE = BRUTE_FORCE_BELOW + 2000  # vectors; Milvus compares every one at any size, and would take a minute for them
+KIND_AND_ITEMS = [(kind, items) for kind in KINDS for items in (1, 7, 300, TREE) if (kind, items) != ("milvus", TREE)]
+SAVED_AND_ITEMS = [(kind, items) for kind, items in KIND_AND_ITEMS if index_class(kind).saved]
 
 
 def true_distances(queries: np.ndarray, vectors: np.ndarray, k: int) -> np.ndarray:
@@ -36,12 +35,10 @@ def unit(halves: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
-    if request.param == "milvus" and request.node.callspec.params.get("items", 0) > BRUTE_FORCE_BELOW:
-        pytest.skip("compares every vector at any size, and takes a minute for it")
     return request.param
 
 
-@pytest.mark.parametrize("items", SIZES)
+@pytest.mark.parametrize(("kind", "items"), KIND_AND_ITEMS)
 def test_finds_the_nearest_in_order(kind: str, items: int, random_vectors: Vectors) -> None:
     halves = random_vectors(items, 24).astype(np.float16)
     vectors = unit(halves)
@@ -62,7 +59,7 @@ def test_finds_the_nearest_in_order(kind: str, items: int, random_vectors: Vecto
     assert np.mean(recalls) >= (0.99 if trained else 1.0)
 
 
-@pytest.mark.parametrize("items", SIZES)
+@pytest.mark.parametrize(("kind", "items"), KIND_AND_ITEMS)
 def test_every_vector_can_be_asked_for(kind: str, items: int, random_vectors: Vectors) -> None:
     vectors = random_vectors(items, 24)
     positions, distances = build_index(kind, vectors).search(vectors[:2], items)
@@ -76,10 +73,8 @@ def test_a_vector_is_its_own_nearest_at_distance_zero(kind: str, random_vectors:
     assert (distances >= 0).all()
 
 
-@pytest.mark.parametrize("items", SIZES)
+@pytest.mark.parametrize(("kind", "items"), SAVED_AND_ITEMS)
 def test_a_loaded_index_answers_as_before(kind: str, items: int, random_vectors: Vectors, tmp_path: Path) -> None:
-    if not index_class(kind).saved:
-        pytest.skip("has no files")
     vectors = random_vectors(items, 24)
     index = index_class(kind).build(ArrayBlocks(vectors), tmp_path)
     loaded = index_class(kind).load(tmp_path)
@@ -89,7 +84,7 @@ def test_a_loaded_index_answers_as_before(kind: str, items: int, random_vectors:
         assert np.array_equal(before, after)
 
 
-@pytest.mark.parametrize("items", SIZES)
+@pytest.mark.parametrize(("kind", "items"), KIND_AND_ITEMS)
 @pytest.mark.parametrize("saved", [True, False])
 def test_an_extended_index_finds_both_and_the_old_one_only_its_own(
     kind: str, items: int, saved: bool, random_vectors: Vectors, tmp_path: Path
@@ -111,7 +106,7 @@ def test_an_extended_index_finds_both_and_the_old_one_only_its_own(
     assert (positions[:, 0] == np.arange(0, items, 9)).mean() >= 0.99 and positions.max() < items
 
 
-@pytest.mark.parametrize("items", SIZES)
+@pytest.mark.parametrize(("kind", "items"), KIND_AND_ITEMS)
 def test_skipped_vectors_are_never_found(kind: str, items: int, random_vectors: Vectors) -> None:
     halves = random_vectors(items, 24).astype(np.float16)
     vectors = unit(halves)
@@ -147,12 +142,10 @@ def test_all_that_is_left_is_found_when_nearly_everything_is_skipped(kind: str, 
     assert np.sort(positions, axis=1).tolist() == [[3, 500, 11_000]] * 2
 
 
-@pytest.mark.parametrize("items", [300, BRUTE_FORCE_BELOW + 2000])
+@pytest.mark.parametrize(("kind", "items"), [(kind, items) for kind, items in SAVED_AND_ITEMS if items >= 300])
 def test_erased_vectors_leave_no_byte_and_the_others_are_found(
     kind: str, items: int, random_vectors: Vectors, tmp_path: Path
 ) -> None:
-    if not index_class(kind).saved:
-        pytest.skip("has no files")
     vectors = random_vectors(items, 24)
     index_class(kind).build(ArrayBlocks(vectors), tmp_path)
     erased = np.arange(7, items, 11)
@@ -221,8 +214,8 @@ def test_exact_search_goes_on_where_a_first_block_is_skipped_whole(random_vector
     assert not skip[positions].any() and all(len(set(row)) == 5 for row in positions.tolist())
 
 
+@needs_scann
 def test_auto_takes_exact_for_small_memories_and_scann_for_large_ones() -> None:
-    pytest.importorskip("scann", reason="ScaNN is for Linux")
     assert choose_kind("auto", items=SCANN_FROM - 1) == "exact"
     assert choose_kind("auto", items=SCANN_FROM) == "scann"
 
@@ -248,30 +241,30 @@ def test_exact_neighbours_do_not_depend_on_the_queries_beside(copies: int, rando
         assert positions[0].tolist() == list(range(10, 10 + 16 * 50, 16))  # the first of the copies, in order
 
 
+@needs_scann
 def test_extending_far_beyond_its_training_wears_a_tree(random_vectors: Vectors) -> None:
-    pytest.importorskip("scann", reason="ScaNN is for Linux")
     vectors = random_vectors(2 * BRUTE_FORCE_BELOW + 1000, 8)
     index = build_index("scann", vectors[:BRUTE_FORCE_BELOW])
     assert not index.worn(skipped=0)
     assert index.extended(ArrayBlocks(vectors[BRUTE_FORCE_BELOW:]), None).worn(skipped=0)
 
 
+@needs_scann
 def test_a_tree_with_all_new_vectors_in_one_leaf_is_worn(random_vectors: Vectors) -> None:
-    pytest.importorskip("scann", reason="ScaNN is for Linux")
     vectors = random_vectors(BRUTE_FORCE_BELOW, 8)
     index = build_index("scann", vectors)
     assert index.extended(ArrayBlocks(np.tile(vectors[:1], (BRUTE_FORCE_BELOW // 2, 1))), None).worn(skipped=0)
 
 
+@needs_scann
 def test_an_index_without_a_tree_is_worn_once_it_is_large_enough_for_one(random_vectors: Vectors) -> None:
-    pytest.importorskip("scann", reason="ScaNN is for Linux")
     vectors = random_vectors(BRUTE_FORCE_BELOW, 8)
     index = build_index("scann", vectors[:9000])
     assert not index.worn(skipped=0) and index.extended(ArrayBlocks(vectors[9000:]), None).worn(skipped=0)
 
 
+@needs_scann
 def test_neighbours_in_a_tree_do_not_depend_on_the_queries_beside(random_vectors: Vectors) -> None:
-    pytest.importorskip("scann", reason="ScaNN is for Linux")
     vectors = random_vectors(BRUTE_FORCE_BELOW + 2000, 96)
     index = build_index("scann", vectors)
     few, many = vectors[: tree.BATCHED_FROM - 1], vectors[:700]
@@ -283,8 +276,8 @@ def test_neighbours_in_a_tree_do_not_depend_on_the_queries_beside(random_vectors
         assert np.array_equal(answer, np.concatenate([part[kind_of_answer] for part in parts]))
 
 
+@needs_scann
 def test_leaves_that_hold_too_few_say_so_to_one_query_as_to_several(random_vectors: Vectors) -> None:
-    pytest.importorskip("scann", reason="ScaNN is for Linux")
     vectors, layout = random_vectors(4000, 16), layout_for(4000)
     searcher = tree.train(vectors, layout)
     tree.fill(searcher, [vectors], items=len(vectors))
@@ -328,16 +321,16 @@ def test_zeros_are_zeros_in_fixed_point_and_no_direction() -> None:
     assert kept.tolist() == [[0, 0], [0, 32_767]] and to_unit(kept).tolist() == [[0, 0], [0, 1]]
 
 
+@needs_scann
 def test_equal_vectors_in_a_tree_come_in_order_of_position(random_vectors: Vectors) -> None:
-    pytest.importorskip("scann", reason="ScaNN is for Linux")
     vectors = random_vectors(BRUTE_FORCE_BELOW, 24)
     vectors[100:4100:100] = vectors[50]
     positions, _ = build_index("scann", vectors).search(vectors[50:51], 30)
     assert positions[0].tolist() == [50, *range(100, 3000, 100)]
 
 
+@needs_scann
 def test_a_tree_looks_at_more_where_more_is_asked_of_it(random_vectors: Vectors) -> None:
-    pytest.importorskip("scann", reason="ScaNN is for Linux")
     draw_from = np.random.default_rng(0)
     vectors = draw_from.normal(size=(BRUTE_FORCE_BELOW, 48)).astype(np.float32)  # no clusters: neighbours lie anywhere
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -350,8 +343,8 @@ def test_a_tree_looks_at_more_where_more_is_asked_of_it(random_vectors: Vectors)
         assert found >= asked
 
 
+@needs_scann
 def test_a_leaf_whose_centre_is_as_good_as_an_erased_vector_loses_it(random_vectors: Vectors, tmp_path: Path) -> None:
-    pytest.importorskip("scann", reason="ScaNN is for Linux")
     vectors = random_vectors(BRUTE_FORCE_BELOW, 24)
     copies = np.arange(1000, 3000)  # enough of one picture for a leaf of its own
     vectors[copies] = vectors[0]

@@ -17,9 +17,9 @@ from retrieval.errors import InvalidArgument, UnknownItem
 from retrieval.features import FeatureCache
 from retrieval.forgetting.deed import erase_items
 from retrieval.forgetting.erasing import keys_of_ids, plan_erasure
-from retrieval.indexes import choose_kind
 from retrieval.memory import VisualMemory
 from retrieval.storage.table import ItemTable
+from tests.conftest import needs_scann
 from tests.retrieval.forgetting.erasures import (
     DIMENSION,
     erase,
@@ -150,9 +150,8 @@ def test_a_duplicate_stays_and_the_receipt_says_so(memory):
     assert look_again(memory, receipt) == {}
 
 
+@needs_scann
 def test_the_saved_index_holds_nothing_of_it_either(tmp_path):
-    if choose_kind("auto", items=10**6) != "scann":
-        pytest.skip("ScaNN is not installed")
     memory = VisualMemory.create(tmp_path / "memory", embedder=foreign_vectors("made", DIMENSION), index="scann")
     memory.add_vectors([f"{number}" for number in range(500)], ["x"] * 500, vectors(500, 0))
     memory.build_index()
@@ -175,9 +174,8 @@ def test_the_rows_of_an_index_that_a_killed_run_left_are_found(memory):
     assert "vectors.i16" in look_again(memory, receipt)["bytes"][0]
 
 
+@needs_scann
 def test_a_duplicate_stays_in_a_saved_index_too(tmp_path):
-    if choose_kind("auto", items=10**6) != "scann":
-        pytest.skip("ScaNN is not installed")
     memory = VisualMemory.create(tmp_path / "memory", embedder=foreign_vectors("made", DIMENSION), index="scann")
     memory.add_vectors([f"{number}" for number in range(500)], ["x"] * 500, vectors(500, 0))
     memory.add_vectors(["twin"], ["x"], vectors(500, 0)[7:8])
