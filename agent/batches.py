@@ -1,7 +1,6 @@
 """Gemini's batch jobs: half the price, within a day; their replies land in the same store as any other."""
 
 import asyncio
-import json
 import logging
 import secrets
 import time
@@ -22,6 +21,7 @@ from agent.models.wire import failure, read_reply
 from agent.reply_store import ReplyStore
 from agent.types import Reply, Usage
 from retrieval.errors import InvalidArgument
+from retrieval.parsing import parse_json
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -149,7 +149,7 @@ class BatchJobs:
         lines = []
         for text in content.splitlines():
             try:
-                parsed = json.loads(text)
+                parsed = parse_json(text)
                 lines.append(self._result_line(parsed["key"], parsed))
             except (ValueError, KeyError, TypeError, AttributeError):
                 continue  # what it should have answered is missing, and submitted again

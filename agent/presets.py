@@ -7,7 +7,6 @@ never whom: the model stays the caller's choice, and no key is in it.
 import dataclasses
 import os
 import re
-import tomllib
 import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from prompts.catalogue import DEFAULT as DEFAULT_PROMPT
 from prompts.catalogue import Template, load_template, template_names
 from retrieval.disk import writing
 from retrieval.errors import VisualMemoryError
+from retrieval.parsing import parse_toml
 from retrieval.snapshot import check_neighbors
 from retrieval.view import DEFAULT_NEIGHBORS
 from retrieval.voting import DEFAULT_METHOD, check_method
@@ -118,7 +118,7 @@ def load_preset(name_or_path: str | Path) -> Preset:
     path = Path(asked) if asked.endswith(_SUFFIX) else presets_folder() / (_expect_name(asked) + _SUFFIX)
     try:
         with path.open("rb") as stream:
-            parsed = tomllib.load(stream)
+            parsed = parse_toml(stream.read())
     except OSError as error:
         known = ", ".join(preset_names()) or "none yet: `vmem prompt tune --save NAME` makes one"
         raise PresetError(

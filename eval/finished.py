@@ -12,6 +12,7 @@ from eval.intervals import wilson_interval
 from eval.summary import METRICS
 from eval.types import Interval, Percent
 from eval.wording import counted
+from retrieval.parsing import parse_json
 from retrieval.voting import DEFAULT_METHOD, METHODS
 
 _VOTING: Final = ("embedder", "precision", "k", "centre")  # settings; the index follows from the memory's size
@@ -141,7 +142,7 @@ def read_finished(folder: Path) -> Finished:
     """
     path = folder / METRICS
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = parse_json(path.read_text("utf-8"))
         finished = Finished(
             folder, content["settings"], str(content["embedder"]), int(content["classes"]), content["datasets"]
         )

@@ -8,6 +8,7 @@ from typing import Any, Final
 from prompts.errors import UnusableReply
 from prompts.types import MOST_CODES, NONE_CODE, Prompt
 from retrieval.labels import display_name
+from retrieval.parsing import parse_json
 from retrieval.types import Label
 
 REPLY_TOKENS: Final = {"ranking": 40, "described ranking": 150}
@@ -81,8 +82,8 @@ def is_answer(reply: str, prompt: Prompt) -> bool:
 
 def _json_object(text: str) -> dict[str, Any] | None:
     try:
-        parsed = json.loads(text)
-    except (ValueError, RecursionError):  # RecursionError: brackets nested by the thousand
+        parsed = parse_json(text)
+    except ValueError:
         return None
     return parsed if isinstance(parsed, dict) else None
 

@@ -2,7 +2,6 @@
 
 import math
 import os
-import tomllib
 from dataclasses import dataclass, fields
 from datetime import date
 from functools import lru_cache
@@ -11,12 +10,14 @@ from typing import Any, Final
 
 from prompts.types import ImagePart, Prompt, TextPart
 from retrieval.errors import InvalidArgument
+from retrieval.parsing import parse_toml
 
 VARIABLE: Final = "VMEM_PRICES"
 _SHIPPED: Final = Path(__file__).with_name("prices.toml")
 _CHARACTERS_PER_TOKEN: Final = 4  # of English; Google's own rule of thumb
 _UNKNOWN_IMAGE_TOKENS: Final = 1120  # of the dearest resolution known: an estimate errs upwards
 _PER_MILLION: Final = 1e-6
+_MOST: Final = 1e9  # dollars per million tokens, or tokens: whatever is above is a mistake
 
 Dollars = float
 
@@ -74,7 +75,7 @@ def estimate_prompt_tokens(prompt: Prompt, price: Price | None, *, media_resolut
 
 
 def _squares(picture: ImagePart, side: int | None) -> int:
-    if side is None or picture.size is None:
+    if not side or picture.size is None:
         return 1
     return math.ceil(picture.size[0] / side) * math.ceil(picture.size[1] / side)
 
@@ -84,7 +85,7 @@ def _read(path: Path) -> tuple[str, dict[str, Price]]:
     known = {field.name for field in fields(Price)}
     try:
         with path.open("rb") as stream:
-            parsed: dict[str, Any] = tomllib.load(stream)
+            parsed: dict[str, Any] = parse_toml(stream.read())
         prices = {name: Price(**_numbers(values, known)) for name, values in parsed["models"].items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InvalidArgument(
@@ -97,6 +98,7 @@ def _read(path: Path) -> tuple[str, dict[str, Price]]:
 
 def _numbers(values: dict[str, Any], known: set[str]) -> dict[str, Any]:
     for name, value in values.items():
-        if name not in known or isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        kind = int if name.startswith("image_") else int | float
+        if name not in known or isinstance(value, bool) or not isinstance(value, kind) or not 0 <= value <= _MOST:
             raise ValueError(f"{name} = {value!r}")
     return values

@@ -16,6 +16,7 @@ from retrieval.embedders.execution import Execution
 from retrieval.errors import FolderError, InvalidArgument
 from retrieval.labels import stored_texts
 from retrieval.parquet import rows_at_a_time
+from retrieval.parsing import parse_json
 from retrieval.pipeline import EmbeddedBatch
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class FeatureFile:
                 )
             said = (schema.metadata or {}).get(_KEY)
             if said is not None:
-                fields = json.loads(said)
+                fields = parse_json(said)
                 identity = EmbedderIdentity.from_json(json.dumps(fields["embedder"]))
                 return cls(place, identity, Execution(**fields["execution"]))
             first = next(_blocks(place, ["vector"], most=1), None)

@@ -1,9 +1,9 @@
 """Ids as commands take them: one by one, or in a file."""
 
-import json
 from pathlib import Path
 
 from retrieval.errors import InvalidArgument
+from retrieval.parsing import parse_json
 from retrieval.terminal import printable
 
 
@@ -32,7 +32,7 @@ def listed_ids(ids: list[str] | None, file: Path | None) -> list[str] | None:
 def _as_id(line: str) -> str:
     if line.startswith('"'):
         try:
-            return str(json.loads(line))
+            return str(parse_json(line))
         except ValueError:
             pass  # an id that begins with a quotation mark
     return line

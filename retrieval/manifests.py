@@ -10,7 +10,6 @@ Whatever is not there or no picture is told when it is added.
 import base64
 import codecs
 import csv
-import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from retrieval.errors import FolderError, InvalidArgument
 from retrieval.folder import as_text
 from retrieval.labels import stored_text
 from retrieval.parquet import rows_at_a_time
+from retrieval.parsing import parse_json
 from retrieval.progress import track
 
 if TYPE_CHECKING:
@@ -227,8 +227,8 @@ def _json_rows(lines: Iterator[str], path: Path) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            row = parse_json(line)
+        except ValueError as error:
             raise bad_row(path, number, f"is no JSON ({error}): one object a line expected") from error
         if not isinstance(row, dict):
             raise bad_row(path, number, "is no JSON object: one for each picture, with label and path, expected")
@@ -257,7 +257,7 @@ def _parquet_rows(path: Path, columns: Collection[str] | None) -> Iterator[Row]:
         label = next(name for name in known if known[name] == "label")
         try:
             names = huggingface_names(schema, label)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError):
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
             names = None  # something else of that name
         wanted = [name for name in known if known[name] in (columns or (*_NAMES, *PATHS, _IMAGE, _BYTES))]
         number = 0
@@ -276,9 +276,9 @@ def huggingface_names(schema: "pyarrow.Schema", label: str) -> list[str] | None:
     """Return the names of the classes that a column numbers, as Hugging Face keeps them in a table's metadata, or None.
 
     Raises:
-        KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError: something else stands there.
+        KeyError, IndexError, TypeError, ValueError, AttributeError: something else stands there.
     """
-    features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    features = parse_json((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
     feature = features.get(label, {})
     feature = feature.get("feature", feature) if isinstance(feature, dict) else feature[0]  # of a list, its items'
     names = feature.get("names")

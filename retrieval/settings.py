@@ -8,6 +8,7 @@ from typing import Final
 from retrieval.embedders.base import EmbedderIdentity
 from retrieval.embedders.execution import Execution
 from retrieval.errors import StorageError
+from retrieval.parsing import parse_json
 
 FORMAT: Final = 1
 
@@ -39,7 +40,7 @@ class Settings:
     @classmethod
     def from_json(cls, text: str) -> "Settings":
         """Return the settings that `to_json` wrote."""
-        fields = json.loads(text)
+        fields = parse_json(text)
         if fields.pop("format") != FORMAT:
             raise StorageError("the memory was written by a newer version of this program: update it")
         fields["embedder"] = EmbedderIdentity.from_json(json.dumps(fields["embedder"]))

@@ -54,7 +54,7 @@ TEXTS = {
     "not-json": "I believe that the picture shows the first of them.",
     "unknown-label": '{"ranking": ["ZZZZ"], "confidence": 0.9, "evidence": [1]}',
 }
-WIRE = {"502-html", "timeout", "drip", "reset", "truncated", "disconnect", "malformed"}
+WIRE = {"502-html", "timeout", "drip", "reset", "truncated", "disconnect", "malformed", "nested"}
 FAULTS = {"max-tokens", *ERRORS, *FINISHES, *TEXTS, *WIRE}
 ITEM_FAULTS = {"blocked": "prompt-blocked", "error": "500", "expired-item": "504"}
 

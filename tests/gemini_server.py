@@ -461,7 +461,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if fault == "502-html":
             answer = Reply(b"<html><title>502 Bad Gateway</title></html>", 502, kind="text/html; charset=UTF-8")
-        body = answer.payload[:-2] if fault == "malformed" else answer.payload
+        body = {"malformed": answer.payload[:-2], "nested": b"[" * 100_000}.get(fault or "", answer.payload)
         length = len(body) + (100 if fault == "truncated" else 0)
         headers = {"Content-Type": answer.kind, "Content-Length": str(length)} | answer.headers
         lines = [f"HTTP/1.1 {answer.code} {HTTPStatus(answer.code).phrase}", *map(": ".join, headers.items()), "", ""]

@@ -196,6 +196,6 @@ def translated(error: Exception, key: Secret) -> ModelError:
         return PassingFailure(
             f"the connection to the service failed ({type(error).__name__})", code="connection_broken"
         )
-    if isinstance(error, ValueError):  # the SDK's own parsing of a response
+    if isinstance(error, ValueError | RecursionError):  # the SDK's own parsing of a response
         return PassingFailure("the service sent no JSON object", code="garbled_response")
     return ModelError(f"the SDK failed ({type(error).__name__})", code="model_failed")

@@ -136,7 +136,7 @@ def _translated(error: Exception, key: Secret) -> ModelError:
         return PassingFailure(
             f"the connection to the service failed ({type(error).__name__})", code="connection_broken"
         )
-    if isinstance(error, ParseError | ValueError):
+    if isinstance(error, ParseError | ValueError | RecursionError):
         return PassingFailure("the service sent no JSON object", code="garbled_response")
     return ModelError(f"the SDK failed ({type(error).__name__})")
 

@@ -13,6 +13,7 @@ from agent.models.wire import failure, parsed_object
 from agent.types import Reply, Request, Usage
 from prompts.answer import answer_schema
 from prompts.types import Part, TextPart
+from retrieval.parsing import parse_json
 
 _CONNECTIONS: Final = 256
 
@@ -124,7 +125,7 @@ def _read(body: dict[str, Any], name: str) -> Reply:
 
 def _message(text: str) -> str:
     try:
-        error = json.loads(text)["error"]
+        error = parse_json(text)["error"]
         return str(error["message"] if isinstance(error, dict) else error)
     except (ValueError, KeyError, TypeError):
         return text[:200]

@@ -1,7 +1,6 @@
 """Requests and replies in the words of Google's REST protocol, for both of its SDKs and for batch jobs."""
 
 import base64
-import json
 import math
 import re
 from typing import Any, Final
@@ -10,6 +9,7 @@ from agent.errors import CutOff, EmptyReply, EveryRequestFails, ModelError, Pass
 from agent.types import Reply, Request, Usage
 from prompts.answer import answer_schema
 from prompts.types import Part, Prompt, TextPart
+from retrieval.parsing import parse_json
 
 _FINISHED: Final = ("STOP", "FINISH_REASON_UNSPECIFIED", "", None)
 _LONGEST_MESSAGE: Final = 300
@@ -140,8 +140,8 @@ def parsed_object(text: str) -> dict[str, Any]:
         PassingFailure: it is none: cut short or garbled on its way.
     """
     try:
-        parsed = json.loads(text)
-    except (ValueError, RecursionError):
+        parsed = parse_json(text)
+    except ValueError:
         parsed = None
     if not isinstance(parsed, dict):
         raise PassingFailure("the service sent no JSON object", code="garbled_response")

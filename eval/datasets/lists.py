@@ -1,6 +1,5 @@
 """Lists of pictures with their labels: CSV, TSV and JSONL files."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -9,6 +8,7 @@ from eval.datasets.rows import Table, reading, row_ids, row_labels
 from retrieval.errors import FolderError
 from retrieval.folder import as_text
 from retrieval.manifests import PATHS, text_rows
+from retrieval.parsing import parse_json
 
 LISTS: Final = (".csv", ".tsv", ".jsonl")
 _PATHS: Final = (*PATHS, "image")
@@ -58,8 +58,8 @@ def _labels(path: Path, line: int, row: Mapping[str, Any]) -> Any:  # noqa: ANN4
     if name != "labels" or not isinstance(value, str):
         return value
     try:
-        value = json.loads(value)
-    except (ValueError, RecursionError):
+        value = parse_json(value)
+    except ValueError:
         value = None
     if not isinstance(value, list):
         raise FolderError(f'line {line} of {path} has labels that are no JSON list: ["cat", "dog"] or alike expected')

@@ -5,7 +5,6 @@ table's own folder); ``label`` (one) or ``labels`` (several, any of which is rig
 ``id`` where the rows have names. Integer labels go by the class names that Hugging Face writes beside them.
 """
 
-import json
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from eval.types import StoredPicture
 from retrieval.errors import FolderError, ImageError
 from retrieval.folder import as_text, is_left_behind
 from retrieval.manifests import PATHS, column_name, huggingface_names
+from retrieval.parsing import parse_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -111,7 +111,7 @@ def _saved_files(folder: Path) -> list[str] | None:
     if not os.path.isfile(listing):
         return None
     with reading(listing):
-        rows = json.loads(listing.read_bytes()).get("_data_files")
+        rows = parse_json(listing.read_bytes()).get("_data_files")
         names = [str(row["filename"]) for row in rows] if rows else None
     for name in names or ():
         if not os.path.isfile(folder / name):

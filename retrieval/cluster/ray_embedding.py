@@ -1,6 +1,5 @@
 """Embedding on a Ray cluster: one copy of the embedder on each GPU, or where there is none on each machine."""
 
-import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ from retrieval.embedders.base import EmbedderIdentity, check_embedder
 from retrieval.embedders.execution import Execution, Requested
 from retrieval.errors import EmbedderError, EmbedderMismatch, ImageError, InvalidArgument, VisualMemoryError
 from retrieval.images import ImageLike
+from retrieval.parsing import parse_json
 from retrieval.pipeline import EmbeddedBatch, Failure
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class RayEmbedding:
 
     def _notice(self, block: "pyarrow.Table") -> None:
         for told in block["about"].drop_null().to_pylist():
-            about = json.loads(told)
+            about = parse_json(told)
             if "refused" in about:
                 kind, sentence = about["refused"]
                 raise _our_error(kind, sentence, VisualMemoryError)

@@ -16,6 +16,7 @@ from PIL import Image
 from retrieval.cachedir import cache_folder, cache_key, drop_unused, note_use
 from retrieval.embedders.base import Embedder
 from retrieval.embedders.execution import Execution
+from retrieval.parsing import parse_json
 
 _ALONE: Final = 8  # pictures that are embedded each alone as well
 _log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ def agreement_once(model: str, execution: Execution, measure: Callable[[], Agree
     key = cache_key(model=model, precision=execution.precision, device=execution.device, engine=execution.engine)
     path = cache_folder("measured") / f"{key}.json"
     try:
-        known = Agreement(**json.loads(path.read_text()))
+        known = Agreement(**parse_json(path.read_text()))
         note_use(path)
         return known
     except (OSError, ValueError, TypeError):

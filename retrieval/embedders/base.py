@@ -12,6 +12,7 @@ from PIL import Image
 from retrieval.embedders.execution import Execution
 from retrieval.embedders.preprocessing import Preprocessing
 from retrieval.errors import EmbedderMismatch, InvalidArgument
+from retrieval.parsing import parse_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class EmbedderIdentity:
     @classmethod
     def from_json(cls, text: str) -> "EmbedderIdentity":
         """Return the identity that `to_json` wrote."""
-        fields = json.loads(text)
+        fields = parse_json(text)
         if fields["preprocessing"]:
             stored = fields["preprocessing"]
             fields["preprocessing"] = Preprocessing(

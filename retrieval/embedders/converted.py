@@ -22,6 +22,7 @@ from retrieval.cachedir import (
 from retrieval.embedders.base import EmbedderIdentity
 from retrieval.embedders.checkpoint import Checkpoint, LoadedModel
 from retrieval.embedders.openvino_embedder import openvino_runtime
+from retrieval.parsing import parse_json
 
 _MODEL: Final = "model.xml"
 _RECORD: Final = "record.json"
@@ -88,7 +89,7 @@ def read_model(folder: Path) -> ConvertedModel | None:
     if not is_of_this_layout(folder):
         return None
     try:
-        record = json.loads((folder / _RECORD).read_text())
+        record = parse_json((folder / _RECORD).read_text())
         identity = EmbedderIdentity.from_json(json.dumps(record["identity"]))
         if record["files"] != _measured(folder / _MODEL):
             return None

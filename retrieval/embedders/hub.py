@@ -1,6 +1,5 @@
 """DINOv2 and CLIP through transformers: from the hub, from its cache, or from a local folder."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from retrieval.embedders.checkpoint import Checkpoint, LoadedModel
 from retrieval.embedders.preprocessing import CLIP, IMAGENET, Preprocessing
 from retrieval.errors import MissingWeights, UnknownEmbedder
+from retrieval.parsing import parse_json
 
 if TYPE_CHECKING:
     import torch
@@ -70,7 +70,7 @@ def find_in_folder(folder: Path) -> Checkpoint:
         UnknownEmbedder: the folder holds no checkpoint of a known family.
     """
     try:
-        model_type = str(json.loads((folder / _CONFIG).read_text())["model_type"])
+        model_type = str(parse_json((folder / _CONFIG).read_text())["model_type"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UnknownEmbedder(
             f"{folder} holds no saved model: a folder with config.json and model.safetensors expected"

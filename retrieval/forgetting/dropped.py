@@ -27,6 +27,7 @@ from retrieval.forgetting.stored_rows import one_of
 from retrieval.forgetting.table_files import TableFiles, secrets_of
 from retrieval.forgetting.traces import SALT_BYTES, mark, sha256
 from retrieval.indexes.store import erase_stored
+from retrieval.parsing import parse_json
 from retrieval.storage.layout import CENTRED_INDEX, INDEX
 from retrieval.storage.places import address_of
 from retrieval.storage.table import ItemTable
@@ -65,7 +66,7 @@ class DroppedRows:
             if hashlib.sha256(content[_DIGEST_BYTES:]).digest() != content[:_DIGEST_BYTES]:
                 raise ValueError("it is not as it was written")
             rows = pa.ipc.open_stream(content[_DIGEST_BYTES:]).read_all()
-            about = json.loads(rows.schema.metadata[_ABOUT])
+            about = parse_json(rows.schema.metadata[_ABOUT])
             salt = bytes.fromhex(about["salt"])
             return cls(salt, about["window"], about["sparsity"], about["complete"], rows)
         except FileNotFoundError:

@@ -1,6 +1,5 @@
 """Looking for what is left of erased items: in rows of all versions, in the index, and in the bytes of every file."""
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from retrieval.forgetting.replies import every_trace
 from retrieval.forgetting.table_files import TableFiles
 from retrieval.forgetting.traces import Marks, Traces
 from retrieval.indexes.store import count_stored
+from retrieval.parsing import parse_json
 from retrieval.storage.layout import ASIDE, CENTRED_INDEX, INDEX
 from retrieval.storage.table import ItemTable
 
@@ -154,7 +154,7 @@ def listed(listing: Path, marks: Marks) -> tuple[list[str], list[str]]:
 
 def _names_one(line: str, marks: Marks) -> bool:
     try:
-        return marks.is_id(str(json.loads(line.partition("\t")[0])))
+        return marks.is_id(str(parse_json(line.partition("\t")[0])))
     except ValueError:
         return False  # torn, or not ours
 

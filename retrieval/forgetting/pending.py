@@ -1,6 +1,5 @@
 """The note of an erasure that is under way: what a later process needs to finish it, and nothing of the items."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from jaxtyping import Int
 
 from retrieval.errors import StorageError
 from retrieval.forgetting.receipts import Deed, Known, write_json
+from retrieval.parsing import parse_json
 
 _BEGINS: Final = "erasing-"  # its name, in the memory's folder
 
@@ -58,7 +58,7 @@ class Note:
             StorageError: it is damaged.
         """
         try:
-            fields = json.loads(path.read_bytes())
+            fields = parse_json(path.read_bytes())
             return cls(
                 path,
                 tuple(int(key) for key in fields["keys"]),

@@ -20,6 +20,7 @@ from retrieval.disk import writing
 from retrieval.errors import InvalidArgument
 from retrieval.forgetting.rawsearch import Secrets
 from retrieval.forgetting.traces import SALT_BYTES, Marks
+from retrieval.parsing import parse_json
 from retrieval.storage.layout import ASIDE
 
 RECEIPTS: Final = "receipts"  # folder in a memory's
@@ -173,7 +174,7 @@ def read_receipt(path: Path) -> Receipt:
     """
     try:
         content = path.read_bytes()
-        fields = json.loads(content)
+        fields = parse_json(content)
         if fields["format"] != _FORMAT:
             raise InvalidArgument(
                 f"{path} has format {fields['format']!r}, and this version reads {_FORMAT}: update it"
@@ -189,7 +190,7 @@ def read_receipt(path: Path) -> Receipt:
             path,
             hashlib.sha256(content).hexdigest(),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise InvalidArgument(
             f"{path} is no receipt of an erasure: give one that `vmem memory forget --erase` wrote"
         ) from error

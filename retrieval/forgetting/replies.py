@@ -8,7 +8,6 @@ The store is `agent.reply_store`'s; how it names its entries is written here, so
 """
 
 import itertools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +15,7 @@ from typing import Any, Final
 from retrieval.bytestore import DATABASE
 from retrieval.cachedir import cache_folder
 from retrieval.forgetting.traces import FeatureTraces, Forgotten, Marks, Traces, drop_entries, names_in, opened
+from retrieval.parsing import parse_json
 
 KIND: Final = "replies"  # folder of the cache
 SIZE_LIMIT: Final = 20 * 2**30  # bytes; beyond it the oldest go
@@ -81,7 +81,7 @@ def _records(folder: Path, store: Any) -> Iterator[tuple[str, dict[str, list[str
         if not name.startswith((REPLY, ASKED)):
             continue
         try:
-            parts = json.loads(store.get(name) or b"{}").get("parts", [])
+            parts = parse_json(store.get(name) or b"{}").get("parts", [])
             shown = {str(part["image"]): [str(d) for d in part.get("drawn", ())] for part in parts if "image" in part}
         except (ValueError, TypeError, AttributeError):  # nothing that this program wrote: it answers nothing
             continue

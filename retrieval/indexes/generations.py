@@ -23,6 +23,7 @@ from retrieval.errors import InvalidArgument
 from retrieval.indexes import index_class
 from retrieval.indexes.base import Written
 from retrieval.indexes.digests import Digests
+from retrieval.parsing import parse_json
 
 DAMAGE: Final = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, ImportError, InvalidArgument)
 """What reading a generation raises that is not what it should be."""
@@ -47,7 +48,7 @@ class Header:
     @classmethod
     def read(cls, generation: Path) -> "Header":
         """Raise one of `DAMAGE` for anything but a header of this format."""
-        entries = json.loads((generation / HEADER).read_text(encoding="utf-8"))
+        entries = parse_json((generation / HEADER).read_text(encoding="utf-8"))
         if entries["format"] != _FORMAT:
             raise ValueError(f"{generation} is of format {entries['format']!r}: {_FORMAT} expected")
         files = {name: Digests(**digests) for name, digests in entries["files"].items()}

@@ -10,6 +10,7 @@ from typing import Final
 
 from retrieval.indexes.milvus_collection import Collection
 from retrieval.indexes.milvus_server import embed, reach
+from retrieval.parsing import parse_json
 
 ABOUT: Final = "milvus.json"  # in the index's folder
 
@@ -33,7 +34,7 @@ class About:
             OSError, ValueError: it is not there, or of another form.
         """
         try:
-            about = cls(**json.loads((folder / ABOUT).read_text(encoding="utf-8")))
+            about = cls(**parse_json((folder / ABOUT).read_text(encoding="utf-8")))
         except TypeError as error:
             raise ValueError(f"{folder / ABOUT} is of another form") from error
         if not about.name.isidentifier():  # it becomes part of a path

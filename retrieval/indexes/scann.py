@@ -21,6 +21,7 @@ from retrieval.indexes.exact import ExactIndex
 from retrieval.indexes.fixed_point import ROWS, FixedPointRows, erase_rows
 from retrieval.indexes.nearest import unranked
 from retrieval.indexes.tuning import RECALLS, Effort, Plan, layout_for
+from retrieval.parsing import parse_json
 
 BRUTE_FORCE_BELOW: Final = 10_000
 """Below this many vectors comparing all takes 0.4 ms or less: no tree is worth its misses."""
@@ -46,7 +47,7 @@ class Facts:
     @classmethod
     def read(cls, folder: Path) -> "Facts":
         """Return what `write` wrote. Raises OSError, ValueError or TypeError."""
-        facts = json.loads((folder / _FACTS).read_text())
+        facts = parse_json((folder / _FACTS).read_text())
         plans = (Plan(Effort(**plan["first"]), plan["beyond"], Effort(**plan["second"])) for plan in facts["plans"])
         return cls(**{**facts, "plans": tuple(plans)})
 

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from retrieval.parsing import parse_json
+
 _MESSAGE: Final = "__lance_commit_message"
 _COMMAND: Final = "visual-memory-command"
 _NOTE: Final = ".command"  # in the memory's folder while a command runs that may be run again where it is cut off
@@ -28,7 +30,7 @@ class Command:
     def of(cls, change: Any) -> "Command":  # noqa: ANN401 - Lance is untyped
         """Return the command that a version says it belongs to, by Lance's record of its change."""
         with suppress(ValueError, TypeError, KeyError, AttributeError):
-            return cls(**json.loads(change.transaction_properties[_COMMAND]))
+            return cls(**parse_json(change.transaction_properties[_COMMAND]))
         return cls()
 
 
@@ -83,7 +85,7 @@ def _run(running: _Running) -> Iterator[bool]:
 
 def _noted(folder: Path) -> Any:  # noqa: ANN401 - JSON
     with suppress(OSError, ValueError, RecursionError):
-        return json.loads((folder / _NOTE).read_bytes())
+        return parse_json((folder / _NOTE).read_bytes())
     return None
 
 

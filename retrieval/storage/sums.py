@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from retrieval.parsing import parse_json
 from retrieval.storage.places import TABLE
 
 SUMS: Final = "SHA256SUMS"  # in the table's folder, with which it is copied
@@ -104,7 +105,7 @@ def _read_parts(path: Path) -> dict[str, list[tuple[str, int, int, str]]]:
     with suppress(FileNotFoundError):
         for line in (path / TABLE / PARTS).read_bytes().splitlines():
             with suppress(ValueError, TypeError, AttributeError):  # torn: what it is about is compared whole
-                for name, found in json.loads(line).items():
+                for name, found in parse_json(line).items():
                     parts[name] = [(str(column), int(start), int(end), str(sum_)) for column, start, end, sum_ in found]
     return parts
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from retrieval.disk import UNREADABLE, in_lance
 from retrieval.errors import InvalidArgument, StorageError, UnknownVersion
+from retrieval.parsing import parse_json
 from retrieval.storage.places import TABLE, address_of, shown, table_uri
 from retrieval.storage.sums import MANIFESTS, manifest, version_of
 
@@ -64,7 +65,7 @@ def read_tags(path: Path) -> tuple[dict[str, int], list[str]]:
     damaged: list[str] = []
     for file in sorted((path / _TAGS).glob("*.json")):
         try:
-            kept = json.loads(file.read_bytes())
+            kept = parse_json(file.read_bytes())
             version, sum_ = kept["version"], (kept.get("metadata") or {}).get(_SUM)
             if type(version) is not int or sum_ not in (None, _sum(file.stem, version)) or kept.get("branch"):
                 raise ValueError(file.name)

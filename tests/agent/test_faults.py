@@ -25,6 +25,7 @@ PASSING = {
     "truncated": "connection_broken",
     "disconnect": "connection_broken",
     "malformed": "garbled_response",
+    "nested": "garbled_response",
 }
 ONCE_MORE = {
     "empty": "empty_reply",

@@ -168,7 +168,18 @@ def test_ones_own_prices_go_before_those_shipped(tmp_path: Path) -> None:
     assert find_price("unheard-of") is None
 
 
-@pytest.mark.parametrize("content", ["words", "", "[models.x]\ninput = 1", "[models.x]\ninput = -1\noutput = 1"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "words",
+        "",
+        "[models.x]\ninput = 1",
+        "[models.x]\ninput = -1\noutput = 1",
+        "[models.x]\ninput = inf\noutput = 1",
+        "[models.x]\ninput = 1\noutput = 1\nimage_square = 0.5",
+        pytest.param("x = " + "[" * 100_000, id="brackets"),
+    ],
+)
 def test_a_file_of_something_else_holds_no_prices(tmp_path: Path, content: str) -> None:
     file = tmp_path / "prices.toml"
     file.write_text(content)

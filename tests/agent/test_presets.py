@@ -126,6 +126,7 @@ def test_a_template_of_ones_own_that_has_changed_since_is_noticed(
         ('[generation]\ntemperature = "hot"', "temperature = 'hot'"),
         ("[generation]\nkey = 1", "no setting is called key"),
         ("\x00", "Invalid"),
+        pytest.param("x = " + "[" * 100_000, "it nests too deep", id="brackets"),
     ],
 )
 def test_a_damaged_preset_is_one_sentence(presets: Path, text: str, why: str) -> None:

@@ -61,7 +61,18 @@ def test_a_lock_that_a_killed_run_left_is_no_other_file(
     assert summary.metrics["q"].count == len(queries)
 
 
-@pytest.mark.parametrize("content", ["words\n", "[1]\n", "\x00\n", '{"mine": 1}', '{"mine": 1}\nand no end', "\n"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "words\n",
+        "[1]\n",
+        "\x00\n",
+        '{"mine": 1}',
+        '{"mine": 1}\nand no end',
+        "\n",
+        pytest.param("[" * 10**5, id="deep"),
+    ],
+)
 def test_a_folder_with_another_log_is_left_alone(tmp_path: Path, content: str) -> None:
     (tmp_path / "log.jsonl").write_text(content)
     with pytest.raises(RunError, match="is no log of a run"):

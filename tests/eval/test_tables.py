@@ -175,7 +175,14 @@ def test_other_tables_and_formats_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", '{"settings": [], "datasets": {}}', '{"settings": {}, "datasets": {"q": {}}}']
+    "content",
+    [
+        "",
+        "[]",
+        '{"settings": [], "datasets": {}}',
+        '{"settings": {}, "datasets": {"q": {}}}',
+        pytest.param("[" * 100_000, id="brackets"),
+    ],
 )
 def test_a_damaged_run_is_refused(tmp_path: Path, content: str) -> None:
     run = finished_run(tmp_path / "run", {})

@@ -75,12 +75,21 @@ def test_a_template_of_ones_own_loads_by_path(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "body",
-    ["{{ nothing }}", "{% for %}", "{{ ''.__class__.__mro__ }}", "{{ 1 / 0 }}", "{{ 'a' + 1 }}", "{% include 'x' %}"],
+    [
+        "{{ nothing }}",
+        "{% for %}",
+        "{{ ''.__class__.__mro__ }}",
+        "{{ 1 / 0 }}",
+        "{{ 'a' + 1 }}",
+        "{% include 'x' %}",
+        "{{ query * 10 ** 14 }}",
+        pytest.param("{{ " + "(" * 100_000, id="brackets"),
+    ],
 )
 def test_a_template_with_an_error_is_refused_by_name(tmp_path: Path, body: str) -> None:
     mine = tmp_path / "mine.md"
     mine.write_text(f"---\nabout: Broken.\n---\n{body}")
-    with pytest.raises(UnknownPrompt, match="the prompt mine has an error"):
+    with pytest.raises(UnknownPrompt, match="the prompt mine has an error: ."):
         render(load_template(str(mine)), b"query", [], {"cat": 1.0})
 
 

@@ -138,7 +138,10 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         load_embedder("resnet")
 
 
-def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("config", [None, "words", pytest.param("[" * 100_000, id="brackets")])
+def test_a_folder_without_a_model_is_refused(tmp_path: Path, config: str | None) -> None:
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
     with pytest.raises(UnknownEmbedder, match="holds no saved model"):
         load_embedder(str(tmp_path))
 

@@ -101,6 +101,13 @@ def test_a_file_that_breaks_off_is_refused_and_makes_no_memory(features: Path, t
     assert not (tmp_path / "memory").exists()
 
 
+def test_a_file_that_says_of_itself_what_no_one_can_read_is_refused(features: Path, tmp_path: Path) -> None:
+    table = pq.read_table(features).replace_schema_metadata({b"visual-memory": b"[" * 100_000})
+    pq.write_table(table, tmp_path / "odd.parquet")
+    with pytest.raises(FolderError, match="cannot be read as a Parquet file of features: it nests too deep"):
+        build_from_features(tmp_path / "memory", tmp_path / "odd.parquet")
+
+
 def test_features_do_not_take_the_place_of_their_manifest(pictures: Path, checkpoint: Path, tmp_path: Path) -> None:
     manifest = foreign(tmp_path / "list.parquet", vector=None, file=[str(pictures / "red" / "0.png")] * 3)
     before = manifest.read_bytes()
