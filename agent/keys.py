@@ -3,12 +3,15 @@
 import os
 from pathlib import Path
 from typing import Final, NoReturn
+from urllib.parse import SplitResult
 
 from retrieval.errors import InvalidArgument
+from retrieval.parsing import parse_address
 
 GEMINI_VARIABLES: Final = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
 OPENAI_VARIABLES: Final = ("OPENAI_API_KEY",)
 HIDDEN: Final = "[key]"
+QUERY: Final = ("api-version",)  # of a server's address: Azure wants one, and it is no secret
 
 
 class Secret:
@@ -41,13 +44,23 @@ def find_key(variables: tuple[str, ...], *, file: Path | None = None) -> Secret 
         InvalidArgument: a file that cannot be read or holds no key.
     """
     if file is not None:
-        return _from_file(file)
+        return _from_file(file, "the key file")
     for variable in variables:
         if os.environ.get(variable, "").strip():
             return _checked(os.environ[variable].strip(), variable)
         if os.environ.get(f"{variable}_FILE"):
-            return _from_file(Path(os.environ[f"{variable}_FILE"]))
+            return _from_file(Path(os.environ[f"{variable}_FILE"]), f"the file that {variable}_FILE names")
     return None
+
+
+def check_server(url: str, variable: str) -> SplitResult:
+    """Return the parts of a model server's address: names of models, run logs and libraries' logs repeat it.
+
+    Raises:
+        InvalidArgument: it is none, or holds a secret, which belongs into an environment variable.
+    """
+    instead = f"put a key into {variable} instead"
+    return parse_address(url, "the model's server", schemes=("http", "https"), instead=instead, query=QUERY)
 
 
 def key_variable() -> str | None:
@@ -56,14 +69,16 @@ def key_variable() -> str | None:
     return next((name for name in names if os.environ.get(name, "").strip()), None)
 
 
-def _from_file(file: Path) -> Secret:
+def _from_file(file: Path, name: str) -> Secret:
+    """Read a key; errors call the file by a name, since a key that is mistaken for one stands in its path."""
     try:
         words = file.read_text(encoding="utf-8-sig").split()
     except (OSError, ValueError) as error:
-        raise InvalidArgument(f"{file} cannot be read: a file with an API key expected") from error
+        why = getattr(error, "strerror", None) or "it is no text"
+        raise InvalidArgument(f"{name} cannot be read ({why}): a file with an API key expected") from None
     if len(words) != 1:
-        raise InvalidArgument(f"{file} holds {len(words)} words: a single API key expected")
-    return _checked(words[0], str(file))
+        raise InvalidArgument(f"{name} holds {len(words)} words: a single API key expected")
+    return _checked(words[0], name)
 
 
 def _checked(key: str, place: str) -> Secret:

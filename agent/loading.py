@@ -8,7 +8,7 @@ from typing import Final
 from agent.cached import Cached
 from agent.config import TransportConfig
 from agent.errors import EveryRequestFails
-from agent.keys import GEMINI_VARIABLES, OPENAI_VARIABLES, Secret, find_key
+from agent.keys import GEMINI_VARIABLES, OPENAI_VARIABLES, Secret, check_server, find_key
 from agent.metered import Meter, Metered
 from agent.models.base import VisionModel
 from agent.reply_store import ReplyStore
@@ -17,6 +17,7 @@ from agent.types import Reply, Request
 from prompts.cost import Dollars, find_price
 from prompts.types import NONE_CODE, Prompt
 from retrieval.errors import InvalidArgument
+from retrieval.parsing import without_address
 
 FORMS: Final = "gemini-MODEL, generativeai:MODEL, openai:MODEL@URL or scripted"
 _BASE_URL: Final = "GOOGLE_GEMINI_BASE_URL"  # google-genai's own variable
@@ -131,10 +132,9 @@ def parse_name(name: str) -> ModelName:
         return ModelName(maker, model)
     model, at, url = model.partition("@")
     if maker == "openai" and model and at and url.startswith(("http://", "https://")):
-        if "@" in url:  # it would stand in every reason and every log
-            raise InvalidArgument("the server's URL holds a user or a password: put a key into OPENAI_API_KEY instead")
+        check_server(url, *OPENAI_VARIABLES)
         return ModelName(maker, model, url)
-    raise InvalidArgument(f"no model {name!r}: {FORMS} expected, such as gemini-3.5-flash-lite")
+    raise InvalidArgument(f"no model {without_address(name)!r}: {FORMS} expected, such as gemini-3.5-flash-lite")
 
 
 def _bare(name: ModelName, transport: TransportConfig, key_file: Path | None, *, expect_key: bool) -> VisionModel:
@@ -142,6 +142,9 @@ def _bare(name: ModelName, transport: TransportConfig, key_file: Path | None, *,
         from agent.models.scripted import ScriptedModel
 
         return ScriptedModel(_agree, keep_prompts=False)
+    base_url = os.environ.get(_BASE_URL)
+    if base_url:
+        check_server(base_url, GEMINI_VARIABLES[0])
     if name.maker == "gemini":
         from agent.models.gemini import Gemini
 
@@ -152,7 +155,7 @@ def _bare(name: ModelName, transport: TransportConfig, key_file: Path | None, *,
         return GenerativeAI(
             name.model,
             _gemini_key(key_file, expect_key=expect_key),
-            base_url=os.environ.get(_BASE_URL),
+            base_url=base_url,
             timeout_seconds=transport.timeout_seconds,
         )
     from agent.models.openai_compatible import OpenAICompatible

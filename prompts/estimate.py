@@ -7,6 +7,7 @@ from typing import Final
 from prompts.answer import REPLY_TOKENS
 from prompts.cost import Dollars, estimate_prompt_tokens, find_price
 from prompts.types import ImagePart, Prompt, TextPart
+from retrieval.parsing import without_address
 
 MODEL: Final = "gemini-3.5-flash-lite"  # what prompts are priced for where nothing else is said
 
@@ -52,6 +53,7 @@ def estimate_prompt(
     Raises:
         InvalidArgument: the file holds no prices.
     """
+    model = without_address(model)
     price = find_price(model.partition(":")[2] or model, file=prices)
     prompt_tokens = estimate_prompt_tokens(prompt, price, media_resolution=media_resolution)
     replied = REPLY_TOKENS[prompt.answer] if reply_tokens is None else reply_tokens

@@ -1,8 +1,12 @@
-"""JSON and TOML that others wrote: whatever is wrong with it is a ValueError, as its readers expect."""
+"""Texts that others wrote: JSON and TOML, and the addresses of servers, which must hold no secret."""
 
 import json
+import re
 import tomllib
 from typing import Any
+from urllib.parse import SplitResult, parse_qsl, urlsplit
+
+from retrieval.errors import InvalidArgument
 
 
 def parse_json(text: str | bytes) -> Any:  # noqa: ANN401 - whatever it holds
@@ -28,3 +32,43 @@ def parse_toml(text: bytes) -> dict[str, Any]:
         return tomllib.loads(text.decode())
     except RecursionError:
         raise ValueError("it nests too deep") from None
+
+
+def parse_address(
+    address: str, what: str, *, schemes: tuple[str, ...], instead: str, query: tuple[str, ...] = (), user: bool = False
+) -> SplitResult:
+    """Return the parts of an address that may be stored, logged and shown, since it holds no secret.
+
+    Args:
+        address: of a server.
+        what: it is the address of, as an error calls it.
+        schemes: those that it may begin with.
+        instead: what an error says of where a key goes.
+        query: the parameters that it may have.
+        user: whether it may name a user.
+
+    Raises:
+        InvalidArgument: it is no address, or holds a user, a password, a fragment or another parameter; the error
+            repeats nothing of these.
+    """
+    try:
+        parts = urlsplit(address)
+        whole = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+        asked = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+    except ValueError:  # a port that is no number, a bracket that is not closed, a query without names
+        whole, asked, parts = False, [], SplitResult("", "", "", "", "")
+    if not whole:
+        raise InvalidArgument(f"the address of {what} is none: one that begins with {schemes[0]}://HOST expected")
+    has_user = parts.username is not None and not user
+    if has_user or parts.password is not None or parts.fragment or not {name for name, _ in asked} <= set(query):
+        among = f" other than {', '.join(query)}" if query else ""
+        raise InvalidArgument(
+            f"the address of {what} at {parts.hostname} holds a user, a password, a fragment or a query{among}, which"
+            f" would be stored and shown: {instead}"
+        )
+    return parts
+
+
+def without_address(name: str) -> str:
+    """Return what stands before an address in a name such as ``openai:MODEL@URL``, which may hold a secret."""
+    return re.split(r"@|\w*:?//", name, maxsplit=1)[0]

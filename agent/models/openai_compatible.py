@@ -8,7 +8,7 @@ import httpx2
 
 from agent import background
 from agent.errors import CutOff, EmptyReply, ModelError, PassingFailure, RequestFailure
-from agent.keys import Secret
+from agent.keys import OPENAI_VARIABLES, Secret, check_server
 from agent.models.wire import failure, parsed_object
 from agent.types import Reply, Request, Usage
 from prompts.answer import answer_schema
@@ -29,11 +29,16 @@ class OpenAICompatible:
 
         Args:
             model: as the server names it.
-            base_url: up to and with ``/v1``.
+            base_url: up to and with ``/v1``; ``?api-version=…``, which Azure wants, may follow.
             key: where the server asks for one.
+
+        Raises:
+            InvalidArgument: the address is none, or holds a secret.
         """
+        parts = check_server(base_url, *OPENAI_VARIABLES)
         self.model = model
-        self._url = base_url.rstrip("/")
+        self._server = base_url.rstrip("/")
+        self._url = parts._replace(path=parts.path.rstrip("/") + "/chat/completions").geturl()
         self._key = key
         limits = httpx2.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS)
         self._http = httpx2.AsyncClient(limits=limits, timeout=None)  # time limits are those of `Retrying`
@@ -42,7 +47,7 @@ class OpenAICompatible:
     @property
     def name(self) -> str:
         """The model and where it runs, ``openai:MODEL@URL``."""
-        return f"openai:{self.model}@{self._url}"
+        return f"openai:{self.model}@{self._server}"
 
     async def generate(self, request: Request) -> Reply:
         """Return the reply to a request, in one attempt.
@@ -59,14 +64,15 @@ class OpenAICompatible:
         headers = {"Content-Type": "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key.reveal()}"
+            headers["api-key"] = self._key.reveal()  # Azure's own name for it
         error: ModelError | None = None
         try:
-            response = await self._http.post(f"{self._url}/chat/completions", content=body, headers=headers)
+            response = await self._http.post(self._url, content=body, headers=headers)
             said = self._key.hide_in(response.text) if self._key else response.text  # services repeat keys
             return response.status_code, response.headers.get("retry-after"), said
         except httpx2.TransportError as caught:
             error = PassingFailure(
-                f"the connection to {self._url} failed ({type(caught).__name__})", code="connection_broken"
+                f"the connection to {self._server} failed ({type(caught).__name__})", code="connection_broken"
             )
         except Exception as caught:
             error = ModelError(f"the request failed ({type(caught).__name__})")

@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from retrieval.errors import InvalidArgument
 from retrieval.indexes.base import ArrayBlocks, Index
+from retrieval.parsing import without_address
 
 KINDS: Final = ("auto", "exact", "scann", "milvus")
 _CLASSES: Final = {
@@ -32,7 +33,7 @@ def choose_kind(kind: str, *, items: int) -> str:
     """
     name, colon, _ = kind.partition(":")
     if name not in KINDS or (colon and name != "milvus"):
-        raise InvalidArgument(f"no index {kind!r}: choose one of {', '.join(KINDS)}, milvus:URI")
+        raise InvalidArgument(f"no index {without_address(kind)!r}: choose one of {', '.join(KINDS)}, milvus:URI")
     scann_installed = find_spec("scann") is not None
     if name == "scann" and not scann_installed:
         raise InvalidArgument("index 'scann' needs the package scann, which is for Linux: use --index exact")
@@ -55,7 +56,7 @@ def index_class(kind: str) -> Any:  # noqa: ANN401 - type[Index], which cannot b
 
         return on_server(uri)
     if colon or name not in _CLASSES:
-        raise InvalidArgument(f"no index {kind!r}: choose one of {', '.join(_CLASSES)}, milvus:URI")
+        raise InvalidArgument(f"no index {without_address(kind)!r}: choose one of {', '.join(_CLASSES)}, milvus:URI")
     module, class_name = _CLASSES[name]
     return getattr(import_module(module), class_name)
 

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 from retrieval.errors import IndexUnavailable, InvalidArgument
+from retrieval.parsing import parse_address
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -44,18 +44,8 @@ class Server:
 
 def check_uri(uri: str) -> None:
     """Raise InvalidArgument unless the address of a Milvus is one and holds no secret."""
-    try:
-        parts = urlsplit(uri)
-        whole = parts.scheme in ("http", "https", "tcp") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, or a bracket that is not closed
-        whole = False
-    if not whole:
-        raise InvalidArgument("index 'milvus:URI' needs an address such as milvus:http://host:19530")
-    if parts.username or parts.password or parts.query:
-        raise InvalidArgument(
-            f"the address of Milvus at {parts.hostname} holds a user, a password or a query, and would be stored with"
-            f" the memory: put user:password, or the API key, into the environment variable {TOKEN} instead"
-        )
+    instead = f"put user:password, or the API key, into the environment variable {TOKEN} instead"
+    parse_address(uri, "Milvus, in milvus:URI,", schemes=("http", "https", "tcp"), instead=instead)
 
 
 def reach(uri: str) -> Server:

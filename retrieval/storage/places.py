@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 from retrieval.cachedir import cache_folder
-from retrieval.errors import InvalidArgument, MemoryExists, StorageError
+from retrieval.errors import MemoryExists, StorageError
+from retrieval.parsing import parse_address
 
 TABLE: Final = "items.lance"
 _SCHEMES: Final = ("s3", "gs", "az", "abfss")  # that Lance opens; its keys come from the environment (AWS_…, GOOGLE_…)
@@ -24,19 +24,15 @@ def local_folder(path: str | Path) -> Path:
     What lies in such a folder is made again where it is missing.
 
     Raises:
-        InvalidArgument: an address with a password or a query in it.
+        InvalidArgument: no address, or one with a user, a password or a query in it.
         StorageError: the cache cannot be written.
     """
     found = _ADDRESS.match(str(path))
     if not found:
         return Path(path)
     address = f"{found[1]}://{str(path)[found.end() :].rstrip('/')}"
-    parts = urlsplit(address)
-    if parts.password or parts.query or parts.fragment:
-        raise InvalidArgument(
-            f"the address of a memory at {parts.hostname} holds a password or a query: keys are taken from the"
-            " environment (AWS_ACCESS_KEY_ID and the like), give the address alone"
-        )
+    instead = "keys are taken from the environment (AWS_ACCESS_KEY_ID and the like), give the address alone"
+    parse_address(address, "a memory", schemes=_SCHEMES, instead=instead, user=found[1] == "abfss")
     folder = cache_folder("remote") / hashlib.sha256(address.encode()).hexdigest()[:16]
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -12,10 +12,13 @@ import pytest
 from agent import classify_with_rerank
 from agent.errors import EveryRequestFails
 from agent.keys import GEMINI_VARIABLES, Secret, find_key
-from agent.loading import LoadedModel, load_model
+from agent.loading import LoadedModel, load_model, make_ready
+from agent.models.openai_compatible import OpenAICompatible
 from agent.reply_store import ReplyStore
 from agent.stages import prepare
 from eval.types import Sample
+from prompts.estimate import estimate_prompt
+from prompts.types import Prompt
 from retrieval import VisualMemory
 from retrieval.errors import InvalidArgument
 from tests.agent.conftest import KEY, KINDS
@@ -112,7 +115,7 @@ def test_a_key_comes_from_a_file_of_one_word(tmp_path: Path) -> None:
         file.write_text(content)
         with pytest.raises(InvalidArgument, match="words: a single API key expected"):
             find_key(GEMINI_VARIABLES, file=file)
-    with pytest.raises(InvalidArgument, match="cannot be read: a file with an API key expected"):
+    with pytest.raises(InvalidArgument, match="cannot be read .*: a file with an API key expected"):
         find_key(GEMINI_VARIABLES, file=tmp_path / "none")
 
 
@@ -131,7 +134,35 @@ def test_a_key_file_of_another_editor_is_read_and_one_of_other_letters_refused(t
         find_key((), file=file)
 
 
-def test_a_password_in_a_servers_address_is_refused() -> None:
-    with pytest.raises(InvalidArgument, match="holds a user or a password: put a key into OPENAI_API_KEY") as raised:
-        load_model("openai:x@http://me:hush@127.0.0.1/v1")
+@pytest.mark.parametrize(
+    "url", ["me:hush@127.0.0.1/v1", "hush@h/v1", "h/v1?api_key=hush", "h/v1?hush", "h/v1#hush", "h:hush/v1", "[hush/v1"]
+)
+def test_a_secret_in_a_servers_address_is_refused_without_saying_it(url: str) -> None:
+    for take in (lambda: load_model(f"openai:x@http://{url}"), lambda: OpenAICompatible("x", f"http://{url}")):
+        with pytest.raises(InvalidArgument, match="the address of the model's server (at|is none)") as raised:
+            take()
+        assert "hush" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["opnai:x@http://me:hush@h/v1", "http://me:hush@h", "openai:x@me:hush@h", "x//hush"])
+def test_a_name_of_no_model_is_refused_without_its_address(name: str) -> None:
+    with pytest.raises(InvalidArgument, match="^no model '[^@/]*': gemini-MODEL, ") as raised:
+        load_model(name)
     assert "hush" not in str(raised.value)
+    assert "hush" not in str(estimate_prompt(Prompt("", (), {}), model=name))
+
+
+def test_a_version_in_a_servers_address_which_azure_wants_is_sent(
+    memory: VisualMemory, server: GeminiServer, everything_logged: io.StringIO
+) -> None:
+    bare = OpenAICompatible("qwen3-vl", f"{server.url}/v1/?api-version=2026-11-01", Secret(KEY))
+    found = classify_with_rerank(draw((200, 30, 30), 3), memory, model=make_ready(bare), neighbors=6)
+    assert found.code == "reranked" and bare.name == f"openai:qwen3-vl@{server.url}/v1/?api-version=2026-11-01"
+    assert "/v1/chat/completions?api-version=2026-11-01" in everything_logged.getvalue()
+
+
+def test_a_key_given_in_place_of_its_file_is_not_repeated() -> None:
+    with pytest.raises(InvalidArgument, match=r"the key file cannot be read \(No such file or directory\)") as raised:
+        find_key(GEMINI_VARIABLES, file=Path(KEY))
+    whole = traceback.TracebackException.from_exception(raised.value)
+    assert KEY not in "".join(whole.format())

@@ -78,11 +78,24 @@ def test_an_address_has_a_folder_of_its_own_here() -> None:
     assert table_uri(folder) == "s3://bucket/pets/items.lance"
 
 
-@pytest.mark.parametrize("address", ["s3://key:hunter2@bucket/x", "s3://bucket/x?token=hunter2"])
+@pytest.mark.parametrize(
+    "address",
+    ["s3://key:hunter2@bucket/x", "s3://hunter2@bucket/x", "s3://bucket/x?token=hunter2", "gs://bucket/x#hunter2"],
+)
 def test_an_address_with_a_secret_is_refused_without_saying_it(address: str) -> None:
     with pytest.raises(InvalidArgument, match="keys are taken from the environment") as caught:
         local_folder(address)
     assert "hunter2" not in str(caught.value)
+
+
+def test_an_address_of_azure_names_its_container_as_a_user() -> None:
+    address = "abfss://photos@account.dfs.core.windows.net/pets"
+    assert address_of(local_folder(address)) == address
+
+
+def test_an_address_that_is_none_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="the address of a memory is none: one that begins with s3://HOST"):
+        local_folder("s3://[bucket/x")
 
 
 def test_a_table_can_be_written_and_read(bucket: str) -> None:
