@@ -21,7 +21,7 @@ from agent.models.wire import failure, read_reply
 from agent.reply_store import ReplyStore
 from agent.types import Reply, Usage
 from retrieval.errors import InvalidArgument
-from retrieval.parsing import parse_json
+from retrieval.outside import parse_json
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

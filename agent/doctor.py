@@ -10,8 +10,9 @@ from typing import Final
 
 from agent.keys import GEMINI_VARIABLES, key_variable
 from retrieval.embedders import CATALOGUE, is_present
-from retrieval.errors import VisualMemoryError
+from retrieval.errors import InvalidArgument, VisualMemoryError
 from retrieval.memory import VisualMemory
+from retrieval.outside import check_proxies
 
 _PACKAGES: Final = ("numpy", "pillow", "pylance", "torch", "transformers", "openvino", "nncf", "scann", "google-genai")
 _OPTIONAL: Final = {
@@ -38,7 +39,14 @@ class Finding:
 
 def examine(memory: Path | None) -> list[Finding]:
     """Return the findings about this installation and, where one is given, a memory. Nothing is downloaded."""
-    findings = [Finding("python", platform.python_version()), *_packages(), _devices(), *_weights(), _key()]
+    findings = [
+        Finding("python", platform.python_version()),
+        *_packages(),
+        _devices(),
+        *_weights(),
+        _key(),
+        *_proxies(),
+    ]
     try:
         return findings + (list(_memory(memory)) if memory else [])
     except VisualMemoryError as error:
@@ -93,6 +101,13 @@ def _key() -> Finding:
     return Finding(
         "API key", "present: no", f"only for Gemini as --model: put one into {' or '.join(GEMINI_VARIABLES)}"
     )
+
+
+def _proxies() -> Iterator[Finding]:
+    try:
+        check_proxies()
+    except InvalidArgument as error:
+        yield Finding("proxy", "cannot be used", str(error))
 
 
 def _memory(path: Path) -> Iterator[Finding]:

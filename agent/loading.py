@@ -17,7 +17,7 @@ from agent.types import Reply, Request
 from prompts.cost import Dollars, find_price
 from prompts.types import NONE_CODE, Prompt
 from retrieval.errors import InvalidArgument
-from retrieval.parsing import without_address
+from retrieval.outside import without_address
 
 FORMS: Final = "gemini-MODEL, generativeai:MODEL, openai:MODEL@URL or scripted"
 _BASE_URL: Final = "GOOGLE_GEMINI_BASE_URL"  # google-genai's own variable

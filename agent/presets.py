@@ -19,7 +19,7 @@ from prompts.catalogue import DEFAULT as DEFAULT_PROMPT
 from prompts.catalogue import Template, load_template, template_names
 from retrieval.disk import writing
 from retrieval.errors import VisualMemoryError
-from retrieval.parsing import parse_toml
+from retrieval.outside import parse_toml
 from retrieval.snapshot import check_neighbors
 from retrieval.view import DEFAULT_NEIGHBORS
 from retrieval.voting import DEFAULT_METHOD, check_method

@@ -12,7 +12,7 @@ from eval.intervals import wilson_interval
 from eval.summary import METRICS
 from eval.types import Interval, Percent
 from eval.wording import counted
-from retrieval.parsing import parse_json
+from retrieval.outside import parse_json
 from retrieval.voting import DEFAULT_METHOD, METHODS
 
 _VOTING: Final = ("embedder", "precision", "k", "centre")  # settings; the index follows from the memory's size

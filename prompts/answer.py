@@ -8,7 +8,7 @@ from typing import Any, Final
 from prompts.errors import UnusableReply
 from prompts.types import MOST_CODES, NONE_CODE, Prompt
 from retrieval.labels import display_name
-from retrieval.parsing import parse_json
+from retrieval.outside import parse_json
 from retrieval.types import Label
 
 REPLY_TOKENS: Final = {"ranking": 40, "described ranking": 150}

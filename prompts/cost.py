@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from prompts.types import ImagePart, Prompt, TextPart
 from retrieval.errors import InvalidArgument
-from retrieval.parsing import parse_toml
+from retrieval.outside import parse_toml
 
 VARIABLE: Final = "VMEM_PRICES"
 _SHIPPED: Final = Path(__file__).with_name("prices.toml")

@@ -7,7 +7,7 @@ from typing import Final
 from prompts.answer import REPLY_TOKENS
 from prompts.cost import Dollars, estimate_prompt_tokens, find_price
 from prompts.types import ImagePart, Prompt, TextPart
-from retrieval.parsing import without_address
+from retrieval.outside import without_address
 
 MODEL: Final = "gemini-3.5-flash-lite"  # what prompts are priced for where nothing else is said
 

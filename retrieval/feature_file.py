@@ -15,8 +15,8 @@ from retrieval.embedders.base import EmbedderIdentity, MadeBy, foreign_vectors
 from retrieval.embedders.execution import Execution
 from retrieval.errors import FolderError, InvalidArgument
 from retrieval.labels import stored_texts
+from retrieval.outside import parse_json
 from retrieval.parquet import rows_at_a_time
-from retrieval.parsing import parse_json
 from retrieval.pipeline import EmbeddedBatch
 
 if TYPE_CHECKING:

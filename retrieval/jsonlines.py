@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from retrieval.disk import writing
-from retrieval.parsing import parse_json
+from retrieval.outside import parse_json
 
 _SUM: Final = re.compile(rb', "crc32": "([0-9a-f]{8})"\}\s*')
 _LONGEST_SUM: Final = 32  # bytes, the line's end included
@@ -42,7 +42,7 @@ def unsealed(line: bytes, *, required: bool = False) -> dict[str, Any] | None:
         return None
     try:
         record = parse_json(line)
-    except (ValueError, RecursionError):
+    except ValueError:
         return None
     return record if isinstance(record, dict) else None
 

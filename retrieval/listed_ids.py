@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from retrieval.errors import InvalidArgument
-from retrieval.parsing import parse_json
+from retrieval.outside import parse_json
 from retrieval.terminal import printable
 
 

@@ -21,8 +21,8 @@ from retrieval.adding import Item
 from retrieval.errors import FolderError, InvalidArgument
 from retrieval.folder import as_text
 from retrieval.labels import stored_text
+from retrieval.outside import parse_json
 from retrieval.parquet import rows_at_a_time
-from retrieval.parsing import parse_json
 from retrieval.progress import track
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Final
 from retrieval.embedders.base import EmbedderIdentity
 from retrieval.embedders.execution import Execution
 from retrieval.errors import StorageError
-from retrieval.parsing import parse_json
+from retrieval.outside import parse_json
 
 FORMAT: Final = 1
 

@@ -9,6 +9,7 @@ from agent.errors import ModelError, PassingFailure
 from agent.keys import Secret
 from agent.models.wire import failure, parsed_object, read_reply, to_body
 from agent.types import Reply, Request
+from retrieval.outside import check_proxies
 
 if TYPE_CHECKING:
     import httpx2
@@ -33,6 +34,9 @@ class Gemini:
             model: such as ``gemini-3.5-flash-lite``.
             key: the API key.
             base_url: another server that speaks the protocol; None takes Google's, or ``GOOGLE_GEMINI_BASE_URL``.
+
+        Raises:
+            InvalidArgument: a proxy cannot be used.
         """
         self.model = model
         self._key = key
@@ -157,6 +161,7 @@ def _http_client() -> "httpx2.AsyncClient":
     """Return what to send by: left to itself, the SDK takes aiohttp where that is installed, which has other errors."""
     import httpx2
 
+    check_proxies()
     limits = httpx2.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS)
     return httpx2.AsyncClient(limits=limits, follow_redirects=True)
 

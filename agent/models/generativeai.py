@@ -13,6 +13,7 @@ from agent.types import Reply, Request
 from prompts.answer import answer_schema
 from prompts.types import Part, TextPart
 from retrieval.errors import InvalidArgument
+from retrieval.outside import check_proxies
 
 _THREADS: Final = 64
 _UNKNOWN_TO_IT: Final = ("thinking", "media_resolution", "seed")
@@ -31,7 +32,7 @@ class GenerativeAI:
             timeout_seconds: after which a thread that waits for the next bytes gives up.
 
         Raises:
-            InvalidArgument: the SDK is not installed.
+            InvalidArgument: the SDK is not installed, or a proxy cannot be used.
         """
         self.model = model
         self._key = key
@@ -83,6 +84,7 @@ def _connect(model: str, key: Secret, base_url: str | None) -> Any:  # noqa: ANN
         raise InvalidArgument(
             "google-generativeai is not installed: pip install 'visual-memory-agent[legacy]', or use gemini:MODEL"
         ) from error
+    check_proxies()
     options = {"api_endpoint": base_url} if base_url else {}
     sdk.configure(api_key=key.reveal(), transport="rest", client_options=options)
     prepared = sdk.GenerativeModel(model)

@@ -13,7 +13,7 @@ from agent.models.wire import failure, parsed_object
 from agent.types import Reply, Request, Usage
 from prompts.answer import answer_schema
 from prompts.types import Part, TextPart
-from retrieval.parsing import parse_json
+from retrieval.outside import check_proxies, parse_json
 
 _CONNECTIONS: Final = 256
 
@@ -33,13 +33,14 @@ class OpenAICompatible:
             key: where the server asks for one.
 
         Raises:
-            InvalidArgument: the address is none, or holds a secret.
+            InvalidArgument: the address is none, or holds a secret; or a proxy cannot be used.
         """
         parts = check_server(base_url, *OPENAI_VARIABLES)
         self.model = model
         self._server = base_url.rstrip("/")
         self._url = parts._replace(path=parts.path.rstrip("/") + "/chat/completions").geturl()
         self._key = key
+        check_proxies()
         limits = httpx2.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS)
         self._http = httpx2.AsyncClient(limits=limits, timeout=None)  # time limits are those of `Retrying`
         background.close_with(self, self._http.aclose)

@@ -8,7 +8,7 @@ from eval.datasets.rows import Table, reading, row_ids, row_labels
 from retrieval.errors import FolderError
 from retrieval.folder import as_text
 from retrieval.manifests import PATHS, text_rows
-from retrieval.parsing import parse_json
+from retrieval.outside import parse_json
 
 LISTS: Final = (".csv", ".tsv", ".jsonl")
 _PATHS: Final = (*PATHS, "image")

@@ -20,7 +20,7 @@ from eval.types import StoredPicture
 from retrieval.errors import FolderError, ImageError
 from retrieval.folder import as_text, is_left_behind
 from retrieval.manifests import PATHS, column_name, huggingface_names
-from retrieval.parsing import parse_json
+from retrieval.outside import parse_json
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -15,7 +15,7 @@ from retrieval.embedders.base import EmbedderIdentity, check_embedder
 from retrieval.embedders.execution import Execution, Requested
 from retrieval.errors import EmbedderError, EmbedderMismatch, ImageError, InvalidArgument, VisualMemoryError
 from retrieval.images import ImageLike
-from retrieval.parsing import parse_json
+from retrieval.outside import parse_json
 from retrieval.pipeline import EmbeddedBatch, Failure
 
 if TYPE_CHECKING:

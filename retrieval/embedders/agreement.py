@@ -16,7 +16,7 @@ from PIL import Image
 from retrieval.cachedir import cache_folder, cache_key, drop_unused, note_use
 from retrieval.embedders.base import Embedder
 from retrieval.embedders.execution import Execution
-from retrieval.parsing import parse_json
+from retrieval.outside import parse_json
 
 _ALONE: Final = 8  # pictures that are embedded each alone as well
 _log = logging.getLogger(__name__)

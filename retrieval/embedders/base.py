@@ -12,7 +12,7 @@ from PIL import Image
 from retrieval.embedders.execution import Execution
 from retrieval.embedders.preprocessing import Preprocessing
 from retrieval.errors import EmbedderMismatch, InvalidArgument
-from retrieval.parsing import parse_json
+from retrieval.outside import parse_json
 
 
 @dataclass(frozen=True, slots=True)

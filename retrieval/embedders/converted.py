@@ -22,7 +22,7 @@ from retrieval.cachedir import (
 from retrieval.embedders.base import EmbedderIdentity
 from retrieval.embedders.checkpoint import Checkpoint, LoadedModel
 from retrieval.embedders.openvino_embedder import openvino_runtime
-from retrieval.parsing import parse_json
+from retrieval.outside import parse_json
 
 _MODEL: Final = "model.xml"
 _RECORD: Final = "record.json"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from retrieval.embedders.checkpoint import Checkpoint, LoadedModel
 from retrieval.embedders.preprocessing import CLIP, IMAGENET, Preprocessing
 from retrieval.errors import MissingWeights, UnknownEmbedder
-from retrieval.parsing import parse_json
+from retrieval.outside import check_proxies, parse_json
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +56,7 @@ def find_on_hub(name: str, repository: str, family: str) -> Checkpoint:
 
     Raises:
         MissingWeights: not in the cache, and the hub cannot be reached.
+        InvalidArgument: a proxy that cannot be used stands in the way.
     """
     if not is_cached(repository):
         _download(name, repository)
@@ -112,6 +113,7 @@ def _model_class(family: Family) -> Any:  # noqa: ANN401 - transformers is untyp
 def _download(name: str, repository: str) -> None:
     from huggingface_hub import HfApi, hf_hub_download
 
+    check_proxies()
     try:
         # Asked once, before the libraries below ask six times over half a minute.
         there = {file.rfilename for file in HfApi().model_info(repository, timeout=10).siblings or ()}

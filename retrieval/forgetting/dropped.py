@@ -27,7 +27,7 @@ from retrieval.forgetting.stored_rows import one_of
 from retrieval.forgetting.table_files import TableFiles, secrets_of
 from retrieval.forgetting.traces import SALT_BYTES, mark, sha256
 from retrieval.indexes.store import erase_stored
-from retrieval.parsing import parse_json
+from retrieval.outside import parse_json
 from retrieval.storage.layout import CENTRED_INDEX, INDEX
 from retrieval.storage.places import address_of
 from retrieval.storage.table import ItemTable

@@ -17,7 +17,7 @@ from retrieval.forgetting.replies import every_trace
 from retrieval.forgetting.table_files import TableFiles
 from retrieval.forgetting.traces import Marks, Traces
 from retrieval.indexes.store import count_stored
-from retrieval.parsing import parse_json
+from retrieval.outside import parse_json
 from retrieval.storage.layout import ASIDE, CENTRED_INDEX, INDEX
 from retrieval.storage.table import ItemTable
 

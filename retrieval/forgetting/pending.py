@@ -10,7 +10,7 @@ from jaxtyping import Int
 
 from retrieval.errors import StorageError
 from retrieval.forgetting.receipts import Deed, Known, write_json
-from retrieval.parsing import parse_json
+from retrieval.outside import parse_json
 
 _BEGINS: Final = "erasing-"  # its name, in the memory's folder
 

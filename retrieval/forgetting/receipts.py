@@ -20,7 +20,7 @@ from retrieval.disk import writing
 from retrieval.errors import InvalidArgument
 from retrieval.forgetting.rawsearch import Secrets
 from retrieval.forgetting.traces import SALT_BYTES, Marks
-from retrieval.parsing import parse_json
+from retrieval.outside import parse_json
 from retrieval.storage.layout import ASIDE
 
 RECEIPTS: Final = "receipts"  # folder in a memory's

@@ -15,7 +15,7 @@ from typing import Any, Final
 from retrieval.bytestore import DATABASE
 from retrieval.cachedir import cache_folder
 from retrieval.forgetting.traces import FeatureTraces, Forgotten, Marks, Traces, drop_entries, names_in, opened
-from retrieval.parsing import parse_json
+from retrieval.outside import parse_json
 
 KIND: Final = "replies"  # folder of the cache
 SIZE_LIMIT: Final = 20 * 2**30  # bytes; beyond it the oldest go

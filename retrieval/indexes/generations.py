@@ -23,7 +23,7 @@ from retrieval.errors import InvalidArgument
 from retrieval.indexes import index_class
 from retrieval.indexes.base import Written
 from retrieval.indexes.digests import Digests
-from retrieval.parsing import parse_json
+from retrieval.outside import parse_json
 
 DAMAGE: Final = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, ImportError, InvalidArgument)
 """What reading a generation raises that is not what it should be."""

@@ -10,7 +10,7 @@ from typing import Final
 
 from retrieval.indexes.milvus_collection import Collection
 from retrieval.indexes.milvus_server import embed, reach
-from retrieval.parsing import parse_json
+from retrieval.outside import parse_json
 
 ABOUT: Final = "milvus.json"  # in the index's folder
 

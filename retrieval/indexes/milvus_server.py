@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from retrieval.errors import IndexUnavailable, InvalidArgument
-from retrieval.parsing import parse_address
+from retrieval.outside import parse_address
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient

@@ -21,7 +21,7 @@ from retrieval.indexes.exact import ExactIndex
 from retrieval.indexes.fixed_point import ROWS, FixedPointRows, erase_rows
 from retrieval.indexes.nearest import unranked
 from retrieval.indexes.tuning import RECALLS, Effort, Plan, layout_for
-from retrieval.parsing import parse_json
+from retrieval.outside import parse_json
 
 BRUTE_FORCE_BELOW: Final = 10_000
 """Below this many vectors comparing all takes 0.4 ms or less: no tree is worth its misses."""

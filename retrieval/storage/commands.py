@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from retrieval.parsing import parse_json
+from retrieval.outside import parse_json
 
 _MESSAGE: Final = "__lance_commit_message"
 _COMMAND: Final = "visual-memory-command"

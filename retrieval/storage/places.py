@@ -10,7 +10,7 @@ from typing import Final
 
 from retrieval.cachedir import cache_folder
 from retrieval.errors import MemoryExists, StorageError
-from retrieval.parsing import parse_address
+from retrieval.outside import parse_address
 
 TABLE: Final = "items.lance"
 _SCHEMES: Final = ("s3", "gs", "az", "abfss")  # that Lance opens; its keys come from the environment (AWS_…, GOOGLE_…)

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from retrieval.parsing import parse_json
+from retrieval.outside import parse_json
 from retrieval.storage.places import TABLE
 
 SUMS: Final = "SHA256SUMS"  # in the table's folder, with which it is copied

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from retrieval.disk import UNREADABLE, in_lance
 from retrieval.errors import InvalidArgument, StorageError, UnknownVersion
-from retrieval.parsing import parse_json
+from retrieval.outside import parse_json
 from retrieval.storage.places import TABLE, address_of, shown, table_uri
 from retrieval.storage.sums import MANIFESTS, manifest, version_of
 

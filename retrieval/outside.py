@@ -1,12 +1,18 @@
-"""Texts that others wrote: JSON and TOML, and the addresses of servers, which must hold no secret."""
+"""What comes from outside: JSON and TOML, addresses of servers, which must hold no secret, and proxies."""
 
 import json
+import os
 import re
 import tomllib
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, Final
 from urllib.parse import SplitResult, parse_qsl, urlsplit
+from urllib.request import getproxies
 
 from retrieval.errors import InvalidArgument
+
+_PROXIES: Final = ("http", "https", "socks5", "socks5h")  # that every HTTP client here can use
+_SOCKS: Final = ("socksio", "socks")  # by which clients reach a SOCKS proxy: httpx, and requests
 
 
 def parse_json(text: str | bytes) -> Any:  # noqa: ANN401 - whatever it holds
@@ -72,3 +78,32 @@ def parse_address(
 def without_address(name: str) -> str:
     """Return what stands before an address in a name such as ``openai:MODEL@URL``, which may hold a secret."""
     return re.split(r"@|\w*:?//", name, maxsplit=1)[0]
+
+
+def check_proxies() -> None:
+    """See that the environment's proxies can be used; to be asked before a client for HTTP is made.
+
+    Raises:
+        InvalidArgument: one is no address, or a SOCKS proxy without the packages that it takes. It is called by its
+            variable, since its address may hold a password.
+    """
+    for scheme, address in getproxies().items():
+        if scheme not in ("http", "https", "all"):
+            continue
+        names = (f"{scheme}_proxy", f"{scheme}_proxy".upper())
+        variable = next((name for name in names if os.environ.get(name)), f"the system's setting of its {scheme} proxy")
+        try:
+            parts = urlsplit(address if "://" in address else f"http://{address}")
+            usable = parts.scheme in _PROXIES and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # a port that is no number, or a bracket that is not closed
+            usable = False
+        if not usable:
+            raise InvalidArgument(
+                f"{variable} names no proxy that can be used: http://HOST:PORT or socks5://HOST:PORT expected; mend or"
+                " unset it"
+            )
+        if parts.scheme.startswith("socks") and not all(map(find_spec, _SOCKS)):
+            raise InvalidArgument(
+                f"{variable} names a SOCKS proxy, which takes two packages that are not installed: pip install"
+                " 'visual-memory-agent[socks]', or unset it"
+            )
