@@ -166,7 +166,7 @@ def render(
             query=slot(ImagePart(query)),
         )
     except Exception as error:  # a template can divide by zero as well as any program
-        raise UnknownPrompt(f"the prompt {template.name} has an error: {error or type(error).__name__}") from error
+        raise UnknownPrompt(f"the prompt {template.name} has an error: {str(error) or type(error).__name__}") from error
     parts = tuple(_parts(text, nonce, pictures))
     if pictures[-1] not in parts:
         raise UnknownPrompt(f"the prompt {template.name} never shows the query: put {{{{ query }}}} into it")
