@@ -4,7 +4,7 @@ import logging
 import sys
 import warnings
 from io import TextIOWrapper
-from typing import TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -38,6 +38,31 @@ app.add_typer(eval.cli.app, name="eval")
 app.add_typer(eval.serve_cli.app)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"vmem {version('visual-memory-agent')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None: ...
+
+
+def _name_flags_alone(command: Any, context: Any) -> None:  # noqa: ANN401 - typer brings its own click
+    """Leave out of help what typer writes behind every flag, ``<bool>``: nothing may follow a flag."""
+    for option in (*command.params, command.get_help_option(context)):
+        if getattr(option, "is_flag", False):
+            option.metavar = ""
+    for below in getattr(command, "commands", {}).values():
+        _name_flags_alone(below, context)
+
+
 def main() -> None:
     """Run the command line; an error that a user can mend is one sentence on standard error and exit code 2."""
     warnings.showwarning = _show_as_note
@@ -45,8 +70,10 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):  # a terminal of few characters shows a mark for the others
             stream.reconfigure(errors="replace")
     _show_steps()
+    command = typer.main.get_command(app)
+    _name_flags_alone(command, command.make_context("vmem", [], resilient_parsing=True))
     try:
-        app()
+        command()
     except Exception as error:
         from retrieval.errors import VisualMemoryError
         from retrieval.terminal import printable

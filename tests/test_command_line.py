@@ -167,6 +167,17 @@ def test_every_command_has_help(vmem: Vmem, command: tuple[str, ...]) -> None:
     assert shown.returncode == 0 and "Usage:" in shown.stdout
 
 
+def test_the_version_is_told(vmem: Vmem) -> None:
+    told = vmem("--version")
+    assert told.returncode == 0 and re.fullmatch(r"vmem \d+\.\d+\.\d+\n", told.stdout)
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_help_names_flags_without_a_value(vmem: Vmem, columns: int) -> None:
+    shown = vmem("memory", "forget", "--help", COLUMNS=str(columns)).stdout
+    assert "--erase" in shown and "<bool>" not in shown and "--id" in shown and "<str>" in shown
+
+
 def test_a_demo_of_pictures_that_changed_is_not_gone_on_with(
     vmem: Vmem, pictures: Path, checkpoint: Path, tmp_path: Path
 ) -> None:

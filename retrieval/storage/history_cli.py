@@ -1,6 +1,7 @@
 """vmem memory relabel, history, diff, tag, untag, checkout: edits, and the versions that they make."""
 
 import json
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Final
@@ -10,6 +11,7 @@ import typer
 from retrieval.options import AsJson, Ids, IdsFrom, MemoryPath, OfLabel, Where
 
 _SHOWN: Final = 50  # changes of a table
+_LABELS_SHOWN: Final = 5  # that items had before
 VersionOrTag = Annotated[str, typer.Argument(metavar="VERSION", help="A version's number or tag.")]
 
 
@@ -27,10 +29,21 @@ def relabel(
     """
     from retrieval.listed_ids import listed_ids
     from retrieval.memory import VisualMemory
+    from retrieval.terminal import printable
 
     opened = VisualMemory.open(memory)
-    changed = opened.relabel(to, ids=listed_ids(ids, ids_from), label=label, where=where)
-    typer.echo(f"relabelled {changed:,} pictures, version {opened.version}")
+    before = opened.version
+    opened.relabel(to, ids=listed_ids(ids, ids_from), label=label, where=where)
+    place = printable(memory)
+    was = Counter(old for old, _ in opened.diff(before).relabelled.values()).most_common()
+    if not was:
+        typer.echo(f"{place}: nothing was relabelled: all these items are {printable(to)} already")
+        return
+    changed = sum(count for _, count in was)
+    told = ", ".join(f"{printable(old)} ({count:,})" for old, count in was[:_LABELS_SHOWN])
+    told += f" and {len(was) - _LABELS_SHOWN:,} labels more" if len(was) > _LABELS_SHOWN else ""
+    typer.echo(f"{place}: relabelled {changed:,} items from {told} to {printable(to)}, version {opened.version}")
+    typer.echo(f"`vmem memory checkout {place} {before}` takes it back")
 
 
 def history(

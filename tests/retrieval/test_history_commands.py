@@ -1,6 +1,7 @@
 """vmem memory relabel, history, diff, tag, untag, checkout, undo and compact."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -50,7 +51,9 @@ def test_every_edit_is_listed_the_newest_first_with_what_it_changed(path: Path, 
 
 
 def test_a_relabelled_item_is_in_the_diff_with_both_labels(path: Path, run: Run) -> None:
-    assert run("relabel", path, "other", "--id", "0/1") == "relabelled 1 pictures, version 4\n"
+    told, back = run("relabel", path, "other", "--id", "0/1").splitlines()
+    assert re.fullmatch(r".*: relabelled 1 items from .* \(1\) to other, version 4", told)
+    assert back.endswith(" 3` takes it back")
     assert as_json(run, "diff", path, 3)["relabelled"] == {"0/1": ["class 0", "other"]}
     assert "class 0 → other" in run("diff", path, 3, 4)
 
