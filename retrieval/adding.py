@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
 
 from retrieval.disk import writing
 from retrieval.editing import Editor, Put, duplicate
@@ -19,7 +18,7 @@ from retrieval.images import ImageLike
 from retrieval.labels import stored_text, stored_texts
 from retrieval.pipeline import EmbeddedBatch
 from retrieval.storage.schema import ItemBatch
-from retrieval.vectors import to_unit_vectors
+from retrieval.vectors import VectorsLike, as_array, to_unit_vectors
 
 if TYPE_CHECKING:
     import pyarrow
@@ -104,7 +103,7 @@ def add_vectors(
     editor: Editor,
     ids: Iterable[str],
     labels: Iterable[str],
-    vectors: Float[np.ndarray, "items any_dimension"],
+    vectors: VectorsLike,
     *,
     on_duplicate: str,
     made_by: Execution | None = None,
@@ -114,10 +113,11 @@ def add_vectors(
 
     _check_choice(on_duplicate)
     ids, labels = stored_texts(ids, "id"), stored_texts(labels, "label")
-    vectors = vectors if hasattr(vectors, "__len__") else np.array(list(vectors))
-    if not len(ids) == len(labels) == len(vectors):
+    vectors = as_array(vectors)
+    count = len(vectors) if vectors.ndim else 0
+    if not len(ids) == len(labels) == count:
         raise InvalidArgument(
-            f"got {len(ids)} ids, {len(labels)} labels and {len(vectors)} vectors: one of each per item expected"
+            f"got {len(ids)} ids, {len(labels)} labels and {count} vectors: one of each per item expected"
         )
     if not len(ids):
         return AddReport()

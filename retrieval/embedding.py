@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from retrieval.embedders import load_embedder
-from retrieval.embedders.base import Embedder, check_embedder
+from retrieval.embedders.base import Embedder, check_embedder, expect_embedder
 from retrieval.embedders.execution import Execution, Requested
 from retrieval.embedders.int8 import Calibration, pick
 from retrieval.errors import InvalidArgument, MissingWeights, UnknownEmbedder, VisualMemoryWarning
@@ -34,7 +34,7 @@ class Embedding:
         self,
         table: ItemTable,
         path: Path,
-        offered: str | Embedder | None,
+        offered: str | Path | Embedder | None,
         requested: Requested,
         *,
         calibration: Iterable[ImageLike] = (),
@@ -42,7 +42,7 @@ class Embedding:
     ) -> None:
         self._table = table
         self._path = path
-        self._offered = offered
+        self._offered = str(offered) if isinstance(offered, Path) else offered
         self.requested = requested
         self._calibration = calibration
         self._cache = cache
@@ -69,7 +69,8 @@ class Embedding:
         """The embedder, loaded when first needed; see `VisualMemory.embedder`."""
         known = self._table.settings.embedder
         offered = self._offered
-        loaded = self._load(offered or known.origin) if offered is None or isinstance(offered, str) else offered
+        named = offered is None or isinstance(offered, str)
+        loaded = self._load(str(offered or known.origin)) if named else expect_embedder(offered)
         check_embedder(loaded.identity, known, self._path)
         _log.info("%s: %s", known.name, loaded.execution)
         self._compare(loaded.execution)

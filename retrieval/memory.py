@@ -7,9 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-from jaxtyping import Float
-
 from retrieval.adding import (
     UNREADABLE,
     AddReport,
@@ -23,7 +20,7 @@ from retrieval.adding import (
 from retrieval.cluster.sharding import Shard
 from retrieval.editable import EditableMemory
 from retrieval.embedders import load_embedder
-from retrieval.embedders.base import Embedder, EmbedderIdentity
+from retrieval.embedders.base import Embedder, EmbedderIdentity, expect_embedder
 from retrieval.embedders.execution import Execution, Requested
 from retrieval.embedders.int8 import Calibration
 from retrieval.embedding import Embedding
@@ -40,6 +37,7 @@ from retrieval.storage.history import going_on
 from retrieval.storage.layout import check_free
 from retrieval.storage.places import local_folder
 from retrieval.storage.table import ItemTable
+from retrieval.vectors import VectorsLike
 from retrieval.view import DEFAULT_NEIGHBORS
 
 __all__ = ["DEFAULT_NEIGHBORS", "THUMBNAIL_PIXELS", "VisualMemory"]
@@ -62,7 +60,7 @@ class VisualMemory(EditableMemory):
         cls,
         path: str | Path,
         *,
-        embedder: str | Embedder | EmbedderIdentity,
+        embedder: str | Path | Embedder | EmbedderIdentity,
         index: str = "auto",
         device: str = "auto",
         backend: str = "auto",
@@ -98,9 +96,9 @@ class VisualMemory(EditableMemory):
         requested = Requested(device, backend, precision)
         folder = local_folder(path)
         check_free(folder)
-        if isinstance(embedder, str):
-            embedder = load_embedder(embedder, **requested.to_dict(), calibration=Calibration(calibration))
-        offered = None if isinstance(embedder, EmbedderIdentity) else embedder
+        if isinstance(embedder, str | Path):
+            embedder = load_embedder(str(embedder), **requested.to_dict(), calibration=Calibration(calibration))
+        offered = None if isinstance(embedder, EmbedderIdentity) else expect_embedder(embedder)
         settings = Settings(
             embedder.identity if not isinstance(embedder, EmbedderIdentity) else embedder,
             index,
@@ -116,7 +114,7 @@ class VisualMemory(EditableMemory):
         cls,
         path: str | Path,
         *,
-        embedder: str | Embedder | None = None,
+        embedder: str | Path | Embedder | None = None,
         device: str = "auto",
         backend: str = "auto",
         precision: str = "auto",
@@ -250,7 +248,7 @@ class VisualMemory(EditableMemory):
         self,
         ids: Iterable[str],
         labels: Iterable[str],
-        vectors: Float[np.ndarray, "items dimension"],
+        vectors: VectorsLike,
         *,
         on_duplicate: str = "skip",
         made_by: Execution | None = None,

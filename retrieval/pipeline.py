@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 
 from retrieval.embedders.base import Embedder
 from retrieval.embedders.checked import Checked
-from retrieval.errors import ImageError, UnusableVectors
+from retrieval.errors import EmbedderError, ImageError, UnusableVectors
 from retrieval.features import FeatureCache, content_digest
 from retrieval.images import ImageLike, decode, thumbnail
 
@@ -101,14 +101,14 @@ def embed_images(
         features: where vectors are looked up before, and kept after, they are computed.
         threads: how many decode; None for one a core.
     """
+    checked = embedder if isinstance(embedder, Checked) else Checked(embedder)
 
     def prepare(item: Item) -> _Prepared | ImageError:
         try:
-            return _prepare(image_of(item), embedder, thumbnail_pixels, features)
+            return _prepare(image_of(item), checked, thumbnail_pixels, features)
         except ImageError as error:
             return error
 
-    checked = embedder if isinstance(embedder, Checked) else Checked(embedder)
     decoders = ThreadPoolExecutor(threads or os.cpu_count(), thread_name_prefix="decode")
     model = ThreadPoolExecutor(_MODEL_THREADS, thread_name_prefix="embed")
     try:
@@ -197,7 +197,7 @@ def _vectors_of(
     vectors = [result.vector for result in prepared]
     unknown = [row for row, result in enumerate(prepared) if result.pixels is not None]
     if unknown:
-        pixels = np.stack([pixels for result in prepared if (pixels := result.pixels) is not None])
+        pixels = _stacked([pixels for result in prepared if (pixels := result.pixels) is not None], embedder)
         try:
             made, unusable = embedder.embed(pixels), set[int]()
         except UnusableVectors as error:
@@ -208,6 +208,19 @@ def _vectors_of(
             computed = ((prepared[row].digest, vectors[row]) for row in unknown)
             features.put({digest: vector for digest, vector in computed if digest and vector is not None})
     return vectors
+
+
+def _stacked(
+    pictures: list[UInt8[np.ndarray, "height width 3"]], embedder: Checked
+) -> UInt8[np.ndarray, "batch height width 3"]:
+    shapes = {picture.shape for picture in pictures}
+    if len(shapes) > 1:
+        one, other, *_ = sorted(shapes)
+        raise EmbedderError(
+            f"{embedder.identity.name} prepares pictures of several shapes, such as {one} and {other}: one shape for"
+            " all expected"
+        )
+    return np.stack(pictures)
 
 
 def _without_vector(result: _Prepared) -> ImageError:

@@ -1,9 +1,10 @@
 """Vectors of length 1, the form in which everything is searched, and fixed point, the form in which it is stored."""
 
-from typing import Final
+from collections.abc import Iterator
+from typing import Any, Final, TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Int16, Real, Shaped
+from jaxtyping import Float, Int16, Real
 
 from retrieval.errors import InvalidArgument
 
@@ -11,14 +12,45 @@ _LARGEST: Final = np.float32(2**15 - 1)
 _NOTHING: Final = 1e-6  # a length that unit vectors of single precision differ by when they are the same
 
 
-def to_unit_vectors(vectors: Shaped[np.ndarray, "..."], *, dimension: int) -> Float[np.ndarray, "items dimension"]:
+VectorsLike: TypeAlias = object
+"""Numbers in rows: a NumPy array, a tensor of torch on any device and in any precision, lists of numbers or tensors."""
+
+
+def as_array(vectors: VectorsLike) -> np.ndarray:
+    """Return vectors as an array of whatever shape and type they have; tensors are taken out of their graph.
+
+    Raises:
+        InvalidArgument: they make no array.
+    """
+    try:
+        if isinstance(vectors, Iterator):
+            vectors = list(vectors)
+        if isinstance(vectors, list | tuple) and vectors and hasattr(vectors[0], "detach"):
+            vectors = [_without_graph(vector) for vector in vectors]
+        return np.asarray(_without_graph(vectors))
+    except Exception as error:  # of whichever library they come from
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InvalidArgument(
+            f"got {type(vectors).__name__} as vectors, of which no array can be made ({reason}): a NumPy array or a"
+            " tensor with one row per item expected"
+        ) from error
+
+
+def _without_graph(tensor: Any) -> Any:  # noqa: ANN401 - torch is not imported to know its type
+    if not hasattr(tensor, "detach"):
+        return tensor
+    tensor = tensor.detach().cpu()
+    return (tensor if tensor.dtype.itemsize > 4 else tensor.float()).numpy()  # NumPy has no bfloat16
+
+
+def to_unit_vectors(vectors: VectorsLike, *, dimension: int) -> Float[np.ndarray, "items dimension"]:
     """Return the vectors as contiguous float32 of length 1.
 
     Raises:
         InvalidArgument: no numbers in rows, another dimension than the memory's, or a vector that is zero or not
             finite.
     """
-    vectors = np.asarray(vectors)
+    vectors = as_array(vectors)
     if vectors.ndim != 2 or vectors.dtype.kind not in "fiu":
         shape = f"(items, {dimension})"
         raise InvalidArgument(
@@ -26,8 +58,9 @@ def to_unit_vectors(vectors: Shaped[np.ndarray, "..."], *, dimension: int) -> Fl
         )
     if vectors.shape[1] != dimension:
         raise InvalidArgument(f"got vectors of {vectors.shape[1]} dimensions: the memory holds {dimension}")
-    wide = np.ascontiguousarray(vectors, np.float32)
-    lengths = length(wide)
+    with np.errstate(over="ignore"):  # what is too large for single precision is not finite
+        wide = np.ascontiguousarray(vectors, np.float32)
+        lengths = length(wide)
     if not (len(lengths) == 1 and 0 < lengths[0] < np.inf):  # for one alone NumPy's calls would take the longest here
         bad = np.flatnonzero(~((lengths > 0) & (lengths < np.inf)))
         if bad.size:

@@ -23,7 +23,7 @@ from retrieval.storage.layout import INDEX
 from retrieval.storage.places import address_of, local_folder
 from retrieval.storage.table import ItemTable
 from retrieval.types import MemoryStats, Neighbors
-from retrieval.vectors import to_unit_vectors
+from retrieval.vectors import VectorsLike, to_unit_vectors
 
 Query = TypeVar("Query")
 DEFAULT_NEIGHBORS: Final = 50  # the paper's k
@@ -167,7 +167,7 @@ class MemoryView:
 
     def search_vectors(
         self,
-        vectors: Float[np.ndarray, "queries dimension"],
+        vectors: VectorsLike,
         *,
         k: int = DEFAULT_NEIGHBORS,
         recall: float = DEFAULT_RECALL,

@@ -112,3 +112,26 @@ class Embedder(Protocol):
     def embed(self, pixels: UInt8[np.ndarray, "batch height width 3"]) -> Float[np.ndarray, "batch dimension"]:
         """Return one float32 vector of length 1 per picture; safe to call from several threads."""
         ...
+
+
+def expect_embedder(offered: object) -> Embedder:
+    """Return what was offered as an embedder.
+
+    Raises:
+        InvalidArgument: it is none.
+    """
+    if isinstance(offered, type) or not isinstance(offered, Embedder):
+        what = f"the class {offered.__name__}" if isinstance(offered, type) else type(offered).__name__
+        raise InvalidArgument(
+            f"got {what} as an embedder: the name of one, a folder with a saved model, or an object with identity,"
+            " execution, batch_size, prepare() and embed() expected (retrieval.embedders.base.Embedder)"
+        )
+    size = offered.batch_size
+    for name, right, expected in (
+        ("identity", isinstance(offered.identity, EmbedderIdentity), "an EmbedderIdentity"),
+        ("execution", isinstance(offered.execution, Execution), "an Execution"),
+        ("batch_size", isinstance(size, int) and size > 0, "a whole number, 1 or more,"),
+    ):
+        if not right:
+            raise InvalidArgument(f"got an embedder whose {name} is {getattr(offered, name)!r}: {expected} expected")
+    return offered

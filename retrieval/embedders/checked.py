@@ -3,14 +3,18 @@
 import warnings
 from collections.abc import Callable
 from functools import cached_property
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-from retrieval.embedders.base import Embedder, EmbedderIdentity
+from retrieval.embedders.base import Embedder, EmbedderIdentity, to_length_1
 from retrieval.embedders.execution import Execution
-from retrieval.errors import UnusableVectors, VisualMemoryWarning
+from retrieval.errors import EmbedderError, UnusableVectors, VisualMemoryWarning
+from retrieval.vectors import as_array, length
+
+_LENGTH_ERROR: Final = 1e-5  # below which a vector has length 1
 
 
 class Checked:
@@ -44,18 +48,29 @@ class Checked:
         return self._embedder.batch_size
 
     def prepare(self, image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
-        """Return a decoded RGB picture scaled and cropped for the model."""
-        return self._embedder.prepare(image)
+        """Return a decoded RGB picture scaled and cropped for the model.
+
+        Raises:
+            EmbedderError: the embedder makes no array of numbers of it.
+        """
+        prepared = np.asarray(self._embedder.prepare(image))
+        if prepared.dtype.kind not in "uif" or not prepared.ndim:
+            raise EmbedderError(
+                f"{self.identity.name} prepares a picture as an array of {prepared.dtype} with shape {prepared.shape}:"
+                " pixels expected, uint8 of shape (height, width, 3)"
+            )
+        return prepared
 
     def embed(self, pixels: UInt8[np.ndarray, "batch height width 3"]) -> Float[np.ndarray, "batch dimension"]:
         """Return one float32 vector of length 1 per picture.
 
         Raises:
             UnusableVectors: a picture has none, in float32 either.
+            EmbedderError: the embedder gives something else than a row of numbers per picture.
             RuntimeError: the model cannot run, and there is no other path.
         """
         try:
-            vectors = self._embedder.embed(pixels)
+            vectors = self._rows(self._embedder.embed(pixels), len(pixels))
         except RuntimeError as error:  # all that OpenVINO raises, and torch
             if self._make_again is None:
                 raise
@@ -66,6 +81,19 @@ class Checked:
             vectors = vectors.copy()
             vectors[unusable] = self._compute_again(pixels[unusable], what)
         return _all_usable(vectors) if unusable.size else vectors
+
+    def _rows(self, given: object, number: int) -> Float[np.ndarray, "batch dimension"]:
+        """Return what an embedder gives as float32 of length 1, whatever library and precision it comes from."""
+        rows, shape = as_array(given), (number, self.identity.dimension)
+        if rows.shape != shape or rows.dtype.kind not in "fiu":
+            raise EmbedderError(
+                f"{self.identity.name} gives an array of {rows.dtype} with shape {rows.shape} for {number} pictures:"
+                f" numbers of shape {shape} expected"
+            )
+        with np.errstate(over="ignore"):
+            features = rows.astype(np.float32, copy=False)
+            lengths = length(features)
+        return features if (abs(lengths - 1) < _LENGTH_ERROR).all() else to_length_1(features)
 
     def _compute_again(
         self, pixels: UInt8[np.ndarray, "batch height width 3"], reason: str

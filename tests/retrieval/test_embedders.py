@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from retrieval.embedders.execution import Execution
 from retrieval.embedders.openvino_embedder import this_processor
 from retrieval.embedders.preprocessing import IMAGENET
 from retrieval.errors import (
+    EmbedderError,
     ImageError,
     InvalidArgument,
     MissingWeights,
@@ -281,3 +283,113 @@ def test_no_vector_of_a_model_whose_weights_are_not_finite_leaves_it(precision: 
         with warnings.catch_warnings(), pytest.raises(UnusableVectors, match="is zero or not finite, in float32 too"):
             warnings.simplefilter("ignore", VisualMemoryWarning)
             embed(embedder, pictures)
+
+
+def own(**parts: Any) -> Faulty:
+    """Return an embedder like `Faulty`, in parts another."""
+    return type("Own", (Faulty,), parts)()
+
+
+@pytest.mark.parametrize(
+    ("offered", "expected"),
+    [
+        (lambda pictures: np.ones((len(pictures), 4)), "got function as an embedder: .* an object with identity, exec"),
+        (Faulty, "got the class Faulty as an embedder"),
+        (None, "got NoneType as an embedder"),
+        (own(batch_size=0), "whose batch_size is 0: a whole number, 1 or more, expected"),
+        (own(identity="faulty"), "whose identity is 'faulty': an EmbedderIdentity expected"),
+        (own(execution=None), "whose execution is None: an Execution expected"),
+    ],
+    ids=str,
+)
+def test_what_is_no_embedder_is_refused_in_one_sentence(offered: Any, expected: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match=expected):
+        VisualMemory.create(tmp_path / "memory", embedder=offered)
+    assert not (tmp_path / "memory").exists()
+
+
+PICTURE = np.zeros((8, 8, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (lambda number: np.ones((number, 5)), r"shape \(1, 5\) for 1 pictures: numbers of shape \(1, 4\) expected"),
+        (lambda number: np.ones((number + 1, 4)), r"array of float64 with shape \(2, 4\) for 1 pictures"),
+        (lambda number: np.ones(4), r"with shape \(4,\) for 1 pictures"),
+        (lambda number: None, r"array of object with shape \(\) for 1 pictures"),
+        (lambda number: np.ones((number, 4), complex), "array of complex128"),
+        (lambda number: ["a"] * number, "array of <U1"),
+    ],
+    ids=str,
+)
+def test_an_embedder_that_gives_no_row_of_numbers_a_picture_is_told(given: Any, expected: str, tmp_path: Path) -> None:
+    embedder = own(embed=lambda self, pixels: given(len(pixels)))
+    memory = VisualMemory.create(tmp_path / "memory", embedder=embedder)
+    with pytest.raises(EmbedderError, match=f"faulty gives an .*{expected}"):
+        memory.add([("a", "label", PICTURE)])
+
+
+@pytest.mark.parametrize(
+    ("prepared", "expected"),
+    [
+        (lambda image: None, r"faulty prepares a picture as an array of object with shape \(\)"),
+        (lambda image: np.asarray(image), r"pictures of several shapes, such as \(8, 8, 3\) and \(9, 8, 3\)"),
+    ],
+    ids=str,
+)
+def test_an_embedder_that_prepares_no_pixels_is_told(prepared: Any, expected: str, tmp_path: Path) -> None:
+    embedder = own(prepare=lambda self, image: prepared(image))
+    memory = VisualMemory.create(tmp_path / "memory", embedder=embedder)
+    with pytest.raises(EmbedderError, match=expected):
+        memory.add([("a", "label", PICTURE), ("b", "label", np.zeros((9, 8, 3), np.uint8))])
+
+
+@pytest.mark.parametrize(
+    "kind", ["float16", "float64 of length 14", "int", "with grad", "bfloat16", "a list of tensors"]
+)
+def test_an_embedder_may_give_numbers_of_any_kind(kind: str, tmp_path: Path) -> None:
+    import torch
+
+    ways: dict[str, Callable[[int], Any]] = {
+        "float16": lambda number: np.ones((number, 4), np.float16),
+        "float64 of length 14": lambda number: np.full((number, 4), 7.0),
+        "int": lambda number: np.ones((number, 4), int),
+        "with grad": lambda number: torch.ones((number, 4), requires_grad=True),
+        "bfloat16": lambda number: torch.ones((number, 4), dtype=torch.bfloat16),
+        "a list of tensors": lambda number: [torch.ones(4, dtype=torch.bfloat16, requires_grad=True)] * number,
+    }
+    memory = VisualMemory.create(tmp_path / "m", embedder=own(embed=lambda self, pixels: ways[kind](len(pixels))))
+    memory.add([("a", "label", PICTURE)])
+    assert np.allclose(memory.embed([PICTURE]), 0.5) and memory.search(PICTURE, k=1)[0][0].id == "a"
+
+
+def test_a_folder_may_be_given_as_a_path(checkpoint: Path, tmp_path: Path) -> None:
+    made = VisualMemory.create(tmp_path / "memory", embedder=checkpoint)
+    assert VisualMemory.open(tmp_path / "memory", embedder=checkpoint).embedder.identity == made.embedder.identity
+
+
+@pytest.mark.parametrize("kind", ["with grad", "bfloat16", "both", "a list of tensors", "lists"])
+def test_vectors_may_be_tensors_of_any_kind(kind: str, tmp_path: Path) -> None:
+    import torch
+
+    eye = torch.eye(4)
+    vectors = {
+        "with grad": eye.clone().requires_grad_(),
+        "bfloat16": eye.bfloat16(),
+        "both": eye.bfloat16().requires_grad_(),
+        "a list of tensors": [row.bfloat16().requires_grad_() for row in eye],
+        "lists": eye.tolist(),
+    }[kind]
+    memory = VisualMemory.create(tmp_path / "memory", embedder=foreign_vectors("elsewhere", 4))
+    assert memory.add_vectors(list("abcd"), ["label"] * 4, vectors).added == 4
+    assert [found[0].id for found in memory.search_vectors(vectors, k=1)] == list("abcd")
+
+
+@pytest.mark.parametrize("vectors", [[[1, 2, 3, 4], [1, 2]], "words", {"a": 1}, None, 3.0, np.ones((2, 1, 4))], ids=str)
+def test_vectors_that_are_no_rows_of_numbers_are_refused_in_one_sentence(vectors: Any, tmp_path: Path) -> None:
+    memory = VisualMemory.create(tmp_path / "memory", embedder=foreign_vectors("elsewhere", 4))
+    with pytest.raises(InvalidArgument, match="of which no array can be made|vectors: one of each|with shape"):
+        memory.add_vectors(["a", "b"], ["label"] * 2, vectors)
+    with pytest.raises(InvalidArgument, match="of which no array can be made|numbers of shape"):
+        memory.search_vectors(vectors, k=1)
