@@ -424,6 +424,14 @@ class _Replaced(io.RawIOBase):
         """Return the place."""
         return self._position
 
+    def readall(self) -> bytes:
+        """Return the rest at once, where the method that is inherited would read 8 KiB at a time."""
+        rest = memoryview(bytearray(max(0, self._length - self._position)))
+        count = 0
+        while more := self.readinto(rest[count:]):
+            count += more
+        return bytes(rest[:count])
+
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
         """Read from one file or the other, and return how much that was."""
         inside = self._position - self._begin

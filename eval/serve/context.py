@@ -15,6 +15,7 @@ from jaxtyping import Float
 from eval.serve.edits import Edits
 from eval.serve.kept import Kept
 from prompts.types import ImagePart, Prompt
+from retrieval.allocator import return_freed_memory
 from retrieval.images import ImageLike, decode, thumbnail
 from retrieval.memory import VisualMemory
 from retrieval.snapshot import Snapshot
@@ -119,6 +120,7 @@ class ServeContext:
         """
         with self._decoding:
             decode(encoded)
+            return_freed_memory()  # or each of the server's threads would keep as much as its largest picture took
         return self.uploads.put(encoded)
 
     def shown(self, name: str) -> bytes | None:

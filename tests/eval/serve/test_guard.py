@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def test_ones_own_page_is_not(local: Served) -> None:
 
 
 def test_an_upload_that_is_no_picture_or_too_large_is_refused_in_a_sentence(local: Served) -> None:
-    answer = ask(local, "/upload", method="POST", body=b"GIF89a but no picture")
+    answer = ask(local, "/upload", method="POST", body=b"no picture")
     assert answer.status == 422 and "is not a picture: JPEG, PNG" in answer.text
     assert ask(local, "/upload", method="POST", Content_Length=str(2**40)).status == 413
 
@@ -167,3 +168,23 @@ def refusal(*arguments: object) -> str:
 def test_addresses_of_this_machine_alone_are_told_from_others() -> None:
     assert all(map(is_loopback, ("localhost", "127.0.0.1", "127.9.9.9", "::1", "[::1]", "LOCALHOST")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "192.168.0.1", "localhost.evil.example", "", "*")))
+
+
+def test_uploads_are_decoded_one_at_a_time() -> None:
+    script = """
+        import io
+        from concurrent.futures import ThreadPoolExecutor
+        from PIL import Image
+        from eval.serve.context import ServeContext
+        encoded, side = io.BytesIO(), 3_000
+        Image.new("RGBA", (side, side), (9, 9, 9, 9)).save(encoded, "PNG", compress_level=1)
+        context = ServeContext(memory=None, second=None)  # which an upload needs not
+        size = lambda name: next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))
+        open("/proc/self/clear_refs", "w").write("5")  # forget the highest mark so far
+        before = size("VmRSS")
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(context.keep, [encoded.getvalue()] * 4))
+        print((size("VmHWM") - before) * 1024 / side**2)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 18  # bytes a pixel: one takes 12
