@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from retrieval.errors import InvalidArgument
+from retrieval.labels import composed
 
 _INATURALIST: Final = re.compile(r"\d{5}_([^_]+)_([^_]+)_([^_]+)_([^_]+)_([^_]+)_([^_]+)_[^_]+")
 _INATURALIST_LEVELS: Final = ("kingdom", "phylum", "class", "order", "family", "genus", "species")
@@ -73,7 +74,7 @@ def read_taxonomy(path: Path) -> Taxonomy:
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as failure:
         raise InvalidArgument(f"{path} is no taxonomy: a CSV file with label,level,level… expected") from failure
     groups: dict[str, tuple[str, ...]] = {}
-    for row in rows:
+    for row in ([composed(cell) for cell in row] for row in rows):
         if len(heading) < 2 or len(row) != len(heading) or not all(row):
             raise InvalidArgument(f"{path}: the line of {row[0]!r} must have {max(2, len(heading))} filled cells")
         if row[0] in groups:
