@@ -94,7 +94,8 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (*_DAMAGE, pa.ArrowException) as error:
-        raise FolderError(f"{path} cannot be read as a table of pictures: {error}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]  # Thrift ends its own with a line break
+        raise FolderError(f"{path} cannot be read as a table of pictures: {reason}") from error
 
 
 def _is_label(value: Any) -> bool:  # noqa: ANN401 - whatever stands there

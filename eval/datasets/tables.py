@@ -49,7 +49,8 @@ class _Cell:
         try:
             found = self.file.cell(self.column, self.row)
         except (pa.ArrowException, OSError, LookupError, ValueError) as error:
-            raise ImageError(f"row {self.row} of {self.file.path} cannot be read: {error}") from error
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ImageError(f"row {self.row} of {self.file.path} cannot be read: {reason}") from error
         if isinstance(found, dict):
             found = found["bytes"] or (found.get("path") and self._beside(str(found["path"])))
         if not isinstance(found, bytes):

@@ -248,9 +248,14 @@ def test_columns_may_be_written_in_capitals_and_what_systems_leave_is_no_table(t
 
 
 def test_a_damaged_table_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "a.parquet").write_bytes(b"PAR1 and nothing more")
-    with pytest.raises(FolderError, match="cannot be read as a table of pictures"):
-        load_dataset("mine", tmp_path)
+    pq.write_table(hub_table([0, 1]), tmp_path / "whole.parquet")
+    whole = (tmp_path / "whole.parquet").read_bytes()
+    (tmp_path / "whole.parquet").unlink()
+    for damaged in (b"PAR1 and nothing more", whole[:-60] + bytes(50) + whole[-10:]):
+        (tmp_path / "a.parquet").write_bytes(damaged)
+        with pytest.raises(FolderError, match="cannot be read as a table of pictures") as refused:
+            load_dataset("mine", tmp_path)
+        assert "\n" not in str(refused.value)
 
 
 def test_a_parquet_list_of_paths_is_read(tmp_path: Path) -> None:
