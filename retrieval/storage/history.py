@@ -14,10 +14,10 @@ from retrieval.disk import UNREADABLE, reading
 from retrieval.errors import UnknownVersion
 from retrieval.storage.commands import Command, deed_said, resumable
 from retrieval.storage.layout import is_memory
-from retrieval.storage.places import shown
+from retrieval.storage.places import address_of, shown
 from retrieval.storage.schema import RELIABILITY
-from retrieval.storage.sums import read_sums
-from retrieval.storage.table import ItemTable, open_version, unless_dropped
+from retrieval.storage.sums import expect_sums, manifest, read_sums
+from retrieval.storage.table import ItemTable, dropped_meanwhile, unless_dropped
 from retrieval.storage.versions import tags_of, version_numbers
 
 if TYPE_CHECKING:
@@ -93,21 +93,24 @@ def _versions(table: ItemTable, newest: int) -> Iterator[Version]:
         tags: dict[int, list[str]] = {}
         for tag, number in tags_of(table.path).items():
             tags.setdefault(number, []).append(tag)
-        sums = read_sums(table.path)
+        sums = {} if address_of(table.path) else read_sums(table.path)
         numbers = [number for number in version_numbers(table.path) if number <= newest]
     later: Version | None = None
     for number in reversed(numbers):
         try:
             with unless_dropped(table.path, number):
-                found = _read_version(open_version(table.path, number, sums), tuple(sorted(tags.get(number, ()))))
+                expect_sums(table.path, [manifest(number)], sums)
+                dataset = table.dataset.checkout_version(number)  # which keeps what it has read at hand
+                found = _read_version(dataset, tuple(sorted(tags.get(number, ()))))
         except UnknownVersion:  # dropped by another process since they were listed
             continue
         if later:
             follows = later.number == number + 1
             yield replace(later, change=later.items - found.items if follows else None)
         later = found
-    if later:
-        yield replace(later, change=later.items) if later.number == 1 else later
+    if later is None:
+        raise dropped_meanwhile(table.path, newest)
+    yield replace(later, change=later.items) if later.number == 1 else later
 
 
 def _read_version(dataset: Any, tags: tuple[str, ...]) -> Version:  # noqa: ANN401 - Lance is untyped
@@ -200,12 +203,12 @@ def find_undone(table: ItemTable) -> tuple[Entry, int]:
     """
     name, newest = shown(table.path), table.version
     while True:
-        entry = next(_entries(table, newest), None)
-        if entry is None or entry.number != newest:
+        if newest not in version_numbers(table.path):
             raise UnknownVersion(
                 f"{name} has nothing more to undo: version {newest} was dropped by compacting or erasing; `vmem memory"
                 f" history {name}` lists those there are"
             )
+        entry = next(_entries(table, newest))
         if entry.deed == "erase":
             raise UnknownVersion(
                 f"{name} cannot undo an erasure: what was erased is gone; `vmem memory checkout {name} VERSION`"

@@ -294,10 +294,13 @@ def unless_dropped(path: Path, version: int) -> Iterator[None]:
         with reading(path):
             gone = version not in version_numbers(path)
         if gone:
-            raise UnknownVersion(
-                f"version {version} of {shown(path)} was dropped by another process: open the memory again"
-            ) from error
+            raise dropped_meanwhile(path, version) from error
         raise
+
+
+def dropped_meanwhile(path: Path, version: int) -> UnknownVersion:
+    """Return the error about a version that was there."""
+    return UnknownVersion(f"version {version} of {shown(path)} was dropped by another process: open the memory again")
 
 
 def _name(dataset: Any) -> str:  # noqa: ANN401 - Lance is untyped
