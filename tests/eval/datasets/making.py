@@ -56,6 +56,7 @@ LAYOUTS: dict[str, tuple[str, dict[str, set[str] | None]]] = {
             "pseudorca_crassidens/d.gif": {"pseudorca_crassidens"},
             "s_sky/.DS_Store": None,
             "__MACOSX/s_sky/c.JPEG": None,
+            "s_sky/@eaDir/c.JPEG/SYNOPHOTO_THUMB.jpg": None,
             "Thumbs.db": None,
         },
     ),
