@@ -20,7 +20,7 @@ from jaxtyping import Int
 
 from retrieval.disk import committing, reading, writing
 from retrieval.errors import StorageError
-from retrieval.forgetting.dropped import DroppedRows, clear_indexes, keep_account
+from retrieval.forgetting.dropped import DROPPED, DroppedRows, clear_indexes, keep_account
 from retrieval.forgetting.erasing import rewrite, unlink
 from retrieval.forgetting.examining import examine, search, still_secret, sweep, without_shared
 from retrieval.forgetting.pending import Note, notes
@@ -159,7 +159,8 @@ def _unlink(path: Path, note: Note) -> None:
 def _clear_around(path: Path, note: Note, places: Sequence[Traces], *, prove: bool) -> tuple[Note, Known, Held]:
     """Drop what is kept of the items outside the table; return what tells them, and where they are."""
     table = ItemTable.open(path)
-    keep_account(table, ())
+    if not (path / DROPPED).exists():
+        keep_account(table, ())
     with reading(path):
         files = TableFiles(table.uri)
         held = files.hold(note.key_array)
