@@ -19,7 +19,7 @@ _LONGEST_NUMBER: Final = 10  # bytes
 
 
 def rows_at_a_time(path: Path, group: Any, columns: Collection[str], *, most: int) -> int:  # noqa: ANN401
-    """Return how many rows of a row group may be decoded together, so that they take `LARGEST_PAGE` bytes at most.
+    """Return how many rows of a row group may be decoded together, so that they take a quarter of `LARGEST_PAGE`.
 
     Args:
         path: of the file.
@@ -42,7 +42,7 @@ def rows_at_a_time(path: Path, group: Any, columns: Collection[str], *, most: in
             f"a page of it unpacks to {largest:,} bytes, more than the limit of {LARGEST_PAGE:,}: write it with smaller"
             " pages, or keep large pictures as files"
         )
-    return max(1, min(most, LARGEST_PAGE // largest))
+    return max(1, min(most, LARGEST_PAGE // 4 // largest))
 
 
 def _page_sizes(file: IO[bytes], chunk: Any) -> Iterator[int]:  # noqa: ANN401
