@@ -11,6 +11,7 @@ from retrieval.outside import parse_address
 GEMINI_VARIABLES: Final = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
 OPENAI_VARIABLES: Final = ("OPENAI_API_KEY",)
 HIDDEN: Final = "[key]"
+_READ: Final[set[str]] = set()  # every key that this process holds, for `hide_keys`
 QUERY: Final = ("api-version",)  # of a server's address: Azure wants one, and it is no secret
 
 
@@ -21,6 +22,7 @@ class Secret:
 
     def __init__(self, value: str) -> None:
         self._value = value
+        _READ.add(value)
 
     def reveal(self) -> str:
         """Return the key itself, for the one place that sends it."""
@@ -35,6 +37,13 @@ class Secret:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a key is never pickled: read it anew where it is needed")
+
+
+def hide_keys(text: str) -> str:
+    """Return a text without any key that this process has read: for errors that nobody foresaw."""
+    for value in _READ - {""}:
+        text = text.replace(value, HIDDEN)
+    return text
 
 
 def find_key(variables: tuple[str, ...], *, file: Path | None = None) -> Secret | None:

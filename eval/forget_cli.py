@@ -173,14 +173,14 @@ def _confirmed(memory: Path, keys: "np.ndarray") -> bool:
 def _unlink(memory: Path, ids: list[str] | None, label: str | None, where: str | None, runs: list[Path] | None) -> None:
     from eval.wording import counted
     from retrieval.memory import VisualMemory
-    from retrieval.terminal import printable
+    from retrieval.terminal import printable, way_back
 
     opened = VisualMemory.open(memory)
-    before = opened.version
     listed = (ids or _named(memory, label, where)) if runs else []
     count = opened.forget(ids=ids, label=label, where=where)
     typer.echo(f"{printable(memory)}: forgot {counted(count, 'item')}, {len(opened):,} left, version {opened.version}")
-    typer.echo(f"Version {before} and maybe others still hold them: `vmem memory forget … --erase` leaves nothing")
+    if count:
+        typer.echo(f"{way_back(memory)}: earlier versions still hold them; --erase leaves nothing")
     _list_runs(runs, set(listed).__contains__, opened.settings.memory_id)
 
 

@@ -1,10 +1,12 @@
 """The command ``vmem``: every room's commands under one roof, in the topmost room, so that imports point one way."""
 
 import logging
+import os
 import sys
+import traceback
 import warnings
 from io import TextIOWrapper
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any, Final, NoReturn, TextIO
 
 import typer
 
@@ -17,6 +19,9 @@ import eval.tune_cli
 import prompts.cli
 import retrieval.cli
 import retrieval.features_cli
+
+_DEBUG: Final = "VMEM_DEBUG"  # an environment variable: with it an error prints its traceback as well
+_FAULT: Final = 70  # EX_SOFTWARE of sysexits.h: 1 is what `check` answers of a damaged memory, 2 is bad input
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -64,7 +69,7 @@ def _name_flags_alone(command: Any, context: Any) -> None:  # noqa: ANN401 - typ
 
 
 def main() -> None:
-    """Run the command line; an error that a user can mend is one sentence on standard error and exit code 2."""
+    """Run the command line; an error is one sentence on standard error."""
     warnings.showwarning = _show_as_note
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a terminal of few characters shows a mark for the others
@@ -74,14 +79,37 @@ def main() -> None:
     _name_flags_alone(command, command.make_context("vmem", [], resilient_parsing=True))
     try:
         command()
-    except Exception as error:
-        from retrieval.errors import VisualMemoryError
-        from retrieval.terminal import printable
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # a panic of a library in Rust is no Exception
+        end_by(error)
 
-        if not isinstance(error, VisualMemoryError | OSError):
-            raise
-        typer.echo(f"Error: {printable(error, longest=2000)}", err=True)
+
+def end_by(error: BaseException) -> NoReturn:
+    """Say an error in one sentence and exit: with 2 for what a user can mend, with 70 for a fault of this program.
+
+    Neither the sentence nor the traceback that ``VMEM_DEBUG`` adds holds a key.
+    """
+    from agent.keys import hide_keys
+    from retrieval.errors import VisualMemoryError
+    from retrieval.terminal import printable
+
+    if os.environ.get(_DEBUG):
+        typer.echo(hide_keys("".join(traceback.format_exception(error))), err=True)
+    said = printable(hide_keys(str(error)), longest=2000)
+    if isinstance(error, VisualMemoryError | OSError):
+        typer.echo(f"Error: {said}", err=True)
         sys.exit(2)
+    if isinstance(error, MemoryError):
+        typer.echo("Error: there is not enough memory for this: give a smaller number, or fewer pictures", err=True)
+        sys.exit(2)
+    kind = type(error).__name__
+    typer.echo(
+        f"Error: a fault in vmem, not in your input: {kind}{f': {said}' if said else ''}. Run the command again with"
+        f" {_DEBUG}=1 in the environment, and report what it prints to its maintainers",
+        err=True,
+    )
+    sys.exit(_FAULT)
 
 
 def _show_steps() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Final
 
 from PIL import Image
 
@@ -9,10 +10,13 @@ from prompts.catalogue import Template
 from prompts.question import pose_questions
 from prompts.render import QUERY_PIXELS, Exemplar, render
 from prompts.types import Prompt
+from retrieval.errors import InvalidArgument
 from retrieval.images import ImageLike, thumbnail
 from retrieval.memory import THUMBNAIL_PIXELS
 from retrieval.view import MemoryView
 from retrieval.voting import check_method
+
+_MOST: Final = 100_000  # ten times what fits into the widest window: 258 tokens a picture, two million tokens
 
 
 def render_prompts(
@@ -46,8 +50,11 @@ def stand_in(template: Template, *, neighbors: int, classes: int) -> Prompt:
     """Return a prompt of grey pictures as large as those of a memory would be, and of classes "class 1", "class 2"….
 
     Raises:
+        InvalidArgument: more neighbours or classes than any model takes, and than fit into memory.
         UnknownPrompt: the template has an error.
     """
+    if max(neighbors, classes) > _MOST:
+        raise InvalidArgument(f"{neighbors:,} neighbours and {classes:,} classes: at most {_MOST:,} of each expected")
     labels = [f"class {number}" for number in range(1, classes + 1)]
     picture = _grey(THUMBNAIL_PIXELS) if template.shows_thumbnails else None
     shown = 0 if template.neighbors == "none" else neighbors

@@ -1,5 +1,6 @@
 """What command lines print: tables and sentences in which untrusted text stays text."""
 
+import shlex
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -53,3 +54,10 @@ def write_text(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error.strerror}; choose another file") from error
+
+
+def way_back(memory: Path, version: int | None = None) -> str:
+    """Return how the edit that a command just made is taken back: by `undo`, or by going back to a version."""
+    path = shlex.quote(printable(memory, longest=1000))
+    command = f"undo {path}" if version is None else f"checkout {path} {version}"
+    return f"`vmem memory {command}` takes it back"

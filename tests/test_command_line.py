@@ -223,6 +223,8 @@ BAD_INPUT = {
     "no memory": ("classify --memory {tmp}/empty {query}", "is no memory (it holds no memory): make one with"),
     "no such memory": ("memory stats {tmp}/absent", "is no memory (there is nothing)"),
     "another embedder to ask with": ("classify --memory {built} {query} --embedder {other}", "not by other"),
+    "k beyond every model": ("prompt cost rerank_v1 --k 1000000000", "at most 100,000 of each expected"),
+    "no finite offset": ("memory prune {built} --dry-run --offset inf", "both must be finite and above 0"),
     "k = 0": ("classify --memory {built} {query} --k 0", "k=0: a whole number of neighbours, 1 or more, expected"),
     "query is no picture": ("classify --memory {built} {tmp}/file", "file is not a picture"),
     "no such query": ("memory search {built} {tmp}/absent.png", "no such file"),
@@ -260,3 +262,27 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(
     *steps, line = refused.stderr.strip().splitlines()
     assert line.startswith("Error: ") and expected in line
     assert all(re.match("Converting |Measuring |.* by openvino on cpu ", step) for step in steps)
+
+
+FAULTY = """
+import sys, eval.vmem
+from agent.keys import Secret
+
+@eval.vmem.app.command()
+def fail() -> None:
+    raise ZeroDivisionError("no\\nshare of " + Secret("a-secret-key-0123456789").reveal())
+
+sys.argv = ["vmem", "fail"]
+eval.vmem.main()
+"""
+
+
+@pytest.mark.parametrize("debug", ["", "1"])
+def test_a_fault_of_the_program_is_one_sentence_without_a_key(debug: str) -> None:
+    failed = subprocess.run(
+        [sys.executable, "-c", FAULTY], env=os.environ | {"VMEM_DEBUG": debug}, capture_output=True, text=True
+    )
+    *before, line = failed.stderr.strip().splitlines()
+    assert (failed.returncode, failed.stdout) == (70, "")
+    assert line.startswith("Error: a fault in vmem, not in your input: ZeroDivisionError: no�share of [key]. Run")
+    assert "a-secret-key" not in failed.stderr and bool(before) == bool(debug)

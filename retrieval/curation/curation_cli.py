@@ -66,13 +66,14 @@ def prune(
     from retrieval.curation.prune_memory import prune as prune_memory
     from retrieval.curation.prune_memory import write_pruning
     from retrieval.memory import VisualMemory
+    from retrieval.terminal import printable, way_back
 
     if sheet:
         check_sheet(sheet)
     opened = VisualMemory.open(memory)
     if undo:
         opened.set_reliability(None)
-        typer.echo(f"every item counts fully again, version {opened.version}")
+        typer.echo(f"{printable(memory)}: every item counts fully again, version {opened.version}\n{way_back(memory)}")
         return
     found = prune_memory(
         opened,
@@ -93,7 +94,7 @@ def prune(
     if as_json:
         typer.echo(json.dumps(_record(opened, found, worst)))
     else:
-        typer.echo(_written(opened, found, dry_run))
+        typer.echo(_written(memory, opened, found, dry_run))
 
 
 def _confirmed(found: "Pruning") -> bool:
@@ -114,11 +115,13 @@ def _show_pruning(found: "Pruning", worst: int) -> None:
     )
 
 
-def _written(memory: "VisualMemory", found: "Pruning", dry_run: bool) -> str:
+def _written(path: Path, memory: "VisualMemory", found: "Pruning", dry_run: bool) -> str:
+    from retrieval.terminal import printable, way_back
+
     if dry_run:
         return "a dry run: nothing was written"
     if found.written:
-        return f"written as version {memory.version}; `--undo` takes it back"
+        return f"{printable(path)}: pruned, version {memory.version}\n{way_back(path)}"
     return "nothing to change: nothing was written"
 
 

@@ -215,6 +215,6 @@ def reliability(
     Raises:
         InvalidArgument: d or c not above 0.
     """
-    if not (scale > 0 and offset > 0):
-        raise InvalidArgument(f"scale {scale} and offset {offset}: both must be above 0")
+    if not (0 < scale < np.inf and 0 < offset < np.inf):
+        raise InvalidArgument(f"scale {scale} and offset {offset}: both must be finite and above 0")
     return np.where(hurt == 0, 1.0, scale / (offset + hurt))

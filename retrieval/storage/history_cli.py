@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -29,7 +28,7 @@ def relabel(
     """
     from retrieval.listed_ids import listed_ids
     from retrieval.memory import VisualMemory
-    from retrieval.terminal import printable
+    from retrieval.terminal import printable, way_back
 
     opened = VisualMemory.open(memory)
     before = opened.version
@@ -43,7 +42,7 @@ def relabel(
     told = ", ".join(f"{printable(old)} ({count:,})" for old, count in was[:_LABELS_SHOWN])
     told += f" and {len(was) - _LABELS_SHOWN:,} labels more" if len(was) > _LABELS_SHOWN else ""
     typer.echo(f"{place}: relabelled {changed:,} items from {told} to {printable(to)}, version {opened.version}")
-    typer.echo(f"`vmem memory checkout {place} {before}` takes it back")
+    typer.echo(way_back(memory))
 
 
 def history(
@@ -162,13 +161,13 @@ def checkout(
     from retrieval.forgetting.deed import unlink_pending
     from retrieval.memory import VisualMemory
     from retrieval.storage.checking import go_back
-    from retrieval.terminal import printable
+    from retrieval.terminal import printable, way_back
 
-    before = None
+    before = 0
     try:
         if not repair:
             opened = VisualMemory.open(memory)
-            before = opened.version, len(opened)
+            before = len(opened)
             opened.checkout(as_version(version))
     except NotAMemory:  # or one that is damaged
         repair = True
@@ -176,9 +175,12 @@ def checkout(
         go_back(memory, as_version(version))
         unlink_pending(memory)
     opened = VisualMemory.open(memory)
-    typer.echo(f"{printable(memory)} is as it was at version {printable(version)}: {len(opened):,} pictures")
-    if before:
-        _print_loss(memory, *before, now=len(opened))
+    typer.echo(
+        f"{printable(memory)}: went back to version {printable(version)}, {len(opened):,} pictures"
+        f"{_loss(before, len(opened))}, version {opened.version}"
+    )
+    if not repair:
+        typer.echo(way_back(memory))
 
 
 def undo(memory: MemoryPath) -> None:
@@ -189,28 +191,22 @@ def undo(memory: MemoryPath) -> None:
     Example: vmem memory undo pets/
     """
     from retrieval.memory import VisualMemory
-    from retrieval.terminal import printable
+    from retrieval.terminal import printable, way_back
 
     opened = VisualMemory.open(memory)
-    before = opened.version, len(opened)
+    version, before = opened.version, len(opened)
     undone = opened.undo()
     many = f"versions {undone.first} to" if undone.first != undone.number else "version"
     typer.echo(
-        f"{undone.deed} ({many} {undone.number}) is taken back: {printable(memory)} is as it was at version"
-        f" {undone.first - 1}: {len(opened):,} pictures"
+        f"{printable(memory)}: took back {undone.deed} ({many} {undone.number}) and went back to version"
+        f" {undone.first - 1}, {len(opened):,} pictures{_loss(before, len(opened))}, version {opened.version}"
     )
-    _print_loss(memory, *before, now=len(opened))
+    typer.echo(way_back(memory, version))
 
 
-def _print_loss(memory: Path, version: int, items: int, *, now: int) -> None:
-    """Say how many pictures went, and how they come back."""
-    from retrieval.terminal import printable
-
-    if now < items:
-        typer.echo(
-            f"{items - now:,} of {items:,} pictures went: `vmem memory checkout {printable(memory)} {version}` brings"
-            " them back"
-        )
+def _loss(before: int, now: int) -> str:
+    """Say how many pictures went."""
+    return f" ({before - now:,} of {before:,} went)" if now < before else ""
 
 
 def compact(

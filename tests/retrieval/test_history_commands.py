@@ -53,7 +53,7 @@ def test_every_edit_is_listed_the_newest_first_with_what_it_changed(path: Path, 
 def test_a_relabelled_item_is_in_the_diff_with_both_labels(path: Path, run: Run) -> None:
     told, back = run("relabel", path, "other", "--id", "0/1").splitlines()
     assert re.fullmatch(r".*: relabelled 1 items from .* \(1\) to other, version 4", told)
-    assert back.endswith(" 3` takes it back")
+    assert back == f"`vmem memory undo {path}` takes it back"
     assert as_json(run, "diff", path, 3)["relabelled"] == {"0/1": ["class 0", "other"]}
     assert "class 0 → other" in run("diff", path, 3, 4)
 
@@ -68,8 +68,9 @@ def test_a_diff_of_many_changes_shows_some_and_counts_all(path: Path, run: Run) 
 def test_a_memory_goes_back_to_a_tag_and_that_can_be_undone(path: Path, run: Run) -> None:
     run("tag", path, "half", "--version", 2)
     assert "half" in run("history", path)
-    said = run("checkout", path, "half")
-    assert "400 pictures" in said and f"400 of 800 pictures went: `vmem memory checkout {path} 3` brings them" in said
+    told, back = run("checkout", path, "half").splitlines()
+    assert told.endswith(": went back to version half, 400 pictures (400 of 800 went), version 4")
+    assert back == f"`vmem memory undo {path}` takes it back"
     assert len(VisualMemory.open(path)) == ITEMS
     assert "800 pictures" in run("checkout", path, 3) and len(VisualMemory.open(path)) == 2 * ITEMS
     run("untag", path, "half")
@@ -95,13 +96,13 @@ def test_the_last_command_is_taken_back_with_all_its_versions_and_says_how_many_
     assert (newest["number"], newest["deed"], newest["change"], newest["versions"]) == (6, "add", 3, [6, 5, 4])
     assert [version["change"] for version in as_json(run, "history", path, "--all")[:3]] == [1, 1, 1]
     assert "6 (4–)" in run("history", path)
-    said = run("undo", path)
-    assert "add (versions 4 to 6) is taken back" in said and "at version 3: 800 pictures" in said
-    assert f"3 of 803 pictures went: `vmem memory checkout {path} 6` brings them back" in said
-    assert "add (version 3) is taken back" in run("undo", path)
+    told, back = run("undo", path).splitlines()
+    assert "took back add (versions 4 to 6) and went back to version 3, 800 pictures (3 of 803 went)" in told
+    assert back == f"`vmem memory checkout {path} 6` takes it back"
+    assert "took back add (version 3)" in run("undo", path)
     assert len(VisualMemory.open(path)) == ITEMS
     run("checkout", path, 6)
-    assert "pictures went" in run("undo", path) and len(VisualMemory.open(path)) == ITEMS
+    assert "went)" in run("undo", path) and len(VisualMemory.open(path)) == ITEMS
 
 
 BUILDER = """
