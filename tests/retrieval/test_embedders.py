@@ -300,7 +300,6 @@ def own(**parts: Any) -> Faulty:
         (own(identity="faulty"), "whose identity is 'faulty': an EmbedderIdentity expected"),
         (own(execution=None), "whose execution is None: an Execution expected"),
     ],
-    ids=str,
 )
 def test_what_is_no_embedder_is_refused_in_one_sentence(offered: Any, expected: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match=expected):
@@ -321,7 +320,6 @@ PICTURE = np.zeros((8, 8, 3), np.uint8)
         (lambda number: np.ones((number, 4), complex), "array of complex128"),
         (lambda number: ["a"] * number, "array of <U1"),
     ],
-    ids=str,
 )
 def test_an_embedder_that_gives_no_row_of_numbers_a_picture_is_told(given: Any, expected: str, tmp_path: Path) -> None:
     embedder = own(embed=lambda self, pixels: given(len(pixels)))
@@ -336,7 +334,6 @@ def test_an_embedder_that_gives_no_row_of_numbers_a_picture_is_told(given: Any, 
         (lambda image: None, r"faulty prepares a picture as an array of object with shape \(\)"),
         (lambda image: np.asarray(image), r"pictures of several shapes, such as \(8, 8, 3\) and \(9, 8, 3\)"),
     ],
-    ids=str,
 )
 def test_an_embedder_that_prepares_no_pixels_is_told(prepared: Any, expected: str, tmp_path: Path) -> None:
     embedder = own(prepare=lambda self, image: prepared(image))
