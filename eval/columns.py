@@ -67,7 +67,7 @@ class Columns:
         shape = (len(self._places), max(self._k, 0))
         outcomes = [outcome for outcome in (self._outcomes[row] for row in rows) if outcome is not None]
         if outcomes and len(outcomes) < len(rows):
-            raise RunError(f"{self._path} has queries with and without a second look: choose another --out")
+            raise RunError(f"{self._path} has queries with and without a second look: give another run folder")
         return QueryResults(
             ids=list(self._row_of),
             truths=[self._truths[row] for row in rows],
@@ -90,12 +90,12 @@ class Columns:
         lengths = {len(line[name]) for name in given}
         self._k = len(line["ids"]) if self._k < 0 else self._k
         if not self._k or lengths != {self._k}:
-            raise RunError(f"{self._path} has lines of different lengths: choose another --out")
+            raise RunError(f"{self._path} has lines of different lengths: give another run folder")
 
 
 def damaged(path: Path) -> RunError:
     """Return the error of a log with a line that is none of ours."""
-    return RunError(f"{path} has a damaged line: choose another --out, or delete that line")
+    return RunError(f"{path} has a damaged line: give another run folder, or delete that line")
 
 
 def read_outcome(record: Mapping[str, Any]) -> Outcome:

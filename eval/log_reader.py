@@ -60,7 +60,7 @@ def read_log(path: Path) -> Run:
     header = read_header(path)
     about = header.pop(ABOUT, None)
     if not isinstance(about, dict) or not _ABOUT_KEYS.issubset(about):
-        raise RunError(f"{path} is damaged in its first line: choose another --out")
+        raise RunError(f"{path} is damaged in its first line: give another run folder")
     columns: dict[str, Columns] = {}
     left_out: list[int] = []
     for place, line in read_answers(path, left_out):
@@ -84,11 +84,13 @@ def read_header(path: Path) -> dict[str, Any]:
         line = log.readline()
     header = unsealed(line)
     if header is None or (header.pop(SUMS, False) and not is_sealed(line)):
-        raise RunError(f"{path} is no log of a run, or damaged in its first line: choose another --out")
+        raise RunError(f"{path} is no log of a run, or damaged in its first line: give another run folder")
     if "format" not in header:
-        raise RunError(f"{path} is no log of a run: choose another --out")
+        raise RunError(f"{path} is no log of a run: give another run folder")
     if header["format"] != FORMAT:
-        raise RunError(f"{path} has format {header['format']}, and this version reads {FORMAT}: choose another --out")
+        raise RunError(
+            f"{path} has format {header['format']}, and this version reads {FORMAT}: give another run folder"
+        )
     return header
 
 

@@ -21,6 +21,7 @@ from eval.fingerprint import picture_mark
 from eval.log_reader import ABOUT, FORMAT, LOG, SUMS, read_answers, read_header, read_log
 from eval.rerank_metrics import NO_ERRORS
 from eval.types import Run, Sample
+from retrieval.disk import reason_of_refusal
 from retrieval.errors import VisualMemoryWarning
 from retrieval.jsonlines import say_lines, sealed
 from retrieval.types import Neighbor, Neighbors
@@ -208,4 +209,6 @@ def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunError(f"{path} cannot be written: {error.strerror}; make room, or choose another --out") from error
+        raise RunError(
+            f"{path} cannot be written: {reason_of_refusal(error)}; make room, or choose another --out"
+        ) from error

@@ -67,9 +67,11 @@ def build(
     """
     from retrieval.building import build_from_features, build_memory
     from retrieval.cluster.sharding import parse_shard
+    from retrieval.feature_file import FeatureFile
     from retrieval.manifests import is_manifest
 
     if folder.is_file() and not is_manifest(folder):
+        FeatureFile.open(folder)  # first: a file of anything else is the greater mistake
         _expect_none(shard=shard, embedder=embedder)
         _print_report(*build_from_features(memory, folder, index=index))
         return
@@ -141,8 +143,9 @@ def add(
     elif is_manifest(folder):
         report = opened.add_manifest(folder, **way)
     else:
+        features = FeatureFile.open(folder)
         _expect_none(shard=shard, ray=ray)
-        report = add_features(opened, FeatureFile.open(folder), on_duplicate=on_duplicate, id_prefix=id_prefix)
+        report = add_features(opened, features, on_duplicate=on_duplicate, id_prefix=id_prefix)
     if not part:
         opened.build_index()
     _print_report(opened, report)

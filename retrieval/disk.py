@@ -56,13 +56,22 @@ def in_lance() -> Iterator[None]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Translate what a disk that refuses raises, as StorageError."""
+    """Translate what a disk that refuses raises, as StorageError; refuse a device, which a new file would take away."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise StorageError(f"{shown(path)} cannot be written: it is neither a file nor a folder; choose another path")
     try:
         yield
     except (OSError, TypeError, UnicodeError) as error:  # TypeError: Lance about a path that is no UTF-8
-        reason = getattr(error, "strerror", None) or _first_line(error)
+        reason = reason_of_refusal(error)
         cure = cure_of_refusal(reason) or "choose a path you may write to"
         raise StorageError(f"{shown(path)} cannot be written: {reason}; {cure}") from error
+
+
+def reason_of_refusal(error: Exception) -> str:
+    """Return in words why the system refuses a path."""
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return "a file is in the way, where a folder is expected"
+    return getattr(error, "strerror", None) or _first_line(error)
 
 
 def cure_of_refusal(reason: str) -> str | None:

@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from retrieval.disk import reason_of_refusal
 from retrieval.errors import StorageError
 
 
@@ -53,7 +54,7 @@ def write_text(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror}; choose another file") from error
+        raise StorageError(f"{path} cannot be written: {reason_of_refusal(error)}; choose another file") from error
 
 
 def way_back(memory: Path, version: int | None = None) -> str:

@@ -217,6 +217,18 @@ BAD_INPUT = {
         "embed {pictures} --out /proc/f.parquet --embedder {model}",
         "/proc/f.parquet cannot be written",
     ),
+    "features onto a pipe": (
+        "embed {pictures} --out {tmp}/pipe --embedder {model}",
+        "pipe cannot be written: it is neither a file nor a folder",
+    ),
+    "no features, and an option for pictures": (
+        "memory build m {tmp}/file --embedder {model}",
+        "cannot be read as a Parquet file of features",
+    ),
+    "a file where a folder goes": (
+        "eval run --memory {built} --dataset a={pictures} --out {tmp}/file",
+        "cannot be written: a file is in the way, where a folder is expected",
+    ),
     "read-only target": ("memory build /proc/m {pictures} --embedder {model}", "/proc/m cannot be written"),
     "target is a file": ("memory build {tmp}/file/m {pictures} --embedder {model}", "is not a folder"),
     "another embedder to build with": ("memory build {built} {pictures} --embedder {other}", "was built by"),
@@ -253,6 +265,7 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(
     (tmp_path / "texts" / "a").mkdir(parents=True)
     (tmp_path / "texts" / "a" / "notes.txt").write_text("words")
     (tmp_path / "file").write_text("words")
+    os.mkfifo(tmp_path / "pipe")
     other = save_dinov2(tmp_path / "other", seed=9) if "{other}" in command else ""
     filled = command.format(
         tmp=tmp_path, built=built, pictures=pictures, model=checkpoint, other=other, query=pictures / "red" / "1.png"

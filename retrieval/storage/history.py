@@ -1,12 +1,13 @@
 """The history of a memory: what each version and each command did, and what lies between two versions."""
 
 import itertools
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from retrieval.storage.versions import tags_of, version_numbers
 if TYPE_CHECKING:
     import pyarrow
 
+T = TypeVar("T")
 _DEEDS: Final = {  # what Lance calls the changes that carry no word of ours
     "Append": "add",
     "Delete": "forget",
@@ -79,12 +81,16 @@ class Difference:
 
 def list_versions(table: ItemTable, *, limit: int | None = None) -> list[Version]:
     """Return the versions up to the one of the table, newest first; at most ``limit``."""
-    return list(itertools.islice(_versions(table, table.version), limit))
+    return _taken(_versions(table, table.version), limit)
 
 
 def list_commands(table: ItemTable, *, limit: int | None = None) -> list[Entry]:
     """Return the commands that made the versions up to the one of the table, newest first; at most ``limit``."""
-    return list(itertools.islice(_entries(table, table.version), limit))
+    return _taken(_entries(table, table.version), limit)
+
+
+def _taken(listed: Iterator[T], limit: int | None) -> list[T]:
+    return list(itertools.islice(listed, limit if limit is None else min(limit, sys.maxsize)))
 
 
 def _versions(table: ItemTable, newest: int) -> Iterator[Version]:
