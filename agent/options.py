@@ -43,7 +43,7 @@ Model = Annotated[
 PresetName = Annotated[
     str | None,
     _option(
-        "Settings that `vmem prompt presets` lists, or a .toml file of them; options beside it go before them.",
+        "Settings that `vmem prompt presets` lists, or a .toml file of them; options given as well replace them.",
         name="--preset",
         metavar="NAME",
     ),
@@ -69,11 +69,11 @@ Shuffles = Annotated[
         default="0",
     ),
 ]
-Seed = Annotated[int | None, _option("Of those orders.", default="0")]
-Temperature = Annotated[float | None, _option("Of the model's words.", default="0.0")]
+Seed = Annotated[int | None, _option("A number that fixes these orders.", default="0")]
+Temperature = Annotated[float | None, _option("How freely the model words its reply, from 0 to 2.", default="0.0")]
 Thinking = Annotated[str | None, _option("minimal, low, medium or high; left out: the model's own.")]
 Resolution = Annotated[
-    str | None, _option("Of the pictures as the model takes them: low, medium or high; left out: the model's own.")
+    str | None, _option("How finely the model looks at pictures: low, medium or high; left out: the model's own.")
 ]
 MaxReplyTokens = Annotated[int | None, _option("Limit of a reply, thinking included.", default="1024")]
 Concurrency = Annotated[int, _option("Requests in flight at most; fewer for a while where the service has too many.")]
@@ -82,7 +82,7 @@ Tpm = Annotated[float | None, _option("Tokens a minute at most.", name="--tpm")]
 Timeout = Annotated[float, _option("Seconds for one attempt.")]
 MaxCost = Annotated[float | None, _option("Dollars, after which no further call is made.")]
 Prices = Annotated[
-    Path | None, _option("Prices that go before those shipped, in the form of prompts/prices.toml.", metavar="FILE")
+    Path | None, _option("Prices to use in place of those shipped, in the form of prompts/prices.toml.", metavar="FILE")
 ]
 KeyFile = Annotated[
     Path | None,

@@ -18,7 +18,9 @@ _ALL = "all"
 
 @app.command()
 def analyse(
-    name: Annotated[str | None, typer.Argument(help="A name that --list prints, or all.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="A name that --list prints, or all.", show_default=False)
+    ] = None,
     run: Annotated[Path | None, typer.Option(metavar="RUN", help="Take the neighbours that a run found.")] = None,
     neighbors: Annotated[
         Path | None,
@@ -96,8 +98,8 @@ def convert(
 ) -> None:
     """Convert neighbours: a run to the reference release's JSON or to Parquet, and either of these to the other.
 
-    Classes are whole numbers in JSON: labels that are such, ImageNet's index for wnids, or else numbers from 1, which a
-    file beside it tells. A class 0 is none for the release's notebook.
+    In JSON, classes are whole numbers: a label that is one stays, a wnid becomes ImageNet's index, and other labels are
+    numbered from 1, as a file beside it tells. The release's notebook takes class 0 for none.
 
     Example: vmem eval neighbors runs/1 --out neighbours/ --memory-name imagenet --model-name dinov2_vitl14
     """

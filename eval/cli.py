@@ -74,7 +74,7 @@ def run(
         str | None,
         typer.Option(
             metavar="queries|running",
-            help="Take the mean of each data set's queries off them, and the memory's off the memory: transductive,"
+            help="Subtract from queries the mean of their data set, and from the memory its own: transductive,"
             " for queries of another domain. 'running' takes the mean of those that came before.",
         ),
     ] = None,

@@ -58,7 +58,9 @@ def _as_json(official: "Official") -> dict[str, Any]:
 
 @app.command()
 def check(
-    name: Annotated[str, typer.Argument(help="A name that `vmem eval datasets` lists, or any other for your own.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A name that `vmem eval datasets` lists, or any other for your own.")
+    ],
     path: Annotated[Path, typer.Argument(metavar="PATH", help="The folder, archive or table.")],
     sample: Annotated[
         int, typer.Option(min=0, help="How many pictures to open, spread over the set; 0 opens all.")

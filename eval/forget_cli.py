@@ -49,9 +49,9 @@ def forget(
 
     Without --erase they stay in earlier versions, to which `vmem memory checkout` goes back.
 
-    With --erase their vectors, thumbnails and ids go from all files and versions of the memory, from its index, from
-    the kept features, and with the kept replies whose prompts showed them. Versions that held them go too, and the tags
-    on those. Ids that were forgotten before can be erased as well. The receipt that is written names none of them;
+    With --erase their vectors, thumbnails and ids go from all files and versions of the memory, from its index and
+    from the kept features. Kept replies whose prompts showed them go, too. So do versions that held them, and their
+    tags. Ids that were forgotten before can be erased as well. The receipt that is written names none of them;
     `vmem memory verify-forgotten` proves by it that nothing is left. Copies and backups are yours to delete.
 
     Examples, of one item, and of a whole label for good:

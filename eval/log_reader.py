@@ -25,7 +25,7 @@ def read_run(folder: Path) -> Run:
     Raises:
         RunError: the folder holds no run, or a damaged one.
     """
-    return read_log(_expect_log(folder))
+    return read_log(expect_log(folder))
 
 
 def lines_at(folder: Path, places: Iterable[int]) -> Iterator[dict[str, Any]]:
@@ -34,7 +34,7 @@ def lines_at(folder: Path, places: Iterable[int]) -> Iterator[dict[str, Any]]:
     Raises:
         RunError: the folder holds no run, or another one than the places are of.
     """
-    path = _expect_log(folder)
+    path = expect_log(folder)
     with path.open("rb") as log:
         for place in places:
             log.seek(place)
@@ -44,7 +44,12 @@ def lines_at(folder: Path, places: Iterable[int]) -> Iterator[dict[str, Any]]:
             yield line
 
 
-def _expect_log(folder: Path) -> Path:
+def expect_log(folder: Path) -> Path:
+    """Return the place of a run's log, which need not be a sound one.
+
+    Raises:
+        RunError: there is none.
+    """
     path = folder / LOG
     if not path.is_file():
         raise RunError(f"{folder} holds no run: give the folder that `vmem eval run` wrote")

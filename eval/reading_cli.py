@@ -150,7 +150,7 @@ def compare(
 
 @app.command()
 def power(
-    difference: Annotated[float, typer.Option(help="To be told, in points of accuracy: 0.01 to 100.")] = 1.0,
+    difference: Annotated[float, typer.Option(help="The difference, in points of accuracy: 0.01 to 100.")] = 1.0,
     discordant: Annotated[
         float | None,
         typer.Option(help="Queries that one of the two gets right and the other wrong, in percent. Left out: 10."),
@@ -161,7 +161,7 @@ def power(
     power: Annotated[
         float, typer.Option("--power", help="How often a test is to tell it, in percent: 50 to 99.9.")
     ] = 80.0,
-    alpha: Annotated[float, typer.Option(help="The p up to which a difference counts as told: 1e-6 to 0.5.")] = 0.05,
+    alpha: Annotated[float, typer.Option(help="The largest p at which a difference counts: 1e-6 to 0.5.")] = 0.05,
 ) -> None:
     """Say how many queries it takes to tell a difference between two runs, by the exact McNemar test.
 

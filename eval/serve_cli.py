@@ -62,6 +62,7 @@ def serve(
 
     Example: vmem serve pets/ --run runs/1 --model scripted
     """
+    from eval.log_reader import expect_log
     from eval.serve.context import ServeContext
     from retrieval.memory import VisualMemory
 
@@ -87,6 +88,8 @@ def serve(
         cache=cache,
     )
     token = _token(host, token_file)
+    for folder in run or ():
+        expect_log(folder)
     opened = VisualMemory.open(
         memory, embedder=embedder, device=device, backend=backend, precision=precision, cache=cache
     )

@@ -46,10 +46,8 @@ def tune(
     queries: Annotated[
         int | None, typer.Option(help="How many queries at most, drawn by --seed. Left out: all.")
     ] = None,
-    eta: Annotated[
-        int, typer.Option(help="Of so many settings the best one stays after each rung: 2 or 3.", min=2)
-    ] = 2,
-    seed: Annotated[int, typer.Option(help="Of the order of the queries.")] = 0,
+    eta: Annotated[int, typer.Option(help="After each round one setting in so many stays: 2 or 3.", min=2)] = 2,
+    seed: Annotated[int, typer.Option(help="A number that fixes the order of the queries.")] = 0,
     baseline: Annotated[
         str | None,
         typer.Option(
@@ -62,7 +60,7 @@ def tune(
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Let --save take the place of a preset.")] = False,
     max_calls: Annotated[
-        int | None, typer.Option(min=1, help="Calls, after which none is made: for models of unknown price.")
+        int | None, typer.Option(min=1, help="Calls to make at most: for models of unknown price.")
     ] = None,
     when: options.When = None,
     temperature: options.Temperature = None,

@@ -2,23 +2,27 @@
 
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
 from io import TextIOWrapper
 from typing import Annotated, Any, Final, NoReturn, TextIO
 
-import typer
+try:
+    import typer
 
-import agent.cache_cli
-import agent.cli
-import eval.cli
-import eval.forget_cli
-import eval.serve_cli
-import eval.tune_cli
-import prompts.cli
-import retrieval.cli
-import retrieval.features_cli
+    import agent.cache_cli
+    import agent.cli
+    import eval.cli
+    import eval.forget_cli
+    import eval.serve_cli
+    import eval.tune_cli
+    import prompts.cli
+    import retrieval.cli
+    import retrieval.features_cli
+except KeyboardInterrupt:  # Ctrl-C in the first moments; later it is typer's
+    sys.exit(130)
 
 _DEBUG: Final = "VMEM_DEBUG"  # an environment variable: with it an error prints its traceback as well
 _FAULT: Final = 70  # EX_SOFTWARE of sysexits.h: 1 is what `check` answers of a damaged memory, 2 is bad input
@@ -59,13 +63,14 @@ def _options(
 ) -> None: ...
 
 
-def _name_flags_alone(command: Any, context: Any) -> None:  # noqa: ANN401 - typer brings its own click
-    """Leave out of help what typer writes behind every flag, ``<bool>``: nothing may follow a flag."""
+def _tidy_help(command: Any, context: Any) -> None:  # noqa: ANN401 - typer brings its own click
+    """Leave out of help the ``<bool>`` that typer writes behind flags, and the source's line ends in paragraphs."""
+    command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", command.help or "")
     for option in (*command.params, command.get_help_option(context)):
         if getattr(option, "is_flag", False):
             option.metavar = ""
     for below in getattr(command, "commands", {}).values():
-        _name_flags_alone(below, context)
+        _tidy_help(below, context)
 
 
 def main() -> None:
@@ -76,7 +81,7 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     _show_steps()
     command = typer.main.get_command(app)
-    _name_flags_alone(command, command.make_context("vmem", [], resilient_parsing=True))
+    _tidy_help(command, command.make_context("vmem", [], resilient_parsing=True))
     try:
         command()
     except (SystemExit, KeyboardInterrupt):

@@ -31,7 +31,8 @@ Resolution = Annotated[
     str | None, typer.Option("--media-resolution", help="Tokens for each picture: low, medium or high.")
 ]
 Prices = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Prices that go before those shipped, as prompts/prices.toml.")
+    Path | None,
+    typer.Option(metavar="FILE", help="Prices to use in place of those shipped, in the form of prompts/prices.toml."),
 ]
 DEFAULT_MODEL: Final = "gemini-3.5-flash-lite"  # as prompts.estimate.MODEL, which --help does not wait for
 
@@ -149,7 +150,9 @@ def diff(
 @app.command()
 def cost(
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT…", help="Released prompts' names, or paths.")],
-    k: Annotated[list[int] | None, typer.Option("--k", min=1, help="How many neighbours; may be repeated. 50.")] = None,
+    k: Annotated[
+        list[int] | None, typer.Option("--k", min=1, help="How many neighbours; may be repeated. Left out: 50.")
+    ] = None,
     queries: Annotated[int, typer.Option(help="Price so many queries.", min=1)] = 1000,
     model: ModelName = DEFAULT_MODEL,
     batch: Annotated[bool, typer.Option("--batch", help="At the price of batch jobs.")] = False,

@@ -38,8 +38,8 @@ def build(
     embedder: Annotated[
         str | None,
         typer.Option(
-            help="A name that `vmem doctor` lists, or a folder with a model that transformers saved; dinov2-vits14"
-            " where pictures are given, while a file of features says it itself."
+            help="A name that `vmem doctor` lists, or a folder with a model that transformers saved. Left out:"
+            " dinov2-vits14; a file of features says its own."
         ),
     ] = None,
     index: Annotated[
@@ -52,7 +52,7 @@ def build(
     cache: Cache = True,
     thumbnail_pixels: Annotated[
         int | None,
-        typer.Option(min=16, help="Longest side of the thumbnails kept for reports and the second stage; 224."),
+        typer.Option(min=16, help="Longest side of thumbnails, for reports and the second stage. Left out: 224."),
     ] = None,
     shard: ShardOption = None,
 ) -> None:

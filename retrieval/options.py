@@ -1,9 +1,11 @@
 """Arguments and options that commands of several rooms share, so that they mean and say the same everywhere."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
+
+_PANEL: Final = "Embedding"
 
 MemoryPath = Annotated[Path, typer.Argument(metavar="MEMORY", help="The folder that holds the memory.")]
 FolderOrFile = Annotated[
@@ -18,6 +20,7 @@ EmbedderOverride = Annotated[
     str | None,
     typer.Option(
         "--embedder",
+        rich_help_panel=_PANEL,
         help="Where to load the memory's embedder from, if not from where it came: a name, or a folder with the"
         " saved model. It must be the same model.",
     ),
@@ -25,22 +28,27 @@ EmbedderOverride = Annotated[
 EmbedderName = Annotated[
     str,
     typer.Option(
-        "--embedder", help="A name that `vmem doctor` lists, or a folder with a model that transformers saved."
+        "--embedder",
+        rich_help_panel=_PANEL,
+        help="A name that `vmem doctor` lists, or a folder with a model that transformers saved.",
     ),
 ]
-Device = Annotated[str, typer.Option(help="Where the embedder runs: auto, cpu, cuda or mps.")]
-Backend = Annotated[str, typer.Option(help="What runs it: auto, torch, or openvino (CPUs).")]
+Device = Annotated[str, typer.Option(rich_help_panel=_PANEL, help="Where the embedder runs: auto, cpu, cuda or mps.")]
+Backend = Annotated[str, typer.Option(rich_help_panel=_PANEL, help="What runs it: auto, torch, or openvino (CPUs).")]
 Precision = Annotated[
     str,
     typer.Option(
+        rich_help_panel=_PANEL,
         help="auto (the fastest that agrees with float32 on this machine), float32, bfloat16, float16 (GPUs), or int8"
-        " (fastest, some votes change)."
+        " (fastest, some votes change).",
     ),
 ]
 Cache = Annotated[
     bool,
     typer.Option(
-        "--cache/--no-cache", help="Look up features, and a model's replies, before computing them, and keep new ones."
+        "--cache/--no-cache",
+        rich_help_panel=_PANEL,
+        help="Look up features, and a model's replies, before computing them, and keep new ones.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

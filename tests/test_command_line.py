@@ -178,6 +178,12 @@ def test_help_names_flags_without_a_value(vmem: Vmem, columns: int) -> None:
     assert "--erase" in shown and "<bool>" not in shown and "--id" in shown and "<str>" in shown
 
 
+def test_paragraphs_of_help_fill_their_lines(vmem: Vmem) -> None:
+    shown = vmem("memory", "prune", "--help", COLUMNS="80").stdout
+    lines = shown[shown.index("Every item is") : shown.index("Example:")].strip().splitlines()
+    assert len(lines) > 3 and all(len(line.rstrip()) > 60 for line in lines[:-1])
+
+
 def test_a_demo_of_pictures_that_changed_is_not_gone_on_with(
     vmem: Vmem, pictures: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -252,6 +258,7 @@ BAD_INPUT = {
         "eval run --memory {built} --dataset a={pictures} --out /proc/r",
         "cannot be written",
     ),
+    "no run to look into": ("serve {built} --run {pictures} --port 0", "holds no run: give the folder"),
     "k = 0 in a run": ("eval run --memory {built} --dataset a={pictures} --out r --k 0", "k=0: a whole number"),
 }
 

@@ -38,8 +38,8 @@ def prune(
         bool,
         typer.Option(
             "--paper",
-            help="Count all neighbours, as the paper does for its Table 3, in place of as many as half the class of the"
-            " item asked about.",
+            help="Count all of --neighbors, as the paper does for its Table 3. Left out: at most half as many as the"
+            " class of the item asked about has items.",
         ),
     ] = False,
     neighbors: Annotated[
@@ -48,17 +48,17 @@ def prune(
             help="Neighbours that each item is asked about with. By default 10 for soft, 100 for hard pruning."
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(help="Of hard pruning: wrong votes from which an item is left out.")] = 128,
-    scale: Annotated[float, typer.Option(help="Of soft pruning: d in d / (c + wrong votes).")] = 1.75,
-    offset: Annotated[float, typer.Option(help="Of soft pruning: c.")] = 1.0,
+    limit: Annotated[int, typer.Option(help="Hard pruning leaves out an item with so many wrong votes or more.")] = 128,
+    scale: Annotated[float, typer.Option(help="Soft pruning lets an item count d / (c + its wrong votes): d.")] = 1.75,
+    offset: Annotated[float, typer.Option(help="Soft pruning: c of the same.")] = 1.0,
     as_json: AsJson = False,
 ) -> None:
     """Let items count less, or not at all, that are near pictures of other labels too often (section 3.6 of the paper).
 
-    Every item is asked about with its nearest others. Items whose label differs from its label hurt; each item's
-    reliability follows from how often it hurts. The memory is then asked about its own items, each without itself,
-    before and after: where fewer of them would be right nothing is written. Nothing is deleted: --undo brings all
-    back, and so does an earlier version.
+    Every item is asked about with its nearest others. One with another label gives a wrong vote: it hurts. The more
+    often an item hurts, the less it counts. The memory is then asked about its own items, each without itself, before
+    and after: where fewer answers would be right, nothing is written. Nothing is deleted: `vmem memory undo` takes the
+    command back, and --undo any pruning.
 
     Example: vmem memory prune pets/ --dry-run --sheet worst.png
     """

@@ -31,7 +31,9 @@ def duplicates(
     distance: Annotated[
         float | None,
         typer.Option(
-            min=0.0, max=2.0, help="Cosine distance up to which two pictures are twins; 0.05. Depends on the embedder."
+            min=0.0,
+            max=2.0,
+            help="Cosine distance up to which pictures are twins, by embedder. Left out: 0.05.",
         ),
     ] = None,
     k: Annotated[int, typer.Option("--k", min=1, help="How many neighbours of each picture to look at.")] = 10,
