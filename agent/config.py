@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Final
 
+from prompts.cost import check_resolution
 from retrieval.errors import InvalidArgument
 
 LEVELS: Final = ("minimal", "low", "medium", "high")
-RESOLUTIONS: Final = ("low", "medium", "high")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +20,7 @@ class GenerationConfig:
     temperature: float | None = 0.0
     max_reply_tokens: int = 1024  # thinking counts among them; a reply that is cut off is asked for once more with 4 ×
     thinking: str | None = None  # one of LEVELS
-    media_resolution: str | None = None  # one of RESOLUTIONS: tokens for each picture
+    media_resolution: str | None = None  # low, medium or high: tokens for each picture
     seed: int | None = None
     enforce_schema: bool = True  # let the service allow nothing but the candidates' codes
 
@@ -33,10 +33,7 @@ class GenerationConfig:
             raise InvalidArgument(f"max_reply_tokens={self.max_reply_tokens}: 1 or more expected")
         if self.thinking not in (None, *LEVELS):
             raise InvalidArgument(f"thinking={self.thinking!r}: one of {', '.join(LEVELS)} expected")
-        if self.media_resolution not in (None, *RESOLUTIONS):
-            raise InvalidArgument(
-                f"media_resolution={self.media_resolution!r}: one of {', '.join(RESOLUTIONS)} expected"
-            )
+        check_resolution(self.media_resolution)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

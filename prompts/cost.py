@@ -12,6 +12,7 @@ from prompts.types import ImagePart, Prompt, TextPart
 from retrieval.errors import InvalidArgument
 from retrieval.outside import parse_toml
 
+RESOLUTIONS: Final = ("low", "medium", "high")  # of pictures, as models take them
 VARIABLE: Final = "VMEM_PRICES"
 _SHIPPED: Final = Path(__file__).with_name("prices.toml")
 _CHARACTERS_PER_TOKEN: Final = 4  # of English; Google's own rule of thumb
@@ -63,8 +64,19 @@ def prices_date() -> str:
     return _read(_SHIPPED)[0]
 
 
+def check_resolution(media_resolution: str | None) -> None:
+    """Raise InvalidArgument for a resolution of pictures that there is not; None leaves it to the model."""
+    if media_resolution not in (None, *RESOLUTIONS):
+        raise InvalidArgument(f"media_resolution={media_resolution!r}: one of {', '.join(RESOLUTIONS)} expected")
+
+
 def estimate_prompt_tokens(prompt: Prompt, price: Price | None, *, media_resolution: str | None = None) -> int:
-    """Return about how many tokens a prompt takes: four characters a token, and the model's rule for pictures."""
+    """Return about how many tokens a prompt takes: four characters a token, and the model's rule for pictures.
+
+    Raises:
+        InvalidArgument: an unknown resolution of pictures.
+    """
+    check_resolution(media_resolution)
     characters = sum(len(part.text) for part in prompt.parts if isinstance(part, TextPart))
     square = price.image_square if price else None
     pictures = sum(_squares(part, square) for part in prompt.parts if isinstance(part, ImagePart))

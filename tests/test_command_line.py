@@ -242,6 +242,10 @@ BAD_INPUT = {
     "no such memory": ("memory stats {tmp}/absent", "is no memory (there is nothing)"),
     "another embedder to ask with": ("classify --memory {built} {query} --embedder {other}", "not by other"),
     "k beyond every model": ("prompt cost rerank_v1 --k 1000000000", "at most 100,000 of each expected"),
+    "unknown resolution": (
+        "prompt cost rerank_v1 --media-resolution x",
+        "media_resolution='x': one of low, medium, high expected",
+    ),
     "no finite offset": ("memory prune {built} --dry-run --offset inf", "both must be finite and above 0"),
     "k = 0": ("classify --memory {built} {query} --k 0", "k=0: a whole number of neighbours, 1 or more, expected"),
     "query is no picture": ("classify --memory {built} {tmp}/file", "file is not a picture"),
