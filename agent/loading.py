@@ -11,6 +11,7 @@ from agent.errors import EveryRequestFails
 from agent.keys import GEMINI_VARIABLES, OPENAI_VARIABLES, Secret, check_server, find_key
 from agent.metered import Meter, Metered
 from agent.models.base import VisionModel
+from agent.reply_key import GEMINI_SERVER
 from agent.reply_store import ReplyStore
 from agent.retrying import Retrying
 from agent.types import Reply, Request
@@ -20,7 +21,6 @@ from retrieval.errors import InvalidArgument
 from retrieval.outside import without_address
 
 FORMS: Final = "gemini-MODEL, generativeai:MODEL, openai:MODEL@URL or scripted"
-_BASE_URL: Final = "GOOGLE_GEMINI_BASE_URL"  # google-genai's own variable
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ def _bare(name: ModelName, transport: TransportConfig, key_file: Path | None, *,
         from agent.models.scripted import ScriptedModel
 
         return ScriptedModel(_agree, keep_prompts=False)
-    base_url = os.environ.get(_BASE_URL)
+    base_url = os.environ.get(GEMINI_SERVER)
     if base_url:
         check_server(base_url, GEMINI_VARIABLES[0])
     if name.maker == "gemini":

@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from typing import Final
 
 from agent.types import Request
 from prompts.types import ImagePart, TextPart
 
+GEMINI_SERVER: Final = "GOOGLE_GEMINI_BASE_URL"  # google-genai's own variable: another server than Google's
+_GEMINI: Final = ("gemini:", "generativeai:")  # how the names of models begin that it goes for
 _FORMAT: Final = 1
 
 
@@ -20,10 +23,12 @@ class Key:
 
 
 def key_of(model: str, request: Request) -> Key:
-    """Return a request's key: model, generation settings, template, texts, every picture in order, replicate.
+    """Return a request's key: model, server, generation settings, template, texts, every picture in order, replicate.
 
-    Time limits and concurrency are no part of it: they cannot change an answer.
+    The server is part of it where it is not the maker's own: what a stand-in on this machine said is never taken for
+    Google's answer. Time limits and concurrency are no part of it: they cannot change an answer.
     """
+    server = os.environ.get(GEMINI_SERVER, "").rstrip("/") if model.startswith(_GEMINI) else ""
     generation = asdict(request.generation)
     pieces = request.prompt.parts
     images = [sha256(part.encoded) for part in pieces if isinstance(part, ImagePart)]
@@ -31,6 +36,7 @@ def key_of(model: str, request: Request) -> Key:
     order = "".join("i" if isinstance(part, ImagePart) else "t" for part in pieces)
     parts = {
         "model": model,
+        **({"server": server} if server else {}),
         **{f"generation {name}": json.dumps(value) for name, value in generation.items()},
         "template": request.prompt.template_digest,
         "query picture": images[-1] if images else "",

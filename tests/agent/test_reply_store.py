@@ -65,6 +65,22 @@ def test_a_reply_is_kept_with_its_version_and_its_tokens(fresh_store: ReplyStore
     assert fresh_store.get(key_of("m", ASKED)) == replace(REPLY, from_cache=True)
 
 
+def test_what_a_stand_in_said_is_not_taken_for_google_s_answer() -> None:
+    # The server is chosen by the environment, so that each key is made in a process of its own.
+    script = "from tests.agent.test_reply_store import *; print(key_of(sys.argv[1], ASKED).parts.get('server'))"
+
+    def server_in_key(model: str, **variables: str) -> str:
+        ran = [sys.executable, "-c", script, model]
+        return subprocess.run(
+            ran, env=os.environ | variables, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    for model in ("gemini:gemini-3.5-flash-lite", "generativeai:gemini-3.5-flash-lite"):
+        assert server_in_key(model, GOOGLE_GEMINI_BASE_URL="http://127.0.0.1:9/") == "http://127.0.0.1:9"
+    assert server_in_key("openai:m@http://host/v1", GOOGLE_GEMINI_BASE_URL="http://127.0.0.1:9/") == "None"
+    assert server_in_key("gemini:gemini-3.5-flash-lite") == "None"
+
+
 def test_time_limits_and_concurrency_make_no_other_request(
     server: GeminiServer, ready: Callable[..., LoadedModel], fresh_store: ReplyStore
 ) -> None:
