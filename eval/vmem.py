@@ -101,7 +101,10 @@ def end_by(error: BaseException) -> NoReturn:
 
     if os.environ.get(_DEBUG):
         typer.echo(hide_keys("".join(traceback.format_exception(error))), err=True)
-    said = printable(hide_keys(str(error)), longest=2000)
+    words = str(error)
+    if isinstance(error, OSError) and error.strerror:  # without the number that Python puts before it
+        words = f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    said = printable(hide_keys(words), longest=2000)
     if isinstance(error, VisualMemoryError | OSError):
         typer.echo(f"Error: {said}", err=True)
         sys.exit(2)

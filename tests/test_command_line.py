@@ -1,9 +1,11 @@
 """The command line as a user meets it: whole processes, their output, their exit codes."""
 
+import functools
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -263,6 +265,7 @@ BAD_INPUT = {
         "cannot be written",
     ),
     "no run to look into": ("serve {built} --run {pictures} --port 0", "holds no run: give the folder"),
+    "a folder for a receipt": ("memory verify-forgotten {tmp}/empty", "empty: Is a directory"),
     "k = 0 in a run": ("eval run --memory {built} --dataset a={pictures} --out r --k 0", "k=0: a whole number"),
 }
 
@@ -310,3 +313,16 @@ def test_a_fault_of_the_program_is_one_sentence_without_a_key(debug: str) -> Non
     assert (failed.returncode, failed.stdout) == (70, "")
     assert line.startswith("Error: a fault in vmem, not in your input: ZeroDivisionError: no�share of [key]. Run")
     assert "a-secret-key" not in failed.stderr and bool(before) == bool(debug)
+
+
+def test_ctrl_c_ends_with_130_and_no_traceback(built: Path) -> None:
+    command = [sys.executable, "-m", "eval.vmem", "serve", str(built), "--port", "0"]
+    # A shell's background jobs ignore the signal, and so would their children.
+    reset = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=reset
+    ) as serving:
+        assert serving.stdout and "Serving" in serving.stdout.readline()
+        serving.send_signal(signal.SIGINT)
+        _, told = serving.communicate(timeout=60)
+    assert serving.returncode == 130 and "Traceback" not in told
