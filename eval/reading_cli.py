@@ -176,6 +176,8 @@ def power(
     if runs:
         figures = _compare(_read_runs(runs)).others[0].overall
         discordant = figures.discordant
+        if not discordant:
+            raise InvalidArgument("the runs are right on the same queries, which tells no share: give --discordant")
         typer.echo(f"The runs differ in being right on {discordant:.2f} % of {counted(figures.count, 'query')}")
     print_power(difference, discordant=10.0 if discordant is None else discordant, power=power, alpha=alpha)
 

@@ -72,8 +72,13 @@ def prune(
         check_sheet(sheet)
     opened = VisualMemory.open(memory)
     if undo:
+        before = opened.version
         opened.set_reliability(None)
-        typer.echo(f"{printable(memory)}: every item counts fully again, version {opened.version}\n{way_back(memory)}")
+        if opened.version == before:
+            typer.echo(f"{printable(memory)}: nothing to change, every item counts fully")
+        else:
+            typer.echo(f"{printable(memory)}: every item counts fully again, version {opened.version}")
+            typer.echo(way_back(memory))
         return
     found = prune_memory(
         opened,

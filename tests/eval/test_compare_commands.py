@@ -4,9 +4,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from eval.reading_cli import app
+from retrieval.errors import InvalidArgument
 from tests.eval.test_compare import answers
 
 
@@ -88,6 +90,9 @@ def test_power_takes_the_discordant_share_from_two_runs(tmp_path: Path) -> None:
     ]
     said = CliRunner().invoke(app, ["power", "--runs", *runs])
     assert "differ in being right on 5.00 % of 100 queries" in said.output
+    alike = write_run(tmp_path / "alike", answers(right=45, wrong=55))
+    with pytest.raises(InvalidArgument, match="right on the same queries, which tells no share: give --discordant"):
+        CliRunner().invoke(app, ["power", "--runs", runs[0], alike], catch_exceptions=False)
 
 
 def test_hostile_names_drive_no_terminal(tmp_path: Path) -> None:

@@ -46,8 +46,9 @@ def test_prune_is_written_and_undone(memory: Path, pictures: Path, run: Run) -> 
     assert found["leave_one_out"]["after"] >= found["leave_one_out"]["before"]
     near = VisualMemory.open(memory).search(pictures / "red" / "0.png", k=3)
     assert near[0][0].reliability == pytest.approx(1.75 / (1 + 12))
-    run("prune", memory, "--undo")
+    assert run("prune", memory, "--undo").endswith(f"`vmem memory undo {memory}` takes it back\n")
     assert VisualMemory.open(memory).search(pictures / "red" / "0.png", k=3).reliabilities is None
+    assert "nothing to change" in (again := run("prune", memory, "--undo")) and "takes it back" not in again
 
 
 def test_prune_asks_before_it_touches_more_than_a_fifth_of_the_items(memory: Path, run: Run) -> None:
