@@ -34,6 +34,7 @@ _DEEDS: Final = {  # what Lance calls the changes that carry no word of ours
     "Restore": "checkout",
     "Rewrite": "compact",
     "ReserveFragments": "compact",
+    "BaseOperation": "compact",  # what pylance 14 makes of ReserveFragments, for which it has no class
     "Overwrite": "create",
     "UpdateConfig": "settings",
 }

@@ -268,6 +268,14 @@ def test_undoing_again_goes_one_command_further_back(memory):
     assert (memory.undo().deed, len(memory)) == ("checkout", 0)
 
 
+def test_compacting_many_small_files_is_passed_over_by_undoing(memory):
+    for number in range(3):
+        memory.add_vectors([f"new {number}"], ["x"], vectors(1, seed=number))
+    memory.compact(keep=50)
+    assert {entry.deed for entry in memory.commands()} == {"compact", "add", "create"}
+    assert (memory.undo().deed, len(memory)) == ("add", 62)
+
+
 def test_what_was_erased_or_compacted_away_is_not_brought_back_by_undoing(memory):
     memory.erase(ids=["1"], progress=False)
     with pytest.raises(UnknownVersion, match="cannot undo an erasure: what was erased is gone"):
