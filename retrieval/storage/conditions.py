@@ -173,7 +173,8 @@ class Condition:
         pattern = self._string()
         if len(pattern) > _LONGEST_PATTERN:
             raise self._wrong(f"a pattern has {len(pattern)} characters, {_LONGEST_PATTERN} at most are read")
-        return lambda rows: _like(left(rows), pattern, ignoring)
+        regex = _regex_of(pattern)
+        return lambda rows: _matches(left(rows), regex, ignoring)
 
     def _operand(self) -> _Value:
         for function, compute in _FUNCTIONS.items():
@@ -222,7 +223,17 @@ def _is_in(values: Any, texts: list[str]) -> Any:  # noqa: ANN401 - Arrow is unt
     return pc.if_else(pc.is_null(values), pa.scalar(None, pa.bool_()), found)  # of what is not known, neither
 
 
-def _like(values: Any, pattern: str, ignoring: bool) -> Any:  # noqa: ANN401 - Arrow is untyped
+def _regex_of(pattern: str) -> str:
+    """Return what LIKE looks for as a regular expression: % any text, _ one character, a backslash the next one itself.
+
+    Arrow's own LIKE reads a backslash before another backslash in one way or another, as the pattern goes on.
+    """
+    parts = re.findall(r"\\.|.", pattern, re.DOTALL)
+    wild = {"%": ".*", "_": "."}
+    return rf"(?s)\A{''.join(wild.get(part) or re.escape(part[-1]) for part in parts)}\z"
+
+
+def _matches(values: Any, regex: str, ignoring: bool) -> Any:  # noqa: ANN401 - Arrow is untyped
     import pyarrow.compute as pc
 
-    return pc.match_like(values, pattern, ignore_case=ignoring)
+    return pc.match_substring_regex(values, regex, ignore_case=ignoring)

@@ -91,6 +91,26 @@ def test_a_condition_holds_for_what_sql_says(memory, condition, items):
     assert len(memory._table.select(condition)) == items
 
 
+@pytest.mark.parametrize(
+    ("pattern", "ids"),
+    [
+        ("C:\\\\a\\_1", ["C:\\a_1"]),
+        ("C:\\\\%", ["C:\\a_1", "C:\\ab1"]),
+        ("%a\\_1", ["C:\\a_1"]),
+        ("%\\\\%1", ["C:\\a_1", "C:\\ab1"]),
+        ("50\\%", ["50%"]),
+        ("%\\a", ["a"]),
+        ("%\\", []),
+        ("l_n%", ["l\nn.*"]),
+        ("%.*", ["l\nn.*"]),
+    ],
+)
+def test_a_backslash_in_a_pattern_takes_the_next_character_as_it_is(tmp_path, pattern, ids):
+    memory = VisualMemory.create(tmp_path / "odd", embedder=foreign_vectors("made", DIMENSION))
+    memory.add_vectors(["C:\\a_1", "C:\\ab1", "50%", "500", "a", "l\nn.*"], ["x"] * 6, vectors(6))
+    assert sorted(memory.snapshot().ids[memory._table.select(f"id LIKE '{pattern}'")]) == ids
+
+
 def test_unknown_ids_are_an_error_and_change_nothing(memory):
     version = memory.version
     with pytest.raises(UnknownItem, match="has no items 'x', 'y' \\(2 such\\): nothing was changed"):
