@@ -164,7 +164,7 @@ def _clear_around(path: Path, note: Note, places: Sequence[Traces], *, prove: bo
     with reading(path):
         files = TableFiles(table.uri)
         held = files.hold(note.key_array)
-    dropped = DroppedRows.of(path, files.versions(), dimension=table.dimension).under(note.key_array, held.ids)
+    dropped = DroppedRows.of(table, files.versions()).under(note.key_array, held.ids)
     pictures, thumbnails = held.digests | dropped.texts("picture"), held.thumbnails | dropped.texts("thumbnail")
     items = Forgotten(held.ids, pictures, thumbnails, cut_off=note.cut_off)
     known = note.known

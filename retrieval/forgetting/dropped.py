@@ -46,6 +46,7 @@ _logger = logging.getLogger(__name__)
 class DroppedRows:
     """What tells a memory's dropped rows: one of each key."""
 
+    memory_id: str
     salt: bytes
     window: int  # bytes
     sparsity: int
@@ -53,29 +54,32 @@ class DroppedRows:
     rows: "pyarrow.Table"
 
     @classmethod
-    def of(cls, path: Path, versions: Collection[int], *, dimension: int) -> "DroppedRows":
-        """Return those of a memory with some versions and vectors of a dimension.
+    def of(cls, table: ItemTable, versions: Collection[int]) -> "DroppedRows":
+        """Return those of a memory with some versions.
 
         Raises:
-            StorageError: the file that tells them is damaged.
+            StorageError: the file that tells them is damaged, or another memory's.
         """
         import pyarrow as pa
 
+        memory_id, file = table.settings.memory_id, table.path / DROPPED
         try:
-            content = (path / DROPPED).read_bytes()
+            content = file.read_bytes()
             if hashlib.sha256(content[_DIGEST_BYTES:]).digest() != content[:_DIGEST_BYTES]:
                 raise ValueError("it is not as it was written")
             rows = pa.ipc.open_stream(content[_DIGEST_BYTES:]).read_all()
             about = parse_json(rows.schema.metadata[_ABOUT])
+            if about["memory_id"] != memory_id:
+                raise ValueError("it is another memory's")
             salt = bytes.fromhex(about["salt"])
-            return cls(salt, about["window"], about["sparsity"], about["complete"], rows)
+            return cls(memory_id, salt, about["window"], about["sparsity"], about["complete"], rows)
         except FileNotFoundError:
-            window = max(SHORTEST_WINDOW, min(LONGEST_WINDOW, 2 * dimension))  # of the 2 bytes of each number
+            window = max(SHORTEST_WINDOW, min(LONGEST_WINDOW, 2 * table.dimension))  # of the 2 bytes of each number
             complete = set(versions) == set(range(1, len(versions) + 1))
-            return cls(token_bytes(SALT_BYTES), window, SPARSEST, complete, _schema().empty_table())
+            return cls(memory_id, token_bytes(SALT_BYTES), window, SPARSEST, complete, _schema().empty_table())
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StorageError(
-                f"{path / DROPPED}, which tells rows that are in no version any more, cannot be used ({error}): delete"
+                f"{file}, which tells rows that are in no version any more, cannot be used ({error}): delete"
                 " it, and clear the caches by `vmem cache clear`, which may hold features and replies of their pictures"
             ) from error
 
@@ -155,7 +159,8 @@ class DroppedRows:
         """
         import pyarrow as pa
 
-        about = {"salt": self.salt.hex(), "window": self.window, "sparsity": self.sparsity, "complete": self.complete}
+        about = {"memory_id": self.memory_id, "salt": self.salt.hex(), "window": self.window}
+        about |= {"sparsity": self.sparsity, "complete": self.complete}
         stream = pa.BufferOutputStream()
         schema = _schema().with_metadata({_ABOUT: json.dumps(about)})
         with pa.ipc.new_stream(stream, schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
@@ -184,7 +189,7 @@ def keep_account(table: ItemTable, versions: Collection[int], *, erased: Int[np.
     if address_of(table.path):  # nothing can be erased from there
         return
     files = TableFiles(table.uri)
-    before = DroppedRows.of(table.path, files.versions(), dimension=table.dimension)
+    before = DroppedRows.of(table, files.versions())
     after = before.without(erased)
     try:
         after = after.going_with(files, versions, erased)

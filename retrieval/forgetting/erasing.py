@@ -74,7 +74,7 @@ def _keys_of_ids(
     with reading(path):
         files = TableFiles(table.uri)
         found = look(files, every)
-    dropped = DroppedRows.of(path, files.versions(), dimension=table.dimension).keys_of(every)
+    dropped = DroppedRows.of(table, files.versions()).keys_of(every)
     there = found.keys() | dropped.keys()
     missing = [id_ for id_, forms in asked.items() if there.isdisjoint(forms)]
     if missing:

@@ -100,7 +100,7 @@ def examine(
         names = tuple(f"version {version}" for version in files.naming(known.marks))
         there = tuple(f"version {version}" for version in files.versions() if version in set(deed.dropped_versions))
         stray = {name: count_stored(path / name, but=files.keys()) for name in (INDEX, CENTRED_INDEX)}
-    dropped = DroppedRows.of(path, files.versions(), dimension=table.dimension)
+    dropped = DroppedRows.of(table, files.versions())
     searched = tuple(f"{len(windows)} windows in {file}" for file, windows in found.items())
     what_files = f"{len(known.secrets.windows)} windows of their bytes, searched for in every file at every offset"
     if not deed.searched:

@@ -199,3 +199,12 @@ def test_a_damaged_account_of_dropped_rows_is_said_with_what_to_do(memory: Path,
     (memory / DROPPED).write_bytes(content)
     with pytest.raises(StorageError, match=r"dropped\.rows, which tells rows .* cannot be used .*: delete it"):
         erase(memory, "b/4")
+
+
+def test_the_account_of_another_memory_is_refused(memory: Path, tmp_path: Path) -> None:
+    other = VisualMemory.create(tmp_path / "other", embedder=foreign_vectors("made", DIMENSION))
+    other.add_vectors(["x"], ["x"], vectors(1, 0))
+    other.erase(ids=["x"], progress=False)
+    shutil.copy(other.path / DROPPED, memory / DROPPED)
+    with pytest.raises(StorageError, match=r"dropped\.rows, .* cannot be used \(it is another memory's\): delete it"):
+        erase(memory, "b/4")
