@@ -17,6 +17,7 @@ from PIL import Image
 from retrieval.cachedir import cache_key, drop, loading, make_whole, start_afresh
 from retrieval.embedders.base import EmbedderIdentity, to_length_1
 from retrieval.embedders.execution import Execution, Processor, instruction_sets
+from retrieval.errors import EmbedderError
 
 # Pictures a request. Streams of one core each, working on four at a time, beat all cores on one batch of 16:
 # ViT-S in bfloat16 58 images/s against 50, EfficientNet-Lite0 in float32 411 against 356 (2 cores).
@@ -123,8 +124,16 @@ class OpenVinoEmbedder:
         """Return one float32 vector of length 1 per picture.
 
         Raises:
+            EmbedderError: the pictures are not as `prepare` makes them.
             RuntimeError: OpenVINO cannot compile or run the model.
         """
+        assert self._identity.preprocessing is not None
+        side = self._identity.preprocessing.crop
+        if pixels.shape[1:] != (side, side, 3):  # OpenVINO would say so as if what is kept of the model were damaged
+            raise EmbedderError(
+                f"got pictures as an array of shape {pixels.shape}: ({len(pixels)}, {side}, {side}, 3) expected, as"
+                " prepare() makes them"
+            )
         return to_length_1(self._one(pixels) if len(pixels) == 1 else self._many(pixels))
 
     def _one(self, pixels: UInt8[np.ndarray, "1 height width 3"]) -> Float[np.ndarray, "1 dimension"]:

@@ -26,7 +26,7 @@ from retrieval.embedders.openvino_embedder import OpenVinoEmbedder, openvino_exe
 from retrieval.embedders.preprocessing import IMAGENET
 from retrieval.embedders.torch_embedder import TorchEmbedder, has_native
 from retrieval.embedders.torch_module import loaded_model
-from retrieval.errors import InvalidArgument, VisualMemoryWarning
+from retrieval.errors import EmbedderError, InvalidArgument, VisualMemoryWarning
 from retrieval.images import decode
 from tests.conftest import CANNOT_HERE, draw, save_dinov2
 
@@ -326,6 +326,18 @@ def test_a_converted_model_that_was_damaged_is_made_again(tmp_path: Path) -> Non
         weights.write_bytes(weights.read_bytes()[:1000])
     again = load_embedder(str(place), backend="openvino", precision="float32")
     assert np.allclose(embed(again), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 40, 40, 3), (5, 40, 40, 3)])
+def test_pictures_of_another_shape_are_refused_and_cost_nothing_that_is_kept(
+    checkpoint: Path, shape: tuple[int, ...]
+) -> None:
+    embedder = load_embedder(str(checkpoint), backend="openvino", precision="float32")
+    embed(embedder, PICTURES[:1])
+    kept = sorted(cache_folder("models").rglob("*"))
+    with pytest.raises(EmbedderError, match=r"got pictures as an array of shape .*: \(., 224, 224, 3\) expected"):
+        load_embedder(str(checkpoint), backend="openvino", precision="float32").embed(np.zeros(shape, np.uint8))
+    assert sorted(cache_folder("models").rglob("*")) == kept
 
 
 def test_without_a_place_to_keep_models_torch_serves_and_says_so(checkpoint: Path) -> None:
