@@ -66,9 +66,12 @@ def make_whole(folder: Path, fill: Callable[[Path], None], *, is_whole: Callable
         fill(aside)
         for file in filter(Path.is_file, aside.rglob("*")):
             file.chmod(aside.stat().st_mode & 0o666)  # OpenVINO writes files that nobody may change
-        if not is_whole(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            aside.rename(folder)
+        try:
+            aside.rename(folder)  # at once: who looks first may remove what another has just put there
+        except OSError:
+            if not is_whole(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+                aside.rename(folder)
     except OSError:
         if not is_whole(folder):  # else another process was faster, and its result is as good
             raise
