@@ -168,7 +168,7 @@ def _clear_around(path: Path, note: Note, places: Sequence[Traces], *, prove: bo
     pictures, thumbnails = held.digests | dropped.texts("picture"), held.thumbnails | dropped.texts("thumbnail")
     items = Forgotten(held.ids, pictures, thumbnails, cut_off=note.cut_off)
     known = note.known
-    if known is None:
+    if known is None or _came_and_went(known, held, dropped):
         note, known = _with_known(path, note, held, dropped, items, places, prove=prove)
         note.write()
     counts = {} if note.cleared else {place.name: place.drop(items) for place in places}
@@ -179,6 +179,11 @@ def _clear_around(path: Path, note: Note, places: Sequence[Traces], *, prove: bo
     )
     note.write()
     return note, known, held
+
+
+def _came_and_went(known: Known, held: Held, dropped: DroppedRows) -> bool:
+    """Tell whether there were more items of erased ids since a run was cut off, which are not alive any more."""
+    return known.marks.salt == dropped.salt and not {*held.keys.tolist(), *dropped.keys.tolist()} <= set(known.keys)
 
 
 def _with_known(
@@ -197,12 +202,15 @@ def _with_known(
     kept_around = [secret for place in places for secret in place.secrets(items)]
     secrets = Secrets.of([*held.secrets, *kept_around], dropped.salt, window=dropped.window)
     known = Known(tuple(keys.tolist()), marks, secrets.joined(dropped.windows, sparsity=dropped.sparsity))
+    if note.known:  # what was known when it was cut off may be gone from where it was found
+        known = known.joined(note.known)
     data = Path(ItemTable.open(path).uri) / "data"
     with reading(path):  # the search proves something only if it finds what is there
         before = known.secrets.in_files(data / file for file in sorted(held.files)) if prove else {}
     seen = set[str]().union(*before.values())
-    deed = replace(note.deed, windows=len(known.secrets.windows), windows_before=len(seen))
-    return replace(note, keys=known.keys, items=len(marks.ids), known=known, deed=deed), known
+    found = max(note.deed.windows_before, len(seen))
+    deed = replace(note.deed, windows=len(known.secrets.windows), windows_before=found)
+    return replace(note, keys=known.keys, items=len(known.marks.ids), known=known, cleared=False, deed=deed), known
 
 
 def _clear_index(path: Path, note: Note) -> Note:

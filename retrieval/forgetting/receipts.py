@@ -41,6 +41,11 @@ class Known:
         """The keys as an array."""
         return np.array(self.keys, np.int64)
 
+    def joined(self, other: "Known") -> "Known":
+        """Return what tells these items and others, by the same salt."""
+        secrets = self.secrets.joined(other.secrets.windows, sparsity=other.secrets.sparsity)
+        return Known(tuple(sorted({*self.keys, *other.keys})), self.marks.joined(other.marks), secrets)
+
     def to_dict(self) -> dict[str, Any]:
         """Return it in JSON's types."""
         return {

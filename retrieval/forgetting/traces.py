@@ -72,6 +72,12 @@ class Marks:
             *(kept - gone for kept, gone in zip((self.pictures, self.thumbnails), marks, strict=True)),
         )
 
+    def joined(self, other: "Marks") -> "Marks":
+        """Return these and others of the same salt."""
+        return type(self)(
+            self.salt, self.ids | other.ids, self.pictures | other.pictures, self.thumbnails | other.thumbnails
+        )
+
     def to_dict(self) -> dict[str, list[str]]:
         """Return all but the salt in JSON's types."""
         return {name: sorted(getattr(self, name)) for name in ("ids", "pictures", "thumbnails")}

@@ -13,6 +13,7 @@ from retrieval.cachedir import VARIABLE
 from retrieval.embedders.base import foreign_vectors
 from retrieval.errors import StorageError, UnknownItem
 from retrieval.features import ABOUT, SIZE_LIMIT
+from retrieval.forgetting.deed import finish_pending
 from retrieval.forgetting.dropped import DROPPED
 from retrieval.forgetting.erasing import keys_of_ids
 from retrieval.indexes import choose_kind
@@ -168,6 +169,37 @@ def test_an_erasure_that_was_cut_off_is_finished_after_compacting(memory: Path) 
     with pytest.raises(ZeroDivisionError):
         erase(memory, "b/4", traces=[Stuck()])
     assert Stuck.pictures == {row["digest"]}
+
+
+def test_what_came_again_and_went_while_an_erasure_was_cut_off_is_erased_with_it(memory: Path, cache: Path) -> None:
+    class Busy:
+        name = "busy"
+        tries = 0
+
+        def drop(self, items):
+            self.tries += 1
+            return 0 if self.tries > 1 else 1 / 0
+
+        def folders(self):
+            return []
+
+        def secrets(self, items):
+            return []
+
+        def remains(self, marks):
+            return []
+
+    place, opened = Busy(), VisualMemory.open(memory)
+    rows = [held(memory)["b/3"]]
+    with pytest.raises(ZeroDivisionError):
+        erase(memory, "b/3", traces=[place])
+    put(memory, ["b/3"], 8)
+    rows.append(held(memory)["b/3"])
+    opened.forget(ids=["b/3"])
+    (receipt,), waiting = finish_pending(memory, traces=[place], progress=False)
+    assert (waiting, receipt.items, len(receipt.known.keys), place.tries) == (0, 1, 2, 2)
+    assert look_again(memory, receipt) == {}
+    assert not [row for row in rows if vector_bytes(row) in everything(memory)]
 
 
 def test_what_tells_dropped_rows_is_no_id_and_goes_when_they_are_erased(memory: Path) -> None:
