@@ -154,15 +154,16 @@ def _named(memory: Path, label: str | None, where: str | None) -> list[str]:
 def _confirmed(memory: Path, keys: "np.ndarray") -> bool:
     import sys
 
+    from eval.wording import counted
     from retrieval.errors import InvalidArgument
     from retrieval.forgetting.erasing import plan_erasure
     from retrieval.terminal import printable
 
     plan = plan_erasure(memory, keys)
-    typer.echo(f"{printable(memory)}: to be erased for good: {len(keys):,} items")
+    typer.echo(f"{printable(memory)}: to be erased for good: {counted(len(keys), 'item')}")
     if plan.versions:
         numbers = printable(", ".join(map(str, plan.versions)))
-        typer.echo(f"They are in {len(plan.versions):,} versions, which go with them: {numbers}")
+        typer.echo(f"Versions that hold them, and that go with them: {numbers}")
     for tag, version in plan.tags.items():
         typer.echo(f"The tag {printable(tag)} of version {version} goes, too")
     if not sys.stdin.isatty():
@@ -208,10 +209,11 @@ def _resume(memory: Path) -> None:
 
 
 def _print_receipt(memory: Path, receipt: "Receipt") -> None:
+    from eval.wording import counted
     from retrieval.terminal import print_table, printable
 
     deed = receipt.deed
-    typer.echo(f"{printable(memory)}: erased {receipt.items:,} items, version {deed.version_after}")
+    typer.echo(f"{printable(memory)}: erased {counted(receipt.items, 'item')}, version {deed.version_after}")
     rows = [("versions dropped", len(deed.dropped_versions)), ("files removed", len(deed.files_removed))]
     rows += [("files written", len(deed.files_written))]
     rows += [(f"entries dropped: {place}", count) for place, count in deed.entries_dropped.items()]
@@ -241,6 +243,7 @@ def _print_checks(checks: "tuple[Check, ...]") -> None:
 
 def _list_runs(runs: list[Path] | None, is_forgotten: Callable[[str], bool], memory_id: str) -> None:
     from eval.forgotten import predictions_with
+    from eval.wording import counted
     from retrieval.terminal import print_table
 
     if not runs:
@@ -251,6 +254,7 @@ def _list_runs(runs: list[Path] | None, is_forgotten: Callable[[str], bool], mem
         count += 1
         if count <= _LISTED:
             rows.append((one.query, one.dataset, one.run.name, one.rank, "yes" if one.named else ""))
-    typer.echo(f"{count:,} predictions of these runs had one of the items among their neighbours")
+    shown = f"; the first {_LISTED} of them" if count > _LISTED else ""
+    typer.echo(f"{counted(count, 'prediction')} of these runs had one of the items among the neighbours{shown}")
     if rows:
         print_table(["query", "data set", "run", "nearest rank", "named by the model"], rows)

@@ -113,10 +113,15 @@ class RunLog:
         begun_with.pop(ABOUT, None)
         changed = [name for name in {**settings, **begun_with} if settings.get(name) != begun_with.get(name)]
         if changed:
-            differences = "; ".join(
-                f"{name}: {begun_with.get(name, 'none')}, now {settings.get(name, 'none')}" for name in changed
-            )
+            differences = "; ".join(_told(name, begun_with.get(name), settings.get(name)) for name in changed)
             raise OtherSettings(f"{folder} was begun with other settings ({differences}): choose another --out")
+
+
+def _told(name: str, before: object, now: object) -> str:
+    if isinstance(before, dict) and isinstance(now, dict):
+        changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+        return "; ".join(_told(f"{name} {key}", before.get(key), now.get(key)) for key in changed)
+    return f"{name}: {'none' if before is None else before}, now {'none' if now is None else now}"
 
 
 def answered_lines(dataset: str, samples: Sequence[Sample], found: Neighbors) -> list[dict[str, Any]]:

@@ -58,8 +58,9 @@ def build(
 ) -> None:
     """Build a memory from labelled pictures, or from features that `vmem embed` wrote.
 
-    Pictures come from a folder, or from a manifest: CSV, TSV, JSONL or Parquet with label, and path or bytes; id,
-    source. Files that are no usable pictures are passed over, counted, and listed in MEMORY/unreadable.tsv.
+    Pictures come from a folder, or from a manifest: CSV, TSV, JSONL or Parquet with the columns label and path (or
+    bytes), and id and source where you have them. Files that are no usable pictures are passed over, counted, and
+    listed in MEMORY/unreadable.tsv. Files beside the label folders have no label, and are left out.
 
     A build that was cut off goes on where it stopped when the same command is run again.
 
@@ -112,8 +113,8 @@ def add(
 ) -> None:
     """Add labelled pictures, of known or new classes, or features that `vmem embed` wrote, to a memory.
 
-    Pictures come from a folder, or from a manifest: CSV, TSV, JSONL or Parquet with label, and path or bytes; id,
-    source.
+    Pictures come from a folder, or from a manifest: CSV, TSV, JSONL or Parquet with the columns label and path (or
+    bytes), and id and source where you have them.
 
     An add that was cut off goes on where it stopped when the same command is run again.
 
@@ -226,5 +227,6 @@ def _print_report(memory: "VisualMemory", report: "AddReport") -> None:
         parts.append(f"passed over {report.skipped:,} whose ids were there already")
     if report.unreadable:
         listing = printable(memory.path / UNREADABLE)
-        parts.append(f"could not use {len(report.unreadable):,} files (listed in {listing})")
+        files = "file" if len(report.unreadable) == 1 else "files"
+        parts.append(f"could not use {len(report.unreadable):,} {files} (listed in {listing})")
     typer.echo(f"{printable(memory.path)}: {', '.join(parts)}; {len(memory):,} pictures in all")

@@ -119,7 +119,9 @@ def _item(row: Mapping[str, Any], path: Path, number: int) -> Item:
 def _label(row: Mapping[str, Any], path: Path, number: int) -> str:
     if "label" not in row:
         found = as_text(", ".join(row)) or "nothing"
-        raise bad_row(path, number, f"has no label, but {found}: label, and path or bytes, expected")
+        raise bad_row(
+            path, number, f"has no label, but {found}: it needs label, and path or bytes; id and source are optional"
+        )
     return _stored(row["label"], "label", path, number)
 
 
@@ -294,7 +296,9 @@ def _named(label: object, names: list[str] | None) -> object:
 def _expect_columns(names: list[str], path: Path) -> None:
     if "label" not in names or not {*PATHS, _IMAGE, _BYTES} & set(names):
         found = as_text(", ".join(names)) or "none"
-        raise FolderError(f"{path} has the columns {found}: label, and path or bytes, expected, and id")
+        raise FolderError(
+            f"{path} has the columns {found}: it needs label, and path or bytes; id and source are optional"
+        )
 
 
 _READERS: Final[dict[str, Callable[[Path, Collection[str] | None], Iterator[Row]]]] = {

@@ -202,9 +202,10 @@ class Snapshot:
         missing = np.flatnonzero((slots < 0) | np.isin(slots, self._hidden))
         if missing.size:
             some = tuple(ids[place] for place in missing[:_NAMED])
+            which = f"item {some[0]!r}" if missing.size == 1 else f"items {', '.join(map(repr, some))}"
+            which += f" and {missing.size - len(some):,} more" if missing.size > len(some) else ""
             raise UnknownItem(
-                f"{self._path} has no items {', '.join(map(repr, some))} ({missing.size} such): nothing was changed;"
-                " `vmem memory search` shows ids",
+                f"{self._path} has no {which}: nothing was changed; `vmem memory search` shows ids",
                 ids=some,
             )
         return slots

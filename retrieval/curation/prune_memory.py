@@ -212,7 +212,7 @@ def write_pruning(memory: "EditableMemory", found: Pruning, *, many: bool = Fals
     if found.is_many and not many:
         raise PruningRefused(
             f"{memory.path} stays as it is: {found.touched:,} of {len(found.ids):,} items would count less, more than"
-            f" {100 * MANY:.0f} %; allow it by many=True, on the command line by --yes"
+            f" {100 * MANY:.0f} %; if you want that, say --yes (in Python many=True)"
         )
     if found.changes:
         memory.set_reliability(found.reliability, of=found.version)

@@ -78,10 +78,11 @@ def _keys_of_ids(
     there = found.keys() | dropped.keys()
     missing = [id_ for id_, forms in asked.items() if there.isdisjoint(forms)]
     if missing:
-        named = ", ".join(map(repr, missing[:3]))
+        named = "item " if len(missing) == 1 else "items "
+        named += ", ".join(map(repr, missing[:3]))
+        named += f" and {len(missing) - 3:,} more" if len(missing) > 3 else ""
         raise UnknownItem(
-            f"no version of {path} holds items {named} ({len(missing)} such): nothing was changed;"
-            " `vmem memory search` shows ids",
+            f"no version of {path} holds {named}: nothing was changed; `vmem memory search` shows ids",
             ids=tuple(missing[:3]),
         )
     keys = [key for theirs in (*found.values(), *dropped.values()) for key in theirs]

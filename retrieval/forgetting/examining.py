@@ -74,8 +74,8 @@ def _doubts(receipt: Receipt, path: Path) -> tuple[str, ...]:
     """Say why a receipt proves nothing, whatever it names is gone."""
     if not receipt.is_of(path):
         return (
-            f"{path / RECORD} does not have it: it was changed, an earlier release wrote it, which kept no record, or"
-            " the memory is a copy of before",
+            f"{path / RECORD} has no record of it: the receipt was changed, or an earlier release wrote it, which kept"
+            " no record, or this memory is a copy made before the erasure",
         )
     return () if receipt.items == len(receipt.known.marks.ids) > 0 else ("it names no item",)
 

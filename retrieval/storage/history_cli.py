@@ -39,9 +39,10 @@ def relabel(
         typer.echo(f"{place}: nothing was relabelled: all these items are {printable(to)} already")
         return
     changed = sum(count for _, count in was)
+    items = "item" if changed == 1 else "items"
     told = ", ".join(f"{printable(old)} ({count:,})" for old, count in was[:_LABELS_SHOWN])
     told += f" and {len(was) - _LABELS_SHOWN:,} labels more" if len(was) > _LABELS_SHOWN else ""
-    typer.echo(f"{place}: relabelled {changed:,} items from {told} to {printable(to)}, version {opened.version}")
+    typer.echo(f"{place}: relabelled {changed:,} {items} from {told} to {printable(to)}, version {opened.version}")
     typer.echo(way_back(memory))
 
 
@@ -51,9 +52,10 @@ def history(
     every: Annotated[bool, typer.Option("--all", help="One line for each version that a command made.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the commands that were given to a memory, each with the version that it left.
+    """List the commands that were given to a memory, the newest first, each with the version that it left.
 
-    Every edit makes a version, so that a build or an add of many pictures makes several.
+    A command over many pictures, such as a build, makes several versions, and stands here as one: 1–4. `diff`,
+    `checkout` and `tag` take any of them.
 
     Example: vmem memory history pets/
     """
@@ -68,7 +70,7 @@ def history(
         return
     rows = [
         (
-            f"{one.number}" if isinstance(one, Version) or one.first == one.number else f"{one.number} ({one.first}–)",
+            f"{one.number}" if isinstance(one, Version) or one.first == one.number else f"{one.first}–{one.number}",
             one.when.strftime("%Y-%m-%d %H:%M:%S"),
             one.deed,
             f"{one.change:+,}" if one.change else "",

@@ -80,7 +80,7 @@ def test_erasing_writes_a_receipt_that_proves_it(memory: Path, say: Say) -> None
 
 def test_what_was_forgotten_before_can_be_erased_by_its_id(memory: Path, say: Say) -> None:
     say("forget", memory, "--id", "red/0.png")
-    assert "erased 1 items" in say("forget", memory, "--id", "red/0.png", "--erase", "--yes")
+    assert "erased 1 item," in say("forget", memory, "--id", "red/0.png", "--erase", "--yes")
 
 
 def test_without_a_terminal_erasing_needs_a_yes_and_says_what_goes_with_it(memory: Path, say: Say) -> None:
@@ -105,7 +105,7 @@ def test_what_cannot_be_chosen_is_refused_and_nothing_changes(memory: Path, say:
         ([], InvalidArgument, "say which items"),
         (["--erase"], InvalidArgument, "say which items"),
         (["--id", "a", "--label", "red"], InvalidArgument, "say which items"),
-        (["--id", "nobody"], UnknownItem, "has no items 'nobody'"),
+        (["--id", "nobody"], UnknownItem, "has no item 'nobody'"),
         (["--id", "nobody", "--erase"], UnknownItem, "no version of"),
         (["--where", "nonsense ="], InvalidArgument, "is no condition"),
         (["--ids-from", tmp_path / "none"], InvalidArgument, "is no file of ids"),
@@ -176,9 +176,9 @@ def test_past_predictions_in_which_it_took_part_are_listed(
     assert (found.query, found.rank, found.items, found.named) == ("q1", 1, ("red/0.png",), False)
     assert not list(predictions_with([tmp_path / "runs"], {"red/0.png"}.__contains__, memory_id="another"))
     said = say("forget", memory, "--label", "blue", "--runs", tmp_path / "runs")
-    assert "1 predictions of these runs" in said and "q2" in said
+    assert "1 prediction of these runs" in said and "q2" in said
     said = say("forget", memory, "--id", "red/0.png", "--erase", "--yes", "--runs", tmp_path / "runs")
-    assert "1 predictions of these runs" in said and "q1" in said
+    assert "1 prediction of these runs" in said and "q1" in said
     assert "1 predictions" in say("verify-forgotten", receipt_in(memory), "--runs", tmp_path / "runs" / "first")
     with pytest.raises(RunError, match="holds no run"):
         say("verify-forgotten", receipt_in(memory), "--runs", memory)

@@ -187,13 +187,13 @@ def test_a_path_may_lead_anywhere(tmp_path: Path) -> None:
 
 
 BAD_CSV = {
-    "label,id\nx,1\n": "has the columns label, id: label, and path or bytes",
+    "label,id\nx,1\n": "has the columns label, id: it needs label, and path or bytes",
     "": "has no rows below its columns",
     "label,path\n": "has no rows below its columns",
     "label,Label,path\nx,y,1\n": "has two columns called label: rename one of label, Label, path",
     "label,path\nx,1,2\n": "line 2 of .* has 3 cells, but there are 2 columns: quote text that holds ','",
-    "klasse;pfad\nx;1\n": "has the columns klasse;pfad: label, and path or bytes, expected",
-    "Category,FilePath\nx,1\n": "has the columns category, filepath: label, and path or bytes, expected",
+    "klasse;pfad\nx;1\n": "has the columns klasse;pfad: it needs label, and path or bytes;",
+    "Category,FilePath\nx,1\n": "has the columns category, filepath: it needs label, and path or bytes;",
     "label,path\nx,1\n,2\n": "line 3 of .* has no label",
     "label,path\n x,1\n ,2\n": "line 3 of .* has no label",
     "label,path\nx\n": "line 2 of .* names no picture",
@@ -216,7 +216,7 @@ BAD_JSONL = {
     '{"label": "a", "path": "1"}\n[1]\n': "line 2 of .* is no JSON object",
     '{"label": null, "path": "1"}\n': "line 1 of .* has no label",
     '{"label": true, "path": "1"}\n': r"line 1 of .* has label True \(bool\): text, or a whole number from 0, expected",
-    '{"class": "a", "file": "1"}\n': "line 1 of .* has no label, but class, file: label, and path or bytes, expected",
+    '{"class": "a", "file": "1"}\n': "line 1 of .* has no label, but class, file: it needs label, and path or bytes;",
     '{"id": 1.5, "label": "a", "path": "1"}\n': r"line 1 of .* has id 1.5 \(float\): text, or a whole number from 0",
     '{"label": "a", "image": {"path": null}}\n': "line 1 of .* names no picture",
     '{"id": 1, "label": "a", "bytes": "not base64"}\n': "line 1 of .* no base64",

@@ -122,14 +122,14 @@ def test_ids_of_any_text_are_erased(memory):
 
 
 def test_ids_that_no_version_holds_are_said_and_nothing_is_erased(memory):
-    with pytest.raises(UnknownItem, match="no version of .* holds items 'nobody' .* nothing was changed"):
+    with pytest.raises(UnknownItem, match="no version of .* holds item 'nobody': nothing was changed"):
         keys_of_ids(memory, ["a/0", "nobody"])
 
 
 def test_ids_that_are_no_text_are_refused_and_stray_bytes_are_not_there(memory):
     with pytest.raises(InvalidArgument, match=r"got id 3.5 \(float\): text, or a whole number from 0, expected"):
         keys_of_ids(memory, ["a/0", 3.5])
-    with pytest.raises(UnknownItem, match="no version of .* holds items 'stray"):
+    with pytest.raises(UnknownItem, match="no version of .* holds item 'stray"):
         keys_of_ids(memory, ["a/0", "stray \udcff"])
 
 

@@ -84,7 +84,7 @@ def test_what_was_forgotten_and_compacted_away_leaves_the_index_and_can_be_erase
     assert not any(vector_bytes(before[id_]) in rest for id_ in gone)
     receipt = erase(indexed.path, "7")
     assert receipt.items == 1 and look_again(indexed.path, receipt) == {}
-    with pytest.raises(UnknownItem, match="no version of .* holds items '7'"):
+    with pytest.raises(UnknownItem, match="no version of .* holds item '7'"):
         keys_of_ids(indexed.path, ["7"])
     (indexed.path / "some.tmp").write_bytes(vector_bytes(before["7"]))  # the proof looks for it all the same
     assert "some.tmp" in look_again(indexed.path, receipt)["bytes"][0]

@@ -111,7 +111,7 @@ def test_a_receipt_that_was_made_to_name_something_else_proves_nothing(memory, a
     written["known_by"] |= change
     again.write_text(json.dumps(written))
     found = verify(read_receipt(again), memory, traces=[], progress=False)
-    assert not found.proven and "receipts.sha256 does not have it" in left(found.checks)["receipt"][0]
+    assert not found.proven and "receipts.sha256 has no record of it" in left(found.checks)["receipt"][0]
 
 
 def test_a_receipt_that_names_no_item_proves_nothing(memory):
