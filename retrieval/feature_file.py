@@ -195,4 +195,6 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if path.suffix.lower() != ".parquet":
+            reason = "a folder, or a file whose name ends in .csv, .tsv, .jsonl or .parquet, expected"
         raise FolderError(f"{path} cannot be read as a Parquet file of features: {reason}") from error

@@ -29,10 +29,11 @@ def test_every_python_example_runs(tmp_path: Path) -> None:
     save_dinov2(repository / "snapshots" / "0", seed=1)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0")
-    for label, red in (("cat", 200), ("dog", 20)):
-        (tmp_path / "photos" / label).mkdir(parents=True)
-        for number in range(3):
-            draw((red, 60, 60), number).save(tmp_path / "photos" / label / f"{number}.jpg")
+    for folder in (tmp_path / "photos", tmp_path / "test-photos"):
+        for label, red in (("cat", 200), ("dog", 20)):
+            (folder / label).mkdir(parents=True)
+            for number in range(3):
+                draw((red, 60, 60), number).save(folder / label / f"{number}.jpg")
     for name in ("query.jpg", "a.jpg", "b.jpg"):
         draw((100, 60, 60), 4).save(tmp_path / name)
     examples = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)

@@ -179,6 +179,6 @@ def test_past_predictions_in_which_it_took_part_are_listed(
     assert "1 prediction of these runs" in said and "q2" in said
     said = say("forget", memory, "--id", "red/0.png", "--erase", "--yes", "--runs", tmp_path / "runs")
     assert "1 prediction of these runs" in said and "q1" in said
-    assert "1 predictions" in say("verify-forgotten", receipt_in(memory), "--runs", tmp_path / "runs" / "first")
+    assert "1 prediction of" in say("verify-forgotten", receipt_in(memory), "--runs", tmp_path / "runs" / "first")
     with pytest.raises(RunError, match="holds no run"):
         say("verify-forgotten", receipt_in(memory), "--runs", memory)
