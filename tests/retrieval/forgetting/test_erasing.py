@@ -19,6 +19,7 @@ from retrieval.forgetting.deed import erase_items
 from retrieval.forgetting.erasing import keys_of_ids, plan_erasure
 from retrieval.memory import VisualMemory
 from retrieval.storage.table import ItemTable
+from retrieval.vectors import to_unit
 from tests.conftest import needs_scann
 from tests.retrieval.forgetting.erasures import (
     DIMENSION,
@@ -209,10 +210,7 @@ def test_features_of_the_picture_are_wiped_out_of_the_cache(memory, tmp_path):
         replace(identity, weights_digest="of the erasing test"), Execution("torch", "float32", "cpu")
     )
     rows = held(memory)
-    kept = {
-        row["digest"]: np.random.default_rng(n).normal(size=DIMENSION).astype(np.float32)
-        for n, row in enumerate(rows.values())
-    }
+    kept = {row["digest"]: unit for row, unit in zip(rows.values(), to_unit(vectors(len(rows), 77)), strict=True)}
     features.put(kept)
     digest = rows["b/3"]["digest"]
     receipt = erase(memory, "b/3")
