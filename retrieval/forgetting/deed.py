@@ -28,7 +28,7 @@ from retrieval.forgetting.rawsearch import Secrets
 from retrieval.forgetting.receipts import Check, Deed, Known, Receipt, sync_folder
 from retrieval.forgetting.replies import every_trace
 from retrieval.forgetting.table_files import Held, TableFiles
-from retrieval.forgetting.traces import Forgotten, Marks, Traces
+from retrieval.forgetting.traces import Forgotten, Marks, Traces, mark
 from retrieval.storage.locking import writer_lock
 from retrieval.storage.sums import renew_sums
 from retrieval.storage.table import ItemTable
@@ -163,8 +163,14 @@ def _clear_around(path: Path, note: Note, places: Sequence[Traces], *, prove: bo
         keep_account(table, ())
     with reading(path):
         files = TableFiles(table.uri)
-        held = files.hold(note.key_array)
-    dropped = DroppedRows.of(table, files.versions()).under(note.key_array, held.ids)
+        dropped = DroppedRows.of(table, files.versions())
+        marks, keys = dropped.marks_under(note.key_array), note.key_array
+        if note.known and note.known.marks.salt == dropped.salt:
+            marks |= note.known.marks.ids
+        if marks:  # of ids that stand nowhere else any more: with what has them still, or has come and gone since
+            keys = np.union1d(keys, files.dead_keys_under(lambda id_: mark(id_, dropped.salt) in marks))
+        held = files.hold(keys)
+    dropped = dropped.of_ids(marks | {mark(id_, dropped.salt) for id_ in held.ids})
     pictures, thumbnails = held.digests | dropped.texts("picture"), held.thumbnails | dropped.texts("thumbnail")
     items = Forgotten(held.ids, pictures, thumbnails, cut_off=note.cut_off)
     known = note.known

@@ -83,12 +83,14 @@ class DroppedRows:
                 " it, and clear the caches by `vmem cache clear`, which may hold features and replies of their pictures"
             ) from error
 
-    def under(self, keys: Int[np.ndarray, " keys"], ids: Collection[str]) -> "DroppedRows":
-        """Return those with some keys, and all that had the same ids as these, or some others."""
+    def marks_under(self, keys: Int[np.ndarray, " keys"]) -> set[str]:
+        """Return the marks of the ids of those with some keys."""
         import pyarrow.compute as pc
 
-        marks = {mark(id_, self.salt) for id_ in ids}
-        marks |= set(pc.filter(self.rows["id"], one_of(self.rows["key"], keys)).to_pylist())
+        return set(pc.filter(self.rows["id"], one_of(self.rows["key"], keys)).to_pylist())
+
+    def of_ids(self, marks: Collection[str]) -> "DroppedRows":
+        """Return those whose ids have some marks."""
         return replace(self, rows=self.rows.filter(one_of(self.rows["id"], sorted(marks))))
 
     def without(self, keys: Int[np.ndarray, " keys"]) -> "DroppedRows":

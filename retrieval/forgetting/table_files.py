@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -76,6 +76,16 @@ class TableFiles:
         for _, _, rows in self._rows.dead():
             _put_keys(found, rows, ids)
         return found
+
+    def dead_keys_under(self, is_id: Callable[[str], bool]) -> Int[np.ndarray, " keys"]:
+        """Return the keys of rows that do not live any more, under no key of one that does, whose ids are some."""
+        found = [np.empty(0, np.int64)]
+        for _, _, rows in self._rows.dead():
+            found.append(
+                rows["key"].to_numpy()[[number for number, id_ in enumerate(rows["id"].to_pylist()) if is_id(id_)]]
+            )
+        keys = np.unique(np.concatenate(found))
+        return np.setdiff1d(keys, self._rows.living(keys))
 
     def addresses(self, keys: Int[np.ndarray, " keys"]) -> UInt64[np.ndarray, " rows"]:
         """Return Lance's addresses of the living rows under some keys."""

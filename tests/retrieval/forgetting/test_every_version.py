@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from retrieval.bytestore import open_store
@@ -13,7 +14,7 @@ from retrieval.cachedir import VARIABLE
 from retrieval.embedders.base import foreign_vectors
 from retrieval.errors import StorageError, UnknownItem
 from retrieval.features import ABOUT, SIZE_LIMIT
-from retrieval.forgetting.deed import finish_pending
+from retrieval.forgetting.deed import erase_items, finish_pending
 from retrieval.forgetting.dropped import DROPPED
 from retrieval.forgetting.erasing import keys_of_ids
 from retrieval.indexes import choose_kind
@@ -171,24 +172,50 @@ def test_an_erasure_that_was_cut_off_is_finished_after_compacting(memory: Path) 
     assert Stuck.pictures == {row["digest"]}
 
 
+class Busy:
+    """A place that cannot be cleared, or not be read, at first."""
+
+    name = "busy"
+    tries = 0
+
+    def __init__(self, refuses: str = "drop") -> None:
+        self.refuses = refuses
+
+    def _try(self, what):
+        self.tries += what == self.refuses
+        return 1 / 0 if what == self.refuses and self.tries == 1 else 0
+
+    def drop(self, items):
+        return self._try("drop")
+
+    def folders(self):
+        return []
+
+    def secrets(self, items):
+        self._try("secrets")
+        return []
+
+    def remains(self, marks):
+        return []
+
+
+def test_an_item_whose_newest_row_was_compacted_away_in_between_is_erased_with_its_older_rows(memory: Path) -> None:
+    opened, place = VisualMemory.open(memory), Busy("secrets")
+    opened.tag("kept")
+    rows = [held(memory)["b/3"]]
+    opened.add_vectors(["b/3"], ["x"], vectors(9, 8)[8:], on_duplicate="replace")
+    rows.append(held(memory)["b/3"])
+    with pytest.raises(ZeroDivisionError):
+        erase_items(memory, np.array([rows[1]["key"]]), traces=[place], progress=False)
+    opened.refresh()
+    opened.compact(keep=1)
+    (receipt,), _ = finish_pending(memory, traces=[place], progress=False)
+    assert set(receipt.known.keys) == {row["key"] for row in rows}
+    assert look_again(memory, receipt) == {}
+    assert not [row for row in rows if vector_bytes(row) in everything(memory)]
+
+
 def test_what_came_again_and_went_while_an_erasure_was_cut_off_is_erased_with_it(memory: Path, cache: Path) -> None:
-    class Busy:
-        name = "busy"
-        tries = 0
-
-        def drop(self, items):
-            self.tries += 1
-            return 0 if self.tries > 1 else 1 / 0
-
-        def folders(self):
-            return []
-
-        def secrets(self, items):
-            return []
-
-        def remains(self, marks):
-            return []
-
     place, opened = Busy(), VisualMemory.open(memory)
     rows = [held(memory)["b/3"]]
     with pytest.raises(ZeroDivisionError):
