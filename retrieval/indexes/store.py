@@ -193,7 +193,13 @@ def erase_stored(folder: Path, *, but: Iterable[Runs]) -> list[str]:
     if not positions.size:
         return []
     (folder / _ERASING).touch()
-    written = {**made.erase(generation, positions), _KEYS: positions}
+    try:
+        written = {**made.erase(generation, positions), _KEYS: positions}
+    except DAMAGE as error:
+        if isinstance(error, OSError):  # the disk refuses: what is there stays, to be erased later
+            raise
+        withdraw(folder)  # a run that was killed while it erased others left their rows half overwritten
+        return []
     kept = np.load(generation / _KEYS, mmap_mode="r+", allow_pickle=False)
     kept[positions] = _ERASED  # last: where a killed run is taken up again, these positions are found again
     kept.flush()

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from retrieval.indexes.store import check_stored, erase_stored, load_stored
+from retrieval.runs import Runs
 from tests.conftest import needs_scann
-from tests.retrieval.test_index_store import TREE, Vectors, live, save
+from tests.retrieval.test_index_store import TREE, Vectors, keys_of, live, save
 
 pytestmark = needs_scann
 
@@ -19,6 +20,17 @@ def test_a_damaged_index_is_removed_rather_than_erased_from(random_vectors: Vect
     save(random_vectors(20, 8), tmp_path)
     (live(tmp_path) / "keys.npy").unlink()
     erase_stored(tmp_path, but=[])
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_index_that_a_killed_erasing_left_half_overwritten_is_removed_by_the_next(
+    random_vectors: Vectors, tmp_path: Path
+) -> None:
+    save(random_vectors(20, 8), tmp_path)
+    rows = np.memmap(live(tmp_path) / "vectors.i16", np.int16, "r+", shape=(20, 8))
+    rows[0] = 0  # and not yet its length
+    rows.flush()
+    erase_stored(tmp_path, but=[Runs.of(np.delete(keys_of(20), 3))])
     assert not list(tmp_path.iterdir())
 
 
