@@ -230,6 +230,7 @@ def _print_receipt(memory: Path, receipt: "Receipt") -> None:
 
 
 def _print_checks(checks: "tuple[Check, ...]") -> None:
+    from retrieval.forgetting.examining import UNACCOUNTED
     from retrieval.terminal import print_table, printable
 
     print_table(["looked at", "left", "how"], [(check.what, len(check.left), check.how) for check in checks])
@@ -238,7 +239,15 @@ def _print_checks(checks: "tuple[Check, ...]") -> None:
         word = "DOUBT" if check.what == "receipt" else "LEFT"
         for what in check.left[:_LISTED]:
             typer.echo(f"{word}  {check.what}: {printable(what, longest=500)}")
-    typer.echo(f"Not proven, because of: {', '.join(failed)}" if failed else "Proven: nothing is left")
+    if failed:
+        typer.echo(f"Not proven, because of: {', '.join(failed)}")
+    elif any(UNACCOUNTED in check.how for check in checks):
+        typer.echo(
+            "Proven: nothing is left of what this memory knows. An earlier version of an item may have had another"
+            " picture, of which features or replies may be kept: `vmem cache clear` removes all of them"
+        )
+    else:
+        typer.echo("Proven: nothing is left")
 
 
 def _list_runs(runs: list[Path] | None, is_forgotten: Callable[[str], bool], memory_id: str) -> None:

@@ -21,6 +21,7 @@ from retrieval.outside import parse_json
 from retrieval.storage.layout import ASIDE, CENTRED_INDEX, INDEX
 from retrieval.storage.table import ItemTable
 
+UNACCOUNTED: Final = "versions were dropped before the memory kept account of such rows"
 _LEFT_OVERS: Final = (f"{ASIDE}*", "index*.new-*")  # of killed runs, in a memory's folder
 
 
@@ -117,7 +118,7 @@ def examine(
         Check(
             "dropped rows",
             f"keys and ids of {len(dropped.rows)} rows that are in no version any more"
-            + ("" if dropped.complete else "; versions were dropped before the memory kept account of such rows"),
+            + ("" if dropped.complete else f"; {UNACCOUNTED}"),
             tuple(dropped.remaining(known)),
         ),
         Check("bytes", what_files, searched),

@@ -52,6 +52,15 @@ def receipt_in(memory: Path) -> Path:
     return receipt
 
 
+def test_a_proof_says_what_a_memory_without_its_account_cannot_know(memory: Path, say: Say) -> None:
+    opened = VisualMemory.open(memory)
+    opened.forget(ids=["blue/5.png"])
+    opened.compact(keep=1)
+    (memory / "dropped.rows").unlink()
+    say("forget", memory, "--id", "red/0.png", "--erase", "--yes")
+    assert "nothing is left of what this memory knows" in say("verify-forgotten", receipt_in(memory))
+
+
 def test_forgotten_items_are_out_of_the_memory_and_stay_in_its_versions(memory: Path, say: Say) -> None:
     before = ItemTable.open(memory).version
     said = say("forget", memory, "--id", "red/0.png", "--id", "red/1.png")
