@@ -127,6 +127,16 @@ def test_a_path_keeps_its_spelling_and_the_id_made_of_it_does_not(tmp_path: Path
     assert (item.id, item.image) == ("café.png", tmp_path / spelt)
 
 
+@pytest.mark.parametrize(("listed", "lies"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_file_is_found_whose_name_the_list_spells_otherwise(listed: str, lies: str, tmp_path: Path) -> None:
+    there = tmp_path / unicodedata.normalize(lies, "café.png")
+    there.touch()
+    (item,) = read_manifest(
+        write_csv(tmp_path / "m.csv", [["label", "path"], ["a", unicodedata.normalize(listed, "café.png")]])
+    )
+    assert item.image == there
+
+
 PEAK = """
 import pyarrow.parquet
 from pathlib import Path
