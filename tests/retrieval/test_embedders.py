@@ -30,7 +30,7 @@ from retrieval.errors import (
 )
 from retrieval.images import decode
 from retrieval.pipeline import embed_images
-from tests.conftest import draw, save_dinov2
+from tests.conftest import cannot_here, draw, save_dinov2
 
 PICTURES = [draw((200, 30, 30), 1, (300, 200)), draw((10, 90, 90), 2, (223, 301)), draw((0, 0, 0), 3, (40, 31))]
 
@@ -274,7 +274,7 @@ def test_no_vector_of_a_model_whose_weights_are_not_finite_leaves_it(precision: 
     from safetensors.torch import load_file, save_file
 
     if precision == "bfloat16" and not this_processor().bfloat16:
-        pytest.skip("this processor has no bfloat16 of its own")
+        cannot_here("bfloat16 in this processor")
     weights = save_dinov2(tmp_path / "m", seed=1) / "model.safetensors"
     tensors = load_file(weights)
     save_file(tensors | {"layernorm.bias": tensors["layernorm.bias"] * np.nan}, weights, metadata={"format": "pt"})

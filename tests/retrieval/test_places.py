@@ -1,5 +1,6 @@
 """Memories on an object store, against a server that speaks S3."""
 
+import contextlib
 import logging
 import os
 import subprocess
@@ -47,22 +48,20 @@ def test_a_path_is_its_own_place(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["café", "50%", "%41", "a#b", "a:b", "c:", "file:x", "a b?", "[*]", "🐈"])
-def test_a_memory_may_have_any_name_and_leaves_nothing_beside_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    memory = VisualMemory.create(name, embedder=foreign_vectors("made", 8), index="exact")
-    memory.add_vectors([f"{i}" for i in range(8)], ["a"] * 8, np.eye(8))
-    memory.tag("named")
-    memory.forget(ids=["1"])
-    memory.relabel("b", ids=["2"])
-    assert VisualMemory.open(name).search_vectors(np.eye(8)[2:3], k=1).labels.tolist() == [["b"]]
-    assert memory.at("named").version == 2 and len(memory.history()) == 4
-    memory.undo()
-    memory.checkout("named")
-    memory.compact(keep=1)
-    assert check_memory(name).sound
-    memory.erase(ids=["2"], progress=False)
+def test_a_memory_may_have_any_name_and_leaves_nothing_beside_it(tmp_path: Path, name: str) -> None:
+    with contextlib.chdir(tmp_path):
+        memory = VisualMemory.create(name, embedder=foreign_vectors("made", 8), index="exact")
+        memory.add_vectors([f"{i}" for i in range(8)], ["a"] * 8, np.eye(8))
+        memory.tag("named")
+        memory.forget(ids=["1"])
+        memory.relabel("b", ids=["2"])
+        assert VisualMemory.open(name).search_vectors(np.eye(8)[2:3], k=1).labels.tolist() == [["b"]]
+        assert memory.at("named").version == 2 and len(memory.history()) == 4
+        memory.undo()
+        memory.checkout("named")
+        memory.compact(keep=1)
+        assert check_memory(name).sound
+        memory.erase(ids=["2"], progress=False)
     assert [entry.name for entry in tmp_path.iterdir()] == [name]
 
 

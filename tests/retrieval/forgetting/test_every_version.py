@@ -17,8 +17,8 @@ from retrieval.features import ABOUT, SIZE_LIMIT
 from retrieval.forgetting.deed import erase_items, finish_pending
 from retrieval.forgetting.dropped import DROPPED
 from retrieval.forgetting.erasing import keys_of_ids
-from retrieval.indexes import choose_kind
 from retrieval.memory import VisualMemory
+from tests.conftest import needs_scann
 from tests.retrieval.forgetting.erasures import (
     DIMENSION,
     erase,
@@ -31,8 +31,7 @@ from tests.retrieval.forgetting.erasures import (
 )
 from tests.retrieval.forgetting.sequences import Sequence
 
-HAS_SCANN = choose_kind("auto", items=10**6) == "scann"
-KINDS = ("exact", pytest.param("scann", marks=pytest.mark.skipif(not HAS_SCANN, reason="ScaNN is not installed")))
+KINDS = ("exact", pytest.param("scann", marks=needs_scann))
 
 
 @pytest.fixture
@@ -91,7 +90,7 @@ def test_what_was_forgotten_and_compacted_away_leaves_the_index_and_can_be_erase
     assert "some.tmp" in look_again(indexed.path, receipt)["bytes"][0]
 
 
-@pytest.mark.skipif(not HAS_SCANN, reason="ScaNN is not installed")
+@needs_scann
 @pytest.mark.parametrize("indexed", ["scann"], indirect=True)
 def test_an_index_that_knows_what_no_version_does_is_no_proof_and_the_next_erasure_heals_it(
     indexed: VisualMemory, tmp_path: Path
