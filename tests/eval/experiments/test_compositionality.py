@@ -73,6 +73,12 @@ def test_the_summary_counts_what_a_plain_loop_over_all_queries_counts() -> None:
     assert summary[6] == f"right for {100 * right / 12:.1f} %"
 
 
+def test_it_is_said_that_a_vector_is_subtracted_and_nothing_taken_out_of_the_memory() -> None:
+    analysis = compositionality(made(), k=5)
+    assert analysis.finding.startswith("Where the nearest neighbour's vector is subtracted")
+    assert any("Nothing is taken out of the memory" in note for note in analysis.notes)
+
+
 def test_queries_that_equal_their_nearest_neighbour_are_left_out_and_counted() -> None:
     analysis = compositionality(made(same=3))
     assert analysis.rows[0][0] == "all 9 queries"

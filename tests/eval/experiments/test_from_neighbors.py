@@ -91,6 +91,12 @@ def test_the_fit_finds_the_logarithm_that_made_the_points() -> None:
     assert (fit.nearest, fit.slope, fit.determination) == pytest.approx((81.1, -5.5, 1.0))
 
 
+def test_a_fit_says_nothing_where_it_would_leave_0_to_100_percent() -> None:
+    ranks = np.array([1.0, 2.0, 1000.0])
+    steep = fit_logarithm(np.arange(1.0, 4), np.array([130.0, 60.0, 10.0]))
+    assert np.isnan(steep.at(ranks)).tolist() == [True, False, True]
+
+
 def test_two_neighbours_are_too_few_for_a_fit() -> None:
     with pytest.raises(InvalidArgument, match="three neighbours"):
         reliability(made_neighborhoods(10, k=2))
