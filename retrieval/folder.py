@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from retrieval.errors import FolderError
-from retrieval.labels import composed
+from retrieval.labels import composed, spellings
 
 _LEFT_BEHIND: Final = frozenset(
     {  # in lower case; whatever begins with a dot is passed over besides: .DS_Store, ._x, .thumbnails, .@__thumb
@@ -122,3 +122,9 @@ def as_text(name: str | Path) -> str:
         return composed(os.fsencode(name).decode("utf-8", "backslashreplace"))
     except UnicodeEncodeError:  # halves of characters, which JSON may hold and no file name does
         return composed(str(name).encode("utf-8", "backslashreplace").decode())
+
+
+def as_it_lies(folder: Path, file: str) -> Path:
+    """Return where a file lies that a list names: one written on Windows and a Mac's copy spell an é differently."""
+    there = (folder / spelt for spelt in spellings(file) if os.path.exists(folder / spelt))
+    return folder / file if file.isascii() else next(there, folder / file)

@@ -19,8 +19,8 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from retrieval.adding import Item
 from retrieval.errors import FolderError, InvalidArgument
-from retrieval.folder import as_text
-from retrieval.labels import spellings, stored_text
+from retrieval.folder import as_it_lies, as_text
+from retrieval.labels import stored_text
 from retrieval.outside import parse_json
 from retrieval.parquet import rows_at_a_time
 from retrieval.progress import track
@@ -113,13 +113,7 @@ def _item(row: Mapping[str, Any], path: Path, number: int) -> Item:
     id_ = _stored(row["id"] if named else file, "id", path, number)
     source = row.get("source")
     kept = as_text(source if isinstance(source, str) and source else file) or None
-    return Item(id_, _label(row, path, number), encoded or _as_it_lies(path.parent, file), kept)
-
-
-def _as_it_lies(folder: Path, file: str) -> Path:
-    """Return where a file lies: a list written on Windows and a file copied from a Mac spell an é differently."""
-    there = (folder / spelt for spelt in spellings(file) if (folder / spelt).exists())
-    return folder / file if file.isascii() else next(there, folder / file)
+    return Item(id_, _label(row, path, number), encoded or as_it_lies(path.parent, file), kept)
 
 
 def _label(row: Mapping[str, Any], path: Path, number: int) -> str:

@@ -13,6 +13,10 @@ from typing import IO, Any, Final
 LARGEST_PAGE: Final = 2**28
 """Bytes that a page may unpack to, 256 MiB: what the largest picture takes (`retrieval.images.MAX_PIXELS`) as RGB."""
 
+MOST_PACKED: Final = 4
+"""Times its stored size that more may unpack to. Pictures are packed already, and Arrow ends a page only after 1,024
+rows: of photographs that is a page of gigabytes, which is as large in the file."""
+
 _SIZE, _STORED_SIZE = 2, 3  # fields of a page's header: bytes unpacked, and as they are stored
 _BOOLS, _BYTE, _INTEGERS, _DOUBLE, _BINARY, _LISTS, _STRUCT = (1, 2), 3, (4, 5, 6), 7, 8, (9, 10), 12
 _LONGEST_NUMBER: Final = 10  # bytes
@@ -28,7 +32,8 @@ def rows_at_a_time(path: Path, group: Any, columns: Collection[str], *, most: in
         most: rows, however small they are.
 
     Raises:
-        ValueError: a page unpacks to more than `LARGEST_PAGE`, or the file is damaged.
+        ValueError: a page unpacks to more than `LARGEST_PAGE` and `MOST_PACKED` times what is stored, or the file is
+            damaged.
         OSError: it cannot be read.
     """
     largest = 1
@@ -36,26 +41,28 @@ def rows_at_a_time(path: Path, group: Any, columns: Collection[str], *, most: in
         for place in range(group.num_columns):
             chunk = group.column(place)
             if chunk.num_values and chunk.path_in_schema.partition(".")[0] in columns:
-                largest = max(largest, *_page_sizes(file, chunk))
-    if largest > LARGEST_PAGE:
-        raise ValueError(
-            f"a page of it unpacks to {largest:,} bytes, more than the limit of {LARGEST_PAGE:,}: write it with smaller"
-            " pages, or keep large pictures as files"
-        )
+                for size, stored in _page_sizes(file, chunk):
+                    largest = max(largest, size)
+                    if size > max(LARGEST_PAGE, MOST_PACKED * stored):
+                        raise ValueError(
+                            f"a page of it unpacks to {size:,} bytes, more than the limit of {LARGEST_PAGE:,}: write it"
+                            " with fewer rows in a group, or keep large pictures as files"
+                        )
     return max(1, min(most, LARGEST_PAGE // 4 // largest))
 
 
-def _page_sizes(file: IO[bytes], chunk: Any) -> Iterator[int]:  # noqa: ANN401
+def _page_sizes(file: IO[bytes], chunk: Any) -> Iterator[tuple[int, int]]:  # noqa: ANN401
+    """Yield each page's bytes, unpacked and as they are stored."""
     start = chunk.data_page_offset
     if chunk.has_dictionary_page and 0 < (chunk.dictionary_page_offset or 0) < start:
         start = chunk.dictionary_page_offset
-    yield 0
     file.seek(start)
     try:
         while file.tell() < start + chunk.total_compressed_size:
             header = _struct(file)
-            yield header[_SIZE]
-            file.seek(_not_negative(header[_STORED_SIZE]), os.SEEK_CUR)
+            stored = _not_negative(header[_STORED_SIZE])
+            yield header[_SIZE], stored
+            file.seek(stored, os.SEEK_CUR)
     except (IndexError, KeyError, TypeError, RecursionError) as error:
         raise ValueError("a page's header is damaged") from error
 

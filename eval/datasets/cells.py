@@ -8,7 +8,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from retrieval.parquet import rows_at_a_time
+from retrieval.parquet import MOST_PACKED, rows_at_a_time
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -17,8 +17,8 @@ _ARROW_FILE: Final = b"ARROW1"  # begins one of Arrow's two formats; the other i
 _END_OF_STREAM: Final = b"\xff\xff\xff\xff\0\0\0\0"
 _ROWS_AT_A_TIME: Final = 65_536  # of labels and names
 _LONGEST_TEXT: Final = 2**16  # bytes of a label, an id or a path
-_LARGEST_GROUP: Final = 2**31  # bytes that a row group's pictures may unpack to; more where the file has them too:
-_MOST_PACKED: Final = 4  # times, since pictures are packed already
+_LARGEST_GROUP: Final = 2**31  # bytes that a row group's pictures may unpack to; more where the file has them too
+_LARGEST_DICTIONARY: Final = 2**31 - 1  # bytes that Arrow can hold as one
 _GROUPS_KEPT: Final = 4  # decoded row groups; threads that read in order are at one or two of them
 
 
@@ -53,8 +53,14 @@ class RowGroups:
             if len(self._kept) > _GROUPS_KEPT:
                 self._kept.popitem(last=False)
         with wanted.lock:
+            if wanted.trouble is not None:  # each try takes as long as the first
+                raise wanted.trouble
             if wanted.column is None:
-                wanted.column = decode()
+                try:
+                    wanted.column = decode()
+                except Exception as trouble:
+                    wanted.trouble = trouble
+                    raise
             return wanted.column
 
 
@@ -62,6 +68,7 @@ class _RowGroup:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.column: pa.ChunkedArray | None = None
+        self.trouble: Exception | None = None
 
 
 class ParquetRows:
@@ -108,10 +115,10 @@ class ParquetRows:
         chunks = [about.column(place) for place in range(about.num_columns)]
         held = [chunk for chunk in chunks if chunk.path_in_schema.partition(".")[0] == column]
         size, stored = (sum(getattr(c, f"total_{kind}_size") for c in held) for kind in ("uncompressed", "compressed"))
-        if size > max(_LARGEST_GROUP, _MOST_PACKED * stored):
+        if size > max(_LARGEST_GROUP, MOST_PACKED * stored):
             raise ValueError(f"row group {group} unpacks to {size:,} bytes: write it with fewer rows in a group")
-        # A dictionary's values stay one, however often a row repeats them.
-        repeated = [chunk.path_in_schema for chunk in held if chunk.physical_type == "BYTE_ARRAY"]
+        # A dictionary's values stay one, however often a row repeats them. Of what has none Arrow makes none.
+        repeated = [chunk.path_in_schema for chunk in held if _has_dictionary(chunk)]
         # Opened anew, since one open file is not for several threads; the footer is there already.
         with pq.ParquetFile(self.path, metadata=self._metadata, read_dictionary=repeated) as opened:
             return opened.read_row_group(group, columns=[column], use_threads=False).column(0)
@@ -141,6 +148,15 @@ class ArrowRows:
     def cell(self, column: str, row: int) -> Any:  # noqa: ANN401
         """See `RowFile`."""
         return self._table.column(column)[row].as_py()
+
+
+def _has_dictionary(chunk: Any) -> bool:  # noqa: ANN401 - pyarrow is untyped
+    return (
+        chunk.physical_type == "BYTE_ARRAY"
+        and any(encoding.endswith("_DICTIONARY") for encoding in chunk.encodings)
+        and not any(encoding.startswith("DELTA_") for encoding in chunk.encodings)
+        and int(chunk.total_uncompressed_size) <= _LARGEST_DICTIONARY
+    )
 
 
 def _expect_short(block: "pa.RecordBatch") -> None:

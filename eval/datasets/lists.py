@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from eval.datasets.rows import Table, reading, row_ids, row_labels
 from retrieval.errors import FolderError
-from retrieval.folder import as_text
+from retrieval.folder import as_it_lies, as_text
 from retrieval.manifests import PATHS, text_rows
 from retrieval.outside import parse_json
 
@@ -34,7 +34,7 @@ def read_list(path: Path) -> Table:
     ids = row_ids(path, own, name_of=lambda row: f"line {rows[row][0]}")
     labels = row_labels(path, [_labels(path, *row) for row in rows], name_of=lambda row: f"line {rows[row][0]}")
     wnids = [row["wnid"] for _, row in rows] if all("wnid" in row for _, row in rows) else None
-    return Table(path, ids, labels, None, lambda place: path.parent / paths[place], wnids)
+    return Table(path, ids, labels, None, lambda place: as_it_lies(path.parent, paths[place]), wnids)
 
 
 def _expect_columns(path: Path, row: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from eval.datasets.rows import Table, reading, row_ids, row_labels
 from eval.datasets.stored import fingerprint, read_file
 from eval.types import StoredPicture
 from retrieval.errors import FolderError, ImageError
-from retrieval.folder import as_text, is_left_behind
+from retrieval.folder import as_it_lies, as_text, is_left_behind
 from retrieval.manifests import PATHS, column_name, huggingface_names
 from retrieval.outside import parse_json
 
@@ -64,7 +64,7 @@ class _Cell:
                 f"row {self.row} of {self.file.path} names a picture outside its folder ({as_text(path)}): a path below"
                 " it expected"
             )
-        return read_file(self.file.path.parent / path)
+        return read_file(as_it_lies(self.file.path.parent, path))
 
 
 def find_table(path: Path, *, split: Sequence[str] = ()) -> Table | None:
@@ -156,7 +156,7 @@ def _open_files(root: Path, paths: list[Path]) -> Table:
     ids = _ids(root, rows, values.get(own or ""), values.get(file_name or ""))
     if is_path:
         _expect_paths(root, values[image])
-        beside = [file.path.parent / str(name) for (file, _), name in zip(rows, values[image], strict=True)]
+        beside = [as_it_lies(file.path.parent, str(name)) for (file, _), name in zip(rows, values[image], strict=True)]
         picture: Callable[[int], Path | StoredPicture] = beside.__getitem__
     else:
         marks = {path: fingerprint(path) for path in paths}

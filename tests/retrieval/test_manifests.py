@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import random
 import subprocess
 import sys
 import unicodedata
@@ -13,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from retrieval.errors import FolderError
+from retrieval.errors import FolderError, ImageError
+from retrieval.images import decode
 from retrieval.manifests import is_manifest, read_manifest
 from tests.conftest import COLOURS, draw
 
@@ -135,6 +137,19 @@ def test_a_file_is_found_whose_name_the_list_spells_otherwise(listed: str, lies:
         write_csv(tmp_path / "m.csv", [["label", "path"], ["a", unicodedata.normalize(listed, "café.png")]])
     )
     assert item.image == there
+
+
+def test_a_name_longer_than_any_file_s_costs_its_own_row_alone(tmp_path: Path) -> None:
+    (item,) = read_manifest(write_csv(tmp_path / "m.csv", [["label", "path"], ["a", "ü" * 130 + ".png"]]))
+    with pytest.raises(ImageError, match="cannot be read"):
+        decode(item.image)
+
+
+def test_photographs_of_which_arrow_makes_one_large_page_are_read(tmp_path: Path) -> None:
+    cells = [random.Random(number).randbytes(3_000_000) for number in range(90)]
+    pq.write_table(pa.table({"id": range(90), "label": ["a"] * 90, "bytes": cells}), tmp_path / "m.parquet")
+    items = iter(read_manifest(tmp_path / "m.parquet"))
+    assert next(items).image == cells[0]
 
 
 PEAK = """

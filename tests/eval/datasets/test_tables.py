@@ -233,6 +233,15 @@ def test_a_cell_of_many_zeros_is_refused_before_it_is_decoded(tmp_path: Path) ->
         sample.picture()
 
 
+@pytest.mark.parametrize("encoding", ["PLAIN", "DELTA_LENGTH_BYTE_ARRAY", "DELTA_BYTE_ARRAY"])
+def test_pictures_are_read_in_whatever_encoding_a_table_has_them(encoding: str, tmp_path: Path) -> None:
+    table = pa.table({"image": pa.array([b"x1", b"x2"], pa.binary()), "label": ["a", "b"]})
+    how = {"use_dictionary": False, "column_encoding": {"image": encoding}}
+    pq.write_table(table, tmp_path / "a.parquet", **how)
+    first, second = load_dataset("mine", tmp_path).samples
+    assert (first.picture(), second.picture()) == (b"x1", b"x2")
+
+
 def test_a_text_too_long_for_a_label_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FolderError, match="holds a text of 70,000 bytes: a label, an id or a path expected"):
         load_parquet(tmp_path, "mine", pa.table({"image": [b"x"], "label": ["a" * 70_000]}))
