@@ -53,7 +53,7 @@ def decode(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     14 bits in a file of 16 keep their brightness, and two exposures of one camera stay comparable. Where there are
     negative values, the lowest is black and the highest white. NaN is black, infinity white.
 
-    Decoding takes 1 GB of memory at most, measured on every format.
+    Decoding takes 1 GB of memory at most beside the file, measured on every format.
 
     Raises:
         EmptyImage: no bytes.

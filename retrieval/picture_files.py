@@ -167,15 +167,18 @@ def _png_chunks(content: bytes) -> Iterator[_Part]:
 def _png(content: bytes, name: str) -> PictureFile:
     """Keep header, palette, transparency and the pixels of the first frame; text, profiles and times are left out."""
     kept: list[bytes] = []
-    pixels: list[bytes] = []
+    pixels: list[memoryview] = []
     exif = xmp = kind = b""
-    end = 8
+    room, end = _png_room(content), 8
     for kind, begin, end in _counted(_png_chunks(content), name):
+        if kind == b"IDAT":
+            if room > 0:  # what stands behind belongs to no pixel
+                pixels.append(memoryview(content)[begin + 8 : end - 4])
+                room -= len(pixels[-1])
+            continue
         chunk = content[begin + 8 : end - 4]
         if kind in (b"IHDR", b"PLTE", b"tRNS") and not pixels:
             kept.append(content[begin:end])
-        elif kind == b"IDAT":
-            pixels.append(chunk)
         elif kind == b"eXIf":
             exif = exif or chunk
         elif chunk.startswith(b"XML:com.adobe.xmp\0"):
@@ -187,6 +190,12 @@ def _png(content: bytes, name: str) -> PictureFile:
     whole = b"".join((content[:8], *kept, data, *pixels, bytes(8), b"IEND", bytes(4)))
     is_whole = kind == b"IEND" or end + 8 <= len(content)
     return PictureFile("PNG", io.BytesIO(whole), _orientation(exif, xmp), lambda: not is_whole)
+
+
+def _png_room(content: bytes) -> int:
+    """Return more bytes than the pixels of a picture of this width and height can take, packed as badly as may be."""
+    width, height = (int.from_bytes(content[start : start + 4], "big") for start in (16, 20))
+    return 2**16 + height * (9 * width + 64)  # 8 bytes a pixel at most; a filter and a flushed block a row
 
 
 def _png_text(kind: bytes, chunk: bytes) -> bytes:
@@ -227,7 +236,8 @@ def _gif(content: bytes, name: str) -> PictureFile:
     palette_end = end = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
     kept = [content[:palette_end]]
     for kind, begin, end in _counted(_gif_blocks(content, palette_end), name):
-        kept += [content[begin:end]] * (kind == b"!\xf9")
+        if kind == b"!\xf9":
+            kept.append(content[begin:end])
     whole = b"".join((*kept, content[end:]))
     return PictureFile("GIF", io.BytesIO(whole), ends_early=lambda: not content.rstrip(b"\0").endswith(b";"))
 
