@@ -1,5 +1,6 @@
 """A comparison in one sentence."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
@@ -10,6 +11,7 @@ from eval.power import needed_queries
 from eval.wording import counted, points
 
 _ASKED: Final = 1.0  # points: the difference for which a sentence says how many queries would tell it
+_ROUNDING: Final = 1e-6  # points, less than one query of a hundred million: nothing but the error of floating point
 
 
 def conclude(before: Side, other: RunComparison) -> str:
@@ -45,10 +47,11 @@ def describe_setting(setting: object) -> str:
 def format_difference(figures: PairedFigures) -> tuple[str, str]:
     """Return a difference with its sign, and its interval, as ``+1.2`` and ``0.3 to 2.1``.
 
-    They have a second decimal where with one a difference, or an end of the interval, would look like none.
+    They have as many decimals as it takes for no difference, and no end of the interval, to look like none.
     """
     numbers = (figures.difference, *figures.difference_interval)
-    decimals = 2 if any(0 < abs(number) < 0.1 for number in numbers) else 1
+    smallest = min((abs(number) for number in numbers if abs(number) > _ROUNDING), default=1.0)
+    decimals = max(1, math.ceil(-math.log10(smallest)))
     low, high = (f"{end:.{decimals}f}" for end in figures.difference_interval)
     return f"{figures.difference:+.{decimals}f}", f"{low} to {high}"
 

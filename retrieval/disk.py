@@ -57,7 +57,7 @@ def in_lance() -> Iterator[None]:
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Translate what a disk that refuses raises, as StorageError; refuse a device, which a new file would take away."""
-    if path.exists() and not (path.is_file() or path.is_dir()):
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
         raise StorageError(f"{shown(path)} cannot be written: it is neither a file nor a folder; choose another path")
     try:
         yield

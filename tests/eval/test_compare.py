@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from eval.compare import Comparison, compare_runs, compare_with_vote
-from eval.conclusion import conclude
+from eval.compare import Comparison, PairedFigures, compare_runs, compare_with_vote
+from eval.conclusion import conclude, format_difference
 from eval.errors import RunError
 from eval.intervals import Adjusted, holm, mcnemar_p, paired_interval, sign_flip_p, wilson_interval
 from eval.types import Names, Outcome, QueryResults, Run, RunInfo
@@ -271,3 +271,19 @@ def test_two_hundred_thousand_queries_are_compared() -> None:
         runs.append((str(seed), run(q=found)))
     dataset = compare_runs(runs).others[0].datasets[0]
     assert len(dataset.flips) > 60_000 and len(dataset.classes) == 1000
+
+
+@pytest.mark.parametrize(
+    ("difference", "interval", "said"),
+    [
+        (1.24, (0.26, 2.1), ("+1.2", "0.3 to 2.1")),
+        (0.05, (0.0, 0.1), ("+0.05", "0.00 to 0.10")),
+        (0.012, (0.004, 0.02), ("+0.012", "0.004 to 0.020")),  # a query of 25,000 is told, and not shown as 0
+        (0.0, (-1e-15, 1e-15), ("+0.0", "-0.0 to 0.0")),
+    ],
+)
+def test_no_difference_is_rounded_to_none(
+    difference: float, interval: tuple[float, float], said: tuple[str, str]
+) -> None:
+    figures = PairedFigures(9, 1.0, (0.0, 1.0), 1.0, (0.0, 1.0), difference, interval, 1, 1, 1.0, 1.0)
+    assert format_difference(figures) == said

@@ -152,7 +152,7 @@ def test_ids_come_from_any_iterable_and_one_text_is_none(memory: VisualMemory) -
     assert len(memory.without(name for name in ["0"])) == 2
     assert memory.forget(ids=np.array([0])) == 1
     assert memory.erase(ids=(name for name in ["0", "1"])).items == 2
-    with pytest.raises(UnknownItem, match="no items 'nobody'"):
+    with pytest.raises(UnknownItem, match="no item 'nobody'"):
         memory.forget(ids=(name for name in ["nobody"]))
     for call in (memory.forget, memory.erase):
         with pytest.raises(InvalidArgument, match="got 'ab' as ids: a list of them expected"):
