@@ -197,6 +197,10 @@ def _expect_order(official: Official, table: Table, names: Sequence[str]) -> Non
     strange = [place for place, words in enumerate(ours) if not words & theirs[place]]
     # Of two names that fit nothing in their own places, one fits in the other's. No list that goes round has any such.
     moved = [(a, b) for a in strange for b in strange if a != b and (ours[b] <= theirs[a] or theirs[a] <= ours[b])]
+    # Nor has any a name that is to the word another class's, where that class is not called so: terriers share a word.
+    places = {frozenset(words): place for place, words in enumerate(ours)}
+    exact = ((a, places.get(frozenset(words), a)) for a, words in enumerate(theirs) if words != ours[a])
+    moved += [(a, b) for a, b in exact if a != b and theirs[b] != ours[b]]
     if moved or len(strange) > (1 - _SHARED_WORDS) * len(ours):
         at, to = moved[0] if moved else (strange[0], strange[0])
         raise FolderError(

@@ -86,6 +86,12 @@ def test_two_class_names_that_changed_places_are_refused(tmp_path: Path) -> None
         load_parquet(tmp_path, "imagenet-sketch", hub_table([0], class_names=names))
 
 
+def test_terriers_that_changed_places_are_refused_though_their_names_share_a_word(tmp_path: Path) -> None:
+    names = [*NAMES[:179], *NAMES[180:196], NAMES[179], *NAMES[196:]]  # as in ImageNet's order, but one place on
+    with pytest.raises(FolderError, match="number 179 is .* there, where class 180 is called so"):
+        load_parquet(tmp_path, "imagenet-sketch", hub_table([0], class_names=names))
+
+
 def test_class_names_that_hold_wnids_go_by_them(tmp_path: Path) -> None:
     names = [f"{SHARK} great white shark", f"{TENCH} tench"]
     assert labels_of(load_parquet(tmp_path, "imagenet-sketch", hub_table([0, 1], class_names=names))) == [
