@@ -27,7 +27,7 @@ from eval.runner import run_evaluation
 from eval.summary import summarise, write_pages
 from eval.types import Dataset, Sample
 from retrieval import VisualMemory
-from retrieval.adding import Item
+from retrieval.folder import Item
 
 TOGETHER = 256  # queries a search, as in a run
 

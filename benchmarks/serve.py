@@ -22,7 +22,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from retrieval import VisualMemory
-from retrieval.adding import Item
+from retrieval.folder import Item
 from retrieval.images import thumbnail
 from retrieval.pipeline import EmbeddedBatch
 from tests.browser import Browser

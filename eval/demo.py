@@ -17,12 +17,11 @@ from eval.runner import run_evaluation
 from eval.summary import REPORT, summarise, write_pages
 from eval.types import Dataset, Metrics
 from eval.variants import VARIANTS
-from retrieval.adding import Item
 from retrieval.building import expect_a_picture
 from retrieval.disk import writing
 from retrieval.embedders import PACKAGED
 from retrieval.errors import FolderError, ImageError
-from retrieval.folder import LabelledFile, as_text, expect_outside, list_labelled_files
+from retrieval.folder import Item, LabelledFile, as_text, expect_outside, list_labelled_files
 from retrieval.images import decode
 from retrieval.memory import VisualMemory
 from retrieval.progress import track

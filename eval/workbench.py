@@ -9,10 +9,9 @@ from typing import Final
 
 from eval.demo import remember, split, write_digits
 from eval.types import Dataset, Sample
-from retrieval.adding import Item
 from retrieval.building import expect_a_picture
 from retrieval.embedders import PACKAGED
-from retrieval.folder import LabelledFile, expect_outside, list_labelled_files
+from retrieval.folder import Item, LabelledFile, expect_outside, list_labelled_files
 from retrieval.memory import VisualMemory
 
 PICTURES: Final = 800  # some seconds of embedding on two cores

@@ -14,6 +14,7 @@ from retrieval.disk import writing
 from retrieval.editing import Editor, Put, duplicate
 from retrieval.embedders.execution import Execution
 from retrieval.errors import InvalidArgument
+from retrieval.folder import Item
 from retrieval.images import ImageLike
 from retrieval.labels import stored_text, stored_texts
 from retrieval.pipeline import EmbeddedBatch
@@ -24,32 +25,10 @@ if TYPE_CHECKING:
     import pyarrow
 
 ON_DUPLICATE: Final = ("skip", "replace", "error")
-UNREADABLE: Final = "unreadable.tsv"  # in the memory's folder: id and reason of each file passed over, as JSON strings
 
 _COMMIT_ITEMS: Final = 1024  # a commit is a file of the table: many small ones make it slow to open
 _LOOKED_UP_TOGETHER: Final = 64
 _COMMIT_SECONDS: Final = 20.0  # but no more than this much embedding is lost to a crash
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A labelled picture to remember."""
-
-    id: str
-    label: str
-    image: ImageLike
-    source: str | None = None  # where it came from, kept for people
-
-
-def as_item(parts: tuple[str, str, ImageLike]) -> Item:
-    """Return (id, label, picture) as an item.
-
-    Raises:
-        InvalidArgument: something else.
-    """
-    if not isinstance(parts, tuple | list) or len(parts) != 3:
-        raise InvalidArgument(f"got {type(parts).__name__} as an item: Item or (id, label, picture) expected")
-    return Item(*parts)
 
 
 @dataclass(slots=True)

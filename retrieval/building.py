@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from retrieval.adding import AddReport, Item
+from retrieval.adding import AddReport
 from retrieval.cluster.sharding import Shard
 from retrieval.embedders.base import check_embedder
 from retrieval.embedders.int8 import CALIBRATION_PICTURES, pick
 from retrieval.errors import FolderError, ImageError, MemoryExists
 from retrieval.feature_file import ROWS, FeatureFile
-from retrieval.folder import as_text, expect_outside, list_labelled_files
+from retrieval.folder import Item, as_text, expect_outside, list_labelled_files
 from retrieval.images import ImageLike, decode
 from retrieval.labels import composed
 from retrieval.manifests import Manifest, read_manifest

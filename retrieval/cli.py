@@ -217,7 +217,7 @@ def _expect_none(**options: str | None) -> None:
 
 
 def _print_report(memory: "VisualMemory", report: "AddReport") -> None:
-    from retrieval.adding import UNREADABLE
+    from retrieval.storage.layout import PASSED_OVER
     from retrieval.terminal import printable
 
     parts = [f"added {report.added:,}"]
@@ -226,7 +226,7 @@ def _print_report(memory: "VisualMemory", report: "AddReport") -> None:
     if report.skipped:
         parts.append(f"passed over {report.skipped:,} whose ids were there already")
     if report.unreadable:
-        listing = printable(memory.path / UNREADABLE)
+        listing = printable(memory.path / PASSED_OVER)
         files = "file" if len(report.unreadable) == 1 else "files"
         parts.append(f"could not use {len(report.unreadable):,} {files} (listed in {listing})")
     typer.echo(f"{printable(memory.path)}: {', '.join(parts)}; {len(memory):,} pictures in all")

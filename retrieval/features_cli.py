@@ -10,10 +10,10 @@ import typer
 from retrieval.options import Backend, Cache, Device, EmbedderName, Precision, Ray, ShardOption
 
 if TYPE_CHECKING:
-    from retrieval.adding import Item
     from retrieval.cluster.sharding import Shard
     from retrieval.embedders.base import MadeBy
     from retrieval.embedders.execution import Requested
+    from retrieval.folder import Item
     from retrieval.images import ImageLike
     from retrieval.pipeline import EmbeddedBatch
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from retrieval.errors import FolderError
+from retrieval.errors import FolderError, InvalidArgument
+from retrieval.images import ImageLike
 from retrieval.labels import composed, spellings
 
 _LEFT_BEHIND: Final = frozenset(
@@ -27,6 +28,27 @@ _LEFT_BEHIND: Final = frozenset(
 def is_left_behind(path: str) -> bool:
     """Tell whether a part of a path below somebody's folder is hidden, or left there by a system."""
     return any(part.startswith(".") or part.lower() in _LEFT_BEHIND for part in path.split("/"))
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A labelled picture to remember."""
+
+    id: str
+    label: str
+    image: ImageLike
+    source: str | None = None  # where it came from, kept for people
+
+
+def as_item(parts: tuple[str, str, ImageLike]) -> Item:
+    """Return (id, label, picture) as an item.
+
+    Raises:
+        InvalidArgument: something else.
+    """
+    if not isinstance(parts, tuple | list) or len(parts) != 3:
+        raise InvalidArgument(f"got {type(parts).__name__} as an item: Item or (id, label, picture) expected")
+    return Item(*parts)
 
 
 @dataclass(frozen=True, slots=True)

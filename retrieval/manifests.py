@@ -17,9 +17,8 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from retrieval.adding import Item
 from retrieval.errors import FolderError, InvalidArgument
-from retrieval.folder import as_it_lies, as_text
+from retrieval.folder import Item, as_it_lies, as_text
 from retrieval.labels import stored_text
 from retrieval.outside import parse_json
 from retrieval.parquet import rows_at_a_time

@@ -7,16 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from retrieval.adding import (
-    UNREADABLE,
-    AddReport,
-    Embeds,
-    Item,
-    add_items,
-    add_vectors,
-    as_item,
-    list_unreadable,
-)
+from retrieval.adding import AddReport, Embeds, add_items, add_vectors, list_unreadable
 from retrieval.cluster.sharding import Shard
 from retrieval.editable import EditableMemory
 from retrieval.embedders import load_embedder
@@ -25,7 +16,7 @@ from retrieval.embedders.execution import Execution, Requested
 from retrieval.embedders.int8 import Calibration
 from retrieval.embedding import Embedding
 from retrieval.errors import InvalidArgument, VisualMemoryWarning
-from retrieval.folder import as_text, list_labelled_files
+from retrieval.folder import Item, as_item, as_text, list_labelled_files
 from retrieval.forgetting.deed import is_pending
 from retrieval.images import ImageLike
 from retrieval.indexes import choose_kind
@@ -34,7 +25,7 @@ from retrieval.progress import track
 from retrieval.settings import Settings
 from retrieval.storage.commands import command
 from retrieval.storage.history import going_on
-from retrieval.storage.layout import check_free
+from retrieval.storage.layout import PASSED_OVER, check_free
 from retrieval.storage.places import local_folder
 from retrieval.storage.table import ItemTable
 from retrieval.vectors import VectorsLike
@@ -240,7 +231,7 @@ class VisualMemory(EditableMemory):
         prefixed = (replace(item, id=prefix + item.id) for item in items)
         shown = track(prefixed, "Embedding", total=count, shown=progress)
         report = self.add(shown, on_duplicate=on_duplicate, embedded_by=embedded_by)
-        listing = self.path / UNREADABLE
+        listing = self.path / PASSED_OVER
         list_unreadable(shard.name(listing) if shard else listing, report.unreadable)
         return report
 

@@ -5,13 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retrieval.adding import Item
 from retrieval.curation.duplicates import QueryBatch
 from retrieval.embedders.base import check_embedder
 from retrieval.errors import ImageError
 from retrieval.feature_file import ROWS, FeatureFile
 from retrieval.features import content_digest
-from retrieval.folder import list_labelled_files
+from retrieval.folder import Item, list_labelled_files
 from retrieval.images import ImageLike, decode, thumbnail
 from retrieval.manifests import is_manifest, read_manifest
 from retrieval.progress import track

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from retrieval.adding import UNREADABLE
 from retrieval.disk import reading, writing
 from retrieval.errors import InvalidArgument
 from retrieval.forgetting.dropped import DroppedRows
@@ -18,7 +17,7 @@ from retrieval.forgetting.table_files import TableFiles
 from retrieval.forgetting.traces import Marks, Traces
 from retrieval.indexes.store import count_stored
 from retrieval.outside import parse_json
-from retrieval.storage.layout import ASIDE, CENTRED_INDEX, INDEX
+from retrieval.storage.layout import ASIDE, CENTRED_INDEX, INDEX, PASSED_OVER
 from retrieval.storage.table import ItemTable
 
 UNACCOUNTED: Final = "versions were dropped before the memory kept account of such rows"
@@ -139,7 +138,7 @@ def search(path: Path, secrets: Secrets, traces: Sequence[Traces], *, progress: 
 
 def listings(path: Path) -> list[Path]:
     """Return the lists of unusable files in a memory's folder: one, and one of each shard that was added."""
-    name = Path(UNREADABLE)
+    name = Path(PASSED_OVER)
     return sorted(path.glob(f"{name.stem}*{name.suffix}"))
 
 

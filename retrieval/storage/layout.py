@@ -11,6 +11,7 @@ from retrieval.storage.places import TABLE, address_of, is_stored, shown
 
 INDEX: Final = "index"
 CENTRED_INDEX: Final = "index-centred"
+PASSED_OVER: Final = "unreadable.tsv"  # id and reason of each file passed over, as JSON strings
 ASIDE: Final = ".new-"  # begins the name of a table that is being made; what a killed run leaves is swept up
 
 

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from retrieval import VisualMemory
-from retrieval.adding import AddReport, Item
+from retrieval.adding import AddReport
 from retrieval.embedders.base import foreign_vectors
 from retrieval.errors import (
     DuplicateId,
     InvalidArgument,
 )
+from retrieval.folder import Item
 from retrieval.images import decode
 from tests.conftest import COLOURS, draw
 
