@@ -8,33 +8,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agent.calls.ready import load_model as load_model
     from agent.classify import classify_batch as classify_batch
     from agent.classify import classify_batch_async as classify_batch_async
     from agent.classify import classify_with_rerank as classify_with_rerank
-    from agent.config import GenerationConfig as GenerationConfig
-    from agent.config import TransportConfig as TransportConfig
     from agent.display import show as show
-    from agent.fusion import fit_fusion_weight as fit_fusion_weight
-    from agent.loading import load_model as load_model
     from agent.models.scripted import ScriptedModel as ScriptedModel
-    from agent.presets import Preset as Preset
-    from agent.presets import load_preset as load_preset
-    from agent.presets import save_preset as save_preset
+    from agent.rerank import fit_fusion_weight as fit_fusion_weight
+    from agent.settings import Preset as Preset
+    from agent.settings import load_preset as load_preset
+    from agent.settings import save_preset as save_preset
+    from agent.types import GenerationConfig as GenerationConfig
     from agent.types import Prediction as Prediction
+    from agent.types import TransportConfig as TransportConfig
 
 _HOMES = {
-    "GenerationConfig": "agent.config",
+    "GenerationConfig": "agent.types",
     "Prediction": "agent.types",
-    "Preset": "agent.presets",
+    "Preset": "agent.settings",
     "ScriptedModel": "agent.models.scripted",
-    "TransportConfig": "agent.config",
+    "TransportConfig": "agent.types",
     "classify_batch": "agent.classify",
     "classify_batch_async": "agent.classify",
     "classify_with_rerank": "agent.classify",
-    "fit_fusion_weight": "agent.fusion",
-    "load_model": "agent.loading",
-    "load_preset": "agent.presets",
-    "save_preset": "agent.presets",
+    "fit_fusion_weight": "agent.rerank",
+    "load_model": "agent.calls.ready",
+    "load_preset": "agent.settings",
+    "save_preset": "agent.settings",
     "show": "agent.display",
 }
 __all__ = [

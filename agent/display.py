@@ -6,7 +6,8 @@ from typing import Final
 from markupsafe import Markup
 
 from agent.types import Prediction
-from retrieval.display import (
+from retrieval.images import ImageLike, decode, thumbnail
+from retrieval.support.html import (
     EVIDENCE,
     NEIGHBOR_COLUMNS,
     SHOWN_NEIGHBORS,
@@ -14,15 +15,14 @@ from retrieval.display import (
     Shown,
     grid,
     label_words,
-    line,
     more,
     neighbor_row,
+    picture_tile,
     table,
-    tile,
+    text_line,
     votes_table,
     words,
 )
-from retrieval.images import ImageLike, decode, thumbnail
 from retrieval.types import Neighbor
 from retrieval.view import MemoryView
 
@@ -50,7 +50,7 @@ def show(
     pictures = memory.thumbnails([one.id for _, one in shown], rows=[one.row for _, one in shown])
     named = {neighbor.id for neighbor in prediction.evidence}
     tiles = [
-        tile(
+        picture_tile(
             picture,
             [
                 label_words(one.label),
@@ -64,7 +64,10 @@ def show(
     if query is not None:
         encoded = thumbnail(decode(query), longest_side=_QUERY_PIXELS)
         tiles.insert(
-            0, tile(encoded, ["the query", Markup("answer: {}").format(_answer(prediction))], pixels=_QUERY_PIXELS)
+            0,
+            picture_tile(
+                encoded, ["the query", Markup("answer: {}").format(_answer(prediction))], pixels=_QUERY_PIXELS
+            ),
         )
     return Shown(_decision(prediction) + grid(tiles) + _hidden(prediction, shown) + votes_table(prediction.votes))
 
@@ -98,9 +101,9 @@ def _hidden(prediction: Prediction, shown: Sequence[tuple[int | str, Neighbor]])
 def _decision(prediction: Prediction) -> Markup:
     by = "the model" if prediction.source == "rerank" else "the vote"
     lines = [Markup('<div style="margin:8px 0 2px">{}, says {}</div>').format(_answer(prediction), by)]
-    lines.append(line(prediction.reason))
+    lines.append(text_line(prediction.reason))
     if prediction.confidence is not None:
-        lines.append(line(f"confidence {prediction.confidence:.2f}"))
+        lines.append(text_line(f"confidence {prediction.confidence:.2f}"))
     if len(prediction.ranking) > 1:
         lines.append(_ranking(prediction.ranking))
     return Markup("").join(lines)

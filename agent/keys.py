@@ -6,7 +6,7 @@ from typing import Final, NoReturn
 from urllib.parse import SplitResult
 
 from retrieval.errors import InvalidArgument
-from retrieval.outside import parse_address
+from retrieval.support.outside import parse_address
 
 GEMINI_VARIABLES: Final = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
 OPENAI_VARIABLES: Final = ("OPENAI_API_KEY",)

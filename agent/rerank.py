@@ -4,23 +4,103 @@ import asyncio
 import math
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from agent.config import GenerationConfig
+import numpy as np
+from jaxtyping import Bool, Float
+
 from agent.errors import EveryRequestFails, ModelError
-from agent.fusion import fuse
-from agent.gate import ALWAYS, Gate
-from agent.models.base import VisionModel
-from agent.types import Order, Prediction, Reply, Request, Usage, total_usage
+from agent.question import Question
+from agent.settings import ALWAYS, Gate
+from agent.types import GenerationConfig, Order, Prediction, Reply, Request, Usage, VisionModel, total_usage
 from prompts.answer import Answer, parse_answer
-from prompts.catalogue import Template
-from prompts.errors import UnusableReply
-from prompts.question import Question
+from prompts.template import Template
+from prompts.types import UnusableReply
 from retrieval.errors import InvalidArgument, VisualMemoryError
-from retrieval.types import Label, Neighbor
+from retrieval.types import Label, Neighbor, Votes
 from retrieval.view import MemoryView
+
+_UNCLAIMED: Final = 0.9  # for a model that states no confidence
+_LEAST: Final = 0.01  # a claim of certainty must not outweigh any vote
+_HEAVIEST: Final = 10.0
+_IMPOSSIBLE: Final = 1e-300  # a likelihood that rounds to 0
+
+
+def fuse(votes: Votes, label: Label, confidence: float | None, *, weight: float) -> list[tuple[Label, float]]:
+    """Return the voted labels with their fused probabilities, the likeliest first.
+
+    Args:
+        votes: of the first stage.
+        label: the model's answer; one that nobody voted for has no share, so that the vote stands.
+        confidence: what it claims for it.
+        weight: how much the model counts beside the vote.
+    """
+    answer, others = _log_experts(confidence, len(votes.labels))
+    scores = [
+        math.log(share) + weight * (answer if voted == label else others)
+        for voted, share in zip(votes.labels, votes.shares, strict=True)
+    ]
+    highest = max(scores)
+    powers = [math.exp(score - highest) for score in scores]
+    fused = [(voted, power / sum(powers)) for voted, power in zip(votes.labels, powers, strict=True)]
+    return sorted(fused, key=lambda pair: -pair[1])
+
+
+def fit_fusion_weight(
+    votes: Sequence[Votes], labels: Sequence[Label], confidences: Sequence[float | None], truths: Sequence[Set[Label]]
+) -> float:
+    """Return the weight, 0 to 10, under which the right labels are likeliest. Fit it on queries that you do not score.
+
+    Queries whose right label has no vote say nothing about the weight and are left out.
+
+    Raises:
+        InvalidArgument: no query is left.
+    """
+    from scipy.optimize import minimize_scalar
+
+    rows = [row for row in zip(votes, labels, confidences, truths, strict=True) if row[3] & set(row[0].labels)]
+    if not rows:
+        raise InvalidArgument("no query has its right label among the voted ones: a fusion weight cannot be fitted")
+    shares, model, right = _as_arrays(rows)
+
+    def surprise(weight: float) -> float:
+        scores = shares + weight * model
+        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+        likelihood = np.where(right, powers, 0.0).sum(axis=1) / powers.sum(axis=1)
+        return -float(np.log(np.maximum(likelihood, _IMPOSSIBLE)).sum())
+
+    return float(minimize_scalar(surprise, bounds=(0.0, _HEAVIEST), method="bounded").x)
+
+
+_Row = tuple[Votes, Label, float | None, Set[Label]]
+
+
+def _as_arrays(
+    rows: Sequence[_Row],
+) -> tuple[Float[np.ndarray, "queries most"], Float[np.ndarray, "queries most"], Bool[np.ndarray, "queries most"]]:
+    """Return, of every query's voted labels, log share, the model's log probability, and whether they are right.
+
+    Rows are filled up to the most labels that a query has; a share of nothing keeps what is filled in out of sums.
+    """
+    most = max(len(votes.labels) for votes, *_ in rows)
+    shares, model = np.full((len(rows), most), -np.inf), np.zeros((len(rows), most))
+    right = np.zeros((len(rows), most), bool)
+    for row, (votes, label, confidence, truth) in enumerate(rows):
+        width = len(votes.labels)
+        answer, others = _log_experts(confidence, width)
+        shares[row, :width] = np.log(votes.shares)
+        model[row, :width] = [answer if voted == label else others for voted in votes.labels]
+        right[row, :width] = [voted in truth for voted in votes.labels]
+    return shares, model, right
+
+
+def _log_experts(confidence: float | None, labels: int) -> tuple[float, float]:
+    """Return the model's log probability of its answer, and of each other of so many voted labels."""
+    claimed = min(max(_UNCLAIMED if confidence is None else confidence, _LEAST), 1 - _LEAST)
+    return math.log(claimed), math.log((1 - claimed) / max(1, labels - 1))
+
 
 _SURE: Final = 0.9  # a claimed confidence from which an answer that agrees with the vote needs no second order
 

@@ -1,12 +1,68 @@
 """What flows through the second stage."""
 
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass
-from typing import Literal
+from dataclasses import asdict, astuple, dataclass
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
-from agent.config import GenerationConfig
+from prompts.cost import check_resolution
 from prompts.types import Prompt
+from retrieval.embedding import Failure
+from retrieval.errors import InvalidArgument
 from retrieval.types import Label, Neighbor, Votes
+
+LEVELS: Final = ("minimal", "low", "medium", "high")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationConfig:
+    """How a model is to answer. None leaves a setting to the service; not every model takes every setting.
+
+    Raises:
+        InvalidArgument: a value outside what is allowed.
+    """
+
+    temperature: float | None = 0.0
+    max_reply_tokens: int = 1024  # thinking counts among them; a reply that is cut off is asked for once more with 4 ×
+    thinking: str | None = None  # one of LEVELS
+    media_resolution: str | None = None  # low, medium or high: tokens for each picture
+    seed: int | None = None
+    enforce_schema: bool = True  # let the service allow nothing but the candidates' codes
+
+    def __post_init__(self) -> None:
+        if self.temperature is not None:
+            if not 0 <= self.temperature <= 2:
+                raise InvalidArgument(f"temperature={self.temperature}: 0 to 2 expected")
+            object.__setattr__(self, "temperature", float(self.temperature))  # 0 and 0.0 are one setting
+        if self.max_reply_tokens < 1:
+            raise InvalidArgument(f"max_reply_tokens={self.max_reply_tokens}: 1 or more expected")
+        if self.thinking not in (None, *LEVELS):
+            raise InvalidArgument(f"thinking={self.thinking!r}: one of {', '.join(LEVELS)} expected")
+        check_resolution(self.media_resolution)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransportConfig:
+    """How requests travel. None sets no limit.
+
+    Raises:
+        InvalidArgument: a number that is not positive.
+    """
+
+    timeout_seconds: float = 60.0  # of one attempt, from its first byte to its last
+    deadline_seconds: float = 300.0  # of one call: its attempts and the waits between them, not the queue before them
+    attempts: int = 8
+    first_wait_seconds: float = 1.0  # doubled with each attempt, with jitter
+    concurrency: int = 16  # requests in flight at most; fewer for a while after the service said it was too many
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    failed_calls_before_break: int = 10  # in a row; the rest then fall back at once
+    probe_after_seconds: float = 60.0  # after which one call tries whether the service is back
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InvalidArgument(f"{name}={value}: a number above 0 expected")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +146,64 @@ class Prediction:
     def reply(self) -> Reply | None:
         """The model's last words; None where there are none."""
         return self.replies[-1] if self.replies else None
+
+
+def rerank_record(prediction: Prediction) -> dict[str, Any]:
+    """Return what the second stage made of a query, in JSON's types; neighbours are named by their ids."""
+    return {
+        "label": prediction.label,
+        "source": prediction.source,
+        "reason": prediction.reason,
+        "confidence": prediction.confidence,
+        "ranking": list(prediction.ranking),
+        "evidence": [neighbor.id for neighbor in prediction.evidence],
+        "orders": [[order.seed, order.label, order.confidence] for order in prediction.orders],
+        "replies": [_reply(reply) for reply in prediction.replies],
+        "spent": asdict(prediction.spent),
+    }
+
+
+def prediction_record(prediction: Prediction | Failure[Any]) -> dict[str, Any]:
+    """Return a whole prediction in JSON's types; of a picture that cannot be used no more than its reason."""
+    if isinstance(prediction, Failure):
+        return {"label": None, "source": prediction.source, "reason": prediction.reason}
+    votes = zip(prediction.votes.labels, prediction.votes.weights, strict=True)
+    return rerank_record(prediction) | {
+        "votes": [list(pair) for pair in votes],
+        "neighbors": [neighbor_record(neighbor) for neighbor in prediction.neighbors],
+    }
+
+
+def neighbor_record(neighbor: Neighbor) -> dict[str, Any]:
+    """Return a neighbour in JSON's types, its reliability only where that is not 1."""
+    told = {"id": neighbor.id, "label": neighbor.label, "distance": neighbor.distance}
+    return told if neighbor.reliability == 1.0 else told | {"reliability": neighbor.reliability}
+
+
+def _reply(reply: Reply) -> dict[str, Any]:
+    return {
+        "text": reply.text,
+        "served_by": reply.served_by,
+        "from_cache": reply.from_cache,
+        "seconds": None if reply.seconds is None else round(reply.seconds, 4),
+    }
+
+
+@runtime_checkable
+class VisionModel(Protocol):
+    """Answers a prompt of texts and pictures with text."""
+
+    @property
+    def name(self) -> str:
+        """The model's name with its maker's, as it stands in replies: two models never share one."""
+        ...
+
+    async def generate(self, request: Request) -> Reply:
+        """Return the reply to a request.
+
+        Every call runs on the same event loop, that of `agent.calls.background`.
+
+        Raises:
+            ModelError: there is none.
+        """
+        ...

@@ -152,9 +152,9 @@ class Watched:
 def ours(place, files, path, device):
     """Embed by the pipeline; return seconds, vectors, and the figures that only it has."""
     from retrieval.embedders import load_embedder
-    from retrieval.embedders.int8 import Calibration
+    from retrieval.embedders.precision import Calibration
+    from retrieval.embedding import embed_images
     from retrieval.images import decode
-    from retrieval.pipeline import embed_images
 
     asked = ON_GPU[path] if device == "cuda" else {"device": "cpu"} | OURS[path]
     embedder = load_embedder(place, **asked, calibration=Calibration(sorted(set(files))[:128]))

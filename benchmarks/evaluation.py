@@ -21,13 +21,13 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.datasets.folder import read_folder
-from eval.log_reader import read_run
-from eval.runner import run_evaluation
-from eval.summary import summarise, write_pages
+from eval.datasets.trees import read_folder
+from eval.runs.log import read_run
+from eval.runs.runner import run_evaluation
+from eval.runs.summary import summarise, write_pages
 from eval.types import Dataset, Sample
 from retrieval import VisualMemory
-from retrieval.folder import Item
+from retrieval.sources import Item
 
 TOGETHER = 256  # queries a search, as in a run
 

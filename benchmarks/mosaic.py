@@ -16,12 +16,12 @@ from agent.keys import Secret
 from agent.models.gemini import Gemini
 from agent.models.wire import to_body
 from agent.types import Request
-from prompts.catalogue import load_template
-from prompts.estimate import PromptEstimate, estimate_prompt
+from prompts.cost import PromptEstimate, estimate_prompt
 from prompts.render import Exemplar, query_picture, render
+from prompts.template import load_template
 from prompts.types import Prompt, TextPart
 from retrieval.images import thumbnail
-from retrieval.terminal import print_table
+from retrieval.support.terminal import print_table
 
 PEER = "rerank_v1"
 LAYOUTS = ("mosaic_v1", "mosaic_v1@10x5", "mosaic_v1@4x4", "mosaic_v1@7x8", "labels_only_v1", "zero_shot_v1")

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.intervals import wilson_interval
+from eval.metrics.intervals import wilson_interval
 from retrieval.embedders import load_embedder
-from retrieval.embedders.int8 import Calibration, pick
-from retrieval.folder import list_labelled_files
-from retrieval.pipeline import embed_images
+from retrieval.embedders.precision import Calibration, pick
+from retrieval.embedding import embed_images
+from retrieval.sources import list_labelled_files
 from retrieval.voting import encode_labels, predict_every_k
 
 WAYS = {

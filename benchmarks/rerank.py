@@ -21,22 +21,20 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from agent.background import run
-from agent.cached import Cached
-from agent.config import TransportConfig
+from agent.calls.background import run
+from agent.calls.cached import Cached, ReplyStore
+from agent.calls.ready import LoadedModel, make_ready
 from agent.keys import Secret
-from agent.loading import LoadedModel, make_ready
 from agent.models.gemini import Gemini
 from agent.models.scripted import ScriptedModel
 from agent.models.wire import to_body
-from agent.reply_store import ReplyStore
-from agent.types import Request
-from prompts.catalogue import load_template
-from prompts.question import pose_questions
+from agent.question import pose_questions
+from agent.types import Request, TransportConfig
 from prompts.render import Exemplar, render
+from prompts.template import load_template
 from retrieval import VisualMemory
 from retrieval.images import thumbnail
-from retrieval.terminal import print_table
+from retrieval.support.terminal import print_table
 
 NEIGHBORS = 50
 KEY = "benchmark-key"

@@ -22,9 +22,9 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from retrieval import VisualMemory
-from retrieval.folder import Item
+from retrieval.embedding import EmbeddedBatch
 from retrieval.images import thumbnail
-from retrieval.pipeline import EmbeddedBatch
+from retrieval.sources import Item
 from tests.browser import Browser
 from tests.serving import serving
 

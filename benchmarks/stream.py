@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from retrieval.embedders import load_embedder
-from retrieval.pipeline import embed_images
+from retrieval.embedding import embed_images
 
 
 def endless():

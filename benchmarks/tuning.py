@@ -1,4 +1,4 @@
-"""Layouts of a ScaNN tree and efforts of a search, side by side: what retrieval/indexes/tuning.py goes by.
+"""Layouts of a ScaNN tree and efforts of a search, side by side: what retrieval/indexes/plans.py goes by.
 
     python benchmarks/tuning.py [--items 1000000] [--dimension 384] [--k 50] [--leaves 0.5 1 1.4 2 4] [--blocks 2 4] \
         [--noise 2]
@@ -15,11 +15,10 @@ import time
 import numpy as np
 from clustered import NOISE, draw, nearest_exactly, recall
 
-from retrieval.indexes import tree
-from retrieval.indexes.base import ArrayBlocks
+from retrieval.indexes import scann
+from retrieval.indexes.base import ArrayBlocks, unranked
 from retrieval.indexes.fixed_point import FixedPointRows
-from retrieval.indexes.nearest import unranked
-from retrieval.indexes.tuning import Effort, Layout
+from retrieval.indexes.plans import Effort, Layout
 
 SHARES = (0.003, 0.005, 0.01, 0.02, 0.035, 0.05, 0.07, 0.1, 0.14, 0.2, 0.3)  # of the leaves
 CANDIDATES = (3, 4, 6, 8, 12)  # for each neighbour
@@ -29,7 +28,7 @@ SAMPLE_A_LEAF = 125
 
 def searched(searcher, items, queries, k, effort):
     """Search as `ScannIndex` does, with an effort of one's own."""
-    numbers = items.ranked(queries, *tree.ask(searcher, queries, effort), None)
+    numbers = items.ranked(queries, *scann.ask(searcher, queries, effort), None)
     numbers.sort(axis=1)
     return unranked(numbers[:, :k])[0]
 
@@ -47,9 +46,9 @@ def fastest(search, rounds=3):
 def measure(items, queries, truth, layout):
     """Train a tree, search it with every effort, and return a row for each."""
     started = time.perf_counter()
-    searcher = tree.train(items.sample(layout.sample), layout)
+    searcher = scann.train(items.sample(layout.sample), layout)
     trained = time.perf_counter() - started
-    tree.fill(searcher, items, items=len(items))
+    scann.fill(searcher, items, items=len(items))
     print(
         f"{layout.leaves} leaves, {layout.dimensions_per_word} dimensions a word: trained in {trained:.1f} s, "
         f"filled in {time.perf_counter() - started - trained:.1f} s",

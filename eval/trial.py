@@ -2,29 +2,48 @@
 
 import hashlib
 import json
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from markupsafe import Markup
 
-from agent.config import GenerationConfig
-from agent.loading import LoadedModel
-from agent.presets import Preset
-from agent.stages import prepare
-from eval.compare import Comparison, compare_runs
-from eval.fingerprint import describe_settings
-from eval.rerank_metrics import sum_spending
-from eval.runner import run_evaluation
+from agent.calls.ready import LoadedModel
+from agent.classify import prepare
+from agent.question import render_prompts
+from agent.settings import Preset, measure_vote
+from agent.types import GenerationConfig
+from eval.comparing import KINDS, Comparison, Flip, Side, compare_runs
+from eval.metrics.rerank import sum_spending
+from eval.runs.log import describe_settings, lines_at
+from eval.runs.runner import run_evaluation
 from eval.types import Dataset, Percent, Run, Sample, Spending
 from eval.wording import counted
-from prompts.catalogue import load_template
-from retrieval.display import table
+from prompts.template import load_template
+from retrieval.curation.sheets import item_tiles
 from retrieval.errors import InvalidArgument
+from retrieval.images import ImageLike, decode, thumbnail
 from retrieval.memory import VisualMemory
-from retrieval.view import DEFAULT_NEIGHBORS
+from retrieval.support.html import (
+    EVIDENCE,
+    SHOWN_NEIGHBORS,
+    Shown,
+    grid,
+    label_words,
+    more,
+    picture_tile,
+    side_by_side,
+    table,
+    text_line,
+    words,
+)
+from retrieval.support.terminal import track
+from retrieval.types import Votes
+from retrieval.view import DEFAULT_NEIGHBORS, MemoryView
+from retrieval.voting import DEFAULT_METHOD, count_votes
 
 QUERIES: Final = "trial"  # the data set's name in the runs
 
@@ -145,3 +164,224 @@ def _spending_table(spending: Mapping[str, Spending], queries: int) -> Markup:
 
 def _dollars(cost: float | None) -> str:
     return "unknown" if cost is None else f"${cost:,.4f}"
+
+
+Kind = Literal["low margin", "wrong vote", "both"]
+QUERY_KINDS: Final[tuple[Kind, ...]] = ("low margin", "wrong vote", "both")
+_QUERY_PIXELS: Final = 120
+
+
+@dataclass(frozen=True, slots=True)
+class HardQuery:
+    """A query with its vote."""
+
+    sample: Sample
+    votes: Votes
+
+    @property
+    def margin(self) -> float:
+        """The winner's share of the vote less the second's."""
+        return measure_vote(self.votes, "margin")
+
+    @property
+    def wrong(self) -> bool:
+        """Whether the vote is wrong."""
+        return self.votes.winner not in self.sample.labels
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class HardQueries:
+    """The queries that were chosen, and from how many."""
+
+    queries: tuple[HardQuery, ...]
+    of: int  # queries in the data set that could be used
+    vote_top1: Percent  # of the vote on all of these
+
+    @property
+    def samples(self) -> list[Sample]:
+        """The queries as a data set holds them."""
+        return [query.sample for query in self.queries]
+
+    def __repr__(self) -> str:
+        wrong = sum(query.wrong for query in self.queries)
+        told = f"{len(self.queries):,} of {counted(self.of, 'query')}; the vote is wrong on {wrong:,} of them"
+        return f"{told}, and right on {self.vote_top1:.1f} % of all: figures on hard queries say nothing of the others"
+
+    def _repr_html_(self) -> str:
+        shown = self.queries[:SHOWN_NEIGHBORS]
+        hidden = more(len(self.queries) - len(shown), "query", "queries")
+        return str(text_line(repr(self)) + grid(map(_tile, shown)) + hidden)
+
+
+def hard_queries(
+    memory: MemoryView,
+    dataset: Dataset,
+    *,
+    k: int = DEFAULT_NEIGHBORS,
+    count: int = 40,
+    kind: Kind = "both",
+    voting: str = DEFAULT_METHOD,
+    seed: int = 0,
+    progress: bool = True,
+) -> HardQueries:
+    """Return queries of a data set on which the vote is wrong or unsure; pictures that cannot be used are left out.
+
+    Args:
+        memory: what votes.
+        dataset: the queries, all of which are embedded.
+        k: how many neighbours vote.
+        count: how many queries to return at most.
+        kind: ``wrong vote``: drawn from those that it gets wrong; ``low margin``: those with the least margin;
+            ``both``: half of them wrong, as far as there are so many, then those of the others with the least margin.
+        voting: how they vote.
+        seed: of the draw, and of the order of equal margins.
+        progress: whether to show a bar.
+
+    Raises:
+        InvalidArgument: k or count below 1, an empty memory, no such kind or way of voting.
+        EmbedderError: the memory's embedder cannot be had.
+    """
+    if kind not in QUERY_KINDS or count < 1:
+        raise InvalidArgument(f"count={count}, kind={kind!r}: 1 or more, and one of {', '.join(QUERY_KINDS)} expected")
+    every = _all_votes(memory, dataset.samples, k=k, voting=voting, progress=progress)
+    random.Random(seed).shuffle(every)
+    wrong = [query for query in every if query.wrong]
+    chosen = {"low margin": 0, "wrong vote": count, "both": -(-count // 2)}[kind]
+    first = wrong[:chosen]
+    taken = {query.sample.id for query in first}
+    rest = [query for query in every if query.sample.id not in taken] if kind != "wrong vote" else []
+    unsure = sorted(rest, key=lambda query: query.margin)[: count - len(first)]
+    right = 100.0 * (1 - len(wrong) / len(every)) if every else 0.0
+    return HardQueries((*first, *unsure), len(every), right)
+
+
+def _all_votes(
+    memory: MemoryView, samples: Sequence[Sample], *, k: int, voting: str, progress: bool
+) -> list[HardQuery]:
+    shown = track(samples, "Looking for hard queries", total=len(samples), shown=progress)
+    found: list[HardQuery] = []
+    for batch in memory.embed_stream(shown, image_of=Sample.picture):
+        if batch.items:
+            near = memory.search_vectors(batch.vectors, k=k)
+            votes = count_votes(near.labels, near.distances, method=voting, factors=near.reliabilities)
+            found.extend(map(HardQuery, batch.items, votes))
+    return found
+
+
+def _tile(query: HardQuery) -> Markup:
+    truth = Markup(", ").join(map(label_words, sorted(query.sample.labels)))
+    picture = thumbnail(decode(query.sample.picture()), longest_side=_QUERY_PIXELS)
+    lines = [
+        Markup("is {}").format(truth),
+        Markup("vote: {}{}").format(label_words(query.votes.winner), ", wrong" if query.wrong else ""),
+        f"margin {query.margin:.2f}",
+    ]
+    return picture_tile(picture, lines, pixels=_QUERY_PIXELS)
+
+
+SHOWN_FLIPS: Final = 12
+_NEIGHBORS: Final = 6
+_FLIP_PIXELS: Final = 144
+
+
+@dataclass(frozen=True, slots=True)
+class _Near:
+    """A neighbour, and whose evidence it is."""
+
+    id: str
+    rank: int | None  # None: from beyond those that voted, as a prompt may show them
+    named_by: str  # the side's name, or "both"; empty: nobody's
+
+
+def show_flips(trial: Trial, *, count: int = SHOWN_FLIPS, neighbors: int = _NEIGHBORS) -> Shown:
+    """Return queries with another answer than the first prompt's: those fixed first, then those broken, then the rest.
+
+    Beside each stand its nearest neighbours, and farther ones that either answer names as its evidence.
+
+    Args:
+        trial: as `try_prompts` gives it.
+        count: how many flips to show at most, of each prompt that is compared with the first.
+        neighbors: how many pictures to show beside each, more where more are named.
+
+    Raises:
+        RunError: a run's log is no longer there.
+        ImageError: nor is a query's picture.
+    """
+    samples = {sample.id: sample for sample in trial.dataset.samples}
+    shown = []
+    for other in trial.comparison.others:
+        sides = (trial.comparison.before, other.after)
+        flips = sorted((flip for part in other.datasets for flip in part.flips), key=lambda one: KINDS.index(one.kind))
+        for flip in flips[:count]:
+            picture = thumbnail(decode(samples[flip.id].picture()), longest_side=_FLIP_PIXELS)
+            query = picture_tile(picture, _answers(flip, sides), pixels=_FLIP_PIXELS)
+            shown.append(_row(query, trial.memory, _near(trial, flip, sides, neighbors)))
+        shown.append(
+            more(len(flips) - count, "query", "queries") if flips else text_line("No query got another answer.")
+        )
+    return Shown(Markup("").join(shown))
+
+
+def _answers(flip: Flip, sides: Sequence[Side]) -> list[Markup]:
+    truth = Markup(", ").join(map(label_words, sorted(flip.truth)))
+    said = zip(sides, (flip.before, flip.after), strict=True)
+    answers = [Markup("{}: {}").format(words(side.name), label_words(answer)) for side, answer in said]
+    return [Markup("<b>{}</b>").format(flip.kind), Markup("is {}").format(truth), *answers]
+
+
+def _near(trial: Trial, flip: Flip, sides: Sequence[Side], count: int) -> list[_Near]:
+    named = [_evidence(trial, side, row) for side, row in zip(sides, (flip.before_row, flip.after_row), strict=True)]
+    results = trial.runs[sides[0].run][1].results[QUERIES]
+    ids = results.neighbor_ids.of(flip.before_row)
+    ranks = {item: rank for rank, item in enumerate(ids, 1)}
+    wanted = dict.fromkeys([*ids[:count], *named[0], *named[1]])
+    found = [_Near(item, ranks.get(item), _namer(item, sides, named)) for item in wanted]
+    return sorted(found, key=lambda near: near.rank or len(ids) + 1)
+
+
+def _namer(item: str, sides: Sequence[Side], named: Sequence[Sequence[str]]) -> str:
+    by = [side.name for side, those in zip(sides, named, strict=True) if item in those]
+    return "both" if len(by) > 1 else "".join(by)
+
+
+def _evidence(trial: Trial, side: Side, row: int) -> Sequence[str]:
+    folder, run = trial.runs[side.run]
+    (record,) = lines_at(folder, [run.results[QUERIES].places[row]])
+    evidence: Sequence[str] = record.get("rerank", {}).get("evidence", ())
+    return evidence
+
+
+def _row(query: Markup, memory: MemoryView, near: Sequence[_Near]) -> Markup:
+    texts = [
+        [f"rank {one.rank}" if one.rank else "beyond k"] + [f"{EVIDENCE} of {one.named_by}"] * bool(one.named_by)
+        for one in near
+    ]
+    marked = {one.id for one in near if one.named_by}
+    tiles = item_tiles(memory, [one.id for one in near], texts, marked=marked)
+    return Markup('<div style="border-top:1px solid rgba(128,128,128,.4);padding-top:8px">{}</div>').format(
+        grid([query, *tiles])
+    )
+
+
+def show_prompts(
+    memory: MemoryView,
+    image: ImageLike,
+    prompts: Sequence[str],
+    *,
+    neighbors: int = DEFAULT_NEIGHBORS,
+) -> Shown:
+    """Return what each prompt would send, with about what one call would take, to be looked at in a notebook.
+
+    Args:
+        memory: where the neighbours come from.
+        image: the query.
+        prompts: released ones' names, or paths of one's own.
+        neighbors: how many vote and are shown.
+
+    Raises:
+        UnknownPrompt: no such prompt, or one with an error.
+        ImageError: the query cannot be used.
+        InvalidArgument: ``neighbors`` below 1, or an empty memory.
+    """
+    templates = [load_template(prompt) for prompt in prompts]
+    return side_by_side(*render_prompts(templates, image, memory, k=neighbors, voting=DEFAULT_METHOD))

@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int
 
+from retrieval.errors import VisualMemoryError
 from retrieval.images import ImageLike
 
 Percent = float
@@ -239,3 +240,19 @@ class Run:
     info: RunInfo
     results: dict[str, QueryResults]  # by data set
     damaged_lines: tuple[int, ...] = ()  # of the log, from 1, that were left out
+
+
+class RunError(VisualMemoryError):
+    """A run folder that cannot be used."""
+
+
+class OtherSettings(RunError):
+    """A run that was begun with other settings than it is to go on with."""
+
+
+class NeighborFileError(VisualMemoryError):
+    """A file of neighbours that cannot be used."""
+
+
+class ServeError(VisualMemoryError):
+    """A server that cannot begin."""

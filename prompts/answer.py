@@ -5,10 +5,9 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
-from prompts.errors import UnusableReply
-from prompts.types import MOST_CODES, NONE_CODE, Prompt
+from prompts.types import MOST_CODES, NONE_CODE, Prompt, UnusableReply
 from retrieval.labels import display_name
-from retrieval.outside import parse_json
+from retrieval.support.outside import parse_json
 from retrieval.types import Label
 
 REPLY_TOKENS: Final = {"ranking": 40, "described ranking": 150}

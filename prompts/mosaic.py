@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from PIL import Image, ImageDraw
 
-from prompts.header import Layout
+from prompts.template import Layout
 from prompts.types import ImagePart
 from retrieval.errors import ImageError
 from retrieval.images import decode

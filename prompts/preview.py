@@ -1,15 +1,21 @@
 """Rendered prompts as pages for people: the very texts and pictures that a model would receive."""
 
 import base64
+import difflib
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-from prompts.estimate import PromptEstimate, estimate_prompt
+import typer
+
+from prompts.cost import PromptEstimate, estimate_prompt
+from prompts.template import Template
 from prompts.types import ImagePart, Prompt, TextPart
-from retrieval.terminal import printable
+from retrieval.support.terminal import printable
 
 if TYPE_CHECKING:
     import jinja2
+
 
 _LONGEST: Final = 1_000_000  # characters of a line; templates write no longer ones
 
@@ -101,3 +107,31 @@ def _source(picture: ImagePart) -> str:
 
 def _described(picture: ImagePart) -> str:
     return f"contact sheet, {picture.size[0]} × {picture.size[1]} pixels" if picture.size else "picture"
+
+
+_COLOURS: Final = {"+": "green", "-": "red", "@": "cyan"}
+
+
+def differing_lines(first: Template, second: Template) -> Iterator[str]:
+    """Yield the lines of a unified diff of two templates; none where they say the same."""
+    return difflib.unified_diff(_lines(first), _lines(second), plain(first.name), plain(second.name), lineterm="")
+
+
+def coloured(line: str) -> str:
+    """Return a line of a diff in the colours that terminals give it; where there is none, typer takes them off."""
+    colour = _COLOURS.get(line[:1])
+    return typer.style(line, fg=colour) if colour else line
+
+
+def _lines(template: Template) -> list[str]:
+    header = {
+        "about": template.about,
+        "version": template.version,
+        "answer": template.answer,
+        "neighbors": template.neighbors,
+        "candidates": template.candidates,
+        "sheet": "x".join(map(str, template.sheet or ())),
+        "labels": template.labels if template.sheet else "",
+    }
+    said = [f"{name}: {value}" for name, value in header.items() if value]
+    return [*map(plain, said), "", *plain(template.body).split("\n")]

@@ -19,15 +19,14 @@ from weakref import WeakKeyDictionary
 
 from PIL import Image
 
-from prompts.catalogue import Template
-from prompts.errors import UnknownPrompt
 from prompts.mosaic import Sheet, Tile, caption_lines, draw_sheets, tile_pixels
-from prompts.types import MOST_CODES, NONE_CODE, ImagePart, Part, Prompt, TextPart
+from prompts.template import Template
+from prompts.types import MOST_CODES, NONE_CODE, ImagePart, Part, Prompt, TextPart, UnknownPrompt
 from retrieval.images import thumbnail
 from retrieval.labels import display_name
-from retrieval.snapshot import Snapshot
-from retrieval.terminal import breaks_a_line
+from retrieval.support.terminal import breaks_a_line
 from retrieval.types import Label, Neighbor, Votes
+from retrieval.version import Snapshot
 from retrieval.view import MemoryView
 
 if TYPE_CHECKING:

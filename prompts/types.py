@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from retrieval.errors import VisualMemoryError
 from retrieval.types import Label
 
 NONE_CODE: Final = "NONE"
@@ -59,3 +60,15 @@ class Prompt:
                 pictures += 1
                 lines.append(f"[picture {pictures}]")
         return "\n".join(lines)
+
+
+class PromptError(VisualMemoryError):
+    """A prompt that cannot be made or a reply that cannot be read."""
+
+
+class UnknownPrompt(PromptError):
+    """No such template, or a file that is none."""
+
+
+class UnusableReply(PromptError):
+    """A reply that answers with none of the candidates."""

@@ -6,21 +6,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from retrieval.adding import AddReport
-from retrieval.cluster.sharding import Shard
+from retrieval.cluster import Shard
+from retrieval.edits import AddReport
 from retrieval.embedders.base import check_embedder
-from retrieval.embedders.int8 import CALIBRATION_PICTURES, pick
+from retrieval.embedders.precision import CALIBRATION_PICTURES, pick
 from retrieval.errors import FolderError, ImageError, MemoryExists
-from retrieval.feature_file import ROWS, FeatureFile
-from retrieval.folder import Item, as_text, expect_outside, list_labelled_files
 from retrieval.images import ImageLike, decode
 from retrieval.labels import composed
-from retrieval.manifests import Manifest, read_manifest
 from retrieval.memory import THUMBNAIL_PIXELS, VisualMemory
-from retrieval.progress import track
+from retrieval.parquet import ROWS, FeatureFile
+from retrieval.sources import Item, Manifest, as_text, expect_outside, list_labelled_files, read_manifest
 from retrieval.storage.history import going_on
-from retrieval.storage.layout import is_memory
-from retrieval.storage.places import local_folder
+from retrieval.storage.places import is_memory, local_folder
+from retrieval.support.terminal import track
 
 
 def build_memory(
@@ -40,7 +38,7 @@ def build_memory(
 
     Args:
         path: where the memory lies or is to lie.
-        folder: the pictures, or a CSV, TSV, JSONL or Parquet file that lists them (`retrieval.manifests`).
+        folder: the pictures, or a CSV, TSV, JSONL or Parquet file that lists them (`retrieval.sources`).
         embedder: a name in the catalogue, or a folder with a saved model.
         index: ``exact``, ``scann``, or ``auto`` to choose by size, which is also what None does for a new memory.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.

@@ -1,12 +1,18 @@
 """What flows out of the first stage: neighbours and votes."""
 
+import json
+import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
+
+from retrieval.embedders.base import EmbedderIdentity, Execution
+from retrieval.errors import StorageError
+from retrieval.support.outside import parse_json
 
 Label = Any  # any hashable value; 0 and "" are labels like others. A memory on disk holds text.
 
@@ -61,7 +67,7 @@ class Neighbors:
         return Neighbors(labels, distances, rows, lambda: self.ids[:, :k], factors)
 
     def _repr_html_(self) -> str:
-        from retrieval.display import neighbors_html
+        from retrieval.support.html import neighbors_html
 
         return neighbors_html(self)
 
@@ -117,3 +123,41 @@ class MemoryStats:
     index: str  # the kind that serves a memory of this size
     version: int
     bytes_on_disk: int
+
+
+FORMAT: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a memory is built with, stored in the table itself."""
+
+    embedder: EmbedderIdentity
+    index: str  # the kind asked for
+    thumbnail_pixels: int  # longest side
+    built_from: str  # the folder of `vmem memory build`, so that a second run goes on; empty otherwise
+    memory_id: str = field(default_factory=lambda: uuid.uuid4().hex)  # tells this memory from every other
+    executions: tuple[Execution, ...] = ()  # how its vectors were made, each way once
+
+    def to_json(self) -> str:
+        """Return the settings as JSON."""
+        fields = {
+            "format": FORMAT,
+            "embedder": json.loads(self.embedder.to_json()),
+            "index": self.index,
+            "thumbnail_pixels": self.thumbnail_pixels,
+            "built_from": self.built_from,
+            "memory_id": self.memory_id,
+            "executions": [execution.to_dict() for execution in self.executions],
+        }
+        return json.dumps(fields)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Settings":
+        """Return the settings that `to_json` wrote."""
+        fields = parse_json(text)
+        if fields.pop("format") != FORMAT:
+            raise StorageError("the memory was written by a newer version of this program: update it")
+        fields["embedder"] = EmbedderIdentity.from_json(json.dumps(fields["embedder"]))
+        fields["executions"] = tuple(Execution(**execution) for execution in fields.get("executions", ()))
+        return cls(**fields)

@@ -7,23 +7,19 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from jaxtyping import Float
 
-from retrieval.embedders.base import Embedder
-from retrieval.embedders.execution import Requested
-from retrieval.embedding import Embedding, Recipe
+from retrieval.embedders.base import Embedder, Requested
+from retrieval.embedding import EmbeddedBatch, Embedding, Recipe
 from retrieval.errors import InvalidArgument, UnknownVersion
 from retrieval.images import ImageLike
 from retrieval.indexes import choose_kind
 from retrieval.indexes.base import DEFAULT_RECALL
-from retrieval.indexes.store import load_stored
-from retrieval.pipeline import EmbeddedBatch
-from retrieval.settings import Settings
-from retrieval.snapshot import Snapshot, check_neighbors
+from retrieval.indexes.saved import load_stored
 from retrieval.storage.history import Difference, Entry, Version, compare_versions, list_commands, list_versions
-from retrieval.storage.layout import INDEX
-from retrieval.storage.places import address_of, local_folder
+from retrieval.storage.places import INDEX, address_of, local_folder
 from retrieval.storage.table import ItemTable
-from retrieval.types import MemoryStats, Neighbors
+from retrieval.types import MemoryStats, Neighbors, Settings
 from retrieval.vectors import VectorsLike, to_unit_vectors
+from retrieval.version import Snapshot, check_neighbors
 
 Query = TypeVar("Query")
 DEFAULT_NEIGHBORS: Final = 50  # the paper's k

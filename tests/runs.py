@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.runner import run_evaluation
-from eval.summary import REPORT, Summary, summarise, write_pages
+from eval.runs.runner import run_evaluation
+from eval.runs.summary import REPORT, Summary, summarise, write_pages
 from eval.types import Dataset, Run, Sample
 from retrieval import VisualMemory
 

@@ -27,7 +27,7 @@ class Served:
 def serving(folder: Path, memory: Path, *options: object) -> Iterator[Served]:
     """Serve a memory on a free port until the context ends."""
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "eval.vmem", "serve", str(memory), "--port", "0", *map(str, options)]
+    command = [sys.executable, "-m", "eval.cli.vmem", "serve", str(memory), "--port", "0", *map(str, options)]
     root = Path(__file__).parents[1]
     with (folder / "errors.txt").open("wb") as errors:
         process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=errors, text=True)

@@ -38,7 +38,7 @@ def test_no_command_line_loads_a_heavy_library_at_its_start() -> None:
         "httpx2",
     }
     heavy |= {"google.genai", "google.generativeai", "tenacity", "diskcache"}
-    program = "import sys, eval.vmem; print(*sys.modules)"
+    program = "import sys, eval.cli.vmem; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert not heavy & set(loaded.split())
 

@@ -27,7 +27,7 @@ def vmem(tmp_path_factory: pytest.TempPathFactory) -> Vmem:
     environment |= {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(folder / "hub"), "COLUMNS": "120"}
 
     def run(*arguments: object, **extra: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "eval.vmem", *map(str, arguments)]
+        command = [sys.executable, "-m", "eval.cli.vmem", *map(str, arguments)]
         return subprocess.run(command, cwd=folder, env=environment | extra, capture_output=True, text=True, check=False)
 
     return run
@@ -292,15 +292,15 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(
 
 
 FAULTY = """
-import sys, eval.vmem
+import sys, eval.cli.vmem
 from agent.keys import Secret
 
-@eval.vmem.app.command()
+@eval.cli.vmem.app.command()
 def fail() -> None:
     raise ZeroDivisionError("no\\nshare of " + Secret("a-secret-key-0123456789").reveal())
 
 sys.argv = ["vmem", "fail"]
-eval.vmem.main()
+eval.cli.vmem.main()
 """
 
 
@@ -316,7 +316,7 @@ def test_a_fault_of_the_program_is_one_sentence_without_a_key(debug: str) -> Non
 
 
 def test_ctrl_c_ends_with_130_and_no_traceback(built: Path) -> None:
-    command = [sys.executable, "-m", "eval.vmem", "serve", str(built), "--port", "0"]
+    command = [sys.executable, "-m", "eval.cli.vmem", "serve", str(built), "--port", "0"]
     # A shell's background jobs ignore the signal, and so would their children.
     reset = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(

@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.metrics import compute_metrics
+from eval.metrics.votes import compute_metrics
 from eval.types import Metrics, Names, QueryResults
 from retrieval import VisualMemory
 from retrieval.centring import CentredMemory, centre_queries
 from retrieval.embedders import load_embedder
 from retrieval.embedders.base import Embedder
+from retrieval.embedding import embed_images
 from retrieval.errors import PruningRefused
-from retrieval.folder import list_labelled_files
-from retrieval.pipeline import embed_images
+from retrieval.sources import list_labelled_files
 from retrieval.types import Neighbors
 from retrieval.voting import encode_labels
 from tests.conftest import needs_scann, shared_data

@@ -4,12 +4,12 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from agent import background
+from agent.calls import background
 from agent.errors import ModelError, PassingFailure
 from agent.keys import Secret
 from agent.models.wire import failure, parsed_object, read_reply, to_body
 from agent.types import Reply, Request
-from retrieval.outside import check_proxies
+from retrieval.support.outside import check_proxies
 
 if TYPE_CHECKING:
     import httpx2

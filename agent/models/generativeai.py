@@ -13,7 +13,7 @@ from agent.types import Reply, Request
 from prompts.answer import answer_schema
 from prompts.types import Part, TextPart
 from retrieval.errors import InvalidArgument
-from retrieval.outside import check_proxies
+from retrieval.support.outside import check_proxies
 
 _THREADS: Final = 64
 _UNKNOWN_TO_IT: Final = ("thinking", "media_resolution", "seed")

@@ -6,14 +6,14 @@ from typing import Any, Final
 
 import httpx2
 
-from agent import background
+from agent.calls import background
 from agent.errors import CutOff, EmptyReply, ModelError, PassingFailure, RequestFailure
 from agent.keys import OPENAI_VARIABLES, Secret, check_server
 from agent.models.wire import failure, parsed_object
 from agent.types import Reply, Request, Usage
 from prompts.answer import answer_schema
 from prompts.types import Part, TextPart
-from retrieval.outside import check_proxies, parse_json
+from retrieval.support.outside import check_proxies, parse_json
 
 _CONNECTIONS: Final = 256
 

@@ -9,7 +9,7 @@ from agent.errors import CutOff, EmptyReply, EveryRequestFails, ModelError, Pass
 from agent.types import Reply, Request, Usage
 from prompts.answer import answer_schema
 from prompts.types import Part, Prompt, TextPart
-from retrieval.outside import parse_json
+from retrieval.support.outside import parse_json
 
 _FINISHED: Final = ("STOP", "FINISH_REASON_UNSPECIFIED", "", None)
 _LONGEST_MESSAGE: Final = 300

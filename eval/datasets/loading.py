@@ -1,25 +1,33 @@
 """Any data set by name and place: the published ones in all their forms, and everybody's own."""
 
 import os
+import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from eval.datasets import imagenet, others, wnids
+from eval.datasets import published
 from eval.datasets.archives import open_archive
 from eval.datasets.catalogue import Family, Official, find_official, official_datasets
-from eval.datasets.folder import label_folders
+from eval.datasets.published import Labels
 from eval.datasets.rows import Table, expect_unique
-from eval.datasets.start import find_start
 from eval.datasets.tables import find_table
-from eval.datasets.trees import Files, FolderTree, Tree, is_picture, pictures_below, samples_of
-from eval.datasets.wnids import Labels
+from eval.datasets.trees import (
+    Files,
+    FolderTree,
+    Tree,
+    find_start,
+    is_picture,
+    label_folders,
+    pictures_below,
+    samples_of,
+)
 from eval.types import Dataset
 from eval.wording import counted
-from retrieval.errors import FolderError, VisualMemoryWarning
-from retrieval.folder import as_text, expect_distinct
+from retrieval.errors import FolderError, InvalidArgument, VisualMemoryWarning
+from retrieval.sources import as_text, expect_distinct
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,24 +53,31 @@ _AGAIN: Final = "there twice, flat and in folders maybe, and counted once"
 _STRANGE: Final = "by their endings no pictures"
 _VAL: Final = "ILSVRC2012_val_00000001.JPEG and so on, or <wnid>/<image>,"
 _LAYOUTS: Final[dict[Family, _Layout]] = {
-    "wnid folders": _Layout(wnids.begins_with_wnids, _WNID_FOLDERS, wnids.wnid_file_labels, wnids.wnid_row_labels),
-    "val": _Layout(imagenet.begins_val, _VAL, imagenet.val_file_labels, imagenet.val_row_labels),
-    "real": _Layout(imagenet.begins_val, _VAL, imagenet.real_file_labels, imagenet.real_row_labels),
-    "v2": _Layout(wnids.begins_v2, "folders 0 to 999, or wnids,", wnids.v2_file_labels, wnids.wnid_row_labels),
+    "wnid folders": _Layout(
+        published.begins_with_wnids, _WNID_FOLDERS, published.wnid_file_labels, published.wnid_row_labels
+    ),
+    "val": _Layout(published.begins_val, _VAL, published.val_file_labels, published.val_row_labels),
+    "real": _Layout(published.begins_val, _VAL, published.real_file_labels, published.real_row_labels),
+    "v2": _Layout(
+        published.begins_v2, "folders 0 to 999, or wnids,", published.v2_file_labels, published.wnid_row_labels
+    ),
     "ninco": _Layout(
-        others.begins_ninco, "NINCO_OOD_classes/<class>/<image>", others.ninco_file_labels, others.ninco_row_labels
+        published.begins_ninco,
+        "NINCO_OOD_classes/<class>/<image>",
+        published.ninco_file_labels,
+        published.ninco_row_labels,
     ),
     "inaturalist": _Layout(
-        others.begins_inaturalist,
+        published.begins_inaturalist,
         "<00000>_Kingdom_Phylum_Class_Order_Family_Genus_epithet/<image>",
-        others.inaturalist_file_labels,
-        others.inaturalist_row_labels,
+        published.inaturalist_file_labels,
+        published.inaturalist_row_labels,
     ),
     "tiny val": _Layout(
-        others.begins_tiny_val,
+        published.begins_tiny_val,
         "val_annotations.txt with images/, or <wnid>/<image>,",
-        wnids.wnid_file_labels,
-        wnids.wnid_row_labels,
+        published.wnid_file_labels,
+        published.wnid_row_labels,
     ),
 }
 
@@ -122,9 +137,9 @@ def _own(tree: Tree) -> Found:
 def _from_table(official: Official | None, table: Table) -> Found:
     again: list[str] = []
     if official is None:
-        labels: Labels = list(others.named_labels(table))
+        labels: Labels = list(published.named_labels(table))
     else:
-        labels, again = wnids.once(table.ids, _LAYOUTS[official.family].of_rows(official, table))
+        labels, again = published.once(table.ids, _LAYOUTS[official.family].of_rows(official, table))
     return Found(_dataset(table.root, official, Files(table.ids, table.picture), labels), tuple(_passed(again, _AGAIN)))
 
 
@@ -133,14 +148,14 @@ def _from_tree(official: Official, tree: Tree) -> Found:
     start = find_start(tree, names=official.folders, begins=layout.begins, layout=layout.in_words)
     _expect_form(official, tree, start)
     files, strange = pictures_below(tree, start)
-    annotations = others.tiny_annotations(official, tree, start) if official.family == "tiny val" else None
+    annotations = published.tiny_annotations(official, tree, start) if official.family == "tiny val" else None
     if annotations is not None:
         wnid_of = (annotations.get(path.lower()) for path in files.paths)
         labels: Labels = [None if wnid is None else frozenset([wnid]) for wnid in wnid_of]
     else:
         labels = layout.of_files(official, files.paths)
     beside = [path for path, right in zip(files.paths, labels, strict=True) if right is None]
-    labels, again = wnids.once(files.paths, labels)
+    labels, again = published.once(files.paths, labels)
     unlabelled = "outside the class folders" if annotations is None else "without a line in val_annotations.txt"
     notes = [*_passed(beside, unlabelled), *_passed(again, _AGAIN), *_passed(strange, _STRANGE, "file")]
     return Found(_dataset(tree.root, official, files, labels), tuple(notes))
@@ -168,3 +183,20 @@ def _expect_form(official: Official, tree: Tree, start: str) -> None:
         named = other.folders[0].removesuffix("-format-val") in where
         if named and other != official and other.family == official.family == "v2":
             raise FolderError(f"{tree.root / start} is {other.title}, not {official.title}: give the other folder")
+
+
+def named_folders(arguments: Iterable[str]) -> dict[str, Path]:
+    """Return where each data set lies, by name.
+
+    Raises:
+        InvalidArgument: another form, or one name twice.
+    """
+    folders: dict[str, Path] = {}
+    for argument in arguments:
+        parts = re.fullmatch(r"([\w.-]+)=(.+)", argument, re.DOTALL)
+        if parts is None:
+            raise InvalidArgument(f"--dataset {argument!r}: NAME=PATH expected, such as sketch=data/sketch")
+        if parts[1] in folders:
+            raise InvalidArgument(f"--dataset {parts[1]} is given twice: choose two names")
+        folders[parts[1]] = Path(parts[2])
+    return folders

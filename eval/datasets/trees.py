@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from eval.types import Sample, StoredPicture
+from eval.wording import counted
 from retrieval.errors import FolderError
-from retrieval.folder import as_text, is_left_behind
+from retrieval.sources import as_text, is_left_behind, list_labelled_files
 
 _PICTURE: Final = re.compile(r"\.(?:jpe?g|jpe|jfif|mpo|a?png|gif|webp|bmp|tiff?)$", re.IGNORECASE)  # as Pillow's
 _BESIDE: Final = re.compile(
@@ -180,3 +181,115 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _unreadable(error: OSError) -> FolderError:
     return FolderError(f"{error.filename} cannot be read: {error.strerror}; make it readable")
+
+
+_DEEPEST: Final = 5  # folders that a data set may lie below the path that was given: "ILSVRC/Data/CLS-LOC/val" is four
+_ARCHIVE: Final = re.compile(r"\.(?:tar|tar\.gz|tgz|zip)$", re.IGNORECASE)
+_TINY_VAL: Final = re.compile(r"val_\d+\.JPEG", re.IGNORECASE)
+
+
+def find_start(tree: Tree, *, names: Sequence[str], begins: Callable[[list[str], list[str]], bool], layout: str) -> str:
+    """Return the folder where a data set begins, at the root or below it.
+
+    Args:
+        tree: where to look.
+        names: what the folders on the way are called, in lower case, those to prefer first.
+        begins: whether it begins in a folder with these folders and files.
+        layout: what is looked for, in words.
+
+    Raises:
+        FolderError: nowhere, as far as one can tell.
+    """
+    folder = ""
+    for _ in range(_DEEPEST):
+        folders, files = tree.entries(folder)
+        if begins(folders, files):
+            return folder
+        by_name = {name.lower(): name for name in folders}
+        known = next((by_name[name] for name in names if name in by_name), None)
+        below = known or (folders[0] if len(folders) == 1 else None)
+        if below is None:
+            break
+        folder = f"{folder}/{below}" if folder else below
+    raise FolderError(f"{tree.root / folder} holds {in_words(folders, files)}: {layout} expected{hint(folders, files)}")
+
+
+def in_words(folders: list[str], files: list[str]) -> str:
+    """Return what lies in a folder, with examples."""
+    if not folders and not files:
+        return "nothing"
+    kinds = [counted(len(names), kind) for names, kind in ((folders, "folder"), (files, "file")) if names]
+    named = ", ".join(as_text(name) for name in (folders or files)[:3])
+    return f"{' and '.join(kinds)} ({named}{', …' if len(folders or files) > 3 else ''})"
+
+
+def hint(folders: list[str], files: list[str]) -> str:
+    """Return what to do about a folder that holds these and no data set, to stand behind a sentence; or nothing."""
+    if folders:
+        numbered = all(name.isdigit() for name in folders)
+        return "; whose numbers these are nobody can tell, so take the official archive" if numbered else ""
+    archives = [name for name in files if _ARCHIVE.search(name)]
+    if len(archives) == 1:
+        return f"; give {as_text(archives[0])} itself"
+    if archives:
+        return "; unpack each into a folder of its name, or give the archive that they came in itself"
+    if any(map(_TINY_VAL.fullmatch, files)):
+        return (
+            "; Tiny-ImageNet's labels lie in val_annotations.txt beside the folder images: give the folder above, or"
+            " unpack the zip again where that lacks them"
+        )
+    return "; if this is a single class, give the folder above it" if files else ""
+
+
+_DEEPEST_PICTURE: Final = 5  # folders that the label folders may lie below the path that was given
+
+
+def read_folder(folder: str | Path) -> list[Sample]:
+    """Return a folder's pictures as samples, in a fixed order; ids are the paths below it.
+
+    Raises:
+        FolderError: the folder is missing, empty or laid out otherwise.
+    """
+    return [Sample(file.id, file.path, frozenset([file.label])) for file in list_labelled_files(folder)]
+
+
+def label_folders(tree: Tree) -> tuple[Files, list[frozenset[str] | None]]:
+    """Return the files of one's own folder or archive with their labels; None for those outside any label folder.
+
+    A folder that is the only one and holds several others is stepped into, as archives have it; one that holds a single
+    folder too, unless pictures lie beside that, which make it a label with pictures in two places.
+
+    Raises:
+        FolderError: nothing lies in a label folder.
+    """
+    start = _start(tree)
+    files = tree.files(start)
+    sets: dict[str, frozenset[str]] = {}
+    labels = [_label(path, sets) for path in files.paths]
+    if not sets:
+        folders, names = tree.entries(start)
+        raise FolderError(
+            f"{tree.root / start} holds {in_words(folders, names)}: <label>/<image> expected, one folder for each label"
+            + (hint(folders, names) if not folders else "")
+        )
+    return files, labels
+
+
+def _start(tree: Tree) -> str:
+    start = ""
+    for _ in range(_DEEPEST_PICTURE):
+        folders, files = tree.entries(start)
+        if len(folders) != 1:
+            break
+        below = f"{start}/{folders[0]}" if start else folders[0]
+        labels, beside = tree.entries(below)
+        if not labels or (len(labels) == 1 and any(map(is_picture, files + beside))):
+            break
+        start = below
+    return start
+
+
+def _label(path: str, sets: dict[str, frozenset[str]]) -> frozenset[str] | None:
+    """Return a file's label as a set, one object for each label, since there are millions of files."""
+    folder, slash, _ = path.partition("/")
+    return sets.setdefault(folder, frozenset([as_text(folder)])) if slash else None

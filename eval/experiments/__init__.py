@@ -1,19 +1,15 @@
 """The paper's analyses: one file a figure or table, each with one function of its name."""
 
-from eval.experiments.aggregation import aggregation
+from eval.experiments.aggregation import aggregation, hyperparameters
 from eval.experiments.blame import blame
-from eval.experiments.calibration import calibration
 from eval.experiments.compositionality import compositionality
-from eval.experiments.distances import distances
 from eval.experiments.granularity import granularity
-from eval.experiments.hit_rate import hit_rate
-from eval.experiments.hyperparameters import hyperparameters
 from eval.experiments.label_noise import label_noise
 from eval.experiments.latency_storage import latency_storage
 from eval.experiments.memory_size import memory_size
 from eval.experiments.new_classes import new_classes
 from eval.experiments.pruning import pruning
-from eval.experiments.reliability import reliability
+from eval.experiments.reliability import calibration, distances, hit_rate, reliability
 from eval.experiments.unlearning import unlearning
 
 __all__ = [

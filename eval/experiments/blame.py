@@ -2,26 +2,236 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
-from eval.drawing import BLUE, INK, ORANGE, drawing, plain_numbers, readable
 from eval.experiments.base import Analysis, Cell, Neighborhoods
-from eval.experiments.errors_gallery import draw_errors
-from eval.experiments.gallery import Pictures
-from eval.experiments.ledger import VoteLedger, keep_ledger
+from eval.experiments.gallery import Pictures, Section, Tile, draw_gallery, fetch
 from eval.experiments.material import Material
-from eval.intervals import SEED
+from eval.metrics.intervals import SEED
+from eval.metrics.votes import is_right, truth_codes
+from eval.report.plots import BLUE, INK, ORANGE, drawing, plain_numbers, readable
+from eval.types import QueryResults
 from eval.wording import counted
 from retrieval.curation.pruning import other_places
+from retrieval.errors import InvalidArgument
 from retrieval.labels import display_name
 from retrieval.memory import DEFAULT_NEIGHBORS
-from retrieval.voting import DEFAULT_METHOD, heaviest_labels, neighbor_weights
+from retrieval.voting import (
+    DEFAULT_METHOD,
+    Factors,
+    heaviest_labels,
+    neighbor_weights,
+    predict_every_k,
+    shares_of,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+_ROUNDING: Final = 1e-9  # shares that are closer are voted on once more: sums in another order round otherwise
+_QUERIES_AT_A_TIME: Final = 4096
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VoteLedger:
+    """The votes of all items in all queries."""
+
+    k: int
+    method: str
+    query_ids: list[str]
+    truths: list[frozenset[str]]
+    winners: Int[np.ndarray, " queries"]  # numbers of label_names
+    right: Bool[np.ndarray, " queries"]
+    label_names: list[str]
+    item_names: list[str]
+    item_labels: Int[np.ndarray, " items"]
+    seen: Int[np.ndarray, " items"]  # queries that an item voted in
+    helped: Float[np.ndarray, " items"]  # shares of votes given to right labels, summed over the queries
+    hurt: Float[np.ndarray, " items"]  # to wrong ones
+    caused: Int[np.ndarray, " items"]  # wrong answers that are right without the item
+    saved: Int[np.ndarray, " items"]  # right answers that are wrong without the item
+    mended: Int[np.ndarray, "two pairs"]  # query and item of each that ``caused`` counts
+
+    def label_of(self, item: int) -> str:
+        """Return an item's label."""
+        return self.label_names[int(self.item_labels[item])]
+
+    def deciders(self, count: int) -> list[int]:
+        """Return the items that decide most errors, those first that hurt more; none that decides no error."""
+        worst = np.lexsort((-self.hurt, -self.caused))[:count]
+        return [item for item in worst.tolist() if self.caused[item]]
+
+    def decided_queries(self) -> Int[np.ndarray, " pairs"]:
+        """Return the queries that are right without some item, one entry for each such item."""
+        queries: np.ndarray = self.mended[0]
+        return queries
+
+    def queries_decided_by(self, item: int) -> list[int]:
+        """Return the queries that are right without an item, in order."""
+        queries: list[int] = self.mended[0][self.mended[1] == item].tolist()
+        return queries
+
+
+def keep_ledger(results: QueryResults, *, k: int | None = None, method: str = DEFAULT_METHOD) -> VoteLedger:
+    """Return what each item's votes did to the queries.
+
+    Args:
+        results: queries with their neighbours, nearest first.
+        k: neighbours that vote, 2 or more; None: all.
+        method: one of `retrieval.voting.METHODS`.
+
+    Raises:
+        InvalidArgument: ``k`` out of range, no such method, or no query.
+    """
+    k = results.k if k is None else k
+    if not 2 <= k <= results.k or not len(results):
+        raise InvalidArgument(
+            f"k={k} and {len(results)} queries: 2 to {results.k} neighbours and a query or more expected,"
+            " since a single vote is always decisive"
+        )
+    labels, items = results.neighbor_labels.codes[:, :k], results.neighbor_ids.codes[:, :k]
+    distances, truths = results.neighbor_distances[:, :k], truth_codes(results)
+    factors = results.factors(np.s_[:, :k])
+    winners = predict_every_k(labels, distances, method=method, factors=factors)[:, -1]
+    right = is_right(winners[:, None], truths)[:, 0]
+    size = len(results.neighbor_ids.names)
+    shares = _shares(distances, method, factors)
+    helped, hurt = _share_out(labels, items, shares, truths, size=size)
+    queries, ranks, answers = flips(labels, distances, method=method, factors=factors)
+    fine = is_right(answers[:, None], truths[queries])[:, 0]
+    voters = items[queries, ranks]
+    mended, broken = ~right[queries] & fine, right[queries] & ~fine
+    item_labels = np.zeros(size, np.int64)
+    item_labels[items] = labels
+    return VoteLedger(
+        k=k,
+        method=method,
+        query_ids=results.ids,
+        truths=results.truths,
+        winners=winners,
+        right=right,
+        label_names=results.neighbor_labels.names,
+        item_names=results.neighbor_ids.names,
+        item_labels=item_labels,
+        seen=np.bincount(items.ravel(), minlength=size),
+        helped=helped,
+        hurt=hurt,
+        caused=np.bincount(voters[mended], minlength=size),
+        saved=np.bincount(voters[broken], minlength=size),
+        mended=np.stack([queries[mended], voters[mended]]),
+    )
+
+
+def _share_out(
+    labels: Int[np.ndarray, "queries k"],
+    items: Int[np.ndarray, "queries k"],
+    shares: Float[np.ndarray, "queries k"],
+    truths: Int[np.ndarray, "queries allowed"],
+    *,
+    size: int,
+) -> tuple[Float[np.ndarray, " items"], Float[np.ndarray, " items"]]:
+    """Return what each item gave to right and to wrong labels; every query hands out one vote."""
+    helped, hurt = np.zeros(size), np.zeros(size)
+    for start in range(0, len(labels), _QUERIES_AT_A_TIME):
+        some = slice(start, start + _QUERIES_AT_A_TIME)
+        right = is_right(labels[some], truths[some])
+        helped += np.bincount(items[some][right], shares[some][right], size)
+        hurt += np.bincount(items[some][~right], shares[some][~right], size)
+    return helped, hurt
+
+
+def _shares(distances: np.ndarray, method: str, factors: Factors | None) -> Float[np.ndarray, "queries k"]:
+    weights = neighbor_weights(distances, method, factors=factors)
+    return shares_of(weights, weights)
+
+
+def flips(
+    labels: Int[np.ndarray, "queries k"],
+    distances: Float[np.ndarray, "queries k"],
+    *,
+    method: str,
+    factors: Factors | None = None,
+) -> tuple[Int[np.ndarray, " flips"], Int[np.ndarray, " flips"], Int[np.ndarray, " flips"]]:
+    """Return the votes whose absence changes the answer: query, rank from 0, and the answer without it.
+
+    Only a vote for the winner can be one. Without it the winner has its weight less and all others keep theirs, so one
+    comparison with the runner-up tells; where both come out equal, the vote is taken again without it.
+    """
+    heaviest = heaviest_labels(labels, distances, count=2, method=method, factors=factors)
+    (winners, seconds), shares = (each.T for each in heaviest)
+    given = _shares(distances, method, factors)
+    beyond = np.where(labels == winners[:, None], given, -np.inf) - (shares[0] - shares[1])[:, None]
+    queries, ranks = np.nonzero((beyond > -_ROUNDING) & (seconds >= 0)[:, None])
+    answers = seconds[queries].copy()
+    close = np.flatnonzero(beyond[queries, ranks] <= _ROUNDING)
+    for start in range(0, len(close), _QUERIES_AT_A_TIME):
+        some = close[start : start + _QUERIES_AT_A_TIME]
+        there = np.arange(labels.shape[1]) != ranks[some][:, None]
+        near = queries[some]
+        counted = there if factors is None else there * factors[near]
+        answers[some] = predict_every_k(labels[near], distances[near], method=method, factors=counted)[:, -1]
+    changed = answers != winners[queries]
+    return queries[changed], ranks[changed], answers[changed]
+
+
+_ERRORS: Final = 4  # queries, as in Figures 6 and 16
+_NEIGHBORS: Final = 5  # beside each, as there
+_ITEMS: Final = 3
+_DECIDED: Final = 5  # queries beside an item
+
+
+def draw_errors(
+    found: Neighborhoods, ledger: VoteLedger, pictures: Pictures | None, query_pictures: Pictures | None, *, seed: int
+) -> "Figure":
+    """Draw a few errors, chosen at random, with their neighbours, and the items that decide most errors."""
+    wrong = np.flatnonzero(~ledger.right)
+    chosen = np.sort(np.random.default_rng(seed).choice(wrong, min(_ERRORS, len(wrong)), replace=False)).tolist()
+    decided = {item: ledger.queries_decided_by(item)[:_DECIDED] for item in ledger.deciders(_ITEMS)}
+    near = found.results.neighbor_ids.codes[:, : min(_NEIGHBORS, ledger.k)]
+    queries = fetch(query_pictures, [ledger.query_ids[q] for q in [*chosen, *sum(decided.values(), [])]])
+    items = fetch(pictures, [ledger.item_names[item] for item in [*decided, *near[chosen].ravel().tolist()]])
+    ranks = [f"neighbour {rank}" for rank in range(1, near.shape[1] + 1)]
+    errors = [
+        [_query(ledger, query, queries, f"taken for {display_name(ledger.label_names[ledger.winners[query]])}"),
+         *_neighbors(found, ledger, query, items)]
+        for query in chosen
+    ]  # fmt: skip
+    worst = [
+        [_item(ledger, item, items), *(_query(ledger, query, queries) for query in some)]
+        for item, some in decided.items()
+    ]
+    sections = [Section(["error", *ranks], errors), Section(["item", "right without it"], worst)]
+    return draw_gallery(*sections, title=f"{readable(found.name)}: errors, and items that decide most")
+
+
+def _query(ledger: VoteLedger, query: int, pictures: dict[str, bytes], *said: str) -> Tile:
+    name = ledger.query_ids[query]
+    return Tile(name, (", ".join(map(display_name, sorted(ledger.truths[query]))), *said), pictures.get(name), INK)
+
+
+def _neighbors(found: Neighborhoods, ledger: VoteLedger, query: int, pictures: dict[str, bytes]) -> list[Tile]:
+    """Return the nearest neighbours with their part of the vote, in blue where their label is right."""
+    results, tiles = found.results, []
+    near = np.s_[query : query + 1, : ledger.k]
+    weights = neighbor_weights(results.neighbor_distances[near], ledger.method, factors=results.factors(near))[0]
+    names, labels = results.neighbor_ids.of(query), results.neighbor_labels.of(query)
+    for rank in range(min(_NEIGHBORS, ledger.k)):
+        edge = BLUE if labels[rank] in ledger.truths[query] else ORANGE
+        lines = (display_name(labels[rank]), f"{100 * weights[rank] / weights.sum():.0f} % of the vote")
+        tiles.append(Tile(names[rank], lines, pictures.get(names[rank]), edge))
+    return tiles
+
+
+def _item(ledger: VoteLedger, item: int, pictures: dict[str, bytes]) -> Tile:
+    name = ledger.item_names[item]
+    lines = (display_name(ledger.label_of(item)), f"decides {counted(int(ledger.caused[item]), 'error')}")
+    return Tile(name, lines, pictures.get(name), ORANGE)
+
 
 _FAR_MORE: Final = 2.0  # times the help: below it, an item between two labels that look alike is as likely
 _MAJORITY: Final = 0.5  # of the vote of an item's own neighbours: less is common where labels are hard to tell apart

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from jaxtyping import Float, Int
 
-from eval.drawing import BLUE, INK, ORANGE, drawing, readable
 from eval.experiments.base import Analysis, Cell
 from eval.experiments.gallery import Pictures, Section, Tile, draw_gallery, fetch
 from eval.experiments.material import Material
-from eval.intervals import SEED
-from eval.scoring import is_right, truth_codes
+from eval.metrics.intervals import SEED
+from eval.metrics.votes import is_right, truth_codes
+from eval.report.plots import BLUE, INK, ORANGE, drawing, readable
 from eval.wording import counted
 from retrieval.errors import InvalidArgument
 from retrieval.labels import display_name

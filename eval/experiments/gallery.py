@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from eval.drawing import drawing, readable
+from eval.report.plots import drawing, readable
 from retrieval.images import shown_picture
 
 if TYPE_CHECKING:

@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from eval.drawing import BLUE, GREEN, INK, ORANGE, PINK, drawing, readable
 from eval.experiments.base import Analysis, Cell
-from eval.experiments.masking import class_order, neighbors_within
-from eval.experiments.material import Material
-from eval.experiments.taxonomy import Taxonomy, inaturalist_taxonomy
+from eval.experiments.material import Material, Taxonomy, class_order, inaturalist_taxonomy, neighbors_within
+from eval.report.plots import BLUE, GREEN, INK, ORANGE, PINK, drawing, readable
 from eval.types import Percent
 from eval.wording import counted
 from retrieval.errors import InvalidArgument

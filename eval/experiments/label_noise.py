@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from jaxtyping import Float, Int
 
-from eval.drawing import INK, STROKES, drawing, readable
-from eval.experiments.base import Analysis, Neighborhoods
-from eval.experiments.published import UNCHANGED_UP_TO
-from eval.experiments.votes import BY_METHOD, accuracy_every_k, best
-from eval.intervals import SEED
-from eval.scoring import is_right, truth_codes
+from eval.experiments.base import BY_METHOD, UNCHANGED_UP_TO, Analysis, Neighborhoods, accuracy_every_k, best
+from eval.metrics.intervals import SEED
+from eval.metrics.votes import is_right, truth_codes
+from eval.report.plots import INK, STROKES, drawing, readable
 from eval.types import Percent
 from retrieval.errors import InvalidArgument
 from retrieval.voting import DEFAULT_METHOD

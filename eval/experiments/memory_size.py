@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from jaxtyping import Float
 
-from eval.drawing import BLUE, GREEN, INK, ORANGE, PINK, drawing, readable
-from eval.experiments.base import Analysis, Cell
-from eval.experiments.best import right_by_k
-from eval.experiments.masking import class_order, neighbors_within
-from eval.experiments.material import MOST_NEIGHBORS, Material
-from eval.scoring import percent
+from eval.experiments.base import Analysis, Cell, right_by_k
+from eval.experiments.material import MOST_NEIGHBORS, Material, class_order, neighbors_within
+from eval.metrics.votes import percent
+from eval.report.plots import BLUE, GREEN, INK, ORANGE, PINK, drawing, readable
 from eval.types import Percent
 from retrieval.errors import InvalidArgument
 from retrieval.voting import DEFAULT_METHOD

@@ -7,12 +7,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from jaxtyping import Bool, Int
 
-from eval.drawing import BLUE, INK, ORANGE, drawing, readable
-from eval.experiments.base import Analysis, Cell
-from eval.experiments.best import OPTIMISTIC, Best, best_over_k, draw_best, right_by_k
-from eval.experiments.inserting import insert_queries, without_own
-from eval.experiments.masking import neighbors_within
-from eval.experiments.material import MOST_NEIGHBORS, Material
+from eval.experiments.base import OPTIMISTIC, Analysis, Best, Cell, best_over_k, draw_best, right_by_k
+from eval.experiments.material import MOST_NEIGHBORS, Material, insert_queries, neighbors_within, without_own
+from eval.report.plots import BLUE, INK, ORANGE, drawing, readable
 from eval.types import Percent, QueryResults
 from eval.wording import counted
 from retrieval.errors import InvalidArgument

@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from jaxtyping import Bool
 
-from eval.drawing import BLUE, GREEN, INK, ORANGE, drawing, readable
-from eval.experiments.base import Analysis, Cell
-from eval.experiments.best import OPTIMISTIC, Best, best_over_k, draw_best, right_by_k
-from eval.experiments.masking import neighbors_within
-from eval.experiments.material import MOST_NEIGHBORS, Material
+from eval.experiments.base import OPTIMISTIC, Analysis, Best, Cell, best_over_k, draw_best, right_by_k
+from eval.experiments.material import MOST_NEIGHBORS, Material, neighbors_within
+from eval.report.plots import BLUE, GREEN, INK, ORANGE, drawing, readable
 from eval.types import Percent
 from retrieval.curation.pruning import HARD_LIMIT, NEIGHBORS, count_self_votes, kept_items, reliability
 from retrieval.voting import DEFAULT_METHOD, METHODS

@@ -1,19 +1,32 @@
 """Accuracy of the single neighbour at each rank, with its logarithmic fit (Geirhos et al., Figures 1 and 13)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
-from eval.drawing import BLUE, INK, drawing, readable
-from eval.experiments.base import Analysis, Neighborhoods
-from eval.experiments.published import NEAREST, same_model
-from eval.experiments.votes import right_neighbors
+from eval.experiments.base import (
+    BY_METHOD,
+    HIT_RATE,
+    NEAREST,
+    TABLE_KS,
+    Analysis,
+    Cell,
+    Neighborhoods,
+    accuracy_every_k,
+    right_neighbors,
+    same_model,
+)
+from eval.metrics.intervals import calibrate, wilson_interval
+from eval.metrics.votes import is_right, truth_codes
+from eval.report.plots import BLUE, INK, ORANGE, drawing, readable
 from eval.types import Percent
 from eval.wording import counted
 from retrieval.errors import InvalidArgument
+from retrieval.voting import DEFAULT_METHOD, heaviest_labels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -97,4 +110,210 @@ def _draw(found: Neighborhoods, top1: Float[np.ndarray, " k"], fit: LogFit) -> "
             ylim=(0, 102 if max(top1.max(), np.nanmax(fit.at(ranks), initial=0.0)) > 90 else None),
         )
         axes.legend(fontsize=8)
+    return figure
+
+
+def hit_rate(found: Neighborhoods) -> Analysis:
+    """Return the hit rate at every k: the ceiling of whatever picks among the neighbours' labels."""
+    results, right = found.results, right_neighbors(found)
+    hits = 100.0 * np.logical_or.accumulate(right, axis=1).mean(axis=0)
+    vote = accuracy_every_k(
+        results.neighbor_labels.codes,
+        results.neighbor_distances,
+        right,
+        [BY_METHOD[DEFAULT_METHOD]],
+        factors=results.reliabilities,
+    )[0]
+    k = len(hits)
+    return Analysis(
+        name="hit_rate",
+        title="Hit rate by number of neighbours",
+        source="Figure 11; appendix E",
+        columns=("k", "hit rate (%)", "rank voting (%)"),
+        rows=list(zip(range(1, k + 1), hits.tolist(), vote.tolist(), strict=True)),
+        finding=f"With {k} neighbours a right label is among theirs for {hits[-1]:.1f} % of the queries, where rank"
+        f" voting picks it for {vote[-1]:.1f} %: {hits[-1] - vote[-1]:.1f} points are left for a better choice.",
+        draw=lambda: _draw_hit_rates(found, hits, vote),
+        notes=[f"The paper states {HIT_RATE:.0f} % at k = 100 for its best model on ImageNet, and no other number."],
+    )
+
+
+def _draw_hit_rates(found: Neighborhoods, hits: Float[np.ndarray, " k"], vote: Float[np.ndarray, " k"]) -> "Figure":
+    ks = np.arange(1, len(hits) + 1)
+    with drawing((6.4, 4.2), f"{readable(found.name)}, {readable(found.embedder)}") as (figure, axes):
+        axes.plot(ks, hits, color=BLUE, lw=1.8, label="hit rate")
+        axes.plot(ks, vote, color=ORANGE, ls="--", lw=1.8, label="rank voting")
+        best_model = "hit rate of the best model, ImageNet (paper, appendix E)"
+        axes.plot(TABLE_KS[-1], HIT_RATE, "*", color=INK, markersize=9, label=best_model)
+        axes.set(xlabel="number of neighbours, k", ylabel="queries (%)", ylim=(None, 101))
+        figure.legend(fontsize=8, loc="outside lower center", ncols=3)
+    return figure
+
+
+_BINS: Final = 20  # so that 100 neighbours make bins of five counts
+
+
+def calibration(found: Neighborhoods) -> Analysis:
+    """Return how often the label that most neighbours share is right, by how many share it."""
+    results = found.results
+    labels, shares = heaviest_labels(
+        results.neighbor_labels.codes, results.neighbor_distances, count=1, method="plurality"
+    )
+    right = is_right(labels, truth_codes(results))[:, 0]
+    counts = np.rint(shares[:, 0] * results.k).astype(np.int64)
+    ece = calibrate(shares[:, 0], right).ece
+    rows = _bins(counts, right, results.k)
+    share, top1 = 100.0 * float(shares.mean()), 100.0 * float(right.mean())
+    return Analysis(
+        name="calibration",
+        title="Accuracy by the count of the most frequent label",
+        source="Figure 15; appendix M",
+        columns=("count from", "to", "queries", "mean count", "top-1 (%)", "95 % from (%)", "to (%)"),
+        rows=rows,
+        finding=f"The most frequent label holds {share:.1f} % of {results.k} neighbours on average and is right for"
+        f" {top1:.1f} % of the queries: counts are {_which_way(top1 - share)}, with an expected calibration error of"
+        f" {ece:.1f} points.",
+        draw=lambda: _draw_calibration(found, rows),
+        notes=[
+            "Of labels with the same count, the one that reached it nearest to the query counts.",
+            "The paper shows the same plot of three DINOv2 models on ImageNet, without numbers in its text.",
+        ],
+    )
+
+
+def _which_way(points: float) -> str:
+    """Return what accuracy less share means; a point more or less is none."""
+    if abs(points) < 1.0:
+        return "about right on average"
+    return "too modest" if points > 0 else "too sure"
+
+
+def _bins(counts: Int[np.ndarray, " queries"], right: Bool[np.ndarray, " queries"], k: int) -> list[tuple[Cell, ...]]:
+    """Return one row for each range of counts that a query has."""
+    width = max(1, -(-k // _BINS))
+    rows: list[tuple[Cell, ...]] = []
+    for low in range(1, k + 1, width):
+        high = min(low + width - 1, k)
+        within = (low <= counts) & (counts <= high)
+        if total := int(within.sum()):
+            hits = int(right[within].sum())
+            mean = float(counts[within].mean())
+            rows.append((low, high, total, mean, 100.0 * hits / total, *wilson_interval(hits, total)))
+    return rows
+
+
+def _draw_calibration(found: Neighborhoods, rows: list[tuple[Cell, ...]]) -> "Figure":
+    k = found.results.k
+    table: Float[np.ndarray, "bins 7"] = np.array(rows, float)
+    queries, count, top1, low, high = table[:, 2:].T
+    with drawing((6.4, 4.8), rows=(3, 1)) as (figure, (upper, lower)):
+        upper.set_title(f"{readable(found.name)}, {readable(found.embedder)}")
+        upper.plot([0, k], [0, 100], color=INK, lw=1, ls=":", label="count = accuracy")
+        upper.errorbar(
+            count, top1, yerr=np.maximum([top1 - low, high - top1], 0.0), fmt="o-", color=BLUE, markersize=4, capsize=2,
+            label="plurality voting, with 95 % intervals",
+        )  # fmt: skip
+        upper.set(ylabel="top-1 accuracy (%)", ylim=(-2, 102))
+        upper.legend(fontsize=8)
+        middle, width = table[:, :2].mean(axis=1), table[:, 1] - table[:, 0] + 0.8
+        lower.bar(middle, 100.0 * queries / queries.sum(), width, color=BLUE)
+        lower.set(ylabel="queries (%)", xlabel=f"count of the most frequent label among {k} neighbours")
+    return figure
+
+
+ACCEPTED: Final = 95.0  # percent of the known queries that a detector is to accept, as in "FPR@95"
+
+
+@dataclass(frozen=True, slots=True)
+class Detector:
+    """A number that is higher for unknown queries, with how well it tells."""
+
+    name: str
+    known: Float[np.ndarray, " known"]
+    unknown: Float[np.ndarray, " unknown"]
+    auroc: Percent  # how often an unknown query has a higher number than a known one; a tie counts half
+    threshold: float  # up to which a query counts as known, so that 95 % of the known ones do
+    fpr: Percent  # of the unknown queries, those that then count as known
+
+
+def distances(known: Neighborhoods, unknown: Neighborhoods) -> Analysis:
+    """Return the distances of two sets of queries to the same memory (section 3.1, appendix G).
+
+    Args:
+        known: queries whose labels the memory has.
+        unknown: queries whose labels it does not have.
+    """
+    near, far = (some.results.neighbor_distances.astype(np.float64) for some in (known, unknown))
+    k = min(near.shape[1], far.shape[1])
+    near, far = near[:, :k], far[:, :k]
+    detectors = [
+        detect("nearest", near[:, 0], far[:, 0]),
+        detect(f"mean of {k}", near.mean(axis=1), far.mean(axis=1)),
+        detect(f"median of {k}", np.median(near, axis=1), np.median(far, axis=1)),
+    ]
+    return Analysis(
+        name="distances",
+        title="Distances of known and unknown queries to their neighbours",
+        source="Figure 12; appendix G",
+        columns=(
+            "cosine distance",
+            *(f"{kind}, {figure}" for kind in ("known", "unknown") for figure in ("25 %", "median", "75 %")),
+            "AUROC (%)",
+            "FPR@95 (%)",
+            "threshold",
+        ),
+        rows=[(d.name, *_quartiles(d.known), *_quartiles(d.unknown), d.auroc, d.fpr, d.threshold) for d in detectors],
+        finding=_finding(known, unknown, detectors[0]),
+        draw=lambda: _draw_distances(known, unknown, detectors),
+        notes=[
+            "Unknown is what is detected: AUROC is 50 % by chance. FPR@95 is the share of unknown queries that pass as"
+            " known where 95 % of the known ones do.",
+            "The paper shows box plots of the mean and the median, without numbers in its text.",
+        ],
+    )
+
+
+def detect(name: str, known: Float[np.ndarray, " known"], unknown: Float[np.ndarray, " unknown"]) -> Detector:
+    """Return how well a number tells unknown queries from known ones."""
+    from scipy.stats import rankdata
+
+    ranks = rankdata(np.concatenate([known, unknown]))[len(known) :]
+    above = float(ranks.sum()) - len(unknown) * (len(unknown) + 1) / 2
+    # The smallest number that at least 95 % of the known queries do not exceed.
+    threshold = float(np.quantile(known, ACCEPTED / 100, method="inverted_cdf"))
+    auroc = 100.0 * above / (len(known) * len(unknown))
+    return Detector(name, known, unknown, auroc, threshold, 100.0 * float((unknown <= threshold).mean()))
+
+
+def _quartiles(values: Float[np.ndarray, " queries"]) -> list[float]:
+    return [float(value) for value in np.quantile(values, (0.25, 0.5, 0.75))]
+
+
+def _finding(known: Neighborhoods, unknown: Neighborhoods, nearest: Detector) -> str:
+    near, far = np.median(nearest.known), np.median(nearest.unknown)
+    return (
+        f"The nearest neighbour of a query of {known.name} lies at a median distance of {near:.3f}, of one of"
+        f" {unknown.name} at {far:.3f}; the distance tells unknown from known queries with an AUROC of"
+        f" {nearest.auroc:.1f} %, and where 95 % of the known ones are accepted, {nearest.fpr:.1f} % of the unknown"
+        " ones pass too."
+    )
+
+
+def _draw_distances(known: Neighborhoods, unknown: Neighborhoods, detectors: Sequence[Detector]) -> "Figure":
+    with drawing((6.4, 4.2), readable(known.embedder)) as (figure, axes):
+        places = np.arange(len(detectors))
+        sides = ((known, "known", BLUE, -0.18), (unknown, "unknown", ORANGE, 0.18))
+        for queries, kind, colour, side in sides:
+            drawn = axes.boxplot(
+                [getattr(detector, kind) for detector in detectors], positions=places + side, widths=0.3,
+                showfliers=False, patch_artist=True, medianprops={"color": "black"},
+                boxprops={"facecolor": colour, "alpha": 0.7}, manage_ticks=False,
+            )  # fmt: skip
+            drawn["boxes"][0].set_label(f"{kind}: {readable(queries.name)}")
+        told = [f"{d.name}\nAUROC {d.auroc:.1f} %\nFPR@95 {d.fpr:.1f} %" for d in detectors]
+        axes.set_xticks(places, told)
+        axes.set_ylabel("cosine distance to the neighbours, 1 - cos (no unit)")
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        axes.grid(False, axis="x")
+        figure.legend(fontsize=8, loc="outside lower center", ncols=2)
     return figure

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from jaxtyping import Bool
 
-from eval.drawing import BLUE, INK, ORANGE, drawing, readable
-from eval.experiments.base import Analysis, Cell
-from eval.experiments.best import right_by_k
-from eval.experiments.masking import neighbors_within
-from eval.experiments.material import MOST_NEIGHBORS, Material
-from eval.scoring import percent
+from eval.experiments.base import Analysis, Cell, right_by_k
+from eval.experiments.material import MOST_NEIGHBORS, Material, neighbors_within
+from eval.metrics.votes import percent
+from eval.report.plots import BLUE, INK, ORANGE, drawing, readable
 from eval.types import Percent, QueryResults
 from retrieval.errors import InvalidArgument
 from retrieval.indexes import choose_kind

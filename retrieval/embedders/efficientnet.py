@@ -5,8 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retrieval.embedders.checkpoint import Checkpoint, LoadedModel
-from retrieval.embedders.preprocessing import EFFICIENTNET_LITE
+from retrieval.embedders.base import EFFICIENTNET_LITE, Checkpoint, LoadedModel
 from retrieval.errors import MissingWeights
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def _load(weights: Path) -> LoadedModel:
     import torch
     from efficientnet_lite_pytorch import EfficientNet
 
-    from retrieval.embedders.torch_module import loaded_model
+    from retrieval.embedders.torch_backend import loaded_model
 
     backbone = EfficientNet.from_name(NAME)
     # weights_only: a weights file is data, never code.

@@ -11,16 +11,23 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from jaxtyping import UInt8
 
-from retrieval.embedders.agreement import Agreement, agreement_once, measure_agreement, probe_pictures
-from retrieval.embedders.base import Embedder, EmbedderIdentity
+from retrieval.embedders.base import (
+    LEAST_AGREEMENT,
+    Checkpoint,
+    Embedder,
+    EmbedderIdentity,
+    Execution,
+    Processor,
+    Requested,
+    instruction_sets,
+)
 from retrieval.embedders.checked import Checked, reason_of
-from retrieval.embedders.checkpoint import Checkpoint
-from retrieval.embedders.execution import LEAST_AGREEMENT, Execution, Processor, Requested, instruction_sets
+from retrieval.embedders.precision import Agreement, agreement_once, measure_agreement, probe_pictures
 from retrieval.errors import InvalidArgument, VisualMemoryWarning
 
 if TYPE_CHECKING:
-    from retrieval.embedders.converted import ConvertedModel
-    from retrieval.embedders.int8 import Calibration
+    from retrieval.embedders.openvino_backend import ConvertedModel
+    from retrieval.embedders.precision import Calibration
 
 _GPU_FILES: Final = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA, NVIDIA below Windows, AMD
 _LOWER: Final = {"cpu": ("bfloat16",), "cuda": ("float16", "bfloat16"), "mps": ("float16",)}  # fastest first
@@ -64,7 +71,7 @@ def load(
 
 def _in_float32(checkpoint: Checkpoint) -> Embedder:
     """Return the embedder that everything else is measured by: torch in float32, with nothing from the cache."""
-    from retrieval.embedders.torch_embedder import TorchEmbedder
+    from retrieval.embedders.torch_backend import TorchEmbedder
 
     return TorchEmbedder(checkpoint.load(), _by_torch(checkpoint, "float32", "cpu"))
 
@@ -97,9 +104,8 @@ def _may_have_gpu() -> bool:
 def _load_openvino(
     checkpoint: Checkpoint, precision: str, calibration: "Calibration | None", processor: Processor | None
 ) -> Embedder:
-    from retrieval.embedders.converted import converted
-    from retrieval.embedders.int8 import find_int8, int8_copy
-    from retrieval.embedders.openvino_embedder import OpenVinoEmbedder, openvino_execution, this_processor
+    from retrieval.embedders.openvino_backend import OpenVinoEmbedder, converted, openvino_execution, this_processor
+    from retrieval.embedders.precision import find_int8, int8_copy
 
     processor = processor or this_processor()
     if precision == "bfloat16" and not processor.bfloat16:
@@ -121,7 +127,7 @@ def _load_openvino(
 
 
 def _safe_openvino(checkpoint: Checkpoint, model: "ConvertedModel", processor: Processor) -> Execution:
-    from retrieval.embedders.openvino_embedder import OpenVinoEmbedder, openvino_execution
+    from retrieval.embedders.openvino_backend import OpenVinoEmbedder, openvino_execution
 
     exact, tried = (openvino_execution(precision, processor) for precision in ("float32", "bfloat16"))
     if not processor.bfloat16:
@@ -137,7 +143,7 @@ def _safe_openvino(checkpoint: Checkpoint, model: "ConvertedModel", processor: P
 
 
 def _load_torch(checkpoint: Checkpoint, device: str, precision: str) -> Embedder:
-    from retrieval.embedders.torch_embedder import TorchEmbedder, has_native
+    from retrieval.embedders.torch_backend import TorchEmbedder, has_native
 
     if precision == "auto":
         execution = _safe_torch(checkpoint, device)
@@ -149,14 +155,14 @@ def _load_torch(checkpoint: Checkpoint, device: str, precision: str) -> Embedder
 
 
 def _by_torch(checkpoint: Checkpoint, precision: str, device: str) -> Execution:
-    from retrieval.embedders.torch_embedder import device_name
+    from retrieval.embedders.torch_backend import device_name
 
     on = f"{device_name(device)} {instruction_sets()}" if device == "cpu" else device_name(device)
     return Execution("torch", precision, device, engine=f"{checkpoint.libraries} on {on}")
 
 
 def _safe_torch(checkpoint: Checkpoint, device: str) -> Execution:
-    from retrieval.embedders.torch_embedder import TorchEmbedder, has_native
+    from retrieval.embedders.torch_backend import TorchEmbedder, has_native
 
     exact = _by_torch(checkpoint, "float32", device)
     refused = replace(exact, reason=_EMULATED)

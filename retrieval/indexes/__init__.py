@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from retrieval.errors import InvalidArgument
 from retrieval.indexes.base import ArrayBlocks, Index
-from retrieval.outside import without_address
+from retrieval.support.outside import without_address
 
 KINDS: Final = ("auto", "exact", "scann", "milvus")
 _CLASSES: Final = {

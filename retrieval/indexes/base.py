@@ -1,8 +1,9 @@
 """What every index can do, and the stream of vectors it is made from."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import ClassVar, Final, Protocol, runtime_checkable
 
@@ -76,7 +77,7 @@ class Index(Protocol):
     """Finds the nearest of a set of vectors, known by their position in it.
 
     An index never changes: `extended` makes another. Files that it keeps directly in its folder are guarded by digests
-    (`retrieval.indexes.store`); what it keeps in folders below is its own affair.
+    (`retrieval.indexes.saved`); what it keeps in folders below is its own affair.
     """
 
     kind: ClassVar[str]
@@ -161,3 +162,39 @@ class Index(Protocol):
             recall: share of the true neighbours to find, on average; an index that finds all pays no heed to it.
         """
         ...
+
+
+NOTHING: Final = np.iinfo(np.int64).max
+"""What stands for a candidate that does not count; no distance reaches it."""
+
+POSITION_BITS: Final = 32  # ScaNN numbers vectors by so many, too
+_POSITION: Final = 2**POSITION_BITS - 1
+_DISTANCE: Final = slice(1 if sys.byteorder == "little" else 0, None, 2)  # of the halves, the upper ones
+
+
+def ranked(
+    positions: Int[np.ndarray, "queries some"],
+    similarities: Float[np.ndarray, "queries some"],
+    counts: Bool[np.ndarray, "queries some"],
+) -> Int[np.ndarray, "queries some"]:
+    """Return a number for each candidate, the smaller the nearer."""
+    distances = np.clip(np.float32(1) - similarities, 0, 2, dtype=np.float32)
+    numbers: np.ndarray = distances.view(np.uint32).astype(np.int64)
+    numbers <<= POSITION_BITS
+    numbers |= positions
+    numbers[~counts] = NOTHING
+    return numbers
+
+
+def unranked(
+    numbers: Int[np.ndarray, "queries k"],
+) -> tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]:
+    """Return the positions and distances that numbers were made from."""
+    return numbers & _POSITION, numbers.view(np.float32)[:, _DISTANCE].copy()
+
+
+@lru_cache
+def farthest_within(distance: float) -> int:
+    """Return the largest number of any candidate at a distance or nearer."""
+    bits = int(np.float32(distance).view(np.uint32))
+    return (bits + 1 << POSITION_BITS) - 1

@@ -160,7 +160,7 @@ class FixedPointRows:
         rough: Float[np.ndarray, "queries some"],
         skip: Bool[np.ndarray, " items"] | None,
     ) -> Int[np.ndarray, "queries some"]:
-        """Return numbers (`retrieval.indexes.nearest`) of each query's candidates, as `comparing.compare` does."""
+        """Return numbers (`retrieval.indexes.base`) of each query's candidates, as `comparing.compare` does."""
         numbers = np.empty(positions.shape, np.int64)
         skipped = _NONE if skip is None else skip
         if len(queries) < _SHARED_FROM:
@@ -174,7 +174,7 @@ class FixedPointRows:
 
     @cached_property
     def _compare(self) -> Callable[..., None]:
-        from retrieval.indexes.comparing import compare
+        from retrieval.indexes.compiled import compare
 
         return partial(compare, self.rows, self.lengths, self.places)
 

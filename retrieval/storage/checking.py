@@ -1,7 +1,9 @@
 """Looking for damage in a memory, and going back to a version that has none."""
 
 import logging
-from collections.abc import Iterable
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,22 +12,140 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Int, Int16
 
-from retrieval.disk import UNREADABLE, committing, in_lance, reading
 from retrieval.errors import InvalidArgument, MemoryBusy, StorageError, UnknownVersion
 from retrieval.indexes.fixed_point import ROWS, FixedPointRows
-from retrieval.indexes.generations import withdraw
-from retrieval.indexes.store import check_stored, load_stored
-from retrieval.storage.layout import CENTRED_INDEX, INDEX, expect_memory
-from retrieval.storage.locking import writer_lock
-from retrieval.storage.places import TABLE, address_of, local_folder, table_uri
-from retrieval.storage.sums import manifest, renew_sums
-from retrieval.storage.survey import Survey
+from retrieval.indexes.saved import check_stored, load_stored, withdraw
+from retrieval.storage.commits import count_deletions
+from retrieval.storage.places import (
+    CENTRED_INDEX,
+    INDEX,
+    TABLE,
+    UNREADABLE,
+    address_of,
+    committing,
+    expect_memory,
+    in_lance,
+    local_folder,
+    reading,
+    table_uri,
+    writer_lock,
+)
+from retrieval.storage.sums import (
+    MANIFESTS,
+    data_files,
+    deletion_files,
+    digest,
+    expect_sums,
+    manifest,
+    read_sums,
+    renew_sums,
+    version_of,
+)
 from retrieval.storage.table import ItemTable
-from retrieval.storage.versions import read_tags, remove_tag
+from retrieval.storage.versions import read_tags, remove_tag, version_numbers
+from retrieval.support.terminal import track
 from retrieval.vectors import to_fixed_point
 
-DAMAGED: Final = "damaged"  # folder in a memory's: what was put away
 _BLOCK: Final = 8_192  # rows
+_FILES_AT_A_TIME: Final = 500  # on a command line
+
+
+def undecodable(folder: Path, names: Sequence[str]) -> list[str]:
+    """Return which of some files in a table's folder cannot be decoded."""
+    wrong: list[str] = []
+    left = list(names)
+    while left:
+        command = [sys.executable, "-m", "retrieval.storage.checking", str(folder), *left[:_FILES_AT_A_TIME]]
+        done = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+        if len(done) < min(len(left), _FILES_AT_A_TIME):
+            wrong.append(left.pop(len(done)))
+        left = left[len(done) :]
+    return wrong
+
+
+def _decode(folder: Path, names: Iterable[str]) -> None:
+    from lance.file import LanceFileReader
+
+    for name in names:
+        if name.endswith(".lance"):
+            for _ in LanceFileReader(str(folder / name)).read_all(batch_size=_BLOCK).to_batches():
+                pass
+        else:
+            count_deletions(folder / name)
+        print(name, flush=True)
+
+
+if __name__ == "__main__":
+    _decode(Path(sys.argv[1]), sys.argv[2:])
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What became of a table's files."""
+
+    newest: int  # version that there is, or was
+    files: Mapping[int, set[str]]  # that a version is read from
+    unopened: Mapping[int, str]  # version → why
+    wrong: Mapping[str, str]  # file → why
+
+    @classmethod
+    def of(cls, path: Path, *, progress: bool) -> "Survey":
+        """Read them all."""
+        sums = read_sums(path)
+        files, unopened = _files_by_version(path, sums)
+        names = sorted(set[str]().union(*files.values()))
+        newest = max([*files, *unopened, *map(version_of, sums)], default=0)
+        return cls(newest, files, unopened, _wrong_files(path, names, sums, progress=progress))
+
+    def whole(self) -> list[int]:
+        """Return the versions that can be read whole, oldest first."""
+        return sorted(version for version, needs in self.files.items() if not needs & self.wrong.keys())
+
+    def problems(self) -> list[str]:
+        """Say what is damaged, the newest version first."""
+        gone = [f"version {self.newest} is gone"] if self.newest not in {*self.files, *self.unopened, 0} else []
+        unopened = [
+            f"version {version} cannot be opened: {self.unopened[version]}"
+            for version in sorted(self.unopened, reverse=True)
+        ]
+        return [*gone, *unopened, *self.wrong.values()]
+
+
+def _files_by_version(path: Path, sums: Mapping[str, str]) -> tuple[dict[int, set[str]], dict[int, str]]:
+    """Return the files that each version is read from, and why other versions cannot be opened."""
+    import lance
+
+    files: dict[int, set[str]] = {}
+    unopened: dict[int, str] = {}
+    for version in version_numbers(path):
+        name = manifest(version)
+        try:
+            expect_sums(path, [name], sums)
+            with in_lance():
+                fragments = [one.metadata for one in lance.dataset(table_uri(path), version=version).get_fragments()]
+            files[version] = {name} | data_files(fragments) | deletion_files(fragments)
+        except UNREADABLE as error:
+            unopened[version] = str(error).split(", /")[0].splitlines()[0]
+    return files, unopened
+
+
+def _wrong_files(path: Path, names: Sequence[str], sums: Mapping[str, str], *, progress: bool) -> dict[str, str]:
+    """Return what is wrong with some of the table's files, by name."""
+    wrong = {}
+    unknown = []
+    for name in track(names, "Reading", unit=" files", shown=progress):
+        file = path / TABLE / name
+        try:
+            if name not in sums and not name.startswith(MANIFESTS):  # those were opened
+                unknown.append(name)
+            elif name in sums and digest(file) != sums[name]:
+                wrong[name] = f"{name} is not as it was written"
+        except OSError as error:
+            wrong[name] = f"{name} cannot be read: {error.strerror}"
+    return wrong | {name: f"{name} cannot be decoded" for name in undecodable(path / TABLE, unknown)}
+
+
+DAMAGED: Final = "damaged"  # folder in a memory's: what was put away
 _logger = logging.getLogger(__name__)
 
 

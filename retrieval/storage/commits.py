@@ -1,5 +1,6 @@
 """What writes to a memory's table: each call is one version, which is there wholly or not at all."""
 
+import struct
 from collections.abc import Callable
 from dataclasses import replace as changed
 from pathlib import Path
@@ -8,19 +9,70 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from jaxtyping import Float, UInt64
 
-from retrieval.disk import committing
-from retrieval.embedders.execution import Execution
-from retrieval.progress import track
-from retrieval.storage.commands import said_of
-from retrieval.storage.deletions import count_deletions
-from retrieval.storage.places import address_of
-from retrieval.storage.schema import RELIABILITY, SETTINGS_KEY, with_keys
+from retrieval.embedders.base import Execution
+from retrieval.storage.places import address_of, committing
 from retrieval.storage.sums import add_sums, data_files, deletion_files, expect_sums, read_sums, renew_sums
-from retrieval.storage.table import ItemTable
-from retrieval.storage.versions import drop_versions, tags_of, version_numbers
+from retrieval.storage.table import RELIABILITY, SETTINGS_KEY, ItemTable, with_keys
+from retrieval.storage.versions import drop_versions, said_of, tags_of, version_numbers
+from retrieval.support.terminal import track
 
 if TYPE_CHECKING:
     import pyarrow
+
+
+_PLAIN: Final = 12346  # how a bitmap begins
+_WITH_RUNS: Final = 12347
+_LIST_UP_TO: Final = 4096  # numbers; a container of more is 65,536 bits
+_OFFSETS_FROM: Final = 4  # containers, where there are runs
+
+
+def count_deletions(file: Path) -> int:
+    """Return how many rows a file lists.
+
+    Raises:
+        ValueError: it is not whole.
+        OSError: it cannot be read.
+    """
+    if file.suffix == ".bin":
+        return _count_bits(file.read_bytes())
+    import pyarrow as pa
+
+    with pa.ipc.open_file(file) as opened:  # Arrow's errors are ValueErrors
+        return int(opened.read_all().num_rows)
+
+
+def _count_bits(content: bytes) -> int:
+    try:
+        counts, length = _layout(content)
+    except (struct.error, ValueError, IndexError) as error:
+        raise ValueError("a bitmap that breaks off") from error
+    if length != len(content):
+        raise ValueError(f"a bitmap of {len(content)} bytes: {length} expected")
+    return int(counts.sum())
+
+
+def _layout(content: bytes) -> tuple[np.ndarray, int]:
+    """Return how many numbers each of a bitmap's containers holds, and how long it is in all."""
+    (cookie,) = struct.unpack_from("<I", content)
+    if cookie == _PLAIN:
+        (containers,) = struct.unpack_from("<I", content, 4)
+        at, runs, offsets = 8, np.zeros(containers, bool), True
+    elif cookie & 0xFFFF == _WITH_RUNS:
+        containers = (cookie >> 16) + 1
+        at = 4 + -(-containers // 8)
+        bits = np.unpackbits(np.frombuffer(content[4:at], np.uint8), bitorder="little")
+        runs, offsets = bits[:containers].astype(bool), containers >= _OFFSETS_FROM
+    else:
+        raise ValueError("no bitmap")
+    counts = np.frombuffer(content, "<u2", 2 * containers, at)[1::2].astype(np.int64) + 1
+    at += (8 if offsets else 4) * containers
+    for count, run in zip(counts.tolist(), runs.tolist(), strict=True):
+        if run:
+            at += 2 + 4 * int(struct.unpack_from("<H", content, at)[0])
+        else:
+            at += 2 * count if count <= _LIST_UP_TO else 8192
+    return counts, at
+
 
 ROWS_PER_FILE: Final = 32_768
 BYTES_PER_FILE: Final = 64 * 2**20
@@ -52,7 +104,7 @@ def append(table: ItemTable, rows: "pyarrow.Table") -> "pyarrow.Table":
     return table.light_columns(fragments=new)
 
 
-def replace(
+def replace_rows(
     table: ItemTable, addresses: UInt64[np.ndarray, " rows"], rows: "pyarrow.Table | None", *, deed: str
 ) -> "pyarrow.Table":
     """Take items away, and put others there. Return the light columns of the new ones.

@@ -11,15 +11,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
-from retrieval.disk import UNREADABLE, reading
 from retrieval.errors import UnknownVersion
-from retrieval.storage.commands import Command, deed_said, resumable
-from retrieval.storage.layout import is_memory
-from retrieval.storage.places import address_of, shown
-from retrieval.storage.schema import RELIABILITY
+from retrieval.storage.places import UNREADABLE, address_of, is_memory, reading, shown
 from retrieval.storage.sums import expect_sums, manifest, read_sums
-from retrieval.storage.table import ItemTable, dropped_meanwhile, unless_dropped
-from retrieval.storage.versions import tags_of, version_numbers
+from retrieval.storage.table import RELIABILITY, ItemTable, dropped_meanwhile, unless_dropped
+from retrieval.storage.versions import Command, deed_said, resumable, tags_of, version_numbers
 
 if TYPE_CHECKING:
     import pyarrow

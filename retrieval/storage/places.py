@@ -1,16 +1,22 @@
 """Memories whose table lies on an object store: the table there, index and writer's lock in a folder here."""
 
 import hashlib
+import logging
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from retrieval.cachedir import cache_folder
-from retrieval.errors import MemoryExists, StorageError
-from retrieval.outside import parse_address
+from retrieval.errors import MemoryBusy, MemoryExists, NotAMemory, StorageError
+from retrieval.support.cachedir import cache_folder
+from retrieval.support.outside import parse_address
+
+if TYPE_CHECKING:
+    import filelock
+
 
 TABLE: Final = "items.lance"
 _SCHEMES: Final = ("s3", "gs", "az", "abfss")  # that Lance opens; its keys come from the environment (AWS_…, GOOGLE_…)
@@ -101,3 +107,218 @@ def store_error(address: str, error: Exception) -> StorageError:
         f"{address} cannot be used: {reason}; see that the bucket is there and that the environment has its keys"
         " (for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, and AWS_ENDPOINT for others than Amazon)"
     )
+
+
+UNREADABLE: Final = (OSError, ValueError, KeyError, TypeError, RuntimeError)
+"""What Lance and Arrow raise where a file is damaged or missing, within `in_lance`."""
+
+_forked = False
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = _forked or "lance" in sys.modules
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_note_fork)
+
+
+def expect_no_fork() -> None:
+    """Raise StorageError in a process that was forked from one that had Lance at work.
+
+    Lance's threads stay behind. Of 40 such processes that only read, 4 crashed and 2 hung (pylance 14).
+    """
+    if _forked:
+        raise StorageError(
+            "this process was forked from one that had opened a memory, and Lance does not work in it: start processes"
+            " by spawn, such as multiprocessing.get_context('spawn') or DataLoader(multiprocessing_context='spawn')"
+        )
+
+
+@contextmanager
+def in_lance() -> Iterator[None]:
+    """Raise what Lance's Rust code panics with as RuntimeError: its own class is no Exception, and passes every net.
+
+    Raises:
+        StorageError: Lance does not work in this process.
+        RuntimeError: it panicked.
+    """
+    expect_no_fork()
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":  # of pyo3, which exports no name for it
+            raise RuntimeError(f"Lance cannot make sense of it ({_first_line(error)})") from error
+        raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Translate what a disk that refuses raises, as StorageError; refuse a device, which a new file would take away."""
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise StorageError(f"{shown(path)} cannot be written: it is neither a file nor a folder; choose another path")
+    try:
+        yield
+    except (OSError, TypeError, UnicodeError) as error:  # TypeError: Lance about a path that is no UTF-8
+        reason = reason_of_refusal(error)
+        cure = cure_of_refusal(reason) or "choose a path you may write to"
+        raise StorageError(f"{shown(path)} cannot be written: {reason}; {cure}") from error
+
+
+def reason_of_refusal(error: Exception) -> str:
+    """Return in words why the system refuses a path."""
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return "a file is in the way, where a folder is expected"
+    return getattr(error, "strerror", None) or _first_line(error)
+
+
+def cure_of_refusal(reason: str) -> str | None:
+    """Say what to do where a disk is full, or the system limits the size of files; None for another reason.
+
+    Args:
+        reason: as the system, Lance or SQLite says it.
+    """
+    limited = _file_size_limit()
+    if limited is not None and any(words in reason for words in ("File too large", "No space left", "disk I/O error")):
+        return (
+            f"files of this process may have {limited:,} bytes at most: raise that limit (`ulimit -f`) and run the same"
+            " command again"
+        )
+    if any(words in reason for words in ("No space left", "disk is full")):
+        return "free some space and run the same command again"
+    return None
+
+
+def _file_size_limit() -> int | None:
+    try:
+        import resource
+    except ImportError:  # on Windows, which has none
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return None if limit == resource.RLIM_INFINITY else int(limit)
+
+
+@contextmanager
+def committing(path: Path) -> Iterator[None]:
+    """Translate what Lance raises while it writes to a table, for which it reads as well, as StorageError."""
+    with writing(path):
+        try:
+            with in_lance():
+                yield
+        except (ValueError, KeyError, RuntimeError) as error:
+            if isinstance(error, UnicodeError):
+                raise
+            raise StorageError(
+                f"{shown(path)} cannot be written, since it cannot be read: {_first_line(error)}; `vmem memory check"
+                f" {shown(path)}` says what is damaged"
+            ) from error
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Translate what damaged or missing files of a memory raise, as NotAMemory."""
+    try:
+        with in_lance():
+            yield
+    except UNREADABLE as error:
+        reason = _first_line(error)
+        check = f"`vmem memory check {shown(path)}` says what is damaged and which version to go back to"
+        cure = "make it readable" if "Permission denied" in reason else check
+        raise NotAMemory(f"{shown(path)} holds a memory that cannot be read: {reason}; {cure}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    # Lance ends its messages with the place in its own source.
+    return (str(error).split(", /")[0].splitlines() or [type(error).__name__])[0]
+
+
+LOCK: Final = ".writer.lock"  # in the memory's folder; the system lets go of it when its holder is killed
+WAIT_SECONDS: Final = 600.0  # an index over a million items is built in one or two minutes
+_SILENT_SECONDS: Final = 2.0
+_logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def writer_lock(path: Path, *, wait_seconds: float = WAIT_SECONDS) -> Iterator[None]:
+    """Hold the right to write to a memory; a thread that has it already goes straight on.
+
+    Raises:
+        MemoryBusy: another writer has had it for all that time.
+        StorageError: the folder cannot be written, or Lance does not work in this process.
+    """
+    import filelock
+
+    expect_no_fork()
+    # One object for a path lets a thread that holds it enter again; other threads and processes wait.
+    lock = filelock.FileLock(path / LOCK, is_singleton=True)
+    with writing(path):
+        try:
+            lock.acquire(timeout=min(_SILENT_SECONDS, wait_seconds))
+        except filelock.Timeout:
+            _wait(lock, path, wait_seconds - _SILENT_SECONDS)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _wait(lock: "filelock.BaseFileLock", path: Path, seconds: float) -> None:
+    import filelock
+
+    if seconds > 0:
+        _logger.info("Waiting for another process that writes to %s …", path)
+    try:
+        lock.acquire(timeout=max(0.0, seconds))
+    except filelock.Timeout as error:
+        raise MemoryBusy(f"{path} is being written by another process: try again when that has ended") from error
+
+
+INDEX: Final = "index"
+CENTRED_INDEX: Final = "index-centred"
+PASSED_OVER: Final = "unreadable.tsv"  # id and reason of each file passed over, as JSON strings
+ASIDE: Final = ".new-"  # begins the name of a table that is being made; what a killed run leaves is swept up
+
+
+def is_memory(path: str | Path) -> bool:
+    """Tell whether there is a memory whose local folder this is.
+
+    Raises:
+        StorageError: the object store that its table would be in does not answer.
+    """
+    if address := address_of(Path(path)):
+        return is_stored(address)
+    return os.path.isdir(Path(path) / TABLE)  # of os.path: a name too long for the system is no memory either
+
+
+def expect_memory(path: Path) -> None:
+    """Raise NotAMemory unless there is one at the path."""
+    if not is_memory(path):
+        there = "it holds no memory" if os.path.exists(path) and not address_of(path) else "there is nothing"
+        place = shown(path)
+        raise NotAMemory(f"{place} is no memory ({there}): make one with `vmem memory build {place} FOLDER`")
+
+
+def check_free(path: Path) -> None:
+    """Raise unless a new memory can be made at the path: early, before anything slow is done for it.
+
+    Raises:
+        MemoryExists: something is there already.
+        StorageError: the place cannot be written.
+    """
+    if address_of(path):
+        if is_memory(path):
+            raise MemoryExists(f"{shown(path)} holds a memory already: choose another address")
+        return
+    with writing(path):
+        inside = path.iterdir() if path.is_dir() else ()
+        if (path.exists() and not path.is_dir()) or any(not _is_left_over(entry.name) for entry in inside):
+            raise MemoryExists(f"{path} is there already and not an empty folder: choose another path")
+        nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            why = "read-only" if nearest.is_dir() else "not a folder"
+            raise StorageError(f"{path} cannot be written: {nearest} is {why}; choose a path you may write to")
+
+
+def _is_left_over(name: str) -> bool:
+    return name.startswith(ASIDE) or name == LOCK

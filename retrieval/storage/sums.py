@@ -19,8 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from retrieval.outside import parse_json
 from retrieval.storage.places import TABLE
+from retrieval.support.outside import parse_json
 
 SUMS: Final = "SHA256SUMS"  # in the table's folder, with which it is copied
 MANIFESTS: Final = "_versions"

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import TransportConfig
+from agent.calls.cached import ReplyStore
+from agent.calls.ready import LoadedModel, make_ready
 from agent.keys import Secret
-from agent.loading import LoadedModel, make_ready
-from agent.models.base import VisionModel
 from agent.models.gemini import Gemini
 from agent.models.generativeai import GenerativeAI
 from agent.models.openai_compatible import OpenAICompatible
-from agent.reply_store import ReplyStore
+from agent.types import TransportConfig, VisionModel
 from tests.gemini_server import GeminiServer
 
 KEY = "AIza-a-key-that-nobody-may-see"

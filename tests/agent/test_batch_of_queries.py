@@ -19,14 +19,14 @@ import pytest
 from PIL import Image
 
 from agent import Prediction, ScriptedModel, classify_batch, classify_batch_async, classify_with_rerank
+from agent.calls.cached import ReplyStore
+from agent.calls.ready import LoadedModel
 from agent.errors import EveryRequestFails
-from agent.loading import LoadedModel
-from agent.reply_store import ReplyStore
 from agent.types import Reply, Request
 from prompts.types import NONE_CODE, ImagePart
 from retrieval import VisualMemory
+from retrieval.embedding import Failure
 from retrieval.errors import InvalidArgument, NotAnImage
-from retrieval.pipeline import Failure
 from tests.agent.conftest import KINDS
 from tests.conftest import draw
 from tests.gemini_server import Call, GeminiServer

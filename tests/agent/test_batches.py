@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from agent.batches import BatchJobs, BatchSettings
-from agent.config import GenerationConfig
+from agent.batch import BatchJobs, BatchSettings
+from agent.calls.cached import ReplyStore
+from agent.calls.metered import Meter
+from agent.calls.ready import LoadedModel, make_ready
+from agent.classify import prepare
 from agent.errors import EveryRequestFails, ModelError
-from agent.loading import LoadedModel, make_ready
-from agent.metered import Meter
-from agent.reply_store import ReplyStore
-from agent.stages import prepare
-from eval.summary import Summary
+from agent.types import GenerationConfig
+from eval.runs.summary import Summary
 from eval.types import Sample
 from prompts.cost import find_price
 from retrieval import VisualMemory
@@ -38,7 +38,7 @@ def run(memory: VisualMemory, server: GeminiServer, fresh_store: ReplyStore, tmp
     samples = [Sample(str(number), noise(number), frozenset(["red"])) for number in range(COUNT)]
 
     def evaluate_by(*, batch: bool = True, out: str = "run", shuffles: int = 0, meter: Meter | None = None) -> Summary:
-        from agent.config import TransportConfig
+        from agent.types import TransportConfig
 
         model = make_ready(
             connect("gemini", server),

@@ -8,10 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from agent import Prediction, ScriptedModel, classify_with_rerank
-from agent.cli import app
-from agent.models.base import VisionModel
-from prompts.errors import UnknownPrompt
-from prompts.types import ImagePart, Prompt
+from agent.cli.classify_cli import app
+from agent.types import VisionModel
+from prompts.types import ImagePart, Prompt, UnknownPrompt
 from retrieval import VisualMemory
 from retrieval.embedders import load_embedder
 from retrieval.errors import InvalidArgument, NotAnImage

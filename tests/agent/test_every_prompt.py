@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from agent import ScriptedModel, classify_with_rerank
-from agent.loading import LoadedModel
-from agent.reply_store import ReplyStore
+from agent.calls.cached import ReplyStore
+from agent.calls.ready import LoadedModel
 from prompts.answer import answer_schema
-from prompts.catalogue import load_template, template_names
+from prompts.template import load_template, template_names
 from prompts.types import ImagePart, Prompt
 from retrieval import VisualMemory
 from tests.agent.test_batch_of_queries import noise

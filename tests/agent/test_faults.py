@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from agent import classify_with_rerank
+from agent.calls.ready import LoadedModel
 from agent.errors import EveryRequestFails, ModelError
-from agent.loading import LoadedModel
 from retrieval import VisualMemory
 from tests.agent.conftest import KINDS
 from tests.gemini_server import GeminiServer

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from agent import classify_with_rerank
-from agent.loading import LoadedModel
+from agent.calls.ready import LoadedModel
 from eval.types import Sample
 from retrieval import VisualMemory
 from tests.agent.conftest import KINDS
@@ -110,7 +110,7 @@ def test_ids_and_paths_are_not_sent(
 def test_a_report_shows_hostile_words_as_text(
     memory: VisualMemory, server: GeminiServer, ready: Callable[..., LoadedModel], tmp_path: Path
 ) -> None:
-    from agent.stages import prepare
+    from agent.classify import prepare
 
     server.answer = lambda call: "<script>alert(2)</script>"
     samples = {"q": [Sample("<img src=x onerror=alert(3)>", ordered("x"), frozenset(["<b>"]))]}

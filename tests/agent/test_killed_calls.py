@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.reply_store import ReplyStore
+from agent.calls.cached import ReplyStore
 from retrieval import VisualMemory
 from tests.agent.conftest import KEY
 from tests.agent.test_batch_of_queries import answer_by_picture, noise
@@ -24,12 +24,12 @@ COUNT = 20 * KILLS  # so that every kill finds work under way
 PROGRAM = """
 import sys
 from pathlib import Path
-from agent.batches import BatchJobs, BatchSettings
-from agent.stages import prepare
-from agent.config import TransportConfig
-from agent.loading import load_model
-from eval.datasets.folder import read_folder
-from eval.runner import run_evaluation
+from agent.batch import BatchJobs, BatchSettings
+from agent.classify import prepare
+from agent.types import TransportConfig
+from agent.calls.ready import load_model
+from eval.datasets.trees import read_folder
+from eval.runs.runner import run_evaluation
 from eval.types import Dataset
 from retrieval import VisualMemory
 

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 
 from agent import Prediction, TransportConfig, classify_batch
-from agent.background import run
+from agent.calls.background import run
+from agent.calls.metered import Meter
+from agent.calls.ready import LoadedModel, make_ready
+from agent.calls.retrying import Limits, Retrying
 from agent.errors import CircuitOpen, EveryRequestFails, PassingFailure
-from agent.limits import Limits
-from agent.loading import LoadedModel, make_ready
-from agent.metered import Meter
 from agent.models.wire import failure
-from agent.retrying import Retrying
 from agent.types import Request, Usage
 from prompts.cost import Price, estimate_prompt_tokens, find_price
 from retrieval import VisualMemory

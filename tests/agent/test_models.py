@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 
 from agent import GenerationConfig, TransportConfig, classify_with_rerank, load_model
-from agent.background import run
+from agent.calls.background import run
+from agent.calls.ready import LoadedModel, parse_name
 from agent.errors import EveryRequestFails
-from agent.loading import LoadedModel, parse_name
-from agent.models.base import VisionModel
-from agent.types import Reply, Request
+from agent.types import Reply, Request, VisionModel
 from prompts.types import ImagePart, Prompt, TextPart
 from retrieval import VisualMemory
 from retrieval.errors import InvalidArgument

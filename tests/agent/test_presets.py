@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from agent import GenerationConfig, Preset, ScriptedModel, classify_batch, classify_with_rerank
+from agent.classify import prepare
 from agent.errors import PresetError
-from agent.presets import load_preset, preset_names, save_preset
-from agent.stages import prepare
+from agent.settings import load_preset, preset_names, save_preset
 from eval.types import Sample
 from retrieval import VisualMemory
 from tests.conftest import draw
 from tests.runs import evaluate
 
-VMEM = [sys.executable, "-m", "eval.vmem"]
+VMEM = [sys.executable, "-m", "eval.cli.vmem"]
 AGREES = '{"ranking": ["A"], "confidence": 1}'
 TEMPLATE = "---\nabout: mine\n---\n{{ query }} {% for code in candidates %}{{ code }} {% endfor %}"
 

@@ -69,7 +69,7 @@ def run(program: str, *arguments: object, **environment: str) -> subprocess.Comp
     return subprocess.run(command, env=free | environment, capture_output=True, text=True, check=False)
 
 
-VMEM = "from eval.vmem import main; main()"
+VMEM = "from eval.cli.vmem import main; main()"
 WITHOUT = "import sys; sys.modules['socksio'] = None; " + VMEM
 
 
@@ -109,7 +109,7 @@ def test_an_address_that_no_client_takes_is_refused_without_its_password() -> No
     program = """
 import os, sys
 from retrieval.errors import InvalidArgument
-from retrieval.outside import check_proxies
+from retrieval.support.outside import check_proxies
 for address in sys.argv[1:]:
     os.environ["https_proxy"] = address
     try:

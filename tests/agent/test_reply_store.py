@@ -13,15 +13,12 @@ from pathlib import Path
 import pytest
 
 from agent import GenerationConfig
-from agent.background import run
-from agent.cached import Cached
-from agent.config import TransportConfig
+from agent.calls.background import run
+from agent.calls.cached import Cached, ReplyStore, key_of
+from agent.calls.ready import LoadedModel
 from agent.errors import ModelError, ReplyCacheError
-from agent.loading import LoadedModel
 from agent.models.scripted import ScriptedModel
-from agent.reply_key import key_of
-from agent.reply_store import ReplyStore
-from agent.types import Reply, Request, Usage
+from agent.types import Reply, Request, TransportConfig, Usage
 from prompts.types import ImagePart, Prompt, TextPart
 from tests.agent.test_models import PROMPT
 from tests.gemini_server import GeminiServer
@@ -173,8 +170,8 @@ def _in_processes(count: int, program: str, *arguments: object) -> list[str]:
 FILL = """
 import sys
 from dataclasses import replace
-from agent.reply_key import key_of
-from agent.reply_store import ReplyStore
+from agent.calls.cached import key_of
+from agent.calls.cached import ReplyStore
 from tests.agent.test_reply_store import REPLY, _numbered
 
 store, start = ReplyStore(sys.argv[2]), 50 * int(sys.argv[1])
@@ -184,11 +181,11 @@ for number in range(start, start + 50):
 """
 ASK = """
 import sys
-from agent.background import run
+from agent.calls.background import run
 from agent.keys import Secret
-from agent.loading import make_ready
+from agent.calls.ready import make_ready
 from agent.models.gemini import Gemini
-from agent.reply_store import ReplyStore
+from agent.calls.cached import ReplyStore
 from agent.types import Request
 from tests.agent.conftest import KEY
 from tests.agent.test_models import PROMPT
@@ -198,8 +195,8 @@ print(run(make_ready(bare, store=ReplyStore(sys.argv[2])).generate(Request(PROMP
 """
 CLAIM = """
 import os, sys
-from agent.reply_key import key_of
-from agent.reply_store import ReplyStore
+from agent.calls.cached import key_of
+from agent.calls.cached import ReplyStore
 from tests.agent.test_reply_store import ASKED
 
 assert ReplyStore(sys.argv[2]).claim(key_of("scripted", ASKED), seconds=600)

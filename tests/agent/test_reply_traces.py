@@ -7,13 +7,11 @@ import diskcache
 import numpy as np
 import pytest
 
-from agent.reply_key import key_of, sha256
-from agent.reply_store import ReplyStore
+from agent.calls.cached import ReplyStore, key_of, sha256
 from agent.types import Reply, Request, Usage
 from prompts.types import ImagePart, Prompt, TextPart
+from retrieval.erasing.traces import Forgotten, Marks, ReplyTraces, every_trace
 from retrieval.errors import StorageError
-from retrieval.forgetting.replies import ReplyTraces, every_trace
-from retrieval.forgetting.traces import Forgotten, Marks
 
 DRAW = np.random.default_rng(0)
 ONE, TWO, QUERY = (ImagePart(DRAW.bytes(6_000)) for _ in range(3))

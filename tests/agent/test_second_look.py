@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from agent import Prediction, ScriptedModel, classify_with_rerank, fit_fusion_weight
-from agent.fusion import fuse
-from agent.gate import Gate, measure_vote, parse_gate
+from agent.rerank import fuse
+from agent.settings import Gate, measure_vote, parse_gate
 from prompts.types import ImagePart, Prompt
 from retrieval import VisualMemory
 from retrieval.errors import InvalidArgument

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from agent import classify_with_rerank
+from agent.calls.cached import ReplyStore
+from agent.calls.ready import LoadedModel, load_model, make_ready
+from agent.classify import prepare
 from agent.errors import EveryRequestFails
 from agent.keys import GEMINI_VARIABLES, Secret, find_key
-from agent.loading import LoadedModel, load_model, make_ready
 from agent.models.openai_compatible import OpenAICompatible
-from agent.reply_store import ReplyStore
-from agent.stages import prepare
 from eval.types import Sample
-from prompts.estimate import estimate_prompt
+from prompts.cost import estimate_prompt
 from prompts.types import Prompt
 from retrieval import VisualMemory
 from retrieval.errors import InvalidArgument

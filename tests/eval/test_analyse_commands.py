@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from eval.datasets.folder import read_folder
-from eval.neighbor_info import read_neighbors, write_neighbors
-from eval.runner import run_evaluation
+from eval.cli.vmem import app
+from eval.datasets.trees import read_folder
+from eval.neighbors import read_neighbors, write_neighbors
+from eval.runs.runner import run_evaluation
 from eval.types import Dataset
-from eval.vmem import app
 from retrieval import VisualMemory
 from retrieval.errors import InvalidArgument
 from tests.eval.experiments.found import made_neighborhoods

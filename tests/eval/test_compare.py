@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from eval.compare import Comparison, PairedFigures, compare_runs, compare_with_vote
-from eval.conclusion import conclude, format_difference
-from eval.errors import RunError
-from eval.intervals import Adjusted, holm, mcnemar_p, paired_interval, sign_flip_p, wilson_interval
-from eval.types import Names, Outcome, QueryResults, Run, RunInfo
+from eval.comparing import Comparison, PairedFigures, compare_runs, compare_with_vote, conclude, format_difference
+from eval.metrics.intervals import Adjusted, holm, mcnemar_p, paired_interval, sign_flip_p, wilson_interval
+from eval.types import Names, Outcome, QueryResults, Run, RunError, RunInfo
 
 TRUTH = frozenset({"t"})
 

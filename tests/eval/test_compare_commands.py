@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from eval.reading_cli import app
+from eval.cli.reading_cli import app
 from retrieval.errors import InvalidArgument
 from tests.eval.test_compare import answers
 

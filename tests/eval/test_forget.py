@@ -9,13 +9,10 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from eval.errors import RunError
-from eval.forget_cli import app
-from eval.forgotten import predictions_with
-from eval.types import Sample
+from eval.cli.forget_cli import app, predictions_with
+from eval.types import RunError, Sample
+from retrieval.erasing.traces import Forgotten, ReplyTraces
 from retrieval.errors import InvalidArgument, NotAMemory, StorageError, UnknownItem
-from retrieval.forgetting.replies import ReplyTraces
-from retrieval.forgetting.traces import Forgotten
 from retrieval.memory import VisualMemory
 from retrieval.storage.table import ItemTable
 from tests.runs import evaluate

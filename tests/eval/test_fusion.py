@@ -8,10 +8,9 @@ from dataclasses import replace
 import pytest
 from scipy.optimize import minimize_scalar
 
-from agent.fusion import fit_fusion_weight, fuse
-from eval.errors import RunError
-from eval.fusion import fit_fusion
-from eval.types import QueryResults
+from agent.rerank import fit_fusion_weight, fuse
+from eval.metrics.rerank import fit_fusion
+from eval.types import QueryResults, RunError
 from retrieval.types import Votes
 from tests.eval.made_runs import made_run
 

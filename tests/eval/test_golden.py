@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.metrics import compute_metrics
+from eval.metrics.votes import compute_metrics
 from eval.types import Metrics, Names, QueryResults
 from tests.conftest import cannot_here, shared_data
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.log_reader import read_run
+from eval.runs.log import read_run
 from tests.agent.test_batch_of_queries import noise
 
 KILLS = int(os.environ.get("VMEM_TEST_KILLS", "5"))
@@ -37,7 +37,7 @@ def queries(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_that_is_killed_again_and_again_has_the_figures_of_an_unbroken_one(
     built: Path, queries: Path, tmp_path: Path, way: tuple[str, ...]
 ) -> None:
-    command = [sys.executable, "-m", "eval.vmem", "eval", "run", "--memory", str(built), "--k", "18"]
+    command = [sys.executable, "-m", "eval.cli.vmem", "eval", "run", "--memory", str(built), "--k", "18"]
     command += ["--dataset", f"q={queries}", "--pictures", "5", "--precision", "float32", *way]
     subprocess.run([*command, "--out", str(tmp_path / "whole"), "--no-cache"], check=True, capture_output=True)
     broken = [*command, "--out", str(tmp_path / "broken"), "--no-cache"]

@@ -5,13 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from eval.calibration import calibrate
-from eval.errors import RunError
-from eval.intervals import bootstrap_interval, wilson_interval
-from eval.metrics import compute_metrics, measure
-from eval.rerank_metrics import sum_spending
-from eval.scoring import is_right
-from eval.types import Names, Outcome, QueryResults, Run, RunInfo
+from eval.metrics.intervals import bootstrap_interval, calibrate, wilson_interval
+from eval.metrics.rerank import sum_spending
+from eval.metrics.votes import compute_metrics, is_right, measure
+from eval.types import Names, Outcome, QueryResults, Run, RunError, RunInfo
 from retrieval.voting import encode_labels
 
 

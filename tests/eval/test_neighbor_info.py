@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.errors import NeighborFileError
 from eval.experiments.base import Neighborhoods
-from eval.neighbor_info import Origin, read_neighbors, write_neighbors
-from eval.types import Names, QueryResults
+from eval.neighbors import Origin, read_neighbors, write_neighbors
+from eval.types import Names, NeighborFileError, QueryResults
 from retrieval.errors import StorageError
 from retrieval.labels import imagenet_classes
 from tests.eval.experiments.found import made_neighborhoods

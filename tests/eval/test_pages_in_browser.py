@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from agent import ScriptedModel
-from agent.stages import prepare
-from eval.compare import compare_runs, compare_with_vote
-from eval.comparison_page import write_comparison
-from eval.metrics import measure
-from eval.report import write_report
-from eval.rerank_metrics import sum_spending
-from eval.runner import run_evaluation
+from agent.classify import prepare
+from eval.comparing import compare_runs, compare_with_vote
+from eval.metrics.rerank import sum_spending
+from eval.metrics.votes import measure
+from eval.report.comparison_page import write_comparison
+from eval.report.page import write_report
+from eval.runs.runner import run_evaluation
 from eval.types import Dataset, Run, Sample
 from retrieval import VisualMemory
 from tests.browser import Browser, needs_chromium

@@ -7,10 +7,17 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from eval.drawing import as_svg
-from eval.metrics import measure
-from eval.plots import accuracy_by_cost, accuracy_by_dataset, differences, reliability, top1_by_k, write_plots
-from eval.rerank_metrics import sum_spending
+from eval.metrics.rerank import sum_spending
+from eval.metrics.votes import measure
+from eval.report.plots import (
+    accuracy_by_cost,
+    accuracy_by_dataset,
+    as_svg,
+    differences,
+    reliability,
+    top1_by_k,
+    write_plots,
+)
 from eval.types import Metrics, Spending
 from tests.eval.made_runs import made_run
 

@@ -8,9 +8,8 @@ import pytest
 from scipy.stats import binom, binomtest
 from typer.testing import CliRunner
 
-from eval.intervals import mcnemar_p
-from eval.power import mcnemar_power, needed_queries
-from eval.reading_cli import app
+from eval.cli.reading_cli import app
+from eval.metrics.intervals import mcnemar_p, mcnemar_power, needed_queries
 from retrieval.errors import InvalidArgument
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from eval.printing import print_summary
-from eval.summary import summarise
+from eval.report.printing import print_summary
+from eval.runs.summary import summarise
 from eval.types import Run
 from eval.wording import counted, points
 from tests.eval.made_runs import made_run

@@ -2,8 +2,8 @@
 
 import pytest
 
-from eval.page.prompting import Recomposer
-from prompts.catalogue import load_template
+from eval.report.cases import Recomposer
+from prompts.template import load_template
 from retrieval.types import Neighbor, Votes
 
 NEIGHBORS = [Neighbor("a", "cat", 0.25, 0), Neighbor("b", "dog", 0.5, 1)]

@@ -8,19 +8,17 @@ import numpy as np
 import pytest
 
 from agent import classify_with_rerank
-from agent.record import prediction_record
-from eval.errors import RunError
+from agent.types import prediction_record
 from eval.experiments.aggregation import aggregation
-from eval.experiments.base import Neighborhoods
-from eval.experiments.ledger import flips
-from eval.experiments.votes import BY_METHOD, accuracy_every_k, right_neighbors
-from eval.log_reader import read_run
-from eval.neighbor_info import read_neighbors, write_neighbors
-from eval.scoring import vote_labels, winners
-from eval.types import QueryResults, Sample
+from eval.experiments.base import BY_METHOD, Neighborhoods, accuracy_every_k, right_neighbors
+from eval.experiments.blame import flips
+from eval.metrics.votes import vote_labels, winners
+from eval.neighbors import read_neighbors, write_neighbors
+from eval.runs.log import read_run
+from eval.types import QueryResults, RunError, Sample
 from retrieval import VisualMemory
 from retrieval.building import build_memory
-from retrieval.jsonlines import sealed, unsealed
+from retrieval.support.jsonlines import sealed, unsealed
 from retrieval.voting import METHODS, predict_every_k
 from tests.runs import evaluate
 

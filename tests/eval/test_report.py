@@ -14,16 +14,15 @@ import numpy as np
 import pytest
 
 from agent import ScriptedModel
-from agent.stages import prepare
-from eval.compare import compare_with_vote
-from eval.comparison_page import write_comparison
-from eval.datasets.folder import read_folder
-from eval.metrics import measure
-from eval.page.cases import choose_pictured, share_out
-from eval.page.listing import FIRST_RIGHT, SECOND_RIGHT
-from eval.report import write_report
-from eval.rerank_metrics import sum_spending
-from eval.runner import run_evaluation
+from agent.classify import prepare
+from eval.comparing import compare_with_vote
+from eval.datasets.trees import read_folder
+from eval.metrics.rerank import sum_spending
+from eval.metrics.votes import measure
+from eval.report.cases import FIRST_RIGHT, SECOND_RIGHT, choose_pictured, share_out
+from eval.report.comparison_page import write_comparison
+from eval.report.page import write_report
+from eval.runs.runner import run_evaluation
 from eval.types import Dataset, Run, Sample
 from retrieval import VisualMemory
 from tests.conftest import draw

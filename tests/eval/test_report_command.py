@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from eval.datasets.folder import read_folder
-from eval.errors import RunError
-from eval.reading_cli import app
-from eval.runner import run_evaluation
-from eval.types import Dataset
+from eval.cli.reading_cli import app
+from eval.datasets.trees import read_folder
+from eval.runs.runner import run_evaluation
+from eval.types import Dataset, RunError
 from retrieval import VisualMemory
 from retrieval.errors import InvalidArgument
-from retrieval.jsonlines import sealed, unsealed
+from retrieval.support.jsonlines import sealed, unsealed
 from tests.conftest import draw
 
 

@@ -14,7 +14,7 @@ from tests.agent.test_batch_of_queries import noise
 from tests.gemini_server import GeminiServer
 
 KEY = "test-key-of-the-command-line"
-VMEM = [sys.executable, "-m", "eval.vmem"]
+VMEM = [sys.executable, "-m", "eval.cli.vmem"]
 
 
 @pytest.fixture

@@ -10,19 +10,18 @@ import numpy as np
 import pytest
 
 from agent import ScriptedModel
-from agent.config import TransportConfig
+from agent.calls.cached import ReplyStore
+from agent.calls.metered import Meter
+from agent.calls.ready import load_model, make_ready
+from agent.classify import prepare
 from agent.errors import EveryRequestFails, RequestFailure
 from agent.keys import Secret
-from agent.loading import load_model, make_ready
-from agent.metered import Meter
 from agent.models.gemini import Gemini
-from agent.reply_store import ReplyStore
-from agent.stages import prepare
-from eval.errors import OtherSettings, RunError
-from eval.estimate import estimate_run
-from eval.fusion import fit_fusion
-from eval.log_reader import read_run
-from eval.types import Dataset, Sample
+from agent.types import TransportConfig
+from eval.metrics.rerank import fit_fusion
+from eval.runs.log import read_run
+from eval.runs.runner import estimate_run
+from eval.types import Dataset, OtherSettings, RunError, Sample
 from prompts.cost import find_price
 from prompts.types import Prompt
 from retrieval import VisualMemory
@@ -32,7 +31,7 @@ from tests.gemini_server import GeminiServer
 from tests.runs import evaluate, page_of
 
 KEY = "test-key-of-the-command-line"
-VMEM = [sys.executable, "-m", "eval.vmem"]
+VMEM = [sys.executable, "-m", "eval.cli.vmem"]
 
 
 @pytest.fixture(scope="module")

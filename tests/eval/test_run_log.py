@@ -8,15 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.errors import OtherSettings, RunError
-from eval.gaps import say_damage
-from eval.log_reader import lines_at, read_run
-from eval.metrics import measure
-from eval.runlog import RunLog
-from eval.types import Sample
+from eval.metrics.votes import measure
+from eval.runs.log import RunLog, lines_at, read_run
+from eval.runs.runner import say_damage
+from eval.types import OtherSettings, RunError, Sample
 from retrieval import VisualMemory
 from retrieval.errors import VisualMemoryWarning
-from retrieval.jsonlines import is_sealed, sealed, unsealed
+from retrieval.support.jsonlines import is_sealed, sealed, unsealed
 from tests.runs import evaluate
 
 

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from eval.datasets.folder import read_folder
-from eval.errors import OtherSettings, RunError
-from eval.log_reader import read_run
-from eval.metrics import measure
-from eval.types import Sample
+from eval.datasets.trees import read_folder
+from eval.metrics.votes import measure
+from eval.runs.log import read_run
+from eval.types import OtherSettings, RunError, Sample
 from retrieval import VisualMemory
 from retrieval.building import build_memory
 from retrieval.errors import InvalidArgument

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.tables import Table, make_table
-from eval.tables_text import format_table
+from eval.report.tables import Table, format_table, make_table
 from tests.eval.test_tables import OURS, figures, finished_run
 
 

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from eval.errors import RunError
-from eval.log_reader import read_run
-from eval.reading_cli import app
-from eval.summary import summarise
-from eval.tables import Table, make_table
-from eval.tables_text import format_table
+from eval.cli.reading_cli import app
+from eval.report.tables import Table, format_table, make_table
+from eval.runs.log import read_run
+from eval.runs.summary import summarise
+from eval.types import RunError
 from retrieval.errors import InvalidArgument
 from retrieval.voting import METHODS
 from tests.conftest import cannot_here

@@ -5,19 +5,14 @@ from pathlib import Path
 import pytest
 
 from agent import ScriptedModel
-from agent.loading import LoadedModel, make_ready
-from agent.stand_in import answer_by_pixels
-from eval.compare import compare_runs
-from eval.errors import RunError
-from eval.flips_display import show_flips
-from eval.hard_queries import hard_queries
-from eval.prompt_display import show_prompts
-from eval.trial import try_prompts
-from eval.types import Dataset, Sample
-from eval.workbench import open_workbench
+from agent.calls.ready import LoadedModel, make_ready
+from agent.question import pose_questions
+from eval.comparing import compare_runs
+from eval.trial import hard_queries, show_flips, show_prompts, try_prompts
+from eval.types import Dataset, RunError, Sample
+from eval.workbench import answer_by_pixels, open_workbench
 from prompts.answer import parse_answer
-from prompts.catalogue import load_template
-from prompts.question import pose_questions
+from prompts.template import load_template
 from prompts.types import Prompt
 from retrieval import VisualMemory
 from retrieval.errors import InvalidArgument

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from eval.demo import split
-from eval.variants import VARIANTS
+from eval.demo import VARIANTS, split
 from retrieval.errors import FolderError
-from retrieval.folder import LabelledFile
+from retrieval.sources import LabelledFile
 from tests.conftest import draw
 
 

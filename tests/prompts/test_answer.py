@@ -3,8 +3,7 @@
 import pytest
 
 from prompts.answer import Answer, parse_answer
-from prompts.errors import UnusableReply
-from prompts.types import Prompt
+from prompts.types import Prompt, UnusableReply
 
 PROMPT = Prompt("test", (), {"A": "cat", "B": "sea lion", "C": "A", "D": "0"})
 

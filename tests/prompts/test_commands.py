@@ -7,10 +7,10 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from prompts.catalogue import template_names
-from prompts.cli import app
-from prompts.errors import UnknownPrompt
-from prompts.estimate import MODEL
+from agent.cli.prompt_cli import app
+from prompts.cost import MODEL
+from prompts.template import template_names
+from prompts.types import UnknownPrompt
 from retrieval.errors import InvalidArgument
 
 HOSTILE = "---\nabout: \x1b[31mred\x1b[0m <script>\n---\nIs it\x1b[2J so? {{ query }}"
@@ -123,6 +123,6 @@ def test_no_neighbours_are_refused_before_anything_is_opened() -> None:
 
 
 def test_the_price_named_in_the_help_is_the_one_that_is_taken() -> None:
-    from prompts.cli import DEFAULT_MODEL
+    from agent.cli.prompt_cli import DEFAULT_MODEL
 
     assert DEFAULT_MODEL == MODEL

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from prompts.catalogue import load_template
-from prompts.estimate import estimate_prompt
-from prompts.trial import stand_in
+from agent.question import stand_in
+from prompts.cost import estimate_prompt
+from prompts.template import load_template
 from prompts.types import ImagePart, Prompt, TextPart
 from retrieval.errors import InvalidArgument
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from prompts.catalogue import load_template
 from prompts.mosaic import Tile, caption_lines, draw_sheets, tile_pixels
 from prompts.render import Exemplar, render
+from prompts.template import load_template
 from prompts.types import ImagePart, Prompt
 from retrieval.images import thumbnail
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from prompts.catalogue import load_template
-from prompts.estimate import estimate_prompt
+from prompts.cost import estimate_prompt
 from prompts.preview import prompt_page, prompts_page
 from prompts.render import Exemplar, render
+from prompts.template import load_template
 from prompts.types import ImagePart, Prompt, TextPart
 from retrieval.images import thumbnail
 from tests.browser import Browser, needs_chromium

@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 
 from prompts.answer import parse_answer
-from prompts.catalogue import load_template, template_names
-from prompts.errors import UnknownPrompt
 from prompts.preview import prompt_page
 from prompts.render import Exemplar, quoted, render
-from prompts.types import ImagePart, Prompt, TextPart
+from prompts.template import load_template, template_names
+from prompts.types import ImagePart, Prompt, TextPart, UnknownPrompt
 
 HOSTILE = [
     "{{ 7 * 7 }}",

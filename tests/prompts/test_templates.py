@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from prompts.catalogue import load_template, template_names
-from prompts.errors import UnknownPrompt
+from prompts.template import load_template, template_names
+from prompts.types import UnknownPrompt
 
 RELEASED = {
     "describe_then_decide_v1": "de4efafdd4493492cef0ea96df2f7bb958623412e17bb469bcdbe6e8ea01497b",

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from retrieval.embedders.base import foreign_vectors
+from retrieval.erasing.erase import erase_items
 from retrieval.errors import UnknownVersion
-from retrieval.forgetting.deed import erase_items
 from retrieval.memory import VisualMemory
 from retrieval.storage.history import find_undone
 from retrieval.storage.versions import version_numbers

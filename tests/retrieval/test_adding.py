@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from retrieval import VisualMemory
-from retrieval.adding import AddReport
+from retrieval.edits import AddReport
 from retrieval.embedders.base import foreign_vectors
 from retrieval.errors import (
     DuplicateId,
     InvalidArgument,
 )
-from retrieval.folder import Item
 from retrieval.images import decode
+from retrieval.sources import Item
 from tests.conftest import COLOURS, draw
 
 

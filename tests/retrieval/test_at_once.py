@@ -11,7 +11,7 @@ import pytest
 
 from retrieval.embedders.base import foreign_vectors
 from retrieval.memory import VisualMemory
-from retrieval.storage.locking import writer_lock
+from retrieval.storage.places import writer_lock
 
 DIMENSION = 8
 ITEMS = 300

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from retrieval import VisualMemory
-from retrieval.curation.attribution import attribute, explain, smallest_flip
+from retrieval.curation.explaining import attribute, explain, smallest_flip
 from retrieval.errors import InvalidArgument
 from retrieval.types import Neighbor
 from retrieval.voting import METHODS, predict_every_k

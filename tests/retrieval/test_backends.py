@@ -13,21 +13,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retrieval.cachedir import cache_folder
 from retrieval.embedders import load_embedder
-from retrieval.embedders.agreement import Agreement, agreement_once, measure_agreement
-from retrieval.embedders.base import Embedder
-from retrieval.embedders.converted import ConvertedModel, converted
-from retrieval.embedders.execution import LEAST_AGREEMENT, Execution, Processor, Requested
-from retrieval.embedders.hub import find_in_folder
-from retrieval.embedders.int8 import Calibration
+from retrieval.embedders.base import IMAGENET, LEAST_AGREEMENT, Embedder, Execution, Processor, Requested
+from retrieval.embedders.huggingface import find_in_folder
 from retrieval.embedders.loading import load
-from retrieval.embedders.openvino_embedder import OpenVinoEmbedder, openvino_execution, this_processor
-from retrieval.embedders.preprocessing import IMAGENET
-from retrieval.embedders.torch_embedder import TorchEmbedder, has_native
-from retrieval.embedders.torch_module import loaded_model
+from retrieval.embedders.openvino_backend import (
+    ConvertedModel,
+    OpenVinoEmbedder,
+    converted,
+    openvino_execution,
+    this_processor,
+)
+from retrieval.embedders.precision import Agreement, Calibration, agreement_once, measure_agreement
+from retrieval.embedders.torch_backend import TorchEmbedder, has_native, loaded_model
 from retrieval.errors import EmbedderError, InvalidArgument, VisualMemoryWarning
 from retrieval.images import decode
+from retrieval.support.cachedir import cache_folder
 from tests.conftest import CANNOT_HERE, draw, save_dinov2
 
 PICTURES = [draw((40 * number, 90, 200 - 30 * number), number, (260 + 7 * number, 240)) for number in range(6)]
@@ -150,7 +151,7 @@ IN_ORDER = """
 import sys
 import numpy as np
 from retrieval.embedders import load_embedder
-from retrieval.embedders.int8 import Calibration
+from retrieval.embedders.precision import Calibration
 from tests.retrieval.test_backends import PICTURES, embed
 right = np.load(sys.argv[2])
 for precision in sys.argv[3:]:
@@ -188,7 +189,7 @@ def test_precisions_in_any_order_and_process_are_right_alone_and_in_batches(
 
 LOAD_AND_DIE = """
 import os, pathlib, sys
-from retrieval.cachedir import loading
+from retrieval.support.cachedir import loading
 with loading(pathlib.Path(sys.argv[1])):
     os.abort()
 """

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from eval.datasets.folder import read_folder
+from eval.datasets.trees import read_folder
 from retrieval import VisualMemory
 from retrieval.building import build_memory
-from retrieval.cli import build
+from retrieval.cli.memory_cli import build
 from retrieval.errors import (
     FolderError,
     MemoryExists,

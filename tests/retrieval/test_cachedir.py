@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from retrieval.cachedir import cache_key, drop_unused, is_of_this_layout, loading, make_whole, start_afresh
+from retrieval.support.cachedir import cache_key, drop_unused, is_of_this_layout, loading, make_whole, start_afresh
 
 LOAD = """
 import os, pathlib, signal, sys
-from retrieval.cachedir import loading
+from retrieval.support.cachedir import loading
 with loading(pathlib.Path(sys.argv[1])):
     print("loading", flush=True)
     {then}
@@ -113,7 +113,7 @@ def test_what_nobody_used_for_90_days_goes_and_the_rest_stays(tmp_path: Path) ->
 def test_what_is_made_whole_is_for_whom_the_umask_names(tmp_path: Path) -> None:
     program = """
 import os, pathlib, sys
-from retrieval.cachedir import make_whole
+from retrieval.support.cachedir import make_whole
 os.umask(int(sys.argv[2], 8))
 def fill(aside):
     (aside / "inner").mkdir()
@@ -133,7 +133,7 @@ print(*(oct(path.stat().st_mode & 0o777) for path in (made, made / "inner", made
 BUILD_AND_ERASE = """
 import os, sys
 import numpy as np
-from agent.reply_store import ReplyStore
+from agent.calls.cached import ReplyStore
 from retrieval.building import build_memory
 os.umask(0o002)
 memory, _ = build_memory(sys.argv[1], sys.argv[2], embedder=sys.argv[3], index="scann")

@@ -9,7 +9,7 @@ import pytest
 from retrieval import VisualMemory
 from retrieval.centring import CentredMemory, centre_queries
 from retrieval.errors import InvalidArgument
-from retrieval.indexes.store import load_stored
+from retrieval.indexes.saved import load_stored
 from retrieval.vectors import to_fixed_point, to_unit
 
 Make = Callable[[int, int], np.ndarray]

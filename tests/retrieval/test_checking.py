@@ -13,12 +13,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from retrieval.cli.history_cli import check, checkout
 from retrieval.embedders.base import foreign_vectors
 from retrieval.errors import NotAMemory, StorageError, UnknownVersion, VisualMemoryError
 from retrieval.memory import VisualMemory
-from retrieval.storage.check_cli import check
 from retrieval.storage.checking import check_memory, go_back
-from retrieval.storage.history_cli import checkout
 from retrieval.storage.sums import SUMS, manifest
 
 DIMENSION = 8

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from retrieval.cli.history_cli import check
 from retrieval.indexes.base import ArrayBlocks
-from retrieval.indexes.store import build_stored, load_stored
+from retrieval.indexes.saved import build_stored, load_stored
 from retrieval.memory import VisualMemory
-from retrieval.storage.check_cli import check
 from retrieval.storage.checking import check_memory
 from tests.retrieval import edits
 from tests.retrieval.test_checking import DEEDS, run

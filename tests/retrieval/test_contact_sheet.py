@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retrieval.curation.contact_sheet import Tile, check_sheet, write_sheet
+from retrieval.curation.sheets import Tile, check_sheet, write_sheet
 from retrieval.errors import InvalidArgument, StorageError
 from retrieval.images import thumbnail
 from tests.conftest import COLOURS, draw

@@ -8,8 +8,7 @@ import pytest
 
 from retrieval import VisualMemory
 from retrieval.building import build_memory
-from retrieval.curation.curation_cli import prune, why
-from retrieval.curation.duplicates_cli import duplicates
+from retrieval.cli.curation_cli import duplicates, prune, why
 from retrieval.errors import PruningRefused
 from tests.commands import Run, runner
 from tests.conftest import COLOURS, draw

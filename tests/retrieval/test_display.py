@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from retrieval.display import Shown, bar, line, show_records, side_by_side, table, tile, votes_table
-from retrieval.terminal import printable
+from retrieval.support.html import Shown, bar, picture_tile, show_records, side_by_side, table, text_line, votes_table
+from retrieval.support.terminal import printable
 from retrieval.types import Neighbors, Votes
 from tests.agent.test_hostile import HOSTILE
 from tests.markup import read_harmless
@@ -64,7 +64,7 @@ def test_cells_that_are_numbers_stand_to_the_right() -> None:
 
 def test_a_picture_that_is_missing_or_damaged_leaves_a_box() -> None:
     for encoded in (None, b"no picture"):
-        found = read_harmless(tile(encoded, ["cat"]))
+        found = read_harmless(picture_tile(encoded, ["cat"]))
         assert ("aria-label", "no picture") in found.attributes and "img" not in found.tags and found.text == "cat"
 
 
@@ -87,6 +87,6 @@ def test_records_are_a_table_of_their_fields() -> None:
 
 
 def test_things_stand_side_by_side_and_do_not_fill_the_text_form() -> None:
-    both = side_by_side(Shown(line("a < b")), batch(1, 1))
+    both = side_by_side(Shown(text_line("a < b")), batch(1, 1))
     assert read_harmless(both._repr_html_()).text.startswith("a < bQuery 1 of 1")
     assert repr(both).startswith("<pictures or tables") and len(repr(both)) < 100

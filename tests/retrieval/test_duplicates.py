@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from retrieval import VisualMemory
-from retrieval.curation.comparing import open_queries
-from retrieval.curation.duplicates import QueryBatch, find_duplicates, find_leaks
+from retrieval.curation.duplicates import QueryBatch, find_duplicates, find_leaks, open_queries
 from retrieval.embedders.base import foreign_vectors
 from retrieval.errors import EmbedderMismatch, FolderError, InvalidArgument
 

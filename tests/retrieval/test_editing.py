@@ -5,11 +5,9 @@ import shutil
 import numpy as np
 import pytest
 
-from retrieval.embedders.base import foreign_vectors
-from retrieval.embedders.execution import Execution
+from retrieval.embedders.base import Execution, foreign_vectors
+from retrieval.erasing.receipts import Deed, Note
 from retrieval.errors import InvalidArgument, StorageError, UnknownItem, UnknownVersion
-from retrieval.forgetting.pending import Note
-from retrieval.forgetting.receipts import Deed
 from retrieval.memory import VisualMemory
 from retrieval.vectors import to_unit_vectors
 from tests.conftest import needs_scann
@@ -467,7 +465,7 @@ def test_an_edit_waits_for_its_turn_and_gives_up_in_one_sentence(memory):
     import filelock
 
     from retrieval.errors import MemoryBusy
-    from retrieval.storage.locking import LOCK, writer_lock
+    from retrieval.storage.places import LOCK, writer_lock
 
     with (
         filelock.FileLock(memory.path / LOCK, is_singleton=False),

@@ -14,11 +14,10 @@ from PIL import Image
 
 from retrieval import VisualMemory
 from retrieval.embedders import CATALOGUE, load_embedder
-from retrieval.embedders.base import Embedder, EmbedderIdentity, foreign_vectors
+from retrieval.embedders.base import IMAGENET, Embedder, EmbedderIdentity, Execution, foreign_vectors
 from retrieval.embedders.checked import Checked
-from retrieval.embedders.execution import Execution
-from retrieval.embedders.openvino_embedder import this_processor
-from retrieval.embedders.preprocessing import IMAGENET
+from retrieval.embedders.openvino_backend import this_processor
+from retrieval.embedding import embed_images
 from retrieval.errors import (
     EmbedderError,
     ImageError,
@@ -29,7 +28,6 @@ from retrieval.errors import (
     VisualMemoryWarning,
 )
 from retrieval.images import decode
-from retrieval.pipeline import embed_images
 from tests.conftest import cannot_here, draw, save_dinov2
 
 PICTURES = [draw((200, 30, 30), 1, (300, 200)), draw((10, 90, 90), 2, (223, 301)), draw((0, 0, 0), 3, (40, 31))]
@@ -119,7 +117,7 @@ def test_a_name_loads_from_the_hubs_cache_without_a_network(tmp_path: Path) -> N
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0")
     program = (
-        "from retrieval.embedders import load_embedder; from retrieval.embedders.hub import is_cached;"
+        "from retrieval.embedders import load_embedder; from retrieval.embedders.huggingface import is_cached;"
         "print(load_embedder('dinov2-vits14').identity.fingerprint, is_cached('facebook/dinov2-small'))"
     )
     environment = os.environ | {"HF_HUB_CACHE": str(tmp_path), "HF_ENDPOINT": NO_HUB}

@@ -10,13 +10,12 @@ from typer.testing import CliRunner
 
 from retrieval import VisualMemory
 from retrieval.building import add_features, build_from_features
-from retrieval.cli import app
+from retrieval.cli.memory_cli import app, embed_app
 from retrieval.embedders import load_embedder
+from retrieval.embedding import embed_images
 from retrieval.errors import EmbedderMismatch, FolderError, InvalidArgument, MemoryExists
-from retrieval.feature_file import FeatureFile, write_features
-from retrieval.features_cli import embed_app
-from retrieval.folder import list_labelled_files
-from retrieval.pipeline import embed_images
+from retrieval.parquet import FeatureFile, write_features
+from retrieval.sources import list_labelled_files
 
 
 @pytest.fixture(scope="module")

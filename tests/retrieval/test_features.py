@@ -11,14 +11,12 @@ import numpy as np
 import pytest
 
 from retrieval import VisualMemory
-from retrieval.cachedir import cache_folder
 from retrieval.embedders import load_embedder
-from retrieval.embedders.base import Embedder
-from retrieval.embedders.execution import Execution
+from retrieval.embedders.base import Embedder, Execution
+from retrieval.embedding import FeatureCache, cached_features, content_digest, embed_images
+from retrieval.erasing.traces import FeatureTraces, Forgotten, Marks
 from retrieval.errors import VisualMemoryWarning
-from retrieval.features import FeatureCache, cached_features, content_digest
-from retrieval.forgetting.traces import FeatureTraces, Forgotten, Marks
-from retrieval.pipeline import embed_images
+from retrieval.support.cachedir import cache_folder
 from tests.conftest import draw, save_dinov2
 
 UNIT = np.full(32, 32**-0.5, np.float32)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from retrieval.errors import FolderError, NotAnImage
-from retrieval.folder import expect_outside, files_below, list_labelled_files
 from retrieval.images import decode
+from retrieval.sources import expect_outside, files_below, list_labelled_files
 
 
 def test_files_come_sorted_with_their_label_and_path_below_the_folder(tmp_path: Path) -> None:

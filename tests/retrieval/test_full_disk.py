@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retrieval.bytestore import open_store
 from retrieval.embedders.base import foreign_vectors
+from retrieval.erasing.erase import finish_pending, is_pending
 from retrieval.errors import StorageError
-from retrieval.forgetting.deed import finish_pending, is_pending
 from retrieval.memory import VisualMemory
 from retrieval.storage.checking import check_memory
+from retrieval.support.cachedir import open_store
 from tests.conftest import cannot_here
 from tests.retrieval import edits
 from tests.retrieval.test_survival import expect_right_answers, expected, holds
@@ -130,7 +130,9 @@ def test_an_edit_that_finds_the_disk_full_leaves_all_as_it_was(whole: Path, disk
 
 def test_the_command_says_so_in_one_sentence_and_exits_with_2(whole: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(whole, tmp_path / "memory"))
-    program = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); from eval.vmem import main; main()"
+    program = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); from eval.cli.vmem import main; main()"
+    )
     for command in (
         ["forget", path, "--id", "first 1"],
         ["relabel", path, "new", "--id", "first 1"],
@@ -148,7 +150,7 @@ def test_the_command_says_so_in_one_sentence_and_exits_with_2(whole: Path, tmp_p
 @pytest.mark.parametrize("limit", [50, 500, 5_000])
 def test_an_erasure_that_meets_a_limit_on_the_size_of_files_says_so(tmp_path: Path, limit: int) -> None:
     program = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));"
-    program += "from eval.vmem import main; main()"
+    program += "from eval.cli.vmem import main; main()"
     memory = VisualMemory.create(tmp_path / "memory", embedder=foreign_vectors("made", 16))
     memory.add_vectors(["a", "b"], ["x", "x"], np.eye(2, 16, dtype=np.float32))
     kept = tmp_path / "cache" / "features" / "some"

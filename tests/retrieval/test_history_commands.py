@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from retrieval import VisualMemory
+from retrieval.cli.history_cli import checkout, compact, diff, history, relabel, tag, undo, untag
 from retrieval.embedders.base import foreign_vectors
 from retrieval.errors import UnknownVersion
-from retrieval.storage.commands import command
-from retrieval.storage.history_cli import checkout, compact, diff, history, relabel, tag, undo, untag
+from retrieval.storage.versions import command
 from tests.commands import Run, runner
 
 ITEMS = 400
@@ -113,7 +113,7 @@ from retrieval import VisualMemory
 from retrieval.embedders.base import foreign_vectors
 from retrieval.errors import UnknownVersion
 from retrieval.storage.history import going_on
-from retrieval.storage.layout import is_memory
+from retrieval.storage.places import is_memory
 
 path, origin, first, ending = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
 with going_on(path, "build", origin):

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retrieval.indexes.store import check_stored, erase_stored, load_stored
-from retrieval.runs import Runs
+from retrieval.indexes.saved import check_stored, erase_stored, load_stored
+from retrieval.items import Runs
 from tests.conftest import needs_scann
 from tests.retrieval.test_index_store import TREE, Vectors, keys_of, live, save
 

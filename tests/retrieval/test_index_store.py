@@ -12,9 +12,9 @@ import pytest
 
 from retrieval.errors import InvalidArgument
 from retrieval.indexes.base import ArrayBlocks
+from retrieval.indexes.saved import Stored, build_stored, check_stored, erase_stored, extend_stored, load_stored
 from retrieval.indexes.scann import BRUTE_FORCE_BELOW
-from retrieval.indexes.store import Stored, build_stored, check_stored, erase_stored, extend_stored, load_stored
-from retrieval.runs import Runs
+from retrieval.items import Runs
 from retrieval.vectors import to_fixed_point
 from tests.conftest import needs_scann
 

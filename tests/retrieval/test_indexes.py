@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from retrieval.errors import InvalidArgument
-from retrieval.indexes import SCANN_FROM, build_index, choose_kind, index_class, tree
+from retrieval.indexes import SCANN_FROM, build_index, choose_kind, index_class, scann
 from retrieval.indexes.base import ArrayBlocks, Skipped
 from retrieval.indexes.exact import ExactIndex
+from retrieval.indexes.plans import Effort, layout_for
 from retrieval.indexes.scann import BRUTE_FORCE_BELOW
-from retrieval.indexes.tuning import Effort, layout_for
 from retrieval.vectors import to_fixed_point, to_unit
 from tests.conftest import needs_scann
 
@@ -267,7 +267,7 @@ def test_an_index_without_a_tree_is_worn_once_it_is_large_enough_for_one(random_
 def test_neighbours_in_a_tree_do_not_depend_on_the_queries_beside(random_vectors: Vectors) -> None:
     vectors = random_vectors(BRUTE_FORCE_BELOW + 2000, 96)
     index = build_index("scann", vectors)
-    few, many = vectors[: tree.BATCHED_FROM - 1], vectors[:700]
+    few, many = vectors[: scann.BATCHED_FROM - 1], vectors[:700]
     alone = [index.search(query[None], 50) for query in few]
     for kind_of_answer, answer in enumerate(index.search(few, 50)):
         assert np.array_equal(answer, np.concatenate([one[kind_of_answer] for one in alone]))
@@ -279,13 +279,13 @@ def test_neighbours_in_a_tree_do_not_depend_on_the_queries_beside(random_vectors
 @needs_scann
 def test_leaves_that_hold_too_few_say_so_to_one_query_as_to_several(random_vectors: Vectors) -> None:
     vectors, layout = random_vectors(4000, 16), layout_for(4000)
-    searcher = tree.train(vectors, layout)
-    tree.fill(searcher, [vectors], items=len(vectors))
+    searcher = scann.train(vectors, layout)
+    scann.fill(searcher, [vectors], items=len(vectors))
     effort = Effort(1, 4000 // layout.leaves * 4)
-    positions, similarities = tree.ask(searcher, vectors[:40], effort)
+    positions, similarities = scann.ask(searcher, vectors[:40], effort)
     assert np.isnan(similarities).any()
     for row in range(40):
-        alone, alike = tree.ask(searcher, vectors[row : row + 1], effort)
+        alone, alike = scann.ask(searcher, vectors[row : row + 1], effort)
         assert np.array_equal(alike[0], similarities[row], equal_nan=True)
         assert np.array_equal(alone[0][~np.isnan(alike[0])], positions[row][~np.isnan(alike[0])])
 
@@ -349,10 +349,10 @@ def test_a_leaf_whose_centre_is_as_good_as_an_erased_vector_loses_it(random_vect
     copies = np.arange(1000, 3000)  # enough of one picture for a leaf of its own
     vectors[copies] = vectors[0]
     index_class("scann").build(ArrayBlocks(vectors), tmp_path)
-    _, centres = tree._read_centres(tmp_path)
+    _, centres = scann._read_centres(tmp_path)
     assert closest(centres, vectors[0]) > 0.999
     assert "serialized_partitioner.pb" in index_class("scann").erase(tmp_path, np.append(0, copies))
-    _, centres = tree._read_centres(tmp_path)
+    _, centres = scann._read_centres(tmp_path)
     assert closest(centres, vectors[0]) < 0.99
     skip = np.zeros(len(vectors), bool)
     skip[0], skip[copies] = True, True

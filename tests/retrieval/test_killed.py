@@ -14,8 +14,8 @@ from PIL import Image
 
 from retrieval import VisualMemory
 from retrieval.embedders import load_embedder
+from retrieval.embedding import FeatureCache, content_digest
 from retrieval.errors import NotAMemory
-from retrieval.features import FeatureCache, content_digest
 from retrieval.images import decode
 
 KILLS = int(os.environ.get("VMEM_TEST_KILLS", "6"))

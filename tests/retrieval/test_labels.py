@@ -16,10 +16,10 @@ from retrieval import VisualMemory
 from retrieval.building import add_features
 from retrieval.embedders.base import foreign_vectors
 from retrieval.errors import FolderError, InvalidArgument, UnknownItem
-from retrieval.feature_file import FeatureFile
 from retrieval.labels import display_name, full_name, imagenet_by_wnid, imagenet_classes
-from retrieval.manifests import read_manifest
-from retrieval.storage.schema import ItemBatch
+from retrieval.parquet import FeatureFile
+from retrieval.sources import read_manifest
+from retrieval.storage.table import ItemBatch
 from tests.conftest import COLOURS, draw
 
 COMPOSED = "caf\u00e9"

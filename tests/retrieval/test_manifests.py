@@ -16,7 +16,7 @@ import pytest
 
 from retrieval.errors import FolderError, ImageError
 from retrieval.images import decode
-from retrieval.manifests import is_manifest, read_manifest
+from retrieval.sources import is_manifest, read_manifest
 from tests.conftest import COLOURS, draw
 
 HOSTILE = ['a "quoted", label', "two\nlines", "<script>alert(1)</script>", "'; drop table items; --", "日本 é"]
@@ -180,7 +180,7 @@ def test_a_cell_of_400_mb_of_zeros_is_refused_before_it_is_decoded(tmp_path: Pat
     cells = pa.array([bytes(400_000_000), b""], pa.large_binary())
     pq.write_table(pa.table({"id": ["a", "b"], "label": ["x", "y"], "bytes": cells}), tmp_path / "m.parquet")
     said, peak = said_and_peak(
-        "retrieval.manifests", "read_manifest", f"list(read_manifest({str(tmp_path / 'm.parquet')!r}))"
+        "retrieval.sources", "read_manifest", f"list(read_manifest({str(tmp_path / 'm.parquet')!r}))"
     )
     assert "a page of it unpacks to 400,000,008 bytes, more than the limit of 268,435,456" in said
     assert peak < 100
@@ -192,7 +192,7 @@ def test_a_cell_that_is_repeated_is_read_a_few_rows_at_a_time(tmp_path: Path) ->
         pa.table({"id": list(map(str, range(16))), "label": ["x"] * 16, "bytes": cells}), tmp_path / "m.parquet"
     )
     call = f"print(sum(1 for _ in read_manifest({str(tmp_path / 'm.parquet')!r})))"
-    said, peak = said_and_peak("retrieval.manifests", "read_manifest", call)
+    said, peak = said_and_peak("retrieval.sources", "read_manifest", call)
     assert said == "16" and peak < 700
 
 
@@ -202,7 +202,7 @@ def test_a_line_without_an_end_is_refused(tmp_path: Path, ending: str) -> None:
         file.write(b"label,path\n" if ending == "csv" else b"")
         file.truncate(400_000_000)
     call = f"read_manifest({str(tmp_path / f'm.{ending}')!r})"
-    said, peak = said_and_peak("retrieval.manifests", "read_manifest", call)
+    said, peak = said_and_peak("retrieval.sources", "read_manifest", call)
     assert "has more than 33,554,432 characters: keep large pictures as files" in said and peak < 300
 
 

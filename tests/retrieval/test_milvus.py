@@ -15,8 +15,7 @@ import pytest
 
 from retrieval.errors import IndexUnavailable, InvalidArgument
 from retrieval.indexes.base import ArrayBlocks, Skipped
-from retrieval.indexes.milvus import MilvusIndex, on_server
-from retrieval.indexes.milvus_server import TOKEN, embed
+from retrieval.indexes.milvus import TOKEN, MilvusIndex, embed, on_server
 
 Vectors = Callable[[int, int], np.ndarray]
 ITEMS = 600

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from retrieval.embedders import load_embedder
+from retrieval.embedding import embed_images
 from retrieval.errors import NotAnImage
-from retrieval.pipeline import embed_images
 from tests.conftest import draw
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from retrieval import VisualMemory
 from retrieval.building import build_memory
-from retrieval.embedders.execution import Execution
+from retrieval.embedders.base import Execution
 from retrieval.errors import (
     InvalidArgument,
     VisualMemoryWarning,

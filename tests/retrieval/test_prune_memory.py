@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from retrieval import VisualMemory
-from retrieval.curation.prune_memory import prune
-from retrieval.curation.pruning import count_self_votes, half_of_class, reliability
+from retrieval.curation.pruning import count_self_votes, half_of_class, prune, reliability
 from retrieval.embedders import load_embedder
 from retrieval.embedders.base import foreign_vectors
 from retrieval.errors import InvalidArgument, PruningRefused

@@ -10,17 +10,17 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from retrieval.cli import app as memory_app
-from retrieval.cluster.ray_embedding import RayEmbedding, _translated
+from retrieval.cli.memory_cli import app as memory_app
+from retrieval.cli.memory_cli import embed_app
+from retrieval.cluster import RayEmbedding, _translated
 from retrieval.embedders import load_embedder
-from retrieval.embedders.execution import Requested
+from retrieval.embedders.base import Requested
+from retrieval.embedding import EmbeddedBatch, embed_images
 from retrieval.errors import EmbedderError, InvalidArgument, UnknownEmbedder
-from retrieval.feature_file import FeatureFile
-from retrieval.features_cli import embed_app
-from retrieval.folder import LabelledFile, list_labelled_files
 from retrieval.images import ImageLike
 from retrieval.memory import VisualMemory
-from retrieval.pipeline import EmbeddedBatch, embed_images
+from retrieval.parquet import FeatureFile
+from retrieval.sources import LabelledFile, list_labelled_files
 from tests.conftest import draw
 
 # Ray's own modules set what Ray's own modules warn of.

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from retrieval.runs import Runs
+from retrieval.items import Runs
 
 
 def test_every_number_is_found_where_it_stands_and_no_other() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from retrieval.cluster.sharding import Shard, parse_shard
+from retrieval.cluster import Shard, parse_shard
 from retrieval.errors import InvalidArgument
 
 

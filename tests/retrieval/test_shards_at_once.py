@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from retrieval import VisualMemory
-from retrieval.feature_file import FeatureFile
+from retrieval.parquet import FeatureFile
 from tests.conftest import draw
 
 WORKERS = 2
@@ -27,7 +27,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def at_once(*command: object) -> list[str]:
     """Run a command as each of the workers, all at the same time; return what each of them printed."""
-    vmem = [sys.executable, "-m", "eval.vmem", *map(str, command)]
+    vmem = [sys.executable, "-m", "eval.cli.vmem", *map(str, command)]
     started = [
         subprocess.Popen(
             [*vmem, "--shard", f"{number}/{WORKERS}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

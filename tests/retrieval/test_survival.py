@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval.forgetting.deed import finish_pending, is_pending
-from retrieval.forgetting.table_files import TableFiles
-from retrieval.indexes.store import check_stored
+from retrieval.erasing.erase import finish_pending, is_pending
+from retrieval.erasing.files import TableFiles
+from retrieval.indexes.saved import check_stored
 from retrieval.memory import VisualMemory
 from retrieval.storage.checking import check_memory
-from retrieval.storage.layout import ASIDE
-from retrieval.storage.schema import reliability_column
+from retrieval.storage.places import ASIDE
+from retrieval.storage.table import reliability_column
 from retrieval.vectors import to_fixed_point, to_unit_vectors
 from tests.retrieval import edits
 from tests.retrieval.edits import KINDS, State

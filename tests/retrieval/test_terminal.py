@@ -1,6 +1,6 @@
 """What is printed stays text, whatever a label or a file name holds."""
 
-from retrieval.terminal import print_table, printable
+from retrieval.support.terminal import print_table, printable
 
 
 def test_escape_sequences_and_direction_marks_do_not_reach_the_terminal() -> None:

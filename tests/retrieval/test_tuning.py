@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from retrieval.indexes.tuning import NEIGHBORS, RECALLS, Effort, Plan, cheapest_plans
+from retrieval.indexes.plans import NEIGHBORS, RECALLS, Effort, Plan, cheapest_plans
 
 LEAVES, ITEMS, QUERIES = 1000, 250_000, 1000
 HARD = np.arange(QUERIES) % 20 == 0

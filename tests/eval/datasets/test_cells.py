@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from eval.datasets.cells import RowGroups
+from eval.datasets.tables import RowGroups
 
 
 def test_a_row_group_is_decoded_once_however_many_threads_want_it() -> None:

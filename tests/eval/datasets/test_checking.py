@@ -11,10 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from eval.datasets.catalogue import Archive, find_official, official_datasets
-from eval.datasets.checking import Check, check_dataset
-from eval.datasets.deviations import compare_archive, digest_of, find_deviations
-from eval.datasets.shipped import ninco_classes, real_labels, val_labels
+from eval.datasets.catalogue import Archive, find_official, ninco_classes, official_datasets, real_labels, val_labels
+from eval.datasets.checking import Check, check_dataset, compare_archive, digest_of, find_deviations
 from eval.types import Dataset, Sample
 from retrieval.errors import FolderError
 from retrieval.labels import imagenet_classes
@@ -190,7 +188,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture(scope="module")
 def run() -> Run:
     """Return a runner of the commands, as the command line mounts them."""
-    code = "from eval.datasets_cli import app; app()"
+    code = "from eval.cli.run_cli import app; app()"
     return lambda *arguments: subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False
     )

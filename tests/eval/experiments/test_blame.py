@@ -5,11 +5,10 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from eval.drawing import as_png
 from eval.experiments.base import Neighborhoods
-from eval.experiments.blame import blame, confused_pairs
-from eval.experiments.ledger import flips, keep_ledger
+from eval.experiments.blame import blame, confused_pairs, flips, keep_ledger
 from eval.experiments.material import Material
+from eval.report.plots import as_png
 from eval.types import Names, QueryResults
 from retrieval.errors import InvalidArgument
 from retrieval.voting import METHODS, neighbor_weights

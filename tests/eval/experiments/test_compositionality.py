@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.drawing import as_png, as_svg
 from eval.experiments.compositionality import compositionality, count_distinct, find_residuals
 from eval.experiments.material import Material
+from eval.report.plots import as_png, as_svg
 from retrieval.errors import InvalidArgument
 from tests.conftest import draw
 

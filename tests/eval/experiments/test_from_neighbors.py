@@ -7,15 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from eval.experiments.aggregation import aggregation
-from eval.experiments.base import Neighborhoods
-from eval.experiments.calibration import calibration
-from eval.experiments.distances import detect, distances
-from eval.experiments.hit_rate import hit_rate
-from eval.experiments.hyperparameters import hyperparameters
+from eval.experiments.aggregation import aggregation, hyperparameters
+from eval.experiments.base import AGGREGATION, Neighborhoods, same_model, where
 from eval.experiments.label_noise import corrupt, label_noise
-from eval.experiments.published import AGGREGATION, same_model, where
-from eval.experiments.reliability import fit_logarithm, reliability
+from eval.experiments.reliability import calibration, detect, distances, fit_logarithm, hit_rate, reliability
 from eval.types import Names
 from retrieval.errors import InvalidArgument
 from tests.eval.experiments.found import column, made_neighborhoods, plain_top1

@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.drawing import as_png
 from eval.experiments.granularity import granularity
-from eval.experiments.masking import class_order
-from eval.experiments.taxonomy import Taxonomy, inaturalist_taxonomy, read_taxonomy
+from eval.experiments.material import Taxonomy, class_order, inaturalist_taxonomy, read_taxonomy
+from eval.report.plots import as_png
 from retrieval.errors import InvalidArgument
 from tests.eval.experiments.made_material import made_material
 

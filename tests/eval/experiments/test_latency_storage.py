@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.drawing import as_png
-from eval.experiments.latency_storage import latency_storage
-from eval.experiments.material import Material
-from eval.experiments.stopwatch import median_seconds, recall
-from eval.experiments.storage import OnDisk, feature_bytes
+from eval.experiments.latency_storage import latency_storage, median_seconds, recall
+from eval.experiments.material import Material, OnDisk, feature_bytes
+from eval.report.plots import as_png
 from retrieval.embedders.base import foreign_vectors
 from retrieval.errors import InvalidArgument
 from retrieval.memory import VisualMemory

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from eval.experiments.masking import class_order, neighbors_within
+from eval.experiments.material import class_order, neighbors_within
 from retrieval.errors import InvalidArgument
 from tests.eval.experiments.made_material import made_material, rebuilt
 

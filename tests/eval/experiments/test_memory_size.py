@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from eval.drawing import as_png, as_svg
-from eval.experiments.masking import class_order
+from eval.experiments.material import class_order
 from eval.experiments.memory_size import PUBLISHED, fit_error, memory_size
-from eval.scoring import are_right, vote_labels
+from eval.metrics.votes import are_right, vote_labels
+from eval.report.plots import as_png, as_svg
 from retrieval.errors import InvalidArgument
 from tests.eval.experiments.made_material import made_material, rebuilt
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from eval.drawing import as_png
 from eval.experiments.material import Material
 from eval.experiments.new_classes import new_classes
-from eval.scoring import are_right
+from eval.metrics.votes import are_right
+from eval.report.plots import as_png
 from retrieval.errors import InvalidArgument
 from retrieval.voting import METHODS, predict_every_k
 from tests.eval.experiments.made_material import made_material, rebuilt, unit

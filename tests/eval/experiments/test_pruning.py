@@ -6,9 +6,9 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from eval.drawing import as_png
 from eval.experiments.material import Material
 from eval.experiments.pruning import pruning
+from eval.report.plots import as_png
 from retrieval.errors import InvalidArgument
 from tests.eval.experiments.made_material import made_material
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from eval.drawing import as_png
 from eval.experiments.base import Analysis, Cell
 from eval.experiments.unlearning import unlearning
-from eval.scoring import are_right, vote_labels
+from eval.metrics.votes import are_right, vote_labels
+from eval.report.plots import as_png
 from retrieval.errors import InvalidArgument
 from tests.eval.experiments.made_material import made_material, rebuilt
 

@@ -10,9 +10,8 @@ import pytest
 from PIL import Image
 
 from eval.experiments.base import Analysis
-from eval.experiments.catalogue import CATALOGUE, find_entry
-from eval.experiments.given import Given
-from eval.experiments.writing import as_csv, as_markdown, write_analysis
+from eval.experiments.catalogue import CATALOGUE, as_csv, as_markdown, find_entry, write_analysis
+from eval.experiments.material import Given
 from retrieval.errors import InvalidArgument, StorageError
 from tests.eval.experiments.found import made_neighborhoods
 

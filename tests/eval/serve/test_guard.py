@@ -13,7 +13,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from eval.serve.addresses import is_loopback
+from eval.app.server import is_loopback
 from tests.browser import Browser, needs_chromium
 from tests.serving import Served, serving
 
@@ -159,7 +159,7 @@ def test_a_port_in_use_is_told_in_a_sentence(built: Path, local: Served) -> None
 
 
 def refusal(*arguments: object) -> str:
-    command = [sys.executable, "-m", "eval.vmem", "serve", *map(str, arguments)]
+    command = [sys.executable, "-m", "eval.cli.vmem", "serve", *map(str, arguments)]
     done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     return done.stderr
@@ -175,7 +175,7 @@ def test_uploads_are_decoded_one_at_a_time() -> None:
         import io
         from concurrent.futures import ThreadPoolExecutor
         from PIL import Image
-        from eval.serve.context import ServeContext
+        from eval.app.context import ServeContext
         encoded, side = io.BytesIO(), 3_000
         Image.new("RGBA", (side, side), (9, 9, 9, 9)).save(encoded, "PNG", compress_level=1)
         context = ServeContext(memory=None, second=None)  # which an upload needs not

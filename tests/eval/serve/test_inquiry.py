@@ -6,10 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.serve.context import Thumbnails
-from eval.serve.edits import Edits
-from eval.serve.inquiry import MOST_NEIGHBORS, Inquiry, change, spoken, verdict
-from eval.serve.kept import Kept
+from eval.app.context import Edits, Kept, Thumbnails
+from eval.app.query_page import MOST_NEIGHBORS, Inquiry, change, spoken, verdict
 from retrieval import VisualMemory
 from retrieval.errors import InvalidArgument, StorageError, UnknownItem
 from retrieval.types import Neighbor, Votes

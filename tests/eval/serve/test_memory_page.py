@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.serve.map_page import chart_options, looks, next_item
-from eval.serve.memory_page import filter_classes
-from eval.serve.projection import colour_classes
+from eval.app.map_page import chart_options, colour_classes, looks, next_item
+from eval.app.memory_pages import filter_classes
 from retrieval import VisualMemory
 from tests.browser import Browser, needs_chromium
 from tests.conftest import COLOURS, draw

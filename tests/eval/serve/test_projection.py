@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.serve.jobs import Job, Jobs
-from eval.serve.projection import colour_classes, draw_sample, lay_out, nearest_classes, project
+from eval.app.context import Job, Jobs
+from eval.app.map_page import colour_classes, draw_sample, lay_out, nearest_classes, project
 from retrieval import VisualMemory
-from retrieval.curation.prune_memory import keep_ledger
+from retrieval.curation.pruning import keep_ledger
 from retrieval.embedders.base import foreign_vectors
 from retrieval.errors import InvalidArgument
 

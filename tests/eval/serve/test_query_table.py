@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
-from eval.errors import RunError
-from eval.page.listing import BETWEEN_RUNS
-from eval.serve.paging import Paging, address
-from eval.serve.query_table import OTHER_ANSWER, UNREADABLE_CODE, Filters, QueryTable, table_of_run, table_of_two
-from eval.types import QueryResults, Run
+from eval.app.frame import Paging, address
+from eval.app.query_table import OTHER_ANSWER, UNREADABLE_CODE, Filters, QueryTable, table_of_run, table_of_two
+from eval.report.cases import BETWEEN_RUNS
+from eval.types import QueryResults, Run, RunError
 from tests.eval.made_runs import made_run
 
 ASKED = made_run({"val": 300, "sketch": 200}, rerank=True)

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from agent import ScriptedModel
-from agent.stages import prepare
-from eval.datasets.folder import read_folder
-from eval.log_reader import LOG
-from eval.runner import run_evaluation
-from eval.serve.run_shelf import Choice, Shelf
+from agent.classify import prepare
+from eval.app.run_pages import Choice, Shelf
+from eval.datasets.trees import read_folder
+from eval.runs.log import LOG
+from eval.runs.runner import run_evaluation
 from eval.types import Dataset, Run
 from prompts.types import Prompt
 from retrieval import VisualMemory

@@ -13,16 +13,14 @@ import pytest
 from PIL import Image
 
 from agent import ScriptedModel
+from agent.calls.metered import Meter
+from agent.calls.ready import LoadedModel, make_ready
+from agent.classify import prepare
 from agent.errors import EveryRequestFails, RequestFailure
-from agent.loading import LoadedModel, make_ready
-from agent.metered import Meter
-from agent.stages import prepare
 from agent.types import Usage
-from eval.errors import OtherSettings, RunError
-from eval.tuning.plan import Query, Rung, Setting, draw_queries, make_settings, plan_rungs
-from eval.tuning.race import Course, Race, run_race
+from eval.tuning.race import Course, Query, Race, Rung, Setting, draw_queries, make_settings, plan_rungs, run_race
 from eval.tuning.verdict import expect_baseline, judge
-from eval.types import Dataset
+from eval.types import Dataset, OtherSettings, RunError
 from prompts.types import ImagePart, Prompt
 from retrieval import VisualMemory
 from retrieval.errors import InvalidArgument

@@ -10,15 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from agent.metered import Meter
-from agent.presets import load_preset
-from agent.reply_key import sha256
-from agent.reply_store import ReplyStore
+from agent.calls.cached import ReplyStore, sha256
+from agent.calls.metered import Meter
+from agent.settings import load_preset
 from eval.types import Dataset
 from tests.gemini_server import Call, GeminiServer
 
 KEY = "test-key-of-the-race"
-VMEM = [sys.executable, "-m", "eval.vmem"]
+VMEM = [sys.executable, "-m", "eval.cli.vmem"]
 PROMPTS = ("rerank_v1", "rerank_scores_v1")
 
 

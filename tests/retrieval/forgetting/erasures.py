@@ -4,14 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval.forgetting.deed import erase_items
-from retrieval.forgetting.erasing import keys_of_ids
-from retrieval.forgetting.examining import verify
-from retrieval.forgetting.receipts import Check, Receipt, read_receipt
-from retrieval.forgetting.traces import FeatureTraces
+from retrieval.erasing.erase import erase_items, keys_of_ids
+from retrieval.erasing.proof import verify
+from retrieval.erasing.receipts import Check, Receipt, read_receipt
+from retrieval.erasing.traces import FeatureTraces
 from retrieval.storage.commits import append
-from retrieval.storage.schema import ItemBatch, to_arrow
-from retrieval.storage.table import ItemTable
+from retrieval.storage.table import ItemBatch, ItemTable, to_arrow
 
 DIMENSION = 64
 

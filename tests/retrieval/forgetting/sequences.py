@@ -22,15 +22,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from lance.file import LanceFileReader
 
-from retrieval.bytestore import open_store
-from retrieval.cachedir import VARIABLE
 from retrieval.embedders.base import foreign_vectors
+from retrieval.embedding import ABOUT, FEATURES_SIZE_LIMIT
+from retrieval.erasing.proof import verify
+from retrieval.erasing.receipts import Receipt, read_receipt
 from retrieval.errors import InvalidArgument
-from retrieval.features import ABOUT, SIZE_LIMIT
-from retrieval.forgetting.examining import verify
-from retrieval.forgetting.receipts import Receipt, read_receipt
 from retrieval.memory import VisualMemory
-from retrieval.storage.schema import ItemBatch
+from retrieval.storage.table import ItemBatch
+from retrieval.support.cachedir import VARIABLE, open_store
 
 DIMENSION = 48
 PIECE = 32  # bytes
@@ -112,11 +111,11 @@ class Sequence:
         self.memory._editor.put(batch, on_duplicate="replace")
         for embedder in ("one", "other"):
             folder = self.cache / "features" / embedder
-            with open_store(folder, size_limit=SIZE_LIMIT) as store:
+            with open_store(folder, size_limit=FEATURES_SIZE_LIMIT) as store:
                 for picture in pictures:
                     store.set(picture.digest, (picture.vector if embedder == "one" else picture.feature).tobytes())
             (folder / ABOUT).write_text(embedder)
-        with open_store(self.cache / "replies", size_limit=SIZE_LIMIT) as store:
+        with open_store(self.cache / "replies", size_limit=FEATURES_SIZE_LIMIT) as store:
             shown = [sha256(thumbnail).hexdigest() for thumbnail in thumbnails]
             for digest, thumbnail in zip(shown, thumbnails, strict=True):
                 store.set(f"image:{digest}", thumbnail)

@@ -6,12 +6,11 @@ import pytest
 
 from retrieval import VisualMemory
 from retrieval.embedders.base import foreign_vectors
+from retrieval.erasing.proof import verify
 from retrieval.errors import UnknownItem
-from retrieval.forgetting.examining import verify
 from retrieval.storage.checking import check_memory
 from retrieval.storage.commits import BYTES_PER_FILE
-from retrieval.storage.schema import ItemBatch
-from retrieval.storage.table import ItemTable
+from retrieval.storage.table import ItemBatch, ItemTable
 
 DIMENSION = 32
 ITEMS = 200

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from retrieval.cli.history_cli import checkout
+from retrieval.erasing.erase import finish_pending, is_pending
+from retrieval.erasing.traces import FeatureTraces
 from retrieval.errors import StorageError, VisualMemoryWarning
-from retrieval.forgetting.deed import finish_pending, is_pending
-from retrieval.forgetting.traces import FeatureTraces
-from retrieval.storage.history_cli import checkout
 from tests.retrieval.forgetting.erasures import erase, everything, held, look_again, put, vector_bytes
 
 
@@ -63,9 +63,9 @@ def test_the_next_erasure_finishes_one_that_was_cut_off(memory, tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from retrieval.forgetting.erasing import keys_of_ids
-from retrieval.forgetting.deed import erase_items
-from retrieval.forgetting.traces import FeatureTraces
+from retrieval.erasing.erase import keys_of_ids
+from retrieval.erasing.erase import erase_items
+from retrieval.erasing.traces import FeatureTraces
 
 path, last = Path(sys.argv[1]), int(sys.argv[2])
 count = 0

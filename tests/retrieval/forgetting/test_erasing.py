@@ -10,13 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from retrieval.adding import UNREADABLE
-from retrieval.embedders.base import EmbedderIdentity, foreign_vectors
-from retrieval.embedders.execution import Execution
+from retrieval.edits import UNREADABLE
+from retrieval.embedders.base import EmbedderIdentity, Execution, foreign_vectors
+from retrieval.embedding import FeatureCache
+from retrieval.erasing.erase import erase_items, keys_of_ids, plan_erasure
 from retrieval.errors import InvalidArgument, UnknownItem
-from retrieval.features import FeatureCache
-from retrieval.forgetting.deed import erase_items
-from retrieval.forgetting.erasing import keys_of_ids, plan_erasure
 from retrieval.memory import VisualMemory
 from retrieval.storage.table import ItemTable
 from retrieval.vectors import to_unit

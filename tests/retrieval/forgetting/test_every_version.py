@@ -9,15 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retrieval.bytestore import open_store
-from retrieval.cachedir import VARIABLE
 from retrieval.embedders.base import foreign_vectors
+from retrieval.embedding import ABOUT, FEATURES_SIZE_LIMIT
+from retrieval.erasing.dropped import DROPPED
+from retrieval.erasing.erase import erase_items, finish_pending, keys_of_ids
 from retrieval.errors import StorageError, UnknownItem
-from retrieval.features import ABOUT, SIZE_LIMIT
-from retrieval.forgetting.deed import erase_items, finish_pending
-from retrieval.forgetting.dropped import DROPPED
-from retrieval.forgetting.erasing import keys_of_ids
 from retrieval.memory import VisualMemory
+from retrieval.support.cachedir import VARIABLE, open_store
 from tests.conftest import needs_scann
 from tests.retrieval.forgetting.erasures import (
     DIMENSION,
@@ -122,10 +120,10 @@ def test_an_erasure_keeps_account_of_other_items_whose_versions_it_drops(indexed
 def test_features_and_replies_of_a_picture_that_was_compacted_away_are_dropped(memory: Path, cache: Path) -> None:
     row = held(memory)["b/3"]
     feature, shown = vectors(1, 5).tobytes(), sha256(row["thumbnail"]).hexdigest()
-    with open_store(cache / "features" / "some", size_limit=SIZE_LIMIT) as store:
+    with open_store(cache / "features" / "some", size_limit=FEATURES_SIZE_LIMIT) as store:
         store.set(row["digest"], feature)
     (cache / "features" / "some" / ABOUT).write_text("some")
-    with open_store(cache / "replies", size_limit=SIZE_LIMIT) as store:
+    with open_store(cache / "replies", size_limit=FEATURES_SIZE_LIMIT) as store:
         store.set(f"image:{shown}", row["thumbnail"])
     opened = VisualMemory.open(memory)
     opened.add_vectors(["b/3"], ["x"], vectors(1, 9), on_duplicate="replace")

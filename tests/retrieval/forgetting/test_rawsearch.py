@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retrieval.bytestore import open_store
-from retrieval.forgetting.rawsearch import LONGEST_WINDOW, Secrets
+from retrieval.erasing.secrets import LONGEST_WINDOW, Secrets
+from retrieval.support.cachedir import open_store
 
 SALT = bytes(32)
 DRAW = np.random.default_rng(0)
@@ -98,7 +98,7 @@ def test_searching_a_database_leaves_this_process_its_locks_on_it(tmp_path):
         found = Secrets.of([kept], b"salt").in_files(sorted(tmp_path.iterdir()))
         assert set(found) & {tmp_path / "cache.db", tmp_path / "cache.db-wal"}
         script = (
-            "import sys, pathlib; from retrieval.bytestore import open_store\n"
+            "import sys, pathlib; from retrieval.support.cachedir import open_store\n"
             "with open_store(pathlib.Path(sys.argv[1]), size_limit=2**20) as store: store.set('b', b'theirs')"
         )
         command = [sys.executable, "-c", script, str(tmp_path)]

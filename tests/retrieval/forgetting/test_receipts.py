@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from retrieval.embedders.base import foreign_vectors
+from retrieval.erasing.erase import erase_items, keys_of_ids
+from retrieval.erasing.proof import verify
+from retrieval.erasing.receipts import RECORD, read_receipt
 from retrieval.errors import InvalidArgument
-from retrieval.forgetting.deed import erase_items
-from retrieval.forgetting.erasing import keys_of_ids
-from retrieval.forgetting.examining import verify
-from retrieval.forgetting.receipts import RECORD, read_receipt
 from retrieval.memory import VisualMemory
 from tests.retrieval.forgetting.erasures import (
     DIMENSION,

@@ -1,0 +1,1 @@
+"""The commands vmem classify, prompt, cache and doctor."""

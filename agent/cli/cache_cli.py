@@ -1,0 +1,135 @@
+"""vmem cache: what is kept so that it need not be computed, or paid for, again."""
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from agent.cli import options
+from retrieval.support.options import EmbedderOverride
+
+app = typer.Typer(no_args_is_help=True, help="See and clear what is kept so that it need not be computed again.")
+
+_FOLDERS: Final = {
+    "features": ("features",),
+    "models": ("models", "measured"),
+    "replies": ("replies",),
+    "all": ("features", "models", "measured", "replies"),
+}
+
+
+@app.command()
+def stats() -> None:
+    """Show what is kept, and how much room it takes.
+
+    Example: vmem cache stats
+    """
+    from agent.calls.cached import ReplyStore
+    from retrieval.embedders.openvino_backend import converted_models
+    from retrieval.embedding import cached_features
+    from retrieval.support.cachedir import cache_folder, folder_bytes
+    from retrieval.support.terminal import print_table, printable
+
+    rows = [("features", about, f"{count:,}", f"{size / 1e6:,.1f}") for about, count, size in cached_features()]
+    rows += [("model", about, "", f"{size / 1e6:,.1f}") for about, size in converted_models()]
+    if cache_folder("replies").exists():
+        replies, pictures = ReplyStore().counts()
+        size = folder_bytes(cache_folder("replies")) / 1e6
+        rows.append(("replies", f"vision-language models, with {pictures:,} pictures", f"{replies:,}", f"{size:,.1f}"))
+    whole = sum(folder_bytes(cache_folder(folder)) for folder in _FOLDERS["all"])
+    typer.echo(f"{printable(cache_folder('.').resolve())}: {whole / 1e6:,.1f} MB")
+    if rows:
+        print_table(["kept", "of", "entries", "MB"], rows)
+
+
+@app.command()
+def clear(
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="[KIND]", help="features, models (converted ones and what was measured), replies, or all."
+        ),
+    ] = "all",
+) -> None:
+    """Delete what is kept. Memories and runs lose nothing; the next use computes it, or pays for it, again.
+
+    Example: vmem cache clear features
+    """
+    import shutil
+
+    from retrieval.errors import InvalidArgument
+    from retrieval.storage.places import writing
+    from retrieval.support.cachedir import cache_folder, folder_bytes
+
+    chosen = _FOLDERS.get(kind)
+    if chosen is None:
+        raise InvalidArgument(f"nothing kept is called {kind!r}: choose one of {', '.join(_FOLDERS)}")
+    freed = 0
+    for folder in map(cache_folder, chosen):
+        freed += folder_bytes(folder)
+        if folder.exists():
+            with writing(folder):
+                shutil.rmtree(folder)
+    typer.echo(f"Freed {freed / 1e6:,.1f} MB")
+
+
+@app.command()
+def explain(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The query picture.")],
+    memory: Annotated[Path, typer.Option(help="The memory that it is asked of.")],
+    model: Annotated[str, typer.Option(help="The model, as --model takes it elsewhere.")],
+    k: Annotated[int | None, options.neighbors_option("How many neighbours.")] = None,
+    voting: Annotated[
+        str | None, typer.Option(help="rank, plurality, distance or softmax.", show_default="rank")
+    ] = None,
+    preset: options.PresetName = None,
+    prompt: options.PromptName = None,
+    temperature: options.Temperature = None,
+    thinking: options.Thinking = None,
+    resolution: options.Resolution = None,
+    max_reply_tokens: options.MaxReplyTokens = None,
+    embedder: EmbedderOverride = None,
+) -> None:
+    """Say whether a model's reply about a picture is kept, and if not, in what the nearest kept one differs.
+
+    Nothing is sent.
+
+    Example: vmem cache explain query.jpg --memory pets/ --model gemini-3.5-flash-lite
+    """
+    from agent.calls.cached import ReplyStore, key_of
+    from agent.calls.ready import parse_name
+    from agent.classify import prepare
+    from agent.models.scripted import ScriptedModel
+    from agent.settings import settle
+    from agent.types import Request
+    from retrieval.memory import VisualMemory
+    from retrieval.support.terminal import printable
+
+    settled = settle(preset)
+    generation = options.override_generation(
+        settled.generation,
+        temperature=temperature,
+        thinking=thinking,
+        resolution=resolution,
+        max_reply_tokens=max_reply_tokens,
+    )
+    opened = VisualMemory.open(memory, embedder=embedder)
+    stages = prepare(opened, model=ScriptedModel([]), preset=settled, neighbors=k, voting=voting, prompt=prompt)
+    assert stages.rerank is not None
+    (question,) = stages.questions([image], opened.embed([image]))
+    asked, _ = question.prompt(stages.rerank.template, opened)
+    store, key = ReplyStore(), key_of(str(parse_name(model)), Request(asked, generation))
+    kept = store.get(key)
+    if kept is not None:
+        typer.echo(f"Kept: {printable(kept.text)} ({printable(kept.served_by or kept.model)})")
+        return
+    nearest = store.nearest(key)
+    if nearest is None:
+        typer.echo("Not kept, and nothing else is")
+        return
+    entry, differing = nearest
+    typer.echo(f"Not kept. The nearest of the kept ones differs in: {', '.join(differing)}")
+    for name in differing:
+        typer.echo(
+            f"  {name}: {printable(entry.parts.get(name, 'none'))} there, {printable(key.parts.get(name, 'none'))} here"
+        )

@@ -1,0 +1,198 @@
+"""vmem classify and vmem doctor."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agent.cli import options
+from retrieval.support.options import Backend, Cache, Device, EmbedderOverride, Precision
+
+if TYPE_CHECKING:
+    from agent.types import Prediction
+    from retrieval.embedding import Failure
+    from retrieval.images import ImageLike
+
+app = typer.Typer()
+
+
+@app.command()
+def classify(
+    images: Annotated[
+        list[Path],
+        typer.Argument(metavar="IMAGE...", help="The pictures to classify, and folders of them, at any depth."),
+    ],
+    memory: Annotated[Path, typer.Option(help="The memory to decide by.")],
+    k: Annotated[int | None, options.neighbors_option("How many neighbours vote.")] = None,
+    voting: Annotated[
+        str | None,
+        typer.Option(
+            help="Weight of a neighbour: rank 1/(2 + rank), plurality 1, distance exp(-d), softmax exp((1 - d)/0.07).",
+            show_default="rank",
+        ),
+    ] = None,
+    model: options.Model = None,
+    preset: options.PresetName = None,
+    prompt: options.PromptName = None,
+    when: options.When = None,
+    fusion: options.Fusion = None,
+    shuffles: options.Shuffles = None,
+    seed: options.Seed = None,
+    temperature: options.Temperature = None,
+    thinking: options.Thinking = None,
+    resolution: options.Resolution = None,
+    max_reply_tokens: options.MaxReplyTokens = None,
+    concurrency: options.Concurrency = 16,
+    rpm: options.Rpm = None,
+    tpm: options.Tpm = None,
+    timeout: options.Timeout = 60.0,
+    max_cost: options.MaxCost = None,
+    prices: options.Prices = None,
+    key_file: options.KeyFile = None,
+    embedder: EmbedderOverride = None,
+    device: Device = "auto",
+    backend: Backend = "auto",
+    precision: Precision = "auto",
+    cache: Cache = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Say what pictures show, by the vote of their nearest neighbours in a memory, and a model's second look.
+
+    A picture that cannot be used gets one line on standard error; the others are answered, and the exit code is 2.
+    Every file of a folder is taken for a picture, and answered as it is found; names of folders are no labels here.
+
+    Example: vmem classify --memory pets/ query.jpg --model gemini-3.5-flash-lite
+    """
+    from agent.classify import decide_stream
+    from retrieval.embedding import Failure
+    from retrieval.memory import VisualMemory
+    from retrieval.support.terminal import printable, track
+
+    second = options.SecondStage(
+        model=model,
+        preset=preset,
+        prompt=prompt,
+        when=when,
+        fusion=fusion,
+        shuffles=shuffles,
+        seed=seed,
+        temperature=temperature,
+        thinking=thinking,
+        resolution=resolution,
+        max_reply_tokens=max_reply_tokens,
+        concurrency=concurrency,
+        rpm=rpm,
+        tpm=tpm,
+        timeout=timeout,
+        max_cost=max_cost,
+        prices=prices,
+        key_file=key_file,
+        cache=cache,
+    )
+    loaded = second.load()
+    opened = VisualMemory.open(
+        memory, embedder=embedder, device=device, backend=backend, precision=precision, cache=cache
+    )
+    stages = second.stages(opened, loaded, k=k, voting=voting)
+    failed = False
+    # Answers that appear on the terminal one by one are progress enough, and a bar would tear them apart.
+    total = None if any(map(os.path.isdir, images)) else len(images)
+    queue = track(_files(images), "Classifying", total=total, shown=not sys.stdout.isatty())
+    for image, found in decide_stream(stages, ((image, image) for image in queue), concurrency=concurrency):
+        if isinstance(found, Failure):
+            failed = True
+            if as_json:
+                typer.echo(_as_json(image, found))
+            typer.echo(f"Error: {printable(found.error, longest=2000)}", err=True)
+        elif as_json:
+            typer.echo(_as_json(image, found))
+        else:
+            _print_prediction(image, found)
+    if loaded and loaded.meter.prompt_tokens:
+        typer.echo(str(loaded.meter), err=True)
+    if failed:
+        raise typer.Exit(2)
+
+
+def _files(images: list[Path]) -> Iterator[Path]:
+    """Yield pictures, and what lies in folders as it is found."""
+    from retrieval.errors import FolderError
+    from retrieval.sources import files_below
+
+    for image in images:
+        if not os.path.isdir(image):
+            yield image
+            continue
+        found = files_below(image)
+        first = next(found, None)
+        if first is None:
+            raise FolderError(f"{image} holds no files: a folder of pictures expected")
+        yield first
+        yield from found
+
+
+@app.command()
+def doctor(
+    memory: Annotated[Path | None, typer.Option(help="A memory to examine as well.")] = None,
+    timed: Annotated[
+        bool, typer.Option("--time", help="Say instead where the time to a first answer from --memory goes.")
+    ] = False,
+) -> None:
+    """Examine this installation: versions, devices, weights, key, and a memory's health, each with its cure.
+
+    Example: vmem doctor --memory pets/
+    """
+    if timed:
+        _print_times(memory)
+        return
+    from agent.cli.doctor import examine
+    from retrieval.support.terminal import printable
+
+    findings = examine(memory)
+    for finding in findings:
+        typer.echo(f"{finding.mark} {finding.subject:24} {printable(finding.state, longest=2000)}")
+        if finding.cure:
+            typer.echo(f"{'':27}→ {printable(finding.cure, longest=2000)}")
+    if any(finding.broken for finding in findings):
+        raise typer.Exit(1)
+
+
+def _print_times(memory: Path | None) -> None:
+    from retrieval.errors import InvalidArgument
+    from retrieval.support.terminal import print_table
+
+    if memory is None:
+        raise InvalidArgument("--time needs a memory to ask: add --memory MEMORY")
+    from agent.cli.doctor import time_first_answer
+
+    steps = time_first_answer(memory)
+    print_table(["step", "ms"], [(name, f"{1000 * seconds:,.1f}") for name, seconds in steps])
+    before, after = steps[:-2], steps[-2:]
+    first, then = (1000 * sum(seconds for _, seconds in part) for part in (before, after))
+    typer.echo(
+        f"First answer after {first:,.0f} ms, beside the start of Python itself; a further one after {then:,.0f} ms"
+    )
+
+
+def _as_json(image: Path, prediction: "Prediction | Failure[ImageLike]") -> str:
+    from agent.types import prediction_record
+
+    return json.dumps({"image": str(image)} | prediction_record(prediction))
+
+
+def _print_prediction(image: Path, prediction: "Prediction") -> None:
+    from retrieval.labels import display_name, full_name
+    from retrieval.support.terminal import printable
+
+    shares = zip(prediction.votes.labels[:4], prediction.votes.percents[:4], strict=True)
+    nearest = prediction.neighbors[:3]
+    typer.echo(f"{printable(image)}: {printable(full_name(prediction.label))}")
+    typer.echo("  votes    " + ", ".join(f"{printable(display_name(label))} {share} %" for label, share in shares))
+    typer.echo("  nearest  " + ", ".join(f"{printable(n.id)} ({n.distance:.3f})" for n in nearest))
+    if prediction.evidence:
+        typer.echo("  evidence " + ", ".join(printable(n.id) for n in prediction.evidence[:5]))
+    typer.echo(f"  {prediction.source:8} {printable(prediction.reason, longest=2000)}")

@@ -1,0 +1,467 @@
+"""The frame that all pages stand in, and the few plain elements that they are made of.
+
+Every text goes in as an element's text or attribute, never as markup; `words` and `button` also take away characters
+that could turn a line around.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import urlencode
+
+from fastapi import Response
+from fastapi.responses import FileResponse
+from nicegui import app, ui
+from nicegui.element import Element
+from nicegui.elements.mixins.text_element import TextElement
+
+from eval.app.context import MAX_UPLOAD_BYTES, Job, Jobs, ServeContext
+from eval.wording import one_line
+from retrieval.errors import VisualMemoryError
+from retrieval.labels import full_name
+
+_PAGES: Final = {"/": "Query", "/memory": "Memory", "/runs": "Runs"}
+_STYLE: Final = '<link rel="stylesheet" href="/serve.css">'  # beside the page's own, which NiceGUI brings
+_NO_PICTURE: Final = '<svg xmlns="http://www.w3.org/2000/svg" width="96" height="96"/>'
+T = TypeVar("T")
+Dressed = TypeVar("Dressed", bound=Element)
+Handler = Callable[..., Awaitable[None] | None]
+
+
+@contextmanager
+def frame(context: ServeContext, title: str, *, here: str) -> Iterator[None]:
+    """Draw the header with its navigation, and give the main area.
+
+    Args:
+        context: of the server.
+        title: the page's heading.
+        here: the page's address, one of those in the navigation.
+    """
+    ui.page_title(f"{title} · {one_line(context.name)}")
+    ui.add_head_html(_STYLE)
+    with tag("header", "top"):
+        with tag("div", "row"):
+            words("strong", context.name)
+            state = words("span", _state(context), "soft")
+        with tag("nav", "row", aria_label="Pages"):
+            for address, name in _PAGES.items():
+                link = words("a", name)
+                link.props["href"] = address
+                if address == here:
+                    link.props["aria-current"] = "page"
+    ui.timer(1.0, lambda: state.set_text(_state(context)))
+    with tag("div", "page") as main:
+        words("h1", title)
+        yield
+    ui.skip_link(target=main)
+
+
+def _state(context: ServeContext) -> str:
+    items = f"{len(context.memory):,} pictures, version {context.memory.version}"
+    return items + (", read only" if context.read_only else "")
+
+
+def tag(name: str, *classes: str, **attributes: str) -> Element:
+    """Return an element to be used as a context; ``aria_label`` becomes ``aria-label``."""
+    return _dressed(Element(name), classes, attributes)
+
+
+def words(name: str, text: str, *classes: str, **attributes: str) -> TextElement:
+    """Return an element that holds a text on one line, whatever is in it."""
+    return _dressed(TextElement(tag=name, text=one_line(text, longest=2000)), classes, attributes)
+
+
+def button(text: str, on_click: Handler, *classes: str, **attributes: str) -> TextElement:
+    """Return a button."""
+    return words("button", text, *classes, type="button", **attributes).on("click", on_click, args=[])
+
+
+def picture(address: str | None, description: str, *classes: str) -> Element:
+    """Return a picture with a text in its place for who does not see it; hatching where there is no address."""
+    if address is None:
+        return tag("span", "nothing", *classes, role="img", aria_label=f"{description}, no picture kept")
+    return tag("img", *classes, src=address, alt=description, loading="lazy", decoding="async")
+
+
+def picture_response(jpeg: bytes | None, *, kept_seconds: int) -> Response:
+    """Answer with a picture that a browser may keep for so long, or with a transparent one where there is none.
+
+    A page cannot know of each picture whether it is there (an item of vectors alone, a file deleted since), and
+    browsers log an answer of 404 as an error of the page. The pages' style shows hatching behind every picture.
+    """
+    if jpeg is None:
+        return Response(_NO_PICTURE, media_type="image/svg+xml", headers={"Cache-Control": "no-store"})
+    return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": f"private, max-age={kept_seconds}"})
+
+
+def choice(
+    label: str, options: Mapping[str, str] | Sequence[str], value: str, on_change: Callable[[str], Any]
+) -> Element:
+    """Return a list to choose from, under a label; ``on_change`` is told the value."""
+    named = options if isinstance(options, Mapping) else {option: option for option in options}
+    with tag("label", "field"):
+        words("span", label)
+        with tag("select").on("change", lambda event: on_change(event.args), js_handler=_VALUE) as select:
+            for option, name in named.items():
+                entry = words("option", name)
+                entry.props["value"] = option
+                if option == value:
+                    entry.props["selected"] = True
+    return select
+
+
+async def told(work: Callable[[], T]) -> T | None:
+    """Do something in a thread; what goes wrong is told as one sentence, and None comes back."""
+    try:
+        return await asyncio.to_thread(work)
+    except VisualMemoryError as error:
+        tell(str(error))
+        return None
+
+
+def tell(sentence: str) -> None:
+    """Show what went wrong, until it is closed."""
+    ui.notify(one_line(sentence, longest=2000), color="negative", position="top", timeout=0, close_button="Close")
+
+
+_VALUE: Final = "event => emit(event.target.value)"
+
+
+def _dressed(element: Dressed, classes: Sequence[str], attributes: Mapping[str, str]) -> Dressed:
+    element.classes(" ".join(classes))
+    for name, value in attributes.items():  # one by one: text for `props` would be parsed
+        element.props[name.replace("_", "-")] = one_line(value, longest=2000)
+    return element
+
+
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """One page of a list."""
+
+    number: int  # from 1
+    size: int  # of a page
+    total: int  # of the list
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, str], *, size: int, total: int) -> "Paging":
+        """Return the page that an address asks for: the nearest there is, the first where it asks for nonsense."""
+        asked = parameters.get("page", "")
+        number = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 10 else 1
+        return cls(min(max(number, 1), max(-(-total // size), 1)), size, total)
+
+    @property
+    def pages(self) -> int:
+        """How many pages there are."""
+        return max(-(-self.total // self.size), 1)
+
+    @property
+    def shown(self) -> slice:
+        """The part of the list on this page."""
+        return slice((self.number - 1) * self.size, min(self.number * self.size, self.total))
+
+
+def address(path: str, parameters: Mapping[str, object]) -> str:
+    """Return the address of a page with the parameters that are not empty."""
+    given = {name: value for name, value in parameters.items() if value not in ("", None)}
+    return f"{path}?{urlencode(given)}" if given else path
+
+
+class Head:
+    """The head of a column that draws itself."""
+
+    name: str  # on narrow screens
+    order: str  # "ascending" or "descending" where the table is sorted by it, else ""
+
+    def __call__(self) -> None:
+        """Draw it."""
+        words("span", self.name)
+
+
+Cell = str | Head | Callable[[], Any]  # a text, or what draws something into the cell
+_LOOKS: Final = 0.25  # seconds between two looks at work that is under way
+_LONGEST_SHOWN: Final = 60  # characters of an id; the whole one stands in its title
+_MOST_OFFERED: Final = 2000  # labels that a field offers to choose from; any can be typed
+# The address is made here and not by the browser, so that it holds the fields alone that are filled in.
+_ASK: Final = """event => {
+    event.preventDefault();
+    const given = [...new FormData(event.target)].filter(([, value]) => value);
+    location.assign(event.target.getAttribute('action') + '?' + new URLSearchParams(given));
+}"""
+
+
+def add_style() -> None:
+    """Add the style of the parts to the page."""
+    ui.add_head_html('<link rel="stylesheet" href="/browse.css">')
+
+
+def register_style() -> None:
+    """Add the route of the style."""
+
+    @app.get("/browse.css")
+    def _style() -> FileResponse:
+        return FileResponse(Path(__file__).parent / "browse.css", headers={"Cache-Control": "no-cache"})
+
+
+def link(text: str, target: str, *classes: str, **attributes: str) -> Element:
+    """Return a link; ``target`` is an address within this server."""
+    anchor = words("a", text, *classes, **attributes)
+    anchor.props["href"] = target
+    return anchor
+
+
+def named(label: str) -> str:
+    """Return what a label is called and the label, on one line of bounded length."""
+    return one_line(full_name(label))
+
+
+def label_link(label: str) -> Element:
+    """Return a link to the pictures of a label."""
+    return link(named(label), address("/memory/class", {"label": label}))
+
+
+def short(name: str) -> Element:
+    """Return an id, cut where it is long."""
+    return words("span", one_line(name, longest=_LONGEST_SHOWN), "id", title=name)
+
+
+def table(
+    caption: str, heads: Sequence[str | Head], rows: Iterable[Sequence[Cell]], *, wide: Sequence[int] = ()
+) -> None:
+    """Draw a table; on a narrow screen each row becomes a card, with the heads beside the cells.
+
+    Args:
+        caption: what screen readers say of it.
+        heads: of the columns.
+        rows: of cells.
+        wide: columns that hold numbers, to be set to the right.
+    """
+    with tag("table", "list", role="table", aria_label=caption):
+        with tag("thead", role="rowgroup"), tag("tr", role="row"):
+            for place, head in enumerate(heads):
+                _cell("th", head, "number" if place in wide else "", scope="col", role="columnheader")
+        with tag("tbody", role="rowgroup"):
+            for row in rows:
+                with tag("tr", role="row"):
+                    for place, (head, cell) in enumerate(zip(heads, row, strict=True)):
+                        title = head.name if isinstance(head, Head) else str(head)
+                        _cell("td", cell, "number" if place in wide else "", role="cell", data_head=title)
+
+
+def _cell(name: str, cell: Cell, *classes: str, **attributes: str) -> None:
+    if isinstance(cell, str):
+        words(name, cell, *classes, **attributes)
+        return
+    with tag(name, *classes, **attributes) as drawn:
+        cell()
+        if isinstance(cell, Head) and cell.order:
+            drawn.props["aria-sort"] = cell.order
+
+
+def pager(paging: Paging, path: str, parameters: Mapping[str, object], what: str) -> None:
+    """Draw where in a list a page stands, with links to those beside it."""
+    if paging.pages == 1:
+        return
+    with tag("nav", "pager", aria_label=f"Pages of {what}"):
+        for number, text in ((paging.number - 1, "← previous"), (paging.number + 1, "next →")):
+            if 1 <= number <= paging.pages:
+                link(text, address(path, {**parameters, "page": number}), aria_label=f"{text.strip('← →')} page")
+            else:
+                words("span", text, "soft", aria_hidden="true")
+            if number < paging.number:
+                words("span", f"page {paging.number:,} of {paging.pages:,}")
+
+
+def form(path: str) -> Element:
+    """Return a form whose fields become the parameters of a page's address."""
+    shape = tag("form", "filters", role="search").on("submit", js_handler=_ASK)
+    shape.props["action"] = path
+    return shape
+
+
+def one_of(name: str, title: str, options: Mapping[str, str], value: str) -> None:
+    """Draw a list to choose from; "" is everything."""
+    with tag("label", "field"):
+        words("span", title)
+        with tag("select") as select:
+            select.props["name"] = name
+            for option, text in options.items():
+                entry = words("option", text)
+                entry.props["value"] = option
+                entry.props["selected"] = option == value
+
+
+def text_field(name: str, title: str, value: str, *, offered: Sequence[str] = ()) -> None:
+    """Draw a field to type into, which offers some labels to choose from."""
+    with tag("label", "field"):
+        words("span", title)
+        field = tag("input", type="search", autocomplete="off")
+        field.props["name"] = name
+        field.props["defaultValue"] = value  # `value` would be set anew whenever something on the page changes
+    if offered:
+        field.props["list"] = f"offered-{name}"
+        with tag("datalist", id=f"offered-{name}"):
+            for label in offered[:_MOST_OFFERED]:
+                entry = words("option", "" if full_name(label) == label else named(label))
+                entry.props["value"] = label
+
+
+def show_button() -> None:
+    """Draw the button that asks for what a form's fields say."""
+    words("button", "Show", "main", type="submit")
+
+
+def tile(url: str | None, description: str, lines: Sequence[Cell], *classes: str) -> None:
+    """Draw a picture over some lines."""
+    with tag("li", "tile", *classes):
+        picture(url, description)
+        for line in lines:
+            _cell("div", line)
+
+
+def facts(told: Mapping[str, Cell]) -> None:
+    """Draw names with what they stand for."""
+    with tag("dl", "facts"):
+        for name, what in told.items():
+            with tag("div"):
+                words("dt", name)
+                _cell("dd", what)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Work that a page waits for."""
+
+    jobs: Jobs
+    name: str
+    version: str  # of what it is done on
+    do: Callable[[], Any]  # in a thread
+    offer: str  # on the button, and while it is done
+    about: str = ""  # what a person should know before
+
+    @property
+    def job(self) -> Job | None:
+        """How it stands, if it was begun."""
+        return self.jobs.find(self.name, self.version)
+
+    def begin(self) -> None:
+        """Begin it, or join in."""
+        self.jobs.start(self.name, self.version, self.do)
+
+
+class WorkPanel:
+    """Draws what comes of work, if it is done; else a button to begin it, then how far it is."""
+
+    def __init__(self, work: Work, draw: Callable[[Any], None], *, at_once: bool = False) -> None:
+        """Draw the panel.
+
+        Args:
+            work: what is to be done.
+            draw: draws its result.
+            at_once: whether it begins without being asked.
+        """
+        self._work, self._draw = work, draw
+        self._bar: Element | None = None
+        if at_once:
+            work.begin()
+        self._area = tag("section")
+        self._show()
+        job = work.job
+        self._timer = ui.timer(_LOOKS, self._look, active=job is not None and not job.ended)
+
+    def _show(self) -> None:
+        self._area.clear()
+        with self._area:
+            job = self._work.job
+            if job is None:
+                words("p", self._work.about)
+                button(self._work.offer, self._begin, "main")
+            elif job.error:
+                words("p", job.error, role="alert")
+                button("Try again", self._begin)
+            elif job.ended:
+                self._draw(job.result)
+            else:
+                words("p", f"{self._work.offer} …", "soft", role="status")
+                self._bar = tag("progress", aria_label=self._work.offer, max="1")
+
+    def _begin(self) -> None:
+        self._work.begin()
+        self._show()
+        self._timer.activate()
+
+    def _look(self) -> None:
+        job = self._work.job
+        if job is None or job.ended:
+            self._timer.deactivate()
+            self._show()
+        elif self._bar is not None and job.part is not None and self._bar.props.get("value") != job.part:
+            self._bar.props["value"] = job.part
+            self._bar.update()
+
+
+_MOST_LABELS: Final = 2_000  # offered; others can be typed
+Told = Callable[[str], Awaitable[None] | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """One picture of a list."""
+
+    key: str  # what `PictureList` tells when it is chosen: an item's id
+    source: str | None  # address of the picture; None where there is none
+    title: str  # beneath it
+    note: str = ""  # beneath that
+    spoken: str  # the button's name for who does not see it
+    mark: str = ""  # classes: "agrees" and "evidence" are outlined
+
+
+class PictureList(Element, component="pictures.js"):
+    """Small pictures side by side, each a button."""
+
+    def __init__(self, pictures: Sequence[Picture] = (), *, on_choose: Told) -> None:
+        """Show pictures; ``on_choose`` is told the key of the one that is clicked."""
+        super().__init__()
+        self.show(pictures)
+        self.on("choose", lambda event: self._chosen(event.args, on_choose))
+
+    def show(self, pictures: Sequence[Picture]) -> None:
+        """Show other pictures; those that were there already keep the focus."""
+        self._keys = {picture.key for picture in pictures}
+        self.props["pictures"] = [
+            asdict(picture) | {name: one_line(getattr(picture, name)) for name in ("title", "note", "spoken")}
+            for picture in pictures
+        ]
+
+    def _chosen(self, key: object, on_choose: Told) -> Awaitable[None] | None:
+        return on_choose(str(key)) if key in self._keys else None  # a click may come too late
+
+
+class PictureDrop(Element, component="drop.js"):
+    """A place where a picture can be chosen, dropped or pasted; a context for what is shown in it."""
+
+    def __init__(self, *, on_picture: Told, on_refused: Told) -> None:
+        """Wait for pictures.
+
+        Args:
+            on_picture: told the name under which the server keeps it.
+            on_refused: told why a file is none.
+        """
+        super().__init__()
+        self.props["most"] = MAX_UPLOAD_BYTES
+        self.on("picture", lambda event: on_picture(str(event.args)))
+        self.on("refused", lambda event: on_refused(str(event.args)))
+
+
+class LabelField(Element, component="labels.js"):
+    """A text field that offers labels; ``value`` is what it holds."""
+
+    def __init__(self, name: str, value: str, labels: Sequence[str], *, on_enter: Callable[[], None]) -> None:
+        """Begin with a label."""
+        super().__init__()
+        self.value = value
+        self.props.update({"name": name, "value": value, "labels": list(labels[:_MOST_LABELS])})
+        self.on("change", lambda event: setattr(self, "value", str(event.args)))
+        self.on("enter", on_enter, args=[])

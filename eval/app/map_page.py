@@ -1,0 +1,338 @@
+"""The page with the map of a memory's embeddings, and the same in words."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+from nicegui import events, ui
+from nicegui.element import Element
+
+from eval.app.context import Jobs, ServeContext
+from eval.app.frame import Cell, Work, WorkPanel, label_link, named, table, tag, words
+from eval.app.items import draw_items, memory_frame
+from eval.report.plots import BLUE, GREEN, ORANGE, PINK
+from eval.wording import counted
+from retrieval.errors import InvalidArgument
+from retrieval.version import Snapshot
+from retrieval.voting import encode_labels
+
+MOST_ITEMS: Final = 2000  # t-SNE's time grows faster than their number: 2,000 take some 7 s
+LEAST_ITEMS: Final = 3
+_COMPONENTS: Final = 50  # to which t-SNE's own authors reduce before it (van der Maaten and Hinton, 2008, section 4.2)
+_PERPLEXITY: Final = 30.0  # the middle of the 5 to 50 that they recommend (section 2)
+_SEED: Final = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NearClass:
+    """A class and the one that lies nearest to it."""
+
+    label: str
+    items: int
+    other: str
+    distance: float  # cosine distance between the means of both
+    astray: int  # items of the class that lie nearer to another class's mean than to their own
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Projection:
+    """A map of a memory."""
+
+    ids: list[str]  # of the items on it
+    labels: list[str]
+    places: Float[np.ndarray, "items two"]  # 0 to 1 in both directions; only who lies beside whom means anything
+    left_out: int  # items that the sample lacks
+    near: list[NearClass]  # of every class, the nearest pair first; empty where there is one class only
+    seconds: float  # that it took
+
+
+def project(snapshot: Snapshot, *, most: int = MOST_ITEMS, seed: int = _SEED) -> Projection:
+    """Return a map of a version of a memory: the same one for the same version.
+
+    Principal components, then t-SNE (van der Maaten and Hinton, 2008). Classes are compared by all their items, the
+    map shows a sample of ``most``.
+
+    Raises:
+        InvalidArgument: fewer than three items, of which there is no map.
+    """
+    began = time.monotonic()
+    ids, labels = snapshot.ids, snapshot.labels
+    if len(ids) < LEAST_ITEMS:
+        raise InvalidArgument(f"a map of {len(ids)} items says nothing: add pictures until there are {LEAST_ITEMS}")
+    vectors = snapshot.vectors()
+    rows = draw_sample(len(ids), most, seed=seed)
+    near = nearest_classes(vectors, labels)
+    places = lay_out(vectors[rows], seed=seed)
+    seconds = time.monotonic() - began
+    return Projection(ids[rows].tolist(), labels[rows].tolist(), places, len(ids) - len(rows), near, seconds)
+
+
+def draw_sample(items: int, most: int, *, seed: int = _SEED) -> Int[np.ndarray, " rows"]:
+    """Return the rows of a sample, in order: all where there are no more."""
+    if items <= most:
+        return np.arange(items)
+    return np.sort(np.random.default_rng(seed).choice(items, most, replace=False))
+
+
+def lay_out(vectors: Float[np.ndarray, "items dimension"], *, seed: int = _SEED) -> Float[np.ndarray, "items two"]:
+    """Return places in the unit square; vectors that are alike lie beside each other."""
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
+    if not np.ptp(vectors, axis=0).any():  # the same picture again and again: nothing to lay out
+        return np.full((len(vectors), 2), 0.5)
+    components = min(_COMPONENTS, *vectors.shape)
+    reduced = PCA(components, random_state=seed).fit_transform(vectors)
+    perplexity = min(_PERPLEXITY, (len(vectors) - 1) / 3)  # it must stay below the number of the others
+    start = "pca" if components > 1 else "random"
+    with threadpool_limits(1):  # several threads wait for each other: 1,034 items take 17 s with two, 5 s with one
+        places = TSNE(perplexity=perplexity, init=start, random_state=seed).fit_transform(reduced)
+    low, high = places.min(axis=0), places.max(axis=0)
+    square: np.ndarray = (places - low) / np.maximum(high - low, np.finfo(np.float32).tiny)
+    return square
+
+
+def nearest_classes(
+    vectors: Float[np.ndarray, "items dimension"], labels: Shaped[np.ndarray, " items"]
+) -> list[NearClass]:
+    """Return of every class the one whose mean lies nearest, the nearest first; nothing where there is one class only.
+
+    Args:
+        vectors: of length 1.
+        labels: of the items.
+    """
+    codes, names = encode_labels(labels[:, None])
+    own = codes[:, 0]
+    if len(names) < 2:
+        return []
+    means = _means(vectors, own, len(names))
+    other, distances = _nearest_means(means)
+    told = zip(names, np.bincount(own), other, distances, _astray(vectors, own, means), strict=True)
+    near = [
+        NearClass(str(name), int(count), str(names[beside]), float(distance), int(astray))
+        for name, count, beside, distance, astray in told
+    ]
+    return sorted(near, key=lambda one: one.distance)
+
+
+def _means(
+    vectors: Float[np.ndarray, "items dimension"], own: Int[np.ndarray, " items"], classes: int
+) -> Float[np.ndarray, "classes dimension"]:
+    """Return each class's mean, of length 1."""
+    from scipy.sparse import csr_matrix
+
+    members = csr_matrix((np.ones(len(own), np.float32), (own, np.arange(len(own)))), shape=(classes, len(own)))
+    sums = members @ vectors
+    means: np.ndarray = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return means
+
+
+def _nearest_means(means: Float[np.ndarray, "classes dimension"]) -> tuple[np.ndarray, np.ndarray]:
+    """Return which other mean lies nearest to each, and how far it is."""
+    found = [np.empty((2, 0))]
+    for some in _blocks(len(means), width=len(means)):
+        alike = means[some] @ means.T
+        alike[np.arange(len(alike)), np.arange(len(means))[some]] = -np.inf
+        nearest = alike.argmax(axis=1)
+        found.append(np.stack([nearest, 1.0 - alike[np.arange(len(alike)), nearest]]))
+    other, distances = np.concatenate(found, axis=1)
+    return other.astype(np.int64), np.maximum(distances, 0.0)
+
+
+def _astray(
+    vectors: Float[np.ndarray, "items dimension"],
+    own: Int[np.ndarray, " items"],
+    means: Float[np.ndarray, "classes dimension"],
+) -> Int[np.ndarray, " classes"]:
+    """Return how many items of each class lie nearer to another class's mean."""
+    blocks = _blocks(len(vectors), width=len(means))
+    nearest = np.concatenate([(vectors[some] @ means.T).argmax(axis=1) for some in blocks])
+    return np.bincount(own[nearest != own], minlength=len(means))
+
+
+def _blocks(rows: int, *, width: int) -> Iterator[slice]:
+    """Yield parts of a table whose products with so many columns take 40 MB at a time."""
+    block = max(1, 10_000_000 // width)
+    return (slice(start, start + block) for start in range(0, rows, block))
+
+
+def colour_classes(labels: Sequence[str], *, most: int) -> dict[str, list[int]]:
+    """Return the places of items by class, the largest first; those of classes beyond ``most`` together under ""."""
+    places: dict[str, list[int]] = {}
+    for place, label in enumerate(labels):
+        places.setdefault(label, []).append(place)
+    ranked = sorted(places, key=lambda label: (-len(places[label]), label))
+    shown = {label: places[label] for label in ranked[:most]}
+    rest = sorted(place for label in ranked[most:] for place in places[label])
+    return shown | ({"": rest} if rest else {})
+
+
+# Okabe and Ito's, without the yellow and black that vanish on a bright or a dark page, each with a shape of its own,
+# as ECharts calls or draws it, and as text.
+_LOOKS: Final = (
+    (BLUE, "circle", "●"),
+    (ORANGE, "triangle", "▲"),
+    (GREEN, "rect", "■"),
+    (PINK, "diamond", "◆"),
+    ("#56b4e9", "path://M3 0h4v3h3v4h-3v3h-4v-3h-3v-4h3z", "✚"),
+    ("#e69f00", "path://M0 0h10l-5 10z", "▼"),
+    ("#8c6d1f", "path://M0 0l10 5l-10 5z", "▶"),
+)
+_OTHERS: Final = ("#8a8a8a", "emptyCircle", "○")
+_STEPS: Final = {"ArrowLeft": (-1, 0), "ArrowRight": (1, 0), "ArrowUp": (0, 1), "ArrowDown": (0, -1)}
+_NEAR: Final = 40  # classes in the table
+_SIDEWAYS: Final = 2.0  # what a way across the arrow's direction counts, so that arrows go where they point
+_KEYS: Final = """event => {
+    if (!event.key.startsWith('Arrow')) return;
+    event.preventDefault();
+    emit(event.key);
+}"""
+
+
+def register(context: ServeContext, jobs: Jobs) -> None:
+    """Register the page."""
+
+    @ui.page("/memory/map")
+    def _map() -> None:
+        with memory_frame(context, "Map", here="/memory/map"):
+            snapshot = context.memory.snapshot()
+            work = Work(
+                jobs,
+                "map",
+                snapshot.version,
+                lambda: project(snapshot),
+                offer="Draw the map",
+                about=f"Principal components, then t-SNE, of at most {MOST_ITEMS:,} items: some 10 seconds.",
+            )
+            WorkPanel(work, lambda drawn: _draw(context, drawn))
+
+
+def _draw(context: ServeContext, drawn: Projection) -> None:
+    left = f", drawn at random; {drawn.left_out:,} are left out" if drawn.left_out else ""
+    words(
+        "p",
+        f"{counted(len(drawn.ids), 'item')}{left}. It took {drawn.seconds:.0f} s. Items that lie beside each other are"
+        " alike; how far groups lie apart says little.",
+        role="status",
+    )
+    with tag("div", "map"):
+        _Map(context, drawn)
+    words("h2", "Classes that lie nearest to each other")
+    words("p", "By the mean of all their items: the map in words.", "soft")
+    rows: list[list[Cell]] = [
+        [
+            partial(label_link, one.label),
+            f"{one.items:,}",
+            partial(label_link, one.other),
+            f"{one.distance:.3f}",
+            f"{one.astray:,}",
+        ]
+        for one in drawn.near[:_NEAR]
+    ]
+    heads = ["class", "items", "nearest class", "distance", "items nearer to another class"]
+    table("Classes that lie nearest to each other", heads, rows, wide=(1, 3, 4))
+
+
+class _Map:
+    """The scatter, and beside it the item that is pointed at: with the mouse, a finger, or the arrow keys."""
+
+    def __init__(self, context: ServeContext, drawn: Projection) -> None:
+        self._context, self._drawn = context, drawn
+        self._series = colour_classes(drawn.labels, most=len(_LOOKS))
+        self._order = list(self._series.values())
+        self._at: int | None = None
+        with tag("div"):
+            chart = ui.echart(chart_options(drawn.places, self._series), renderer="canvas").classes("scatter")
+            _draw_legend(self._series)
+        chart.props["tabindex"] = "0"
+        chart.props["role"] = "application"
+        chart.props["aria-label"] = "Map of the embeddings: the arrow keys go from item to item"
+        chart.on("chart:mouseover", self._point, ["seriesIndex", "dataIndex"])
+        chart.on("chart:click", self._point, ["seriesIndex", "dataIndex"])
+        chart.on("keydown", self._step, js_handler=_KEYS)
+        self._chart = chart
+        self._beside: Element = tag("div", "pointed", role="status")
+        with self._beside:
+            words("p", "Point at an item, or go to the map and use the arrow keys.", "soft")
+
+    def _point(self, event: events.GenericEventArguments) -> None:
+        series, place = event.args.get("seriesIndex"), event.args.get("dataIndex")
+        if isinstance(series, int) and isinstance(place, int) and series < len(self._order):
+            self._show(self._order[series][place])
+
+    def _step(self, event: events.GenericEventArguments) -> None:
+        direction = _STEPS.get(str(event.args))
+        if direction:
+            self._show(0 if self._at is None else next_item(self._drawn.places, self._at, direction))
+
+    def _show(self, place: int) -> None:
+        if place == self._at:
+            return
+        self._mark(place)
+        self._at = place
+        self._beside.clear()
+        label = self._drawn.labels[place]
+        with self._beside:
+            draw_items(self._context, [(self._drawn.ids[place], label, (named(label),))])
+
+    def _mark(self, place: int) -> None:
+        """Have the chart show which item is meant."""
+        series = next(number for number, places in enumerate(self._order) if place in places)
+        self._chart.run_chart_method("dispatchAction", {"type": "downplay"})
+        self._chart.run_chart_method(
+            "dispatchAction",
+            {"type": "highlight", "seriesIndex": series, "dataIndex": self._order[series].index(place)},
+        )
+
+
+def next_item(places: np.ndarray, at: int, direction: tuple[int, int]) -> int:
+    """Return the nearest item in a direction; the same one where there is none."""
+    way = places - places[at]
+    along = way @ np.array(direction, float)
+    across = np.abs(way @ np.array(direction[::-1], float))
+    apart = np.where(along > 0, along + _SIDEWAYS * across, np.inf)
+    nearest = int(apart.argmin())
+    return nearest if np.isfinite(apart[nearest]) else at
+
+
+def looks(series: Mapping[str, list[int]]) -> list[tuple[str, str, str]]:
+    """Return how each of the classes is drawn; "" stands for all that have no look of their own."""
+    return [_OTHERS if not label else look for label, look in zip(series, [*_LOOKS, _OTHERS], strict=False)]
+
+
+def _draw_legend(series: Mapping[str, list[int]]) -> None:
+    with tag("ul", "legend", aria_label="Classes on the map"):
+        for label, (colour, _, mark) in zip(series, looks(series), strict=True):
+            with tag("li"):
+                words("span", mark, aria_hidden="true").style(f"color: {colour}")
+                if label:
+                    label_link(label)
+                else:
+                    words("span", "other classes")
+
+
+def chart_options(places: np.ndarray, series: Mapping[str, list[int]]) -> dict[str, Any]:
+    """Return what ECharts draws: a colour and a shape for each of the largest classes, one for all others."""
+    hidden = {"show": False, "min": -0.03, "max": 1.03}
+    return {
+        "animation": False,
+        "grid": {"left": 4, "right": 4, "top": 4, "bottom": 4},
+        "xAxis": hidden,
+        "yAxis": hidden,
+        "series": [
+            {
+                "type": "scatter",
+                "data": places[rows].round(4).tolist(),
+                "symbol": shape,
+                "symbolSize": 8,
+                "itemStyle": {"color": colour, "opacity": 0.85},
+                "emphasis": {"scale": 2.2, "itemStyle": {"borderColor": "#888", "borderWidth": 1.5, "opacity": 1}},
+            }
+            for rows, (colour, shape, _) in zip(series.values(), looks(series), strict=True)
+        ],
+    }

@@ -1,0 +1,1 @@
+"""The command vmem, and the commands vmem eval, serve, demo, memory forget and prompt tune."""

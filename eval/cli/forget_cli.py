@@ -1,0 +1,326 @@
+"""vmem memory forget and vmem memory verify-forgotten: above retrieval, since replies and runs keep traces too."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from eval.runs.log import LOG, read_answers, read_header
+from eval.types import RunError
+from retrieval.support.options import AsJson, Ids, IdsFrom, MemoryPath, OfLabel, Where
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from retrieval.erasing.receipts import Check, Receipt
+
+
+app = typer.Typer()
+Runs = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="DIR",
+        help="List the predictions of these runs, or of all runs below a folder, in which the items took part. The logs"
+        " themselves stay as they are.",
+    ),
+]
+_LISTED: Final = 20  # predictions, and findings of a check, that are shown
+
+
+@app.command()
+def forget(
+    memory: MemoryPath,
+    ids: Ids = None,
+    label: OfLabel = None,
+    where: Where = None,
+    ids_from: IdsFrom = None,
+    erase: Annotated[
+        bool, typer.Option("--erase", help="Leave nothing of them on disk, in any version; write a receipt.")
+    ] = False,
+    prove_later: Annotated[
+        bool,
+        typer.Option(
+            "--prove-later", help="Erase without searching every file for what is left: verify-forgotten does."
+        ),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Erase without asking.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Finish erasing what a run that was cut off began.")] = False,
+    runs: Runs = None,
+) -> None:
+    """Take items out of every decision from now on; with --erase, leave nothing of them on disk.
+
+    Without --erase they stay in earlier versions, to which `vmem memory checkout` goes back.
+
+    With --erase their vectors, thumbnails and ids go from all files and versions of the memory, from its index and
+    from the kept features. Kept replies whose prompts showed them go, too. So do versions that held them, and their
+    tags. Ids that were forgotten before can be erased as well. The receipt that is written names none of them;
+    `vmem memory verify-forgotten` proves by it that nothing is left. Copies and backups are yours to delete.
+
+    Examples, of one item, and of a whole label for good:
+
+    vmem memory forget pets/ --id cats/17.jpg
+
+    vmem memory forget pets/ --label cats --erase
+    """
+    from retrieval.support.options import listed_ids
+
+    chosen = listed_ids(ids, ids_from)
+    if runs:  # before anything is done that cannot be undone
+        expect_runs(runs)
+    if resume:
+        _expect_no_choice(chosen, label, where)
+        _resume(_searchable(memory))
+    elif erase:
+        folder = _searchable(memory)
+        keys = _keys(folder, chosen, label, where)
+        if yes or _confirmed(folder, keys):
+            _erase(folder, keys, runs, prove=not prove_later)
+    else:
+        _unlink(memory, chosen, label, where, runs)
+
+
+@app.command("verify-forgotten")
+def verify_forgotten(
+    receipt: Annotated[Path, typer.Argument(metavar="RECEIPT", help="A file in MEMORY/receipts.")],
+    memory: Annotated[
+        Path | None, typer.Option(help="The memory, where the receipt lies in another place than its folder.")
+    ] = None,
+    runs: Runs = None,
+    as_json: AsJson = False,
+) -> None:
+    """Prove by a receipt that nothing is left of what was erased: every row decoded, every file searched.
+
+    Exits with 1 where something is left or is there again, and where the receipt is not what the memory wrote.
+
+    Example: vmem memory verify-forgotten pets/receipts/20260101T1200000000-1f2e3d4c.json
+    """
+    import json
+    from dataclasses import asdict
+
+    from retrieval.erasing.proof import verify
+    from retrieval.erasing.receipts import read_receipt
+    from retrieval.storage.places import is_memory
+
+    read = read_receipt(receipt)
+    beside = receipt.absolute().parent.parent
+    there = memory or (beside if is_memory(beside) else Path(read.memory))
+    found = verify(read, there)
+    if as_json:
+        typer.echo(json.dumps({"proven": found.proven, "checks": [asdict(check) for check in found.checks]}))
+    else:
+        _print_checks(found.checks)
+    _list_runs(runs, read.known.marks.is_id, read.memory_id)
+    if not found.proven:
+        raise typer.Exit(1)
+
+
+def _searchable(memory: Path) -> Path:
+    """Return the folder of a memory; StorageError where its files do not lie there, but on an object store."""
+    from retrieval.errors import StorageError
+    from retrieval.storage.places import address_of, local_folder
+
+    folder = local_folder(memory)
+    if address := address_of(folder):
+        raise StorageError(f"{address} cannot be searched byte by byte: erase from a memory in a folder, or forget")
+    return folder
+
+
+def _expect_no_choice(ids: list[str] | None, label: str | None, where: str | None) -> None:
+    from retrieval.errors import InvalidArgument
+
+    if any(choice is not None for choice in (ids, label, where)):
+        raise InvalidArgument("--resume finishes what was begun, and takes no items: erase others by a second command")
+
+
+def _keys(memory: Path, ids: list[str] | None, label: str | None, where: str | None) -> "np.ndarray":
+    from retrieval.edits import Editor
+    from retrieval.erasing.erase import keys_of_ids
+    from retrieval.storage.table import ItemTable
+
+    if ids is not None and label is None and where is None:
+        return keys_of_ids(memory, ids)
+    editor = Editor(ItemTable.open(memory), memory)
+    return editor.snapshot.rows.keys(editor.select(ids=ids, label=label, where=where))
+
+
+def _named(memory: Path, label: str | None, where: str | None) -> list[str]:
+    """Return the ids of the items that a label or a condition chooses now."""
+    from retrieval.edits import Editor
+    from retrieval.storage.table import ItemTable
+
+    editor = Editor(ItemTable.open(memory), memory)
+    return list(editor.snapshot.rows.ids(editor.select(label=label, where=where)))
+
+
+def _confirmed(memory: Path, keys: "np.ndarray") -> bool:
+    import sys
+
+    from eval.wording import counted
+    from retrieval.erasing.erase import plan_erasure
+    from retrieval.errors import InvalidArgument
+    from retrieval.support.terminal import printable
+
+    plan = plan_erasure(memory, keys)
+    typer.echo(f"{printable(memory)}: to be erased for good: {counted(len(keys), 'item')}")
+    if plan.versions:
+        numbers = printable(", ".join(map(str, plan.versions)))
+        typer.echo(f"Versions that hold them, and that go with them: {numbers}")
+    for tag, version in plan.tags.items():
+        typer.echo(f"The tag {printable(tag)} of version {version} goes, too")
+    if not sys.stdin.isatty():
+        raise InvalidArgument("erasing cannot be undone, and there is nobody to ask: say --yes")
+    return typer.confirm("Erase them?")
+
+
+def _unlink(memory: Path, ids: list[str] | None, label: str | None, where: str | None, runs: list[Path] | None) -> None:
+    from eval.wording import counted
+    from retrieval.memory import VisualMemory
+    from retrieval.support.terminal import printable, way_back
+
+    opened = VisualMemory.open(memory)
+    listed = (ids or _named(memory, label, where)) if runs else []
+    count = opened.forget(ids=ids, label=label, where=where)
+    typer.echo(f"{printable(memory)}: forgot {counted(count, 'item')}, {len(opened):,} left, version {opened.version}")
+    if count:
+        typer.echo(f"{way_back(memory)}: earlier versions still hold them; --erase leaves nothing")
+    _list_runs(runs, set(listed).__contains__, opened.settings.memory_id)
+
+
+def _erase(memory: Path, keys: "np.ndarray", runs: list[Path] | None, *, prove: bool) -> None:
+    from retrieval.erasing.erase import erase_items
+
+    receipt = erase_items(memory, keys, prove=prove)
+    _print_receipt(memory, receipt)
+    _list_runs(runs, receipt.known.marks.is_id, receipt.memory_id)
+
+
+def _resume(memory: Path) -> None:
+    from retrieval.erasing.erase import finish_pending
+    from retrieval.storage.places import expect_memory
+    from retrieval.support.terminal import printable
+
+    expect_memory(memory)
+    receipts, waiting = finish_pending(memory)
+    for receipt in receipts:
+        _print_receipt(memory, receipt)
+    if waiting:
+        typer.echo(f"{waiting:,} others were begun in Python, with `traces` of their own: `finish_pending` goes on")
+    elif not receipts:
+        typer.echo(f"{printable(memory)}: nothing was cut off")
+
+
+def _print_receipt(memory: Path, receipt: "Receipt") -> None:
+    from eval.wording import counted
+    from retrieval.support.terminal import print_table, printable
+
+    deed = receipt.deed
+    typer.echo(f"{printable(memory)}: erased {counted(receipt.items, 'item')}, version {deed.version_after}")
+    rows = [("versions dropped", len(deed.dropped_versions)), ("files removed", len(deed.files_removed))]
+    rows += [("files written", len(deed.files_written))]
+    rows += [(f"entries dropped: {place}", count) for place, count in deed.entries_dropped.items()]
+    print_table(["of the memory and beside it", "count"], [(what, f"{count:,}") for what, count in rows])
+    for tag, version in deed.dropped_tags.items():
+        typer.echo(f"The tag {printable(tag)} of version {version} is gone")
+    if deed.windows_shared:
+        typer.echo(
+            f"Other items hold {deed.windows_shared:,} of {deed.windows:,} pieces of their bytes: duplicates stay"
+        )
+    if not deed.searched:
+        typer.echo("Not proven yet: `vmem memory verify-forgotten RECEIPT` searches every file")
+    typer.echo(f"Receipt: {printable(receipt.path, longest=1000)}")
+
+
+def _print_checks(checks: "tuple[Check, ...]") -> None:
+    from retrieval.erasing.proof import UNACCOUNTED
+    from retrieval.support.terminal import print_table, printable
+
+    print_table(["looked at", "left", "how"], [(check.what, len(check.left), check.how) for check in checks])
+    failed = [check.what for check in checks if check.left]
+    for check in checks:
+        word = "DOUBT" if check.what == "receipt" else "LEFT"
+        for what in check.left[:_LISTED]:
+            typer.echo(f"{word}  {check.what}: {printable(what, longest=500)}")
+    if failed:
+        typer.echo(f"Not proven, because of: {', '.join(failed)}")
+    elif any(UNACCOUNTED in check.how for check in checks):
+        typer.echo(
+            "Proven: nothing is left of what this memory knows. An earlier version of an item may have had another"
+            " picture, of which features or replies may be kept: `vmem cache clear` removes all of them"
+        )
+    else:
+        typer.echo("Proven: nothing is left")
+
+
+def _list_runs(runs: list[Path] | None, is_forgotten: Callable[[str], bool], memory_id: str) -> None:
+    from eval.wording import counted
+    from retrieval.support.terminal import print_table
+
+    if not runs:
+        return
+    rows = []
+    count = 0
+    for one in predictions_with(runs, is_forgotten, memory_id=memory_id):
+        count += 1
+        if count <= _LISTED:
+            rows.append((one.query, one.dataset, one.run.name, one.rank, "yes" if one.named else ""))
+    shown = f"; the first {_LISTED} of them" if count > _LISTED else ""
+    typer.echo(f"{counted(count, 'prediction')} of these runs had one of the items among the neighbours{shown}")
+    if rows:
+        print_table(["query", "data set", "run", "nearest rank", "named by the model"], rows)
+
+
+@dataclass(frozen=True, slots=True)
+class TookPart:
+    """A prediction, and the forgotten items among its neighbours."""
+
+    run: Path  # its folder
+    dataset: str
+    query: str
+    rank: int  # of the nearest of them; 1 is the nearest neighbour
+    items: tuple[str, ...]  # their ids, nearest first
+    named: bool  # whether the model named one of them as what decided
+
+
+def predictions_with(
+    folders: Iterable[Path], is_forgotten: Callable[[str], bool], *, memory_id: str
+) -> Iterator[TookPart]:
+    """Yield the predictions of a memory's runs in which forgotten items were neighbours.
+
+    Args:
+        folders: runs, or folders with runs below them.
+        is_forgotten: tells by id.
+        memory_id: of the memory; runs of another one, which may use the same ids, are passed over.
+
+    Raises:
+        RunError: a folder without runs, or a damaged log.
+    """
+    verdicts: dict[str, bool] = {}  # the same neighbours stand in many lines
+    for log in (log for folder in folders for log in _logs(folder)):
+        memory = read_header(log).get("memory")
+        if not isinstance(memory, dict) or memory.get("id") != memory_id:
+            continue
+        for _, line in read_answers(log, []):
+            ids = line.get("ids", [])
+            for id_ in ids:
+                if id_ not in verdicts:
+                    verdicts[id_] = is_forgotten(id_)
+            ranks = [rank for rank, id_ in enumerate(ids, start=1) if verdicts[id_]]
+            if ranks:
+                found = tuple(ids[rank - 1] for rank in ranks)
+                named = not set(found).isdisjoint((line.get("rerank") or {}).get("evidence", ()))
+                yield TookPart(log.parent, line["dataset"], line["id"], ranks[0], found, named)
+
+
+def expect_runs(folders: Iterable[Path]) -> None:
+    """Raise RunError unless each folder is a run, or has runs below it."""
+    for folder in folders:
+        _logs(folder)
+
+
+def _logs(folder: Path) -> list[Path]:
+    found = [folder / LOG] if (folder / LOG).is_file() else sorted(folder.rglob(LOG))
+    if not found:
+        raise RunError(f"{folder} holds no run: give a folder that `vmem eval run` wrote, or one with such below it")
+    return found

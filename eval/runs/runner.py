@@ -1,0 +1,500 @@
+"""A run: embed, search and ask for what is missing from its log."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from agent.batch import BatchJobs, fetch_replies
+from agent.calls import background
+from agent.calls.cached import key_of
+from agent.calls.metered import cost_of
+from agent.calls.ready import LoadedModel
+from agent.classify import CONCURRENCY, Stages, decide_posed
+from agent.errors import ModelError
+from agent.models.gemini import Gemini
+from agent.question import Question
+from agent.types import Prediction, Request, Usage, rerank_record, total_usage
+from eval.datasets.catalogue import find_official
+from eval.runs.log import (
+    RunLog,
+    answered_line,
+    answered_lines,
+    describe,
+    describe_settings,
+    picture_mark,
+    unreadable_line,
+)
+from eval.types import Dataset, Metrics, QueryResults, Run, RunError, Sample
+from eval.wording import counted
+from prompts.answer import REPLY_TOKENS
+from prompts.cost import Dollars, Price, estimate_prompt_tokens, prices_date
+from retrieval.centring import CENTRES, CentredMemory, centre_queries
+from retrieval.embedding import EmbeddedBatch, Failure
+from retrieval.errors import ImageError, InvalidArgument
+from retrieval.support.terminal import Counter, counter, track
+from retrieval.types import Neighbors
+from retrieval.version import check_neighbors
+from retrieval.view import DEFAULT_NEIGHBORS, MemoryView
+from retrieval.voting import predict_every_k
+
+_BATCH: Final = 256  # centred vectors given out at a time
+
+
+class FirstStage:
+    """Embeds the queries of a data set, and says what is to be searched for their neighbours."""
+
+    def __init__(self, memory: MemoryView) -> None:
+        self.searched: MemoryView | CentredMemory = memory
+        self._memory = memory
+
+    def embed(self, samples: Sequence[Sample]) -> Iterator[EmbeddedBatch[Sample]]:
+        """Yield some of the queries in batches with their vectors, in order."""
+        return self._memory.embed_stream(samples, image_of=Sample.picture)
+
+    def pose(self, stages: Stages, samples: Sequence[Sample]) -> Iterator[tuple[Sample, Question | Failure[Sample]]]:
+        """Yield some of the queries as questions, and those whose pictures cannot be used."""
+        for batch in self.embed(samples):
+            yield from ((failure.item, failure) for failure in batch.failures)
+            if batch.items:
+                pictures = [sample.picture() for sample in batch.items]
+                yield from zip(batch.items, stages.questions(pictures, batch.vectors), strict=True)
+
+
+class CentredFirstStage(FirstStage):
+    """The same with embeddings that are taken from the mean of the data set's own queries.
+
+    That mean is over all queries, also those that a run which was cut off has in its log already, and so every query is
+    embedded before the first is answered. Their vectors are held in memory.
+    """
+
+    def __init__(
+        self,
+        memory: MemoryView,
+        centred: CentredMemory,
+        name: str,
+        samples: Sequence[Sample],
+        *,
+        how: str,
+        progress: bool,
+    ) -> None:
+        super().__init__(memory)
+        self.searched: CentredMemory = centred
+        self._name = name
+        self._samples = samples
+        self._how = how
+        self._progress = progress
+        self._row_of: dict[str, int] = {}
+        self._failures: dict[str, Failure[Sample]] = {}
+        self._vectors = np.empty((0, memory.settings.embedder.dimension), np.float32)
+
+    def embed(self, samples: Sequence[Sample]) -> Iterator[EmbeddedBatch[Sample]]:
+        """Yield some of the data set's queries in batches with their centred vectors, in order.
+
+        Raises:
+            InvalidArgument: too few queries for a mean.
+        """
+        if not self._row_of and not self._failures:
+            self._embed_all()
+        for start in range(0, len(samples), _BATCH):
+            some = samples[start : start + _BATCH]
+            good = [sample for sample in some if sample.id in self._row_of]
+            failures = [self._failures[sample.id] for sample in some if sample.id not in self._row_of]
+            yield EmbeddedBatch(good, self._vectors[[self._row_of[sample.id] for sample in good]], [], [], failures)
+
+    def _embed_all(self) -> None:
+        queue = track(self._samples, f"Embedding {self._name}", total=len(self._samples), shown=self._progress)
+        parts = [self._vectors]
+        for batch in self._memory.embed_stream(queue, image_of=Sample.picture):
+            parts.append(batch.vectors)
+            self._row_of |= {sample.id: len(self._row_of) + row for row, sample in enumerate(batch.items)}
+            self._failures |= {failure.item.id: failure for failure in batch.failures}
+        vectors = np.concatenate(parts)
+        if len(vectors):
+            self._vectors = centre_queries(vectors, self._how, memory_mean=self.searched.mean)
+
+
+def open_first_stage(
+    memory: MemoryView, centred: CentredMemory | None, name: str, dataset: Dataset, *, how: str, progress: bool
+) -> FirstStage:
+    """Return the first stage of a data set.
+
+    Args:
+        memory: what decides.
+        centred: the same centred, where embeddings are to be.
+        name: of the data set, for the progress bar.
+        dataset: its queries.
+        how: one of `retrieval.centring.CENTRES`; without meaning where nothing is centred.
+        progress: whether to show a bar.
+    """
+    if centred is None:
+        return FirstStage(memory)
+    return CentredFirstStage(memory, centred, name, dataset.samples, how=how, progress=progress)
+
+
+class Standing:
+    """Counts the queries of one data set that this invocation answered."""
+
+    def __init__(self) -> None:
+        self._answered = self._right = 0
+        self._cost: float | None = 0.0
+        self._asked = False
+
+    def count_votes(self, found: Neighbors, samples: Sequence[Sample]) -> None:
+        """Add queries that rank voting decides."""
+        winners = predict_every_k(found.labels, found.distances, factors=found.reliabilities)[:, -1].tolist()
+        self._answered += len(samples)
+        self._right += sum(label in sample.labels for label, sample in zip(winners, samples, strict=True))
+
+    def count(self, right: bool, cost: float | None) -> None:
+        """Add a query that both stages decided; the cost in dollars is None where it is not known."""
+        self._asked = True
+        self._answered += 1
+        self._right += right
+        self._cost = None if cost is None or self._cost is None else self._cost + cost
+
+    def __str__(self) -> str:
+        if not self._answered:
+            return ""
+        money = f", ${self._cost:.2f}" if self._asked and self._cost is not None else ""
+        return f"top-1 {100 * self._right / self._answered:.1f} %{money}"
+
+
+_TOGETHER: Final = 256  # queries that are searched and logged at once: an index reads itself whole for one or for many
+_SECONDS: Final = 2.0  # after which fewer are
+
+
+def run_evaluation(
+    memory: MemoryView,
+    datasets: Mapping[str, Dataset],
+    out: str | Path,
+    *,
+    k: int = DEFAULT_NEIGHBORS,
+    stages: Stages | None = None,
+    concurrency: int = CONCURRENCY,
+    price: Price | None = None,
+    batch: BatchJobs | None = None,
+    centre: str | None = None,
+    retry_errors: bool = False,
+    paths: Mapping[str, str] | None = None,
+    progress: bool = True,
+) -> Run:
+    """Find every query's neighbours, ask the model where one is given, log it, and return the run.
+
+    A run that was cut off goes on where it stopped when it is called again with the same settings. Pictures that have
+    changed since they were answered are answered again.
+
+    Args:
+        memory: what decides.
+        datasets: queries by the data set's name.
+        out: the run folder.
+        k: how many neighbours.
+        stages: both stages, as `agent.classify.prepare` gives them for this memory and k; None leaves every decision
+            to the vote.
+        concurrency: how many queries wait for the model at once.
+        price: of the model, where it is known.
+        batch: asks the model by batch jobs, at their price; None asks at once.
+        centre: ``queries`` or ``running``: search with embeddings centred by data set, see `retrieval.centring`;
+            transductive. None: as they are.
+        retry_errors: whether to ask again about queries that a failure left to the vote for good, and to try again
+            pictures that could not be used. Failures that may have passed are tried again in any case.
+        paths: where each data set lies, to be found again by who reads the run.
+        progress: whether to show a bar.
+
+    Raises:
+        OtherSettings: the folder holds a run with other settings.
+        RunError: the folder cannot be written, or a data set is empty.
+        InvalidArgument: k below 1, an empty memory, or a way of centring that there is not.
+        EmbedderError: the memory's embedder cannot be had.
+        EveryRequestFails: the model refuses everything, or the budget is spent; what is done is in the log.
+    """
+    check_run(datasets, k=k, centre=centre)
+    settings = describe_settings(memory, datasets, k=k, stages=stages, centre=centre)
+    centred = CentredMemory(memory) if centre else None
+    if stages:
+        stages = replace(stages, searched=centred)
+    with RunLog(Path(out), settings, describe(memory, datasets, paths or {})) as log:
+        finished = log.finished(retry_errors=retry_errors)
+        for name, dataset in datasets.items():
+            missing = [one for one in dataset.samples if finished.get((name, one.id)) != picture_mark(one)]
+            if not missing:
+                continue
+            first = open_first_stage(memory, centred, name, dataset, how=centre or "", progress=progress)
+            asked = _replies_fetched(batch, stages, first, missing, progress) if batch and stages else stages
+            with counter(f"Classifying {name}", total=len(missing), shown=progress) as bar:
+                if asked is None:
+                    _vote(first, name, missing, log, bar, k=k)
+                else:
+                    pricing = partial(cost_of, price=price, batch=batch is not None)
+                    decided = decide_posed(asked, first.pose(asked, missing), concurrency=concurrency)
+                    _log_decisions(decided, name, log, bar, pricing)
+        return log.run()
+
+
+def check_run(datasets: Mapping[str, Dataset], *, k: int, centre: str | None) -> None:
+    """Raise unless a run can be made of this.
+
+    Raises:
+        RunError: a data set is empty.
+        InvalidArgument: k below 1, or a way of centring that there is not.
+    """
+    check_neighbors(k)
+    if centre not in (None, *CENTRES):
+        raise InvalidArgument(f"--centre {centre!r}: choose one of {', '.join(CENTRES)}")
+    for name, dataset in datasets.items():
+        if not dataset.samples:
+            raise RunError(f"the data set {name} has no queries: give at least one")
+
+
+def _vote(first: FirstStage, name: str, samples: Sequence[Sample], log: RunLog, bar: Counter, *, k: int) -> None:
+    standing = Standing()
+    for items, vectors, failures in _together(first.embed(samples)):
+        lines = [unreadable_line(name, failure.item, str(failure.error)) for failure in failures]
+        if items:
+            found = first.searched.search_vectors(vectors, k=k)
+            lines += answered_lines(name, items, found)
+            standing.count_votes(found, items)
+        log.append(lines)
+        bar.advance(len(lines), str(standing))
+
+
+def _together(
+    batches: Iterable[EmbeddedBatch[Sample]],
+) -> Iterator[tuple[list[Sample], np.ndarray, list[Failure[Sample]]]]:
+    """Gather batches until there is enough to search for, or enough time has gone into them."""
+    waiting: list[EmbeddedBatch[Sample]] = []
+    since = time.monotonic()
+    for batch in batches:
+        waiting.append(batch)
+        if sum(len(some.items) for some in waiting) >= _TOGETHER or time.monotonic() - since >= _SECONDS:
+            yield _joined(waiting)
+            waiting, since = [], time.monotonic()
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(batches: Sequence[EmbeddedBatch[Sample]]) -> tuple[list[Sample], np.ndarray, list[Failure[Sample]]]:
+    items = [item for batch in batches for item in batch.items]
+    failures = [failure for batch in batches for failure in batch.failures]
+    return items, np.concatenate([batch.vectors for batch in batches]), failures
+
+
+def _log_decisions(
+    decided: Iterable[tuple[Sample, Prediction | Failure[Any]]],
+    name: str,
+    log: RunLog,
+    bar: Counter,
+    pricing: Callable[[Usage], float | None],
+) -> None:
+    standing = Standing()
+    for sample, found in decided:
+        if isinstance(found, Failure):
+            line = unreadable_line(name, sample, str(found.error))
+        else:
+            line = _decided_line(name, sample, found, pricing)
+            standing.count(found.label in sample.labels, line["rerank"]["cost"])
+        log.append([line])
+        bar.advance(1, str(standing))
+
+
+def _decided_line(
+    name: str, sample: Sample, found: Prediction, pricing: Callable[[Usage], float | None]
+) -> dict[str, Any]:
+    line = answered_line(name, sample, found.neighbors)
+    # What was in the cache had its price once; what was spent now includes attempts that gave no reply.
+    everything = total_usage([found.spent, *(reply.usage for reply in found.replies if reply.from_cache)])
+    costs = {"cost": pricing(found.spent), "full_cost": pricing(everything)}
+    return line | {"rerank": rerank_record(found) | costs}
+
+
+def _replies_fetched(
+    batch: BatchJobs, stages: Stages, first: FirstStage, samples: Sequence[Sample], progress: bool
+) -> Stages:
+    def decide(stages: Stages, queries: Sequence[Sample], *, concurrency: int) -> Iterator[tuple[Sample, object]]:
+        return decide_posed(stages, first.pose(stages, queries), concurrency=concurrency)
+
+    return fetch_replies(batch, stages, samples, decide=decide, progress=progress)
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A data set that a run has yet to get through."""
+
+    name: str
+    done: int  # queries that are answered, or whose pictures cannot be used
+    queries: int  # of the data set
+
+    def __str__(self) -> str:
+        return f"unfinished: {self.done:,} of {counted(self.queries, 'query')} of {self.name}"
+
+
+def find_unfinished(run: Run) -> list[Unfinished]:
+    """Return the data sets that a run has not got through, those that it has not begun among them."""
+    found = [Unfinished(name, _done(run.results.get(name)), count) for name, count in run.info.about["queries"].items()]
+    return [dataset for dataset in found if dataset.done < dataset.queries]
+
+
+def say_unusable(run: Run) -> list[str]:
+    """Return a sentence for each data set that has no figures, because no picture of it could be used."""
+    return [
+        f"{name} has no figures: no usable picture among {counted(len(results.unreadable), 'file')}; the first: {first}"
+        for name, results in run.results.items()
+        if not len(results)
+        for first in list(results.unreadable.values())[:1]
+    ]
+
+
+def say_damage(run: Run) -> list[str]:
+    """Return a sentence on the damaged lines of a run's log; none where there are none."""
+    lines = run.damaged_lines
+    numbers = ", ".join(map(str, lines[:10])) + (", …" if len(lines) > 10 else "")
+    return [f"damaged and left out: {counted(len(lines), 'line')} of the log ({numbers})"] if lines else []
+
+
+def lacks_pictures(dataset: str, pictures: int) -> str:
+    """Say how many of a published data set's pictures there are; empty where there are all, or it is none of those."""
+    try:
+        official = find_official(dataset)
+    except InvalidArgument:  # the name stands for several, so that the data set is none of them
+        return ""
+    if official is None or pictures >= official.images:
+        return ""
+    return f"{pictures:,} of {counted(official.images, 'picture')}"
+
+
+def lacks_classes(absent: Collection[str], per_class: Mapping[str, object]) -> str:
+    """Say how many of the right labels no answer can have; empty where there is none.
+
+    Args:
+        absent: labels that are not in the memory.
+        per_class: all true labels of the answered queries.
+    """
+    if not absent:
+        return ""
+    are = "is" if len(absent) == 1 else "are"
+    return f"{len(absent):,} of {counted(len(per_class.keys() | set(absent)), 'class')} {are} not in the memory"
+
+
+def masked_notes(metrics: Metrics) -> list[str]:
+    """Say of how many classes masked figures are, and how many of those that are asked about the memory lacks."""
+    lacking = len(metrics.labels_not_in_memory)
+    classes = counted(metrics.masked_classes or 0, "class")
+    return [f"{classes} only", *([f"{lacking:,} not in the memory"] if lacking else [])]
+
+
+def _done(results: QueryResults | None) -> int:
+    return 0 if results is None else len(results) + len(results.unreadable)
+
+
+_SAMPLED: Final = 100  # prompts that are made to see their size
+_COUNTED: Final = 3  # of them that the service is asked to count
+_COUNT_SECONDS: Final = 20.0  # for all of them
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """About what a run would take."""
+
+    queries: int  # with usable pictures
+    asked: int  # those that the gate does not leave to the vote
+    cached: int  # of them, those whose replies are kept already, by the sample
+    prompt_tokens: int  # of the calls that remain
+    reply_tokens: int
+    cost: Dollars | None  # None where the price is not known
+    basis: str  # where the figures come from
+
+    @property
+    def calls(self) -> int:
+        """How many would be made, if each query takes one."""
+        return self.asked - self.cached
+
+
+def estimate_run(
+    stages: Stages,
+    datasets: Mapping[str, Dataset],
+    model: LoadedModel,
+    *,
+    batch: bool = False,
+    centre: str | None = None,
+) -> Estimate:
+    """Return what a run would take: the gate is applied to every query, prompts are made of a sample of them.
+
+    Gemini's own count of three prompts' tokens, which costs nothing, goes before our estimate where it can be had.
+    """
+    assert stages.rerank is not None
+    generation, price = stages.rerank.generation, model.meter.price
+    drawn, queries, asked = _draw(stages, datasets, centre)
+    requests = _requests(stages, drawn)
+    tokens = [
+        estimate_prompt_tokens(request.prompt, price, media_resolution=generation.media_resolution)
+        for request in requests
+    ]
+    factor, basis = _calibrate(model, requests, tokens)
+    kept = sum(model.store is not None and _is_kept(model, request) for request in requests)
+    cached = round(asked * kept / len(requests)) if requests else 0
+    calls = asked - cached
+    prompt_tokens = round(calls * factor * sum(tokens) / len(tokens)) if tokens else 0
+    reply_tokens = calls * REPLY_TOKENS[stages.rerank.template.answer]
+    cost = price.cost(prompt_tokens, reply_tokens, batch=batch) if price else None
+    return Estimate(queries, asked, cached, prompt_tokens, reply_tokens, cost, basis)
+
+
+def _draw(stages: Stages, datasets: Mapping[str, Dataset], centre: str | None) -> tuple[list[Question], int, int]:
+    """Return a sample of the questions that the gate would ask, the number of usable queries, and of those asked."""
+    assert stages.rerank is not None
+    chance, drawn, queries, asked = random.Random(0), list[Question](), 0, 0
+    centred = CentredMemory(stages.memory) if centre else None
+    searching = replace(stages, searched=centred)
+    for name, dataset in datasets.items():
+        first = open_first_stage(stages.memory, centred, name, dataset, how=centre or "", progress=True)
+        posed = track(first.pose(searching, dataset.samples), f"Voting on {name}", total=len(dataset.samples))
+        for question in (question for _, question in posed if isinstance(question, Question)):
+            queries += 1
+            if stages.rerank.gate.asks(question.votes):
+                asked += 1
+                if len(drawn) < _SAMPLED:
+                    drawn.append(question)
+                elif (place := chance.randrange(asked)) < _SAMPLED:  # every query is as likely to be in the sample
+                    drawn[place] = question
+    return drawn, queries, asked
+
+
+def _requests(stages: Stages, questions: Sequence[Question]) -> list[Request]:
+    assert stages.rerank is not None
+    made = []
+    for question in questions:
+        try:
+            prompt, _ = question.prompt(stages.rerank.template, stages.memory)
+        except ImageError:
+            continue  # gone since it was embedded
+        made.append(Request(prompt, stages.rerank.generation))
+    return made
+
+
+def _calibrate(model: LoadedModel, requests: Sequence[Request], tokens: Sequence[int]) -> tuple[float, str]:
+    """Return by how much the service's count exceeds the estimate, and in words what the figures rest on."""
+    at = f"one call a query, at prices of {prices_date()}"
+    basis = f"Estimated by four characters a token and a fixed number a picture, {at}"
+    if not isinstance(model.bare, Gemini) or not model.bare.has_key or not requests:
+        return 1.0, basis
+
+    async def count(gemini: Gemini) -> list[int]:
+        async with asyncio.timeout(_COUNT_SECONDS):
+            return [await gemini.count_tokens(request) for request in requests[:_COUNTED]]
+
+    try:
+        counted = background.run(count(model.bare))
+    except (ModelError, TimeoutError):
+        return 1.0, basis
+    return sum(counted) / max(1, sum(tokens[:_COUNTED])), f"Counted by the service, {at}"
+
+
+def _is_kept(model: LoadedModel, request: Request) -> bool:
+    assert model.store is not None
+    return model.store.get(key_of(model.name, request)) is not None

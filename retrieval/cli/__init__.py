@@ -1,0 +1,1 @@
+"""The commands vmem memory and vmem embed."""

@@ -1,1 +1,0 @@
-"""Work split over processes and machines."""

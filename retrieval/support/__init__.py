@@ -1,0 +1,1 @@
+"""What every room needs of the machine and its users: kept files, terminals, HTML, command-line options."""
