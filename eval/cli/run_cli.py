@@ -7,7 +7,6 @@ import typer
 
 import eval.cli.analyse_cli
 import eval.cli.reading_cli
-import eval.cli.run_cli
 from agent.cli import options
 from eval.cli.reading_cli import ChooseKOn, Pictures, finish_run
 from eval.datasets.loading import named_folders
@@ -20,7 +19,8 @@ if TYPE_CHECKING:
 
 
 app = typer.Typer(no_args_is_help=True, help="Measure how well a memory classifies data sets, and compare runs.")
-app.add_typer(eval.cli.run_cli.app)
+datasets_app = typer.Typer()
+app.add_typer(datasets_app)
 app.add_typer(eval.cli.reading_cli.app)
 app.add_typer(eval.cli.analyse_cli.app)
 demo_app = typer.Typer()
@@ -206,8 +206,6 @@ def demo(
     typer.echo(f"Look at {printable(made.report)} in a browser. Then try:")
     typer.echo(f"  vmem classify --memory {printable(made.memory)} PICTURE")
 
-
-datasets_app = typer.Typer()
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
