@@ -21,9 +21,18 @@ from retrieval.errors import DuplicateId, IndexUnavailable, InvalidArgument, Unk
 from retrieval.images import ImageLike
 from retrieval.labels import composed, spellings, stored_text, stored_texts
 from retrieval.sources import Item
-from retrieval.storage.commits import append, compact, record, replace_rows, restore, set_reliability
 from retrieval.storage.places import writer_lock, writing
-from retrieval.storage.table import ItemBatch, ItemTable, to_arrow
+from retrieval.storage.table import (
+    ItemBatch,
+    ItemTable,
+    append,
+    compact,
+    record,
+    replace_rows,
+    restore,
+    set_reliability,
+    to_arrow,
+)
 from retrieval.storage.versions import command
 from retrieval.vectors import VectorsLike, as_array, to_unit_vectors
 from retrieval.version import Snapshot

@@ -26,11 +26,9 @@ from retrieval.erasing.secrets import Secrets
 from retrieval.erasing.traces import Forgotten, Marks, Traces, every_trace, mark
 from retrieval.errors import StorageError, UnknownItem
 from retrieval.labels import asked_ids, is_text, spellings
-from retrieval.storage.commits import replace_rows
 from retrieval.storage.places import committing, reading, writer_lock, writing
-from retrieval.storage.sums import renew_sums
-from retrieval.storage.table import ItemTable
-from retrieval.storage.versions import drop_versions, said_of, tags_of, tags_on
+from retrieval.storage.table import ItemTable, replace_rows
+from retrieval.storage.versions import drop_versions, renew_sums, said_of, tags_of, tags_on
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,6 @@ from jaxtyping import Int, Int16
 from retrieval.errors import InvalidArgument, MemoryBusy, StorageError, UnknownVersion
 from retrieval.indexes.fixed_point import ROWS, FixedPointRows
 from retrieval.indexes.saved import check_stored, load_stored, withdraw
-from retrieval.storage.commits import count_deletions
 from retrieval.storage.places import (
     CENTRED_INDEX,
     INDEX,
@@ -30,7 +29,8 @@ from retrieval.storage.places import (
     table_uri,
     writer_lock,
 )
-from retrieval.storage.sums import (
+from retrieval.storage.table import ItemTable, count_deletions
+from retrieval.storage.versions import (
     MANIFESTS,
     data_files,
     deletion_files,
@@ -38,11 +38,12 @@ from retrieval.storage.sums import (
     expect_sums,
     manifest,
     read_sums,
+    read_tags,
+    remove_tag,
     renew_sums,
+    version_numbers,
     version_of,
 )
-from retrieval.storage.table import ItemTable
-from retrieval.storage.versions import read_tags, remove_tag, version_numbers
 from retrieval.support.terminal import track
 from retrieval.vectors import to_fixed_point
 

@@ -13,9 +13,17 @@ import numpy as np
 
 from retrieval.errors import UnknownVersion
 from retrieval.storage.places import UNREADABLE, address_of, is_memory, reading, shown
-from retrieval.storage.sums import expect_sums, manifest, read_sums
 from retrieval.storage.table import RELIABILITY, ItemTable, dropped_meanwhile, unless_dropped
-from retrieval.storage.versions import Command, deed_said, resumable, tags_of, version_numbers
+from retrieval.storage.versions import (
+    Command,
+    deed_said,
+    expect_sums,
+    manifest,
+    read_sums,
+    resumable,
+    tags_of,
+    version_numbers,
+)
 
 if TYPE_CHECKING:
     import pyarrow

@@ -18,7 +18,7 @@ from retrieval.embedders.base import foreign_vectors
 from retrieval.errors import NotAMemory, StorageError, UnknownVersion, VisualMemoryError
 from retrieval.memory import VisualMemory
 from retrieval.storage.checking import check_memory, go_back
-from retrieval.storage.sums import SUMS, manifest
+from retrieval.storage.versions import SUMS, manifest
 
 DIMENSION = 8
 

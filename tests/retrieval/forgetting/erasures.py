@@ -8,8 +8,7 @@ from retrieval.erasing.erase import erase_items, keys_of_ids
 from retrieval.erasing.proof import verify
 from retrieval.erasing.receipts import Check, Receipt, read_receipt
 from retrieval.erasing.traces import FeatureTraces
-from retrieval.storage.commits import append
-from retrieval.storage.table import ItemBatch, ItemTable, to_arrow
+from retrieval.storage.table import ItemBatch, ItemTable, append, to_arrow
 
 DIMENSION = 64
 

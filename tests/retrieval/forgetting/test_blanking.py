@@ -9,8 +9,7 @@ from retrieval.embedders.base import foreign_vectors
 from retrieval.erasing.proof import verify
 from retrieval.errors import UnknownItem
 from retrieval.storage.checking import check_memory
-from retrieval.storage.commits import BYTES_PER_FILE
-from retrieval.storage.table import ItemBatch, ItemTable
+from retrieval.storage.table import BYTES_PER_FILE, ItemBatch, ItemTable
 
 DIMENSION = 32
 ITEMS = 200
