@@ -19,7 +19,7 @@ from retrieval.memory import VisualMemory
 from retrieval.storage.table import ItemTable
 from retrieval.vectors import to_unit
 from tests.conftest import needs_scann
-from tests.retrieval.forgetting.erasures import (
+from tests.retrieval.erasing.erasures import (
     DIMENSION,
     erase,
     everything,

@@ -13,8 +13,8 @@ from retrieval.indexes.base import ArrayBlocks
 from retrieval.indexes.saved import build_stored, load_stored
 from retrieval.memory import VisualMemory
 from retrieval.storage.checking import check_memory
-from tests.retrieval import edits
-from tests.retrieval.test_checking import DEEDS, run
+from tests.retrieval.storage import edits
+from tests.retrieval.storage.test_checking import DEEDS, run
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 
 from retrieval.embedders.base import foreign_vectors
 from retrieval.memory import VisualMemory
-from tests.retrieval.forgetting.erasures import DIMENSION, put
+from tests.retrieval.erasing.erasures import DIMENSION, put
 
 
 @pytest.fixture

@@ -23,8 +23,8 @@ from retrieval.memory import VisualMemory
 from retrieval.storage.checking import check_memory
 from retrieval.support.cachedir import open_store
 from tests.conftest import cannot_here
-from tests.retrieval import edits
-from tests.retrieval.test_survival import expect_right_answers, expected, holds
+from tests.retrieval.storage import edits
+from tests.retrieval.storage.test_survival import expect_right_answers, expected, holds
 
 SIZE = 12 * 2**20
 PAGE = 4096

@@ -17,7 +17,7 @@ from retrieval.errors import StorageError, UnknownItem
 from retrieval.memory import VisualMemory
 from retrieval.support.cachedir import VARIABLE, open_store
 from tests.conftest import needs_scann
-from tests.retrieval.forgetting.erasures import (
+from tests.retrieval.erasing.erasures import (
     DIMENSION,
     erase,
     everything,
@@ -27,7 +27,7 @@ from tests.retrieval.forgetting.erasures import (
     vector_bytes,
     vectors,
 )
-from tests.retrieval.forgetting.sequences import Sequence
+from tests.retrieval.erasing.sequences import Sequence
 
 KINDS = ("exact", pytest.param("scann", marks=needs_scann))
 

@@ -13,7 +13,7 @@ from retrieval.erasing.proof import verify
 from retrieval.erasing.receipts import RECORD, read_receipt
 from retrieval.errors import InvalidArgument
 from retrieval.memory import VisualMemory
-from tests.retrieval.forgetting.erasures import (
+from tests.retrieval.erasing.erasures import (
     DIMENSION,
     erase,
     everything,
@@ -24,7 +24,7 @@ from tests.retrieval.forgetting.erasures import (
     vector_bytes,
     vectors,
 )
-from tests.retrieval.forgetting.sequences import changes
+from tests.retrieval.erasing.sequences import changes
 
 
 def test_an_erasure_to_be_proven_later_leaves_nothing_either_and_says_so(memory):

@@ -10,7 +10,7 @@ from retrieval.cli.history_cli import checkout
 from retrieval.erasing.erase import finish_pending, is_pending
 from retrieval.erasing.traces import FeatureTraces
 from retrieval.errors import StorageError, VisualMemoryWarning
-from tests.retrieval.forgetting.erasures import erase, everything, held, look_again, put, vector_bytes
+from tests.retrieval.erasing.erasures import erase, everything, held, look_again, put, vector_bytes
 
 
 class Stuck:

@@ -23,8 +23,8 @@ from retrieval.storage.checking import check_memory
 from retrieval.storage.places import ASIDE
 from retrieval.storage.table import reliability_column
 from retrieval.vectors import to_fixed_point, to_unit_vectors
-from tests.retrieval import edits
-from tests.retrieval.edits import KINDS, State
+from tests.retrieval.storage import edits
+from tests.retrieval.storage.edits import KINDS, State
 
 KILLS = int(os.environ.get("VMEM_TEST_KILLS", "12"))
 START_SECONDS = 60.0  # for a process that may have an index to build first
@@ -81,7 +81,7 @@ def test_edits_killed_at_random_points_are_wholly_there_or_not_at_all(tmp_path: 
 def kill_one(path: Path, log: Path, kind: str, chance: random.Random) -> None:
     """Let a process edit, and kill it while it makes an edit of a kind, or somewhere."""
     command = [sys.executable, edits.__file__, str(path), str(log), str(chance.getrandbits(32)), kind]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2])
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, cwd=Path(__file__).parents[3])
     wait_for(process, log, '"done"', START_SECONDS)
     wait_for(process, log, f'"kind": "{kind}"', WAIT_SECONDS)
     time.sleep(chance.uniform(0, LONGEST.get(kind, 0.03)))
