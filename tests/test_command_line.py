@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer
+from typer.main import get_command
 
+from eval.cli.vmem import app
 from tests.conftest import draw, save_dinov2
 
 Vmem = Callable[..., subprocess.CompletedProcess[str]]
@@ -167,6 +171,21 @@ def test_the_doctor_times_a_first_answer(vmem: Vmem, built: Path) -> None:
 def test_every_command_has_help(vmem: Vmem, command: tuple[str, ...]) -> None:
     shown = vmem(*command, "--help")
     assert shown.returncode == 0 and "Usage:" in shown.stdout
+
+
+def test_help_says_of_each_command_what_the_command_says_of_itself() -> None:
+    listed = typer.Context(get_command(app))
+    for name in ("classify", "doctor", "demo", "embed", "serve"):
+        known = listed.command.get_command(listed, name)
+        _, loaded, _ = listed.command.resolve_command(listed, [name])
+        assert loaded.help.partition("\n\n")[0] == known.help
+
+
+def test_help_is_there_at_once() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-m", "eval.cli.vmem", "--help"], check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.6  # 0.16 s on a quiet machine
 
 
 def test_the_version_is_told(vmem: Vmem) -> None:

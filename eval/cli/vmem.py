@@ -6,27 +6,152 @@ import re
 import sys
 import traceback
 import warnings
+from importlib import import_module
 from io import TextIOWrapper
 from typing import Annotated, Any, Final, NoReturn, TextIO
 
 try:
     import typer
-
-    import agent.cli.cache_cli
-    import agent.cli.classify_cli
-    import agent.cli.prompt_cli
-    import eval.cli.forget_cli
-    import eval.cli.run_cli
-    import eval.cli.serve_cli
-    import eval.cli.tune_cli
-    import retrieval.cli.memory_cli
+    from typer.core import TyperCommand, TyperGroup
 except KeyboardInterrupt:  # Ctrl-C in the first moments; later it is typer's
     sys.exit(130)
 
 _DEBUG: Final = "VMEM_DEBUG"  # an environment variable: with it an error prints its traceback as well
 _FAULT: Final = 70  # EX_SOFTWARE of sysexits.h: 1 is what `check` answers of a damaged memory, 2 is bad input
 
+# Every command: its name, and the function that is it, in the order in which help lists them. A module is imported when
+# one of its commands runs, or help asks for what it does.
+_MEMORY: Final = {
+    "build": "retrieval.cli.memory_cli:build",
+    "add": "retrieval.cli.memory_cli:add",
+    "search": "retrieval.cli.memory_cli:search",
+    "stats": "retrieval.cli.memory_cli:stats",
+    "why": "retrieval.cli.curation_cli:why",
+    "relabel": "retrieval.cli.history_cli:relabel",
+    "prune": "retrieval.cli.curation_cli:prune",
+    "duplicates": "retrieval.cli.curation_cli:duplicates",
+    "history": "retrieval.cli.history_cli:history",
+    "diff": "retrieval.cli.history_cli:diff",
+    "tag": "retrieval.cli.history_cli:tag",
+    "untag": "retrieval.cli.history_cli:untag",
+    "checkout": "retrieval.cli.history_cli:checkout",
+    "undo": "retrieval.cli.history_cli:undo",
+    "compact": "retrieval.cli.history_cli:compact",
+    "check": "retrieval.cli.history_cli:check",
+    "forget": "eval.cli.forget_cli:forget",
+    "verify-forgotten": "eval.cli.forget_cli:verify_forgotten",
+}
+_CACHE: Final = {
+    "stats": "agent.cli.cache_cli:stats",
+    "clear": "agent.cli.cache_cli:clear",
+    "explain": "agent.cli.cache_cli:explain",
+}
+_PROMPT: Final = {
+    "list": "agent.cli.prompt_cli:list_",
+    "show": "agent.cli.prompt_cli:show",
+    "preview": "agent.cli.prompt_cli:preview",
+    "diff": "agent.cli.prompt_cli:diff",
+    "cost": "agent.cli.prompt_cli:cost",
+    "tune": "eval.cli.tune_cli:tune",
+    "presets": "eval.cli.tune_cli:presets",
+}
+_EVAL: Final = {
+    "run": "eval.cli.run_cli:run",
+    "datasets": "eval.cli.run_cli:datasets",
+    "check": "eval.cli.run_cli:check",
+    "report": "eval.cli.reading_cli:report",
+    "fusion": "eval.cli.reading_cli:fusion",
+    "compare": "eval.cli.reading_cli:compare",
+    "power": "eval.cli.reading_cli:power",
+    "table": "eval.cli.reading_cli:table",
+    "analyse": "eval.cli.analyse_cli:analyse",
+    "neighbors": "eval.cli.analyse_cli:convert",
+}
+# Of what `vmem --help` lists, which imports none of it: what is said, and the function or the commands below.
+_COMMANDS: Final[dict[str, tuple[str, str | dict[str, str]]]] = {
+    "classify": (
+        "Say what pictures show, by the vote of their nearest neighbours in a memory, and a model's second look.",
+        "agent.cli.classify_cli:classify",
+    ),
+    "doctor": (
+        "Examine this installation: versions, devices, weights, key, and a memory's health, each with its cure.",
+        "agent.cli.classify_cli:doctor",
+    ),
+    "demo": (
+        "Run the main job on real pictures, offline: remember most, classify the rest and five shifted variants of"
+        " them.",
+        "eval.cli.run_cli:demo",
+    ),
+    "memory": ("Build, edit, search and inspect a memory of labelled pictures.", _MEMORY),
+    "embed": ("Write the features of labelled pictures to a Parquet file.", "retrieval.cli.memory_cli:embed"),
+    "cache": ("See and clear what is kept so that it need not be computed again.", _CACHE),
+    "prompt": ("Read prompt templates, preview what a model would be asked, and price it.", _PROMPT),
+    "eval": ("Measure how well a memory classifies data sets, and compare runs.", _EVAL),
+    "serve": (
+        "Serve a page on this machine: ask the memory about pictures, edit it, browse it and its runs.",
+        "eval.cli.serve_cli:serve",
+    ),
+}
+
+
+class _ByName(TyperCommand):
+    """A command of which nothing is known yet but its name, its function's name, and perhaps what it does."""
+
+    def __init__(self, name: str, function: str, about: str = "") -> None:
+        super().__init__(name=name, help=about, callback=None)
+        self._function = function
+
+    def load(self) -> Any:  # noqa: ANN401 - typer brings its own click
+        """Import the function, and return the command that it is."""
+        module, _, name = self._function.partition(":")
+        alone = typer.Typer(add_completion=False)
+        alone.command(self.name)(getattr(import_module(module), name))
+        return _tidied(typer.main.get_command(alone))
+
+
+class _Group(TyperGroup):
+    """Commands that are loaded when one is to run, or when help needs more of one than is known."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401
+        found = super().get_command(ctx, cmd_name)
+        return found.load() if isinstance(found, _ByName) and not found.help else found
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:  # noqa: ANN401
+        name, found, rest = super().resolve_command(ctx, args)
+        return name, found.load() if isinstance(found, _ByName) else found, rest
+
+
+class _Root(_Group):
+    """The group of `_COMMANDS`, as typer makes it."""
+
+    def __init__(self, **attributes: Any) -> None:  # noqa: ANN401
+        super().__init__(**attributes)
+        for name, (about, function) in _COMMANDS.items():
+            self.commands[name] = (
+                _ByName(name, function, about)
+                if isinstance(function, str)
+                else _tidied(
+                    _Group(
+                        name=name,
+                        help=about,
+                        no_args_is_help=True,
+                        commands={below: _ByName(below, named) for below, named in function.items()},
+                    )
+                )
+            )
+
+
+def _tidied(command: Any) -> Any:  # noqa: ANN401
+    """Return a command whose help lacks the ``<bool>`` that typer writes behind flags, and the source's line ends."""
+    command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", command.help or "")
+    for option in (*command.params, command.get_help_option(typer.Context(command))):
+        if getattr(option, "is_flag", False):
+            option.metavar = ""
+    return command
+
+
 app = typer.Typer(
+    cls=_Root,
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # its tracebacks print local variables, and a key may be among them
     help="Classify pictures by remembering instead of training: a memory of labelled pictures votes.\n\n"
@@ -34,16 +159,6 @@ app = typer.Typer(
     " photos/<label>/<image>; `vmem classify --memory pets/ query.jpg` decides; `vmem doctor` examines the"
     " installation.",
 )
-app.add_typer(agent.cli.classify_cli.app)
-app.add_typer(eval.cli.run_cli.demo_app)
-retrieval.cli.memory_cli.app.add_typer(eval.cli.forget_cli.app)
-app.add_typer(retrieval.cli.memory_cli.app, name="memory")
-app.add_typer(retrieval.cli.memory_cli.embed_app)
-app.add_typer(agent.cli.cache_cli.app, name="cache")
-agent.cli.prompt_cli.app.add_typer(eval.cli.tune_cli.app)
-app.add_typer(agent.cli.prompt_cli.app, name="prompt")
-app.add_typer(eval.cli.run_cli.app, name="eval")
-app.add_typer(eval.cli.serve_cli.app)
 
 
 def _print_version(asked: bool) -> None:
@@ -62,16 +177,6 @@ def _options(
 ) -> None: ...
 
 
-def _tidy_help(command: Any, context: Any) -> None:  # noqa: ANN401 - typer brings its own click
-    """Leave out of help the ``<bool>`` that typer writes behind flags, and the source's line ends in paragraphs."""
-    command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", command.help or "")
-    for option in (*command.params, command.get_help_option(context)):
-        if getattr(option, "is_flag", False):
-            option.metavar = ""
-    for below in getattr(command, "commands", {}).values():
-        _tidy_help(below, context)
-
-
 def main() -> None:
     """Run the command line; an error is one sentence on standard error."""
     warnings.showwarning = _show_as_note
@@ -79,8 +184,7 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):  # a terminal of few characters shows a mark for the others
             stream.reconfigure(errors="replace")
     _show_steps()
-    command = typer.main.get_command(app)
-    _tidy_help(command, command.make_context("vmem", [], resilient_parsing=True))
+    command = _tidied(typer.main.get_command(app))
     try:
         command()
     except (SystemExit, KeyboardInterrupt):
