@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from retrieval.cluster import Shard
-from retrieval.curation.pruning import HARD_LIMIT, SOFT_OFFSET, SOFT_SCALE, Pruning, prune
+from retrieval.curation.pruning import HARD_LIMIT, SOFT_OFFSET, SOFT_SCALE, Pruning, find_pruning
 from retrieval.edits import AddReport, Editor, Embeds, add_items, add_vectors, list_unreadable
 from retrieval.embedders import load_embedder
 from retrieval.embedders.base import Embedder, EmbedderIdentity, Execution, Requested, expect_embedder
@@ -170,16 +170,33 @@ class EditableMemory(MemoryView):
         offset: float = SOFT_OFFSET,
         progress: bool = True,
     ) -> Pruning:
-        """Let items count less, or not at all, that mislead others too often (section 3.6).
+        """Give every item a reliability from how often it misleads others, as one version (section 3.6, appendix I).
 
-        Arguments, result and errors are those of `retrieval.curation.pruning.prune`: nothing is written where
-        leave-one-out accuracy would fall, nor without ``many`` where more than a fifth of the items would be touched.
+        Nothing is written where leave-one-out accuracy would fall, or where more than a fifth of the items would be
+        touched and ``many`` does not allow it. `set_reliability` with None undoes it.
+
+        Args:
+            method: ``soft``: an item that hurts v times votes with scale / (offset + v) of its weight. ``hard``: one
+                that hurts ``limit`` times or more has no vote and is not found any more.
+            dry_run: whether to look only, and write nothing.
+            many: whether more than a fifth of the items may be touched.
+            paper: whether all neighbours count, as in the paper, and not only as many as half the class of the item
+                asked about: in small classes that blames items for the size of the class.
+            neighbors: with which each item is asked about; None: 10 for soft and 100 for hard pruning, as in the
+                release.
+            limit: of hard pruning.
+            scale: of soft pruning, d in the paper; a reliability above 1 counts as 1.
+            offset: of soft pruning, c in the paper.
+            progress: whether to show bars.
+
+        Raises:
+            InvalidArgument: no such method, a figure out of range, fewer than two items, or hard pruning leaves none.
+            PruningRefused: it would do harm, or touch many items.
+            StorageError: the memory was edited meanwhile, or the disk refuses.
         """
-        return prune(
-            self,
+        found = find_pruning(
+            self.snapshot(),
             method=method,
-            dry_run=dry_run,
-            many=many,
             paper=paper,
             neighbors=neighbors,
             limit=limit,
@@ -187,6 +204,20 @@ class EditableMemory(MemoryView):
             offset=offset,
             progress=progress,
         )
+        return found if dry_run else self.write_pruning(found, many=many)
+
+    def write_pruning(self, found: Pruning, *, many: bool = False) -> Pruning:
+        """Write what a dry run of `prune` found, as one version, and return it as written.
+
+        Raises:
+            PruningRefused: leave-one-out accuracy would fall, or more than a fifth of the items be touched and ``many``
+                not allow it; nothing is written.
+            StorageError: the memory was edited since, or the disk refuses.
+        """
+        found.expect_harmless(self.path, many=many)
+        if found.changes:
+            self.set_reliability(found.reliability, of=found.version)
+        return replace(found, written=found.changes)
 
     def set_reliability(self, values: Float[np.ndarray, " items"] | None, *, of: str | None = None) -> None:
         """Write down, as one version, how far each item can be relied on; its votes are multiplied by it.

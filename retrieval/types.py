@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, Shaped
 
 from retrieval.embedders.base import EmbedderIdentity, Execution
 from retrieval.errors import StorageError
+from retrieval.support.lazy import shown_by
 from retrieval.support.outside import parse_json
 
 Label = Any  # any hashable value; 0 and "" are labels like others. A memory on disk holds text.
@@ -66,10 +67,7 @@ class Neighbors:
         labels, distances, rows = (column[:, :k] for column in (self.labels, self.distances, self.rows))
         return Neighbors(labels, distances, rows, lambda: self.ids[:, :k], factors)
 
-    def _repr_html_(self) -> str:
-        from retrieval.support.html import neighbors_html
-
-        return neighbors_html(self)
+    _repr_html_ = shown_by("retrieval.support.html", "neighbors_html")
 
     @property
     def k(self) -> int:

@@ -33,7 +33,7 @@ from eval.app.frame import (
 from eval.app.items import draw_item, draw_items, memory_frame
 from eval.wording import counted
 from retrieval.curation.duplicates import DISTANCE, Duplicates, Twin, find_duplicates
-from retrieval.curation.pruning import Pruning, prune
+from retrieval.curation.pruning import Pruning
 from retrieval.labels import display_name
 from retrieval.types import Settings
 
@@ -187,7 +187,7 @@ def register_curation(context: ServeContext, jobs: Jobs) -> None:
                 jobs,
                 "worst",
                 context.memory.snapshot().version,
-                lambda: prune(context.memory, dry_run=True, progress=False),
+                lambda: context.memory.prune(dry_run=True, progress=False),
                 offer="Ask about every item",
                 about="Every picture is asked about with its nearest others (section 3.6 of the paper): a neighbour of"
                 " the same label helps, another one hurts. That takes seconds for thousands of pictures, and minutes"

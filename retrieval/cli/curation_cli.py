@@ -66,8 +66,6 @@ def prune(
 
     Example: vmem memory prune pets/ --dry-run --sheet worst.png
     """
-    from retrieval.curation.pruning import prune as prune_memory
-    from retrieval.curation.pruning import write_pruning
     from retrieval.curation.sheets import check_sheet
     from retrieval.memory import VisualMemory
     from retrieval.support.terminal import printable, way_back
@@ -84,8 +82,7 @@ def prune(
             typer.echo(f"{printable(memory)}: every item counts fully again, version {opened.version}")
             typer.echo(way_back(memory))
         return
-    found = prune_memory(
-        opened,
+    found = opened.prune(
         method=method,
         dry_run=True,
         paper=paper,
@@ -99,7 +96,7 @@ def prune(
     if sheet:
         _write_offenders(opened, found, worst, sheet)
     if not dry_run:
-        found = write_pruning(opened, found, many=yes or _confirmed(found))
+        found = opened.write_pruning(found, many=yes or _confirmed(found))
     if as_json:
         typer.echo(json.dumps(_record(opened, found, worst)))
     else:

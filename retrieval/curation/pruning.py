@@ -11,7 +11,8 @@ points on pictures that are not in the memory; with half of it, nothing.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -24,7 +25,6 @@ from retrieval.support.terminal import track
 from retrieval.voting import Factors, encode_labels, predict_every_k
 
 if TYPE_CHECKING:
-    from retrieval.memory import EditableMemory
     from retrieval.version import Snapshot
 
 
@@ -298,6 +298,19 @@ class Pruning:
         both = f"{self.before:.{decimals}f} % before, {self.after:.{decimals}f} % after"
         return f"leave-one-out accuracy{drawn}: {both}"
 
+    def expect_harmless(self, path: Path, *, many: bool) -> None:
+        """Raise PruningRefused unless it may be written, as `VisualMemory.write_pruning` says."""
+        if self.is_worse:
+            raise PruningRefused(
+                f"{path} stays as it is: pruned like that it would be right about fewer of its own items"
+                f" ({self.in_words}); choose another method, or leave it unpruned"
+            )
+        if self.is_many and not many:
+            raise PruningRefused(
+                f"{path} stays as it is: {self.touched:,} of {len(self.ids):,} items would count less, more than"
+                f" {100 * MANY:.0f} %; if you want that, say --yes (in Python many=True)"
+            )
+
     def worst(self, count: int) -> list[Offender]:
         """Return the items that hurt most often, of equal ones those first that help less; none that never hurts."""
         order = np.lexsort((self.ledger.helped, -self.ledger.hurt))[:count]
@@ -308,47 +321,21 @@ class Pruning:
         return Offender(str(self.ids[row]), str(self.labels[row]), helped, hurt, float(self.reliability[row]))
 
 
-def prune(
-    memory: "EditableMemory",
+def find_pruning(
+    now: "Snapshot",
     *,
-    method: str = "soft",
-    dry_run: bool = False,
-    many: bool = False,
-    paper: bool = False,
-    neighbors: int | None = None,
-    limit: int = HARD_LIMIT,
-    scale: float = SOFT_SCALE,
-    offset: float = SOFT_OFFSET,
-    progress: bool = True,
+    method: str,
+    paper: bool,
+    neighbors: int | None,
+    limit: int,
+    scale: float,
+    offset: float,
+    progress: bool,
 ) -> Pruning:
-    """Give every item of a memory a reliability from how often it hurts, as one version (section 3.6, appendix I).
-
-    Nothing is written where leave-one-out accuracy would fall, or where more than a fifth of the items would be touched
-    and ``many`` does not allow it.
-
-    Args:
-        memory: to be pruned; `VisualMemory.set_reliability` with None undoes it.
-        method: ``soft``: an item that hurts v times votes with scale / (offset + v) of its weight. ``hard``: one that
-            hurts ``limit`` times or more has no vote and is not found any more.
-        dry_run: whether to look only, and write nothing.
-        many: whether more than a fifth of the items may be touched.
-        paper: whether all neighbours count, as in the paper, and not only as many as half the class of the item asked
-            about: in small classes that blames items for the size of the class.
-        neighbors: with which each item is asked about; None: 10 for soft and 100 for hard pruning, as in the release.
-        limit: of hard pruning.
-        scale: of soft pruning, d in the paper; a reliability above 1 counts as 1.
-        offset: of soft pruning, c in the paper.
-        progress: whether to show bars.
-
-    Raises:
-        InvalidArgument: no such method, a figure out of range, fewer than two items, or hard pruning leaves none.
-        PruningRefused: it would do harm, or touch many items.
-        StorageError: the memory was edited meanwhile, or the disk refuses.
-    """
+    """Return what pruning a version comes to; arguments and errors as for `VisualMemory.prune`."""
     factor = _factor(method, limit, scale, offset)
     factor(np.zeros(0, np.int64))  # refused before anything slow is done
     neighbors = NEIGHBORS[method] if neighbors is None else neighbors
-    now = memory.snapshot()
     snapshot = now.unpruned()
     codes = _codes(snapshot)
     within = None if paper else half_of_class(codes)
@@ -371,7 +358,7 @@ def prune(
     is_ = leave_one_out(
         vectors, codes, asked, values, k=_VOTERS, factors_of=without_own_judgement if method == "soft" else None
     )
-    found = Pruning(
+    return Pruning(
         method=method,
         neighbors=neighbors,
         version=now.version,
@@ -384,30 +371,6 @@ def prune(
         after=100.0 * float(is_.mean()),
         changes=not np.array_equal(values, current),
     )
-    return found if dry_run else write_pruning(memory, found, many=many)
-
-
-def write_pruning(memory: "EditableMemory", found: Pruning, *, many: bool = False) -> Pruning:
-    """Write what a dry run of `prune` found, as one version, and return it as written.
-
-    Raises:
-        PruningRefused: leave-one-out accuracy would fall, or more than a fifth of the items be touched and ``many`` not
-            allow it; nothing is written.
-        StorageError: the memory was edited since, or the disk refuses.
-    """
-    if found.is_worse:
-        raise PruningRefused(
-            f"{memory.path} stays as it is: pruned like that it would be right about fewer of its own items"
-            f" ({found.in_words}); choose another method, or leave it unpruned"
-        )
-    if found.is_many and not many:
-        raise PruningRefused(
-            f"{memory.path} stays as it is: {found.touched:,} of {len(found.ids):,} items would count less, more than"
-            f" {100 * MANY:.0f} %; if you want that, say --yes (in Python many=True)"
-        )
-    if found.changes:
-        memory.set_reliability(found.reliability, of=found.version)
-    return replace(found, written=found.changes)
 
 
 def keep_ledger(

@@ -1,4 +1,4 @@
-"""The public names of a room, each loaded from its module when it is first asked for."""
+"""Names that are loaded when they are first asked for: the public ones of a room, and how a result is drawn."""
 
 import sys
 from collections.abc import Callable
@@ -30,3 +30,15 @@ def lazy_names(
         return sorted({*vars(sys.modules[package_name]), *homes})
 
     return get, names, sorted(homes)
+
+
+def shown_by(module: str, renderer: str) -> Callable[[Any], str]:
+    """Return a ``_repr_html_`` that hands the result to a function of a module, loaded when a notebook first asks.
+
+    So results show themselves after any import, and their modules stand below those that draw them.
+    """
+
+    def _repr_html_(self: object) -> str:
+        return str(getattr(import_module(module), renderer)(self))
+
+    return _repr_html_

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from retrieval import VisualMemory
-from retrieval.curation.pruning import count_self_votes, half_of_class, prune, reliability
+from retrieval.curation.pruning import count_self_votes, half_of_class, reliability
 from retrieval.embedders import load_embedder
 from retrieval.embedders.base import foreign_vectors
 from retrieval.errors import InvalidArgument, PruningRefused
@@ -38,7 +38,7 @@ def test_soft_pruning_gives_each_item_the_papers_factor(memory: VisualMemory) ->
         return found.rows, found.distances
 
     hurt = count_self_votes(snapshot.vectors(), codes, search, k=20, within=half_of_class(codes)).hurt
-    found = prune(memory, neighbors=20, many=True)
+    found = memory.prune(neighbors=20, many=True)
     assert found.ledger.hurt.tolist() == hurt.tolist()
     near = memory.search_vectors(snapshot.vectors()[:5], k=30)
     assert near.reliabilities is not None
@@ -46,7 +46,7 @@ def test_soft_pruning_gives_each_item_the_papers_factor(memory: VisualMemory) ->
 
 
 def test_hard_pruning_leaves_items_out_of_every_answer(memory: VisualMemory) -> None:
-    found = prune(memory, method="hard", neighbors=20, limit=12, many=True)
+    found = memory.prune(method="hard", neighbors=20, limit=12, many=True)
     gone = set(found.ids[found.reliability == 0].tolist())
     assert 0 < len(gone) == found.left_out < 200
     answered = memory.search_vectors(memory.snapshot().vectors(), k=50)
@@ -54,22 +54,22 @@ def test_hard_pruning_leaves_items_out_of_every_answer(memory: VisualMemory) -> 
 
 
 def test_pruning_twice_is_pruning_once(memory: VisualMemory) -> None:
-    first = prune(memory, neighbors=20, many=True)
-    second = prune(memory, neighbors=20, many=True)
+    first = memory.prune(neighbors=20, many=True)
+    second = memory.prune(neighbors=20, many=True)
     assert first.reliability.tolist() == second.reliability.tolist()
     assert (first.written, second.written) == (True, False)
 
 
 def test_a_dry_run_writes_nothing(memory: VisualMemory) -> None:
     before = memory.version
-    found = prune(memory, neighbors=20, dry_run=True)
+    found = memory.prune(neighbors=20, dry_run=True)
     assert (found.written, memory.version) == (False, before)
     assert memory.search_vectors(np.ones((1, 16)), k=200).reliabilities is None
 
 
 def test_a_pruning_is_undone_as_if_it_had_never_been(memory: VisualMemory) -> None:
     before = memory.search_vectors(np.ones((1, 16)), k=200)
-    prune(memory, method="hard", neighbors=20, limit=12, many=True)
+    memory.prune(method="hard", neighbors=20, limit=12, many=True)
     memory.set_reliability(None)
     after = memory.search_vectors(np.ones((1, 16)), k=200)
     assert after.ids.tolist() == before.ids.tolist()
@@ -77,7 +77,7 @@ def test_a_pruning_is_undone_as_if_it_had_never_been(memory: VisualMemory) -> No
 
 
 def test_the_worst_are_those_that_hurt_most(memory: VisualMemory) -> None:
-    found = prune(memory, neighbors=20, dry_run=True)
+    found = memory.prune(neighbors=20, dry_run=True)
     worst = found.worst(10)
     assert [one.hurt for one in worst] == sorted(found.ledger.hurt.tolist(), reverse=True)[:10]
     assert all(one.hurt > 0 for one in found.worst(200))
@@ -86,14 +86,14 @@ def test_the_worst_are_those_that_hurt_most(memory: VisualMemory) -> None:
 
 def test_what_makes_no_sense_is_refused_before_anything_is_searched(memory: VisualMemory, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="no pruning method 'firm': choose one of soft, hard"):
-        prune(memory, method="firm")
+        memory.prune(method="firm")
     with pytest.raises(InvalidArgument, match="above 0"):
-        prune(memory, offset=0.0)
+        memory.prune(offset=0.0)
     with pytest.raises(InvalidArgument, match="a limit of 1 wrong votes leaves no item"):
-        prune(memory, method="hard", limit=1, neighbors=199, paper=True)
+        memory.prune(method="hard", limit=1, neighbors=199, paper=True)
     empty = VisualMemory.create(tmp_path / "empty", embedder=foreign_vectors("test", 16))
     with pytest.raises(InvalidArgument, match="2 or more expected"):
-        prune(empty)
+        empty.prune()
 
 
 def clustered(path: Path, *, noise: float, seed: int, each: int = 42) -> VisualMemory:
@@ -113,21 +113,21 @@ def test_no_setting_makes_a_memory_worse_at_its_own_items(
 ) -> None:
     memory = clustered(tmp_path / "m", noise=noise, seed=seed, each=20)
     before, version = own_accuracy(memory), memory.version
-    found = prune(memory, dry_run=True, **setting)
+    found = memory.prune(dry_run=True, **setting)
     assert found.before == pytest.approx(before)
     if found.is_worse:
         with pytest.raises(PruningRefused, match="right about fewer of its own items"):
-            prune(memory, many=True, **setting)
+            memory.prune(many=True, **setting)
         assert memory.version == version
     else:
-        prune(memory, many=True, **setting)
+        memory.prune(many=True, **setting)
         assert own_accuracy(memory) >= before
 
 
 def test_an_item_is_not_judged_by_the_query_that_it_answers(tmp_path: Path) -> None:
     """With an accuracy in which it is, each pruning seems to help: each item has weakened the votes against it."""
     memory = clustered(tmp_path / "m", noise=1.6, seed=0)
-    found = prune(memory, dry_run=True)
+    found = memory.prune(dry_run=True)
     memory.set_reliability(found.reliability)
     assert found.after < found.before < own_accuracy(memory)
 
@@ -135,15 +135,15 @@ def test_an_item_is_not_judged_by_the_query_that_it_answers(tmp_path: Path) -> N
 def test_more_than_a_fifth_of_the_items_is_touched_only_where_it_was_allowed(tmp_path: Path) -> None:
     memory = clustered(tmp_path / "m", noise=0.9, seed=2)
     with pytest.raises(PruningRefused, match=r"159 of 504 items would count less, more than 20 %; if you want that"):
-        prune(memory)
+        memory.prune()
     assert memory.version == 2
-    assert prune(memory, many=True).written
+    assert memory.prune(many=True).written
 
 
 def test_classes_of_42_are_not_blamed_for_their_size(tmp_path: Path) -> None:
     memory = clustered(tmp_path / "m", noise=0.9, seed=2)
-    assert prune(memory, neighbors=100, dry_run=True, paper=True).touched == 504
-    assert prune(memory, neighbors=100, dry_run=True).touched < 350
+    assert memory.prune(neighbors=100, dry_run=True, paper=True).touched == 504
+    assert memory.prune(neighbors=100, dry_run=True).touched < 350
 
 
 def test_pruning_12_classes_of_42_photographs_makes_them_no_worse(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_pruning_12_classes_of_42_photographs_makes_them_no_worse(tmp_path: Path
     before = own_accuracy(memory)
     for setting in ({}, {"neighbors": 100}, {"method": "hard"}, {"method": "hard", "limit": 30}):
         try:
-            prune(memory, many=True, **setting)
+            memory.prune(many=True, **setting)
         except PruningRefused:
             pass
         assert own_accuracy(memory) >= before
