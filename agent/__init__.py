@@ -14,27 +14,29 @@ if TYPE_CHECKING:
     from agent.classify import classify_with_rerank as classify_with_rerank
     from agent.display import show as show
     from agent.models.scripted import ScriptedModel as ScriptedModel
+    from agent.presets import load_preset as load_preset
+    from agent.presets import save_preset as save_preset
     from agent.rerank import fit_fusion_weight as fit_fusion_weight
+    from agent.settings import GenerationConfig as GenerationConfig
     from agent.settings import Preset as Preset
-    from agent.settings import load_preset as load_preset
-    from agent.settings import save_preset as save_preset
-    from agent.types import GenerationConfig as GenerationConfig
+    from agent.settings import Settings as Settings
+    from agent.settings import TransportConfig as TransportConfig
     from agent.types import Prediction as Prediction
-    from agent.types import TransportConfig as TransportConfig
 
 _HOMES = {
-    "GenerationConfig": "agent.types",
+    "GenerationConfig": "agent.settings",
     "Prediction": "agent.types",
     "Preset": "agent.settings",
+    "Settings": "agent.settings",
     "ScriptedModel": "agent.models.scripted",
-    "TransportConfig": "agent.types",
+    "TransportConfig": "agent.settings",
     "classify_batch": "agent.classify",
     "classify_batch_async": "agent.classify",
     "classify_with_rerank": "agent.classify",
     "fit_fusion_weight": "agent.rerank",
     "load_model": "agent.calls.ready",
-    "load_preset": "agent.settings",
-    "save_preset": "agent.settings",
+    "load_preset": "agent.presets",
+    "save_preset": "agent.presets",
     "show": "agent.display",
 }
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "Prediction",
     "Preset",
     "ScriptedModel",
+    "Settings",
     "TransportConfig",
     "classify_batch",
     "classify_batch_async",

@@ -336,10 +336,9 @@ def fetch_replies(
         EveryRequestFails: the key, the model or the budget does not allow it.
         ModelError: the service does not answer. What was submitted is remembered: run the same again.
     """
-    assert stages.rerank is not None
     background.run(jobs.recover())
     collector = _Collector(jobs)
-    collecting = replace(stages, rerank=replace(stages.rerank, model=collector))
+    collecting = replace(stages, model=collector)
     remaining = list(queries)
     try:
         for number in range(_ROUNDS):

@@ -28,35 +28,71 @@ and where nobody decides (a `Failure`, whose label is None):
 """
 
 import asyncio
+import itertools
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Sized
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final, Literal, TypedDict, TypeVar, Unpack
+from typing import Any, Final, Literal, TypeVar, Unpack
 
 import numpy as np
 from jaxtyping import Float
 
 from agent.calls import background
+from agent.errors import EveryRequestFails, ModelError
 from agent.keys import GEMINI_VARIABLES, key_variable
-from agent.question import Question, pose_questions
-from agent.rerank import STOPPING, Rerank
-from agent.settings import Preset, parse_gate, settle
-from agent.types import GenerationConfig, Prediction, VisionModel
+from agent.presets import settle, template_of
+from agent.rerank import agreed, fuse, is_unsure, order_seeds
+from agent.settings import CONCURRENCY, Options, Settings, takes_options
+from agent.types import Order, Prediction, Reply, Request, Usage, VisionModel, total_usage
+from prompts.answer import Answer, parse_answer
+from prompts.render import QUERY_PIXELS, balance, compose_prompt, query_picture
+from prompts.template import Template
+from prompts.types import Prompt, UnusableReply
 from retrieval.centring import CentredMemory
 from retrieval.embedding import Failure
-from retrieval.errors import InvalidArgument
-from retrieval.images import ImageLike
+from retrieval.errors import InvalidArgument, VisualMemoryError
+from retrieval.images import ImageLike, decode
 from retrieval.support.terminal import track
-from retrieval.version import check_neighbors
+from retrieval.types import Neighbor, Votes
 from retrieval.view import MemoryView
-from retrieval.voting import check_method
+from retrieval.voting import count_votes
 
 Query = TypeVar("Query")
 Unused = TypeVar("Unused")  # what could not be used
-CONCURRENCY: Final = 16
+OnError = Literal["vote", "raise"]
+STOPPING: Final = (EveryRequestFails,)
+"""Errors that end a batch instead of scoring votes."""
+PASSING_CODES: Final = frozenset(
+    "rate_limited overloaded timed_out connection_broken garbled_response circuit_open".split()
+)
+"""Reasons for a vote that another time may not be there."""
 _AHEAD: Final = 4  # times the concurrency: questions made while others wait for their answers
+_WIDER: Final = 10  # times k neighbours are looked through for those of rare candidates
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A query after the first stage."""
+
+    image: ImageLike
+    neighbors: tuple[Neighbor, ...]  # those that voted, nearest first
+    votes: Votes
+    shown: tuple[Neighbor, ...]  # those that a prompt shows
+    picture: bytes | None = None  # the query as it is sent; None: made of the image when a prompt needs it
+
+    def prompt(
+        self, template: Template, memory: MemoryView, *, order: int | None = None
+    ) -> tuple[Prompt, tuple[Neighbor, ...]]:
+        """Return the prompt, and the neighbours in the order it shows them; see `compose_prompt`.
+
+        Raises:
+            UnknownPrompt: the template has an error.
+            ImageError: the query's picture cannot be used.
+        """
+        picture = self.picture or query_picture(decode(self.image))
+        return compose_prompt(template, picture, memory, self.shown, self.votes, order=order)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,73 +100,292 @@ class Stages:
     """Both stages with their options checked."""
 
     memory: MemoryView
-    neighbors: int
-    voting: str
-    rerank: Rerank | None  # None: the vote decides
+    settings: Settings
+    template: Template
+    model: VisionModel | None = None  # None: the vote decides
     searched: CentredMemory | None = None  # in the memory's place, for embeddings that were centred
 
-    def questions(self, images: list[ImageLike], vectors: Float[np.ndarray, "queries dimension"]) -> Iterator[Question]:
-        """Yield the embedded queries after the first stage."""
-        template = self.rerank.template if self.rerank else None
-        searched = self.searched or self.memory
-        return pose_questions(searched, images, vectors, k=self.neighbors, voting=self.voting, template=template)
+    @property
+    def query_pixels(self) -> int | None:
+        """The longest side of a query's picture as it is sent; None where nothing is."""
+        return QUERY_PIXELS if self.model else None
 
-    async def decide(self, question: Question, *, raising: tuple[type[Exception], ...]) -> Prediction:
-        """Return the decision; see `Rerank.decide`."""
-        if self.rerank is None:
-            why = _why_no_model(self.voting)
-            return Prediction(question.votes.winner, "vote", why, question.votes, question.neighbors)
-        return await self.rerank.decide(question, self.memory, raising=raising)
+    def pose(self, queries: Iterable[tuple[Query, ImageLike]]) -> Iterator[tuple[Query, Question | Failure[ImageLike]]]:
+        """Embed queries, search, and vote: yield them as questions, and those that cannot be used in their places."""
+        stream = self.memory.embed_stream(
+            enumerate(queries), image_of=lambda numbered: numbered[1][1], thumbnail_pixels=self.query_pixels
+        )
+        for batch in stream:
+            failures = deque(batch.failures)
+            images = [image for _, (_, image) in batch.items]
+            questions = self.questions(images, batch.vectors, batch.thumbnails) if images else ()
+            for (number, (query, _)), question in zip(batch.items, questions, strict=True):
+                while failures and failures[0].item[0] < number:
+                    yield _failed(failures.popleft())
+                yield query, question
+            yield from map(_failed, failures)
+
+    def questions(
+        self,
+        images: Sequence[ImageLike],
+        vectors: Float[np.ndarray, "queries dimension"],
+        pictures: Sequence[bytes] = (),
+    ) -> Iterator[Question]:
+        """Search and vote for a batch of embedded queries.
+
+        Args:
+            images: the queries.
+            vectors: their embeddings.
+            pictures: the queries as they are sent, where decoding them for their embedding made these as well.
+        """
+        k, searched = self.settings.k, self.searched or self.memory
+        wider = self.template.neighbors == "balanced"  # the nearest hold too few of rare candidates
+        found = searched.search_vectors(vectors, k=min(_WIDER * k, searched.findable) if wider else k)
+        voters = found.nearest(k)
+        votes_of = count_votes(
+            voters.labels, voters.distances, method=self.settings.voting, factors=voters.reliabilities
+        )
+        as_sent = pictures or itertools.repeat(None, len(images))
+        each = zip(images, voters, votes_of, found, as_sent, strict=True)
+        for image, near, votes, far, picture in each:
+            yield Question(image, near, votes, balance(far, votes.labels, count=k) if wider else near, picture)
+
+    async def decide(self, question: Question, *, raising: tuple[type[Exception], ...] = ()) -> Prediction:
+        """Return the decision on a query; where the model gives none, the vote's, with the reason.
+
+        Args:
+            question: the query after the first stage.
+            raising: errors that are to be raised instead.
+
+        Raises:
+            UnknownPrompt, ImageError, ReplyCacheError: what no vote should hide.
+        """
+        vote = Prediction(question.votes.winner, "vote", "", question.votes, question.neighbors)
+        if self.model is None:
+            return replace(vote, reason=f"no_model: {_why_no_model()}; decided by {self.settings.voting} voting")
+        gate = self.settings.gate
+        if not gate.asks(question.votes):
+            return replace(vote, reason=f"decisive: the vote does not meet {gate}, so the model was not asked")
+        replies: list[Reply] = []
+        failed = Usage()
+        try:
+            decided = await self._reranked(vote, question, replies)
+            return replace(decided, replies=tuple(replies), spent=_paid(replies))
+        except raising:
+            raise
+        except UnusableReply as error:
+            reason = f"unusable_reply: {error}"
+        except ModelError as error:
+            reason, failed = f"{error.code}: {error}", error.usage or failed
+        except VisualMemoryError:  # a template with an error, a store on a full disk: no vote should hide that
+            raise
+        except Exception as error:  # somebody's own model; its words may hold a key, so only the kind is told
+            reason = f"model_failed: {type(error).__name__}"
+        return replace(vote, reason=reason, replies=tuple(replies), spent=total_usage([_paid(replies), failed]))
+
+    async def _reranked(self, vote: Prediction, question: Question, replies: list[Reply]) -> Prediction:
+        """Ask, in further orders where the answer is unsure, and return what is made of the answers."""
+        assert self.model is not None
+        answer, evidence, candidates = await self._ask(question, replies, order=None)
+        orders = [Order(None, answer.best, answer.confidence)]
+        if self.settings.shuffles and is_unsure(answer, question.votes):
+            seeds = order_seeds(self.settings.seed, question.neighbors, self.settings.shuffles)
+            # All of them are waited for, whatever becomes of one: a batch job must know of every request.
+            further = await asyncio.gather(
+                *(self._ask(question, replies, order=seed) for seed in seeds), return_exceptions=True
+            )
+            for seed, outcome in zip(seeds, further, strict=True):
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                orders.append(Order(seed, outcome[0].best, outcome[0].confidence))
+                evidence += tuple(neighbor for neighbor in outcome[1] if neighbor not in evidence)
+            answer = agreed(orders, answer)
+        decided = replace(
+            vote,
+            confidence=answer.confidence,
+            ranking=answer.ranking,
+            evidence=evidence,
+            orders=tuple(orders) if self.settings.shuffles else (),
+        )
+        if not answer.ranking:
+            said = "none_of_these: the model finds that none of the candidates fits, so the vote stands"
+            return replace(decided, reason=said)
+        label, confidence = answer.ranking[0], answer.confidence
+        how = f"reranked: {self.model.name} chose among {candidates} candidates"
+        if len(orders) > 1:
+            how += f", in {len(orders)} orders"
+        if (weight := self.settings.fusion_weight) is not None:
+            label, confidence = fuse(vote.votes, label, confidence, weight=weight)[0]
+            how += f"; combined with the vote by a weight of {weight:g}"
+        return replace(decided, label=label, source="rerank", reason=how, confidence=confidence)
+
+    async def _ask(
+        self, question: Question, replies: list[Reply], *, order: int | None
+    ) -> tuple[Answer, tuple[Neighbor, ...], int]:
+        """Return an answer, the neighbours that it names, and the number of candidates."""
+        assert self.model is not None
+        # In a thread: decoding, scaling and reading thumbnails would hold up the replies of other queries.
+        prompt, shown = await asyncio.to_thread(question.prompt, self.template, self.memory, order=order)
+        reply = await self.model.generate(Request(prompt, self.settings.generation))
+        if not isinstance(reply, Reply):
+            raise ModelError(f"it gave {type(reply).__name__} where a Reply is expected")
+        replies.append(reply)
+        answer = parse_answer(reply.text, prompt)
+        named = tuple(shown[number - 1] for number in dict.fromkeys(answer.evidence) if number <= len(shown))
+        return answer, named, len(prompt.candidates)
+
+    def described(self) -> dict[str, Any]:
+        """Return everything of the second stage that can change an answer, in JSON's types; empty without a model."""
+        if self.model is None:
+            return {}
+        settings = self.settings
+        return {
+            "model": self.model.name,
+            "prompt": f"{self.template.name} {self.template.digest[:16]}",
+            "when": str(settings.gate),
+            "generation": asdict(settings.generation),
+            "fusion weight": settings.fusion_weight,
+            "shuffles": settings.shuffles,
+            "seed": settings.seed,
+        }
 
 
 def prepare(
     memory: MemoryView,
     *,
     model: VisionModel | None = None,
-    preset: Preset | str | Path | None = None,
-    neighbors: int | None = None,
-    voting: str | None = None,
-    prompt: str | None = None,
-    when: str | None = None,
-    generation: GenerationConfig | None = None,
-    fusion_weight: float | None = None,
-    shuffles: int | None = None,
-    seed: int | None = None,
+    preset: Settings | str | Path | None = None,
+    **options: Any,  # noqa: ANN401 - as for `Settings.overridden`
 ) -> Stages:
     """Return both stages, with every option checked before anything is embedded or sent.
 
-    Options left at None are the preset's, or without one the defaults of `agent.settings.Preset`.
+    Options left at None are the preset's, or without one the defaults of `agent.settings.Settings`.
 
     Raises:
         InvalidArgument, UnknownPrompt, PresetError: as for `classify_with_rerank`.
     """
-    chosen = settle(
-        preset,
-        neighbors=neighbors,
-        voting=voting,
-        prompt=prompt,
-        when=when,
-        generation=generation,
-        fusion_weight=fusion_weight,
-        shuffles=shuffles,
-        seed=seed,
-    )
-    check_method(chosen.voting)
-    check_neighbors(chosen.neighbors)
-    gate = parse_gate(chosen.when)
-    template = chosen.template()
-    if model is None:
-        return Stages(memory, chosen.neighbors, chosen.voting, None)
-    rerank = Rerank(
+    settings = settle(preset, **options)
+    return Stages(memory, settings, template_of(settings), model)
+
+
+@takes_options
+def classify_with_rerank(
+    image: ImageLike,
+    memory: MemoryView,
+    *,
+    model: VisionModel | None = None,
+    preset: Settings | str | Path | None = None,
+    on_error: OnError = "vote",
+    **options: Unpack[Options],
+) -> Prediction:
+    """Return what a picture shows, by its neighbours' vote and, where a model is given, the model's second look.
+
+    The paper's whole pipeline (section 2.2): embed, find the nearest neighbours, vote; then show the model the
+    neighbours with their labels and take its answer. Whatever keeps the model from giving a usable answer, the vote
+    stands in, with the reason.
+
+    Options from ``k`` to ``seed`` that are left at None are the preset's; without one, what stands first below.
+
+    Args:
+        image: path, encoded bytes, Pillow image or uint8 array.
+        memory: where the neighbours come from.
+        model: who takes the second look, as `load_model` gives it; None leaves the decision to the vote.
+        preset: settings that were saved under a name (`agent.presets`), as `vmem prompt tune` finds them; or a file's
+            path ending in ``.toml``, or `Settings`.
+        on_error: ``vote`` falls back to the vote; ``raise`` raises what the model's failure was.
+        k: how many neighbours vote and are shown: 50. ``neighbors`` is an older word for it.
+        voting: ``rank``, ``plurality``, ``distance`` or ``softmax``.
+        prompt: a released template's name, ``rerank_v1``, or the path of one's own.
+        when: ask the model ``always``, or only where the vote is open: ``margin<0.3``, ``share<0.8``, ``entropy>0.5``.
+        generation: temperature, limit of tokens and so on: `GenerationConfig`'s own.
+        fusion_weight: combine vote and model, the model's probability to this power; None lets the model decide, unless
+            the preset has one.
+        shuffles: ask an unsure query again in this many random orders, and take what most answers say: 0.
+        seed: of those orders: 0.
+
+    Raises:
+        ImageError: the picture cannot be used.
+        InvalidArgument: ``k`` below 1, an unknown voting method or gate, an empty memory.
+        UnknownPrompt: no such template.
+        PresetError: no such preset, a damaged one, or one whose template has changed since.
+        EmbedderError: the memory's embedder cannot be had.
+        ReplyCacheError: the model keeps replies, and their store cannot be used.
+        ModelError, UnusableReply: with ``on_error="raise"``.
+    """
+    stages = prepare(memory, model=model, preset=preset, **options)
+    raising = _raising(on_error, ())
+    ((_, question),) = stages.pose([(None, image)])  # embed, search, vote
+    if isinstance(question, Failure):
+        raise question.error
+    return background.run(stages.decide(question, raising=raising))  # gate, ask, decide
+
+
+@takes_options
+def classify_batch(
+    images: Iterable[ImageLike],
+    memory: MemoryView,
+    *,
+    model: VisionModel | None = None,
+    preset: Settings | str | Path | None = None,
+    on_error: OnError = "vote",
+    concurrency: int = CONCURRENCY,
+    progress: bool = True,
+    **options: Unpack[Options],
+) -> Iterator[Prediction | Failure[ImageLike]]:
+    """Yield a prediction for each of any number of pictures, in order; a `Failure` for one that cannot be used.
+
+    A `Failure` reads like a prediction: its ``label`` is None, its ``source`` "none", and its ``reason`` says why.
+
+    A failure of the model that every further query would meet, such as a refused key or a spent budget, is raised,
+    after the predictions before it. Replies received by then are in the model's cache, so that a second run pays for
+    none of them again.
+
+    Args:
+        images: from any iterable; only as many are taken as are worked on.
+        memory: where the neighbours come from.
+        model: as for `classify_with_rerank`.
+        preset: the same.
+        on_error: the same.
+        concurrency: how many queries wait for the model at once; its own `TransportConfig.concurrency` bounds it too.
+        progress: whether to show a bar.
+        options: ``k``, ``voting``, ``prompt`` and so on, as for `classify_with_rerank`.
+
+    Raises:
+        EveryRequestFails: see above. Otherwise as `classify_with_rerank`, save for ImageError.
+    """
+    stages = prepare(memory, model=model, preset=preset, **options)
+    raising = _raising(on_error, STOPPING)
+    total = len(images) if isinstance(images, Sized) else None
+    queue = track(images, "Classifying", total=total, shown=progress)
+    decided = decide_stream(stages, ((image, image) for image in queue), concurrency=concurrency, raising=raising)
+    return (found for _, found in decided)
+
+
+@takes_options
+async def classify_batch_async(
+    images: Iterable[ImageLike],
+    memory: MemoryView,
+    *,
+    model: VisionModel | None = None,
+    preset: Settings | str | Path | None = None,
+    on_error: OnError = "vote",
+    concurrency: int = CONCURRENCY,
+    progress: bool = False,
+    **options: Unpack[Options],
+) -> AsyncIterator[Prediction | Failure[ImageLike]]:
+    """Yield what `classify_batch` yields, without blocking the caller's event loop."""
+    found = classify_batch(
+        images,
+        memory,
         model=model,
-        template=template,
-        generation=chosen.generation,
-        gate=gate,
-        fusion_weight=chosen.fusion_weight,
-        shuffles=chosen.shuffles,
-        seed=chosen.seed,
+        preset=preset,
+        on_error=on_error,
+        concurrency=concurrency,
+        progress=progress,
+        **options,
     )
-    return Stages(memory, chosen.neighbors, chosen.voting, rerank)
+    while (prediction := await asyncio.to_thread(next, found, None)) is not None:
+        yield prediction
 
 
 def decide_stream(
@@ -145,7 +400,7 @@ def decide_stream(
     Raises:
         One of ``raising``, after the decisions before it.
     """
-    return decide_posed(stages, _posed(stages, queries), concurrency=concurrency, raising=raising)
+    return decide_posed(stages, stages.pose(queries), concurrency=concurrency, raising=raising)
 
 
 def decide_posed(
@@ -185,18 +440,8 @@ async def _until_empty(room: asyncio.Semaphore, places: int) -> None:
         await room.acquire()
 
 
-def _posed(
-    stages: Stages, queries: Iterable[tuple[Query, ImageLike]]
-) -> Iterator[tuple[Query, Question | Failure[ImageLike]]]:
-    """Yield the questions, and the pictures that cannot be used in their places among them."""
-    for batch in stages.memory.embed_stream(enumerate(queries), image_of=lambda numbered: numbered[1][1]):
-        failures = deque(batch.failures)
-        questions = stages.questions([image for _, (_, image) in batch.items], batch.vectors) if batch.items else ()
-        for (number, (query, _)), question in zip(batch.items, questions, strict=True):
-            while failures and failures[0].item[0] < number:
-                yield _failed(failures.popleft())
-            yield query, question
-        yield from map(_failed, failures)
+def _outcome(query: Query, decided: Future[Prediction] | Failure[Unused]) -> tuple[Query, Prediction | Failure[Unused]]:
+    return query, decided if isinstance(decided, Failure) else decided.result()
 
 
 def _failed(failure: Failure[tuple[int, tuple[Query, ImageLike]]]) -> tuple[Query, Failure[ImageLike]]:
@@ -204,151 +449,13 @@ def _failed(failure: Failure[tuple[int, tuple[Query, ImageLike]]]) -> tuple[Quer
     return query, Failure(image, failure.error)
 
 
-def _outcome(query: Query, decided: Future[Prediction] | Failure[Unused]) -> tuple[Query, Prediction | Failure[Unused]]:
-    return query, decided if isinstance(decided, Failure) else decided.result()
+def _paid(replies: Sequence[Reply]) -> Usage:
+    return total_usage(reply.usage for reply in replies if not reply.from_cache)
 
 
-def _why_no_model(voting: str) -> str:
-    key = key_variable()
-    absent = f"no model was given and no API key is set ({' or '.join(GEMINI_VARIABLES)})"
-    return f"no_model: {'no model was given' if key else absent}; decided by {voting} voting"
-
-
-OnError = Literal["vote", "raise"]
-
-
-def classify_with_rerank(
-    image: ImageLike,
-    memory: MemoryView,
-    *,
-    model: VisionModel | None = None,
-    preset: Preset | str | Path | None = None,
-    neighbors: int | None = None,
-    voting: str | None = None,
-    prompt: str | None = None,
-    when: str | None = None,
-    generation: GenerationConfig | None = None,
-    fusion_weight: float | None = None,
-    shuffles: int | None = None,
-    seed: int | None = None,
-    on_error: OnError = "vote",
-) -> Prediction:
-    """Return what a picture shows, by its neighbours' vote and, where a model is given, the model's second look.
-
-    The paper's whole pipeline (section 2.2): embed, find the nearest neighbours, vote; then show the model the
-    neighbours with their labels and take its answer. Whatever keeps the model from giving a usable answer, the vote
-    stands in, with the reason.
-
-    Options from ``neighbors`` to ``seed`` that are left at None are the preset's; without one, what stands first below.
-
-    Args:
-        image: path, encoded bytes, Pillow image or uint8 array.
-        memory: where the neighbours come from.
-        model: who takes the second look, as `load_model` gives it; None leaves the decision to the vote.
-        preset: settings that were saved under a name (`agent.settings`), as `vmem prompt tune` finds them; or a file's
-            path ending in ``.toml``, or a `Preset`.
-        neighbors: how many neighbours vote and are shown: 50.
-        voting: ``rank``, ``plurality``, ``distance`` or ``softmax``.
-        prompt: a released template's name, ``rerank_v1``, or the path of one's own.
-        when: ask the model ``always``, or only where the vote is open: ``margin<0.3``, ``share<0.8``, ``entropy>0.5``.
-        generation: temperature, limit of tokens and so on: `GenerationConfig`'s own.
-        fusion_weight: combine vote and model, the model's probability to this power; None lets the model decide, unless
-            the preset has one.
-        shuffles: ask an unsure query again in this many random orders, and take what most answers say: 0.
-        seed: of those orders: 0.
-        on_error: ``vote`` falls back to the vote; ``raise`` raises what the model's failure was.
-
-    Raises:
-        ImageError: the picture cannot be used.
-        InvalidArgument: ``neighbors`` below 1, an unknown voting method or gate, an empty memory.
-        UnknownPrompt: no such template.
-        PresetError: no such preset, a damaged one, or one whose template has changed since.
-        EmbedderError: the memory's embedder cannot be had.
-        ReplyCacheError: the model keeps replies, and their store cannot be used.
-        ModelError, UnusableReply: with ``on_error="raise"``.
-    """
-    stages = prepare(
-        memory,
-        model=model,
-        preset=preset,
-        neighbors=neighbors,
-        voting=voting,
-        prompt=prompt,
-        when=when,
-        generation=generation,
-        fusion_weight=fusion_weight,
-        shuffles=shuffles,
-        seed=seed,
-    )
-    raising = _raising(on_error, ())
-    (question,) = stages.questions([image], memory.embed([image]))
-    return background.run(stages.decide(question, raising=raising))
-
-
-class StageOptions(TypedDict, total=False):
-    """Options of `classify_with_rerank`, which says what they mean."""
-
-    model: VisionModel | None
-    preset: Preset | str | Path | None
-    neighbors: int | None
-    voting: str | None
-    prompt: str | None
-    when: str | None
-    generation: GenerationConfig | None
-    fusion_weight: float | None
-    shuffles: int | None
-    seed: int | None
-
-
-def classify_batch(
-    images: Iterable[ImageLike],
-    memory: MemoryView,
-    *,
-    on_error: OnError = "vote",
-    concurrency: int = CONCURRENCY,
-    progress: bool = True,
-    **options: Unpack[StageOptions],
-) -> Iterator[Prediction | Failure[ImageLike]]:
-    """Yield a prediction for each of any number of pictures, in order; a `Failure` for one that cannot be used.
-
-    A `Failure` reads like a prediction: its ``label`` is None, its ``source`` "none", and its ``reason`` says why.
-
-    A failure of the model that every further query would meet, such as a refused key or a spent budget, is raised,
-    after the predictions before it. Replies received by then are in the model's cache, so that a second run pays for
-    none of them again.
-
-    Args:
-        images: from any iterable; only as many are taken as are worked on.
-        memory: where the neighbours come from.
-        on_error: as for `classify_with_rerank`.
-        concurrency: how many queries wait for the model at once; its own `TransportConfig.concurrency` bounds it too.
-        progress: whether to show a bar.
-        options: ``model``, ``preset``, ``neighbors``, ``voting``, ``prompt`` and so on, as for `classify_with_rerank`.
-
-    Raises:
-        EveryRequestFails: see above. Otherwise as `classify_with_rerank`, save for ImageError.
-    """
-    stages = prepare(memory, **options)
-    raising = _raising(on_error, STOPPING)
-    total = len(images) if isinstance(images, Sized) else None
-    queue = track(images, "Classifying", total=total, shown=progress)
-    decided = decide_stream(stages, ((image, image) for image in queue), concurrency=concurrency, raising=raising)
-    return (found for _, found in decided)
-
-
-async def classify_batch_async(
-    images: Iterable[ImageLike],
-    memory: MemoryView,
-    *,
-    on_error: OnError = "vote",
-    concurrency: int = CONCURRENCY,
-    progress: bool = False,
-    **options: Unpack[StageOptions],
-) -> AsyncIterator[Prediction | Failure[ImageLike]]:
-    """Yield what `classify_batch` yields, without blocking the caller's event loop."""
-    found = classify_batch(images, memory, on_error=on_error, concurrency=concurrency, progress=progress, **options)
-    while (prediction := await asyncio.to_thread(next, found, None)) is not None:
-        yield prediction
+def _why_no_model() -> str:
+    absent = f" and no API key is set ({' or '.join(GEMINI_VARIABLES)})"
+    return f"no model was given{'' if key_variable() else absent}"
 
 
 def _raising(on_error: str, always: tuple[type[Exception], ...]) -> tuple[type[Exception], ...]:

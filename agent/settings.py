@@ -1,31 +1,93 @@
-"""Settings of both stages under a name: found once, on a held-out set, and used from then on.
+"""The settings of both stages in one object.
 
-A preset is a small TOML file in the user's configuration folder, made to be read and edited. It says how to ask and
-never whom: the model stays the caller's choice, and no key is in it.
+Python's keyword options, presets, the command line's options and what a run says of itself are all made of the fields
+below. A field that is an option of the command line carries its help, and its flag where that differs from its name.
 """
 
-import dataclasses
+import functools
+import inspect
 import math
-import os
 import re
-import uuid
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Final, get_args, get_type_hints
+from collections.abc import Callable
+from dataclasses import Field, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, cast
 
-from agent.errors import PresetError
-from agent.types import GenerationConfig
-from prompts.template import DEFAULT as DEFAULT_PROMPT
-from prompts.template import Template, load_template, template_names
-from retrieval.errors import InvalidArgument, VisualMemoryError
-from retrieval.storage.places import writing
-from retrieval.support.outside import parse_toml
-from retrieval.types import Votes
-from retrieval.version import check_neighbors
-from retrieval.view import DEFAULT_NEIGHBORS
-from retrieval.voting import DEFAULT_METHOD, check_method
+from retrieval.errors import InvalidArgument
 
+if TYPE_CHECKING:
+    from retrieval.types import Votes
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+LEVELS: Final = ("minimal", "low", "medium", "high")
+CONCURRENCY: Final = 16
 _CONDITION: Final = re.compile(r"(margin|share)\s*<\s*([\d.]+)|(entropy)\s*>\s*([\d.]+)")
+
+
+def _option(default: T, help_text: str, flag: str = "") -> T:
+    """Return a field that the command line offers as well."""
+    return field(default=default, metadata={"help": help_text, "flag": flag})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationConfig:
+    """How a model is to answer. None leaves a setting to the service; not every model takes every setting.
+
+    A reply that is cut off at ``max_reply_tokens`` is asked for once more with four times as many.
+
+    Raises:
+        InvalidArgument: a value outside what is allowed.
+    """
+
+    temperature: float | None = _option(0.0, "How freely the model words its reply, from 0 to 2.")
+    max_reply_tokens: int = _option(1024, "Limit of a reply, thinking included.")
+    thinking: str | None = _option(None, "minimal, low, medium or high; left out: the model's own.")
+    media_resolution: str | None = _option(
+        None, "How finely the model looks at pictures: low, medium or high; left out: the model's own.", "--resolution"
+    )
+    seed: int | None = None
+    enforce_schema: bool = True  # let the service allow nothing but the candidates' codes
+
+    def __post_init__(self) -> None:
+        if self.temperature is not None:
+            if not 0 <= self.temperature <= 2:
+                raise InvalidArgument(f"temperature={self.temperature}: 0 to 2 expected")
+            object.__setattr__(self, "temperature", float(self.temperature))  # 0 and 0.0 are one setting
+        if self.max_reply_tokens < 1:
+            raise InvalidArgument(f"max_reply_tokens={self.max_reply_tokens}: 1 or more expected")
+        if self.thinking not in (None, *LEVELS):
+            raise InvalidArgument(f"thinking={self.thinking!r}: one of {', '.join(LEVELS)} expected")
+        if self.media_resolution is not None:
+            from prompts.cost import check_resolution
+
+            check_resolution(self.media_resolution)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransportConfig:
+    """How requests travel. None sets no limit. Nothing of this can change an answer.
+
+    Raises:
+        InvalidArgument: a number that is not positive.
+    """
+
+    timeout_seconds: float = _option(60.0, "Seconds for one attempt.", "--timeout")  # from its first byte to its last
+    deadline_seconds: float = 300.0  # of one call: its attempts and the waits between them, not the queue before them
+    attempts: int = 8
+    first_wait_seconds: float = 1.0  # doubled with each attempt, with jitter
+    concurrency: int = _option(
+        CONCURRENCY, "Requests in flight at most; fewer for a while where the service has too many."
+    )
+    requests_per_minute: float | None = _option(None, "Requests a minute at most.", "--rpm")
+    tokens_per_minute: float | None = _option(None, "Tokens a minute at most.", "--tpm")
+    failed_calls_before_break: int = 10  # in a row; the rest then fall back at once
+    probe_after_seconds: float = 60.0  # after which one call tries whether the service is back
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InvalidArgument(f"{name}={value}: a number above 0 expected")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +101,7 @@ class Gate:
     measure: str  # always, margin, share or entropy
     threshold: float = 0.0
 
-    def asks(self, votes: Votes) -> bool:
+    def asks(self, votes: "Votes") -> bool:
         """Tell whether the vote is open enough to ask the model."""
         if self.measure == "always":
             return True
@@ -51,9 +113,7 @@ class Gate:
         return self.measure if self.measure == "always" else f"{self.measure}{sign}{self.threshold:g}"
 
 
-ALWAYS: Final = Gate("always")
-
-
+@functools.lru_cache(maxsize=64)
 def parse_gate(text: str) -> Gate:
     """Return the gate that a text such as ``always``, ``margin<0.3``, ``share<0.8`` or ``entropy>0.5`` describes.
 
@@ -61,7 +121,7 @@ def parse_gate(text: str) -> Gate:
         InvalidArgument: it describes none.
     """
     if text.strip() == "always":
-        return ALWAYS
+        return Gate("always")
     parsed = _CONDITION.fullmatch(text.strip())
     try:
         if parsed is None:
@@ -73,7 +133,7 @@ def parse_gate(text: str) -> Gate:
         ) from error
 
 
-def measure_vote(votes: Votes, measure: str) -> float:
+def measure_vote(votes: "Votes", measure: str) -> float:
     """Return the ``margin``, ``share`` or ``entropy`` of a vote."""
     shares = votes.shares
     if measure == "share":
@@ -83,207 +143,137 @@ def measure_vote(votes: Votes, measure: str) -> float:
     return -sum(share * math.log(share) for share in shares if share > 0)
 
 
-VARIABLE: Final = "VMEM_PRESETS"
-_NAME: Final = re.compile(r"\w[\w.-]{0,99}")
-_SUFFIX: Final = ".toml"
-_SERVICE: Final = "service"  # TOML has no null: a temperature that is left to the service
-_HEADING: Final = "# Settings of `vmem classify --preset` and `vmem eval run --preset`; the model is named there.\n"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Preset:
-    """How both stages work; what the options mean is said at `agent.classify.classify_with_rerank`.
+class Settings:
+    """How both stages work. Under a name, settings are a preset (`agent.presets`).
 
-    Its defaults are those of every command and function that takes these options.
+    Its defaults are those of every command and function that takes these options. What they mean is said at
+    `agent.classify.classify_with_rerank`. ``neighbors`` is another word for ``k``, which older programs use.
     """
 
-    name: str
-    prompt: str = DEFAULT_PROMPT
-    neighbors: int = DEFAULT_NEIGHBORS
-    voting: str = DEFAULT_METHOD
-    when: str = "always"
-    fusion_weight: float | None = None
-    shuffles: int = 0
-    seed: int = 0
+    name: str = ""  # of the preset; empty: none
+    prompt: str = _option("rerank_v1", "A released prompt's name, or the path of your own.")
+    k: int = 50  # the paper's
+    voting: str = "rank"
+    when: str = _option(
+        "always", "When to ask: always, or on an open vote: 'margin<0.3', 'share<0.8', 'entropy>0.5' (nats)."
+    )
+    fusion_weight: float | None = _option(
+        None,
+        "Combine vote and model, the model's probability to this power. Left out: the model decides.",
+        "--fusion",
+    )
+    shuffles: int = _option(
+        0, "Ask an unsure query again with the neighbours in this many random orders, and let most answers win."
+    )
+    seed: int = _option(0, "A number that fixes these orders.")
     generation: GenerationConfig = GenerationConfig()
-    model: str = ""  # that it was found with: a note, which nothing reads
-    about: str = ""  # where it came from: run, date, accuracy, cost
-    template_digest: str = ""  # of the prompt's text as it was; empty: not checked
+    model: str = ""  # that a preset was found with: a note, which nothing reads
+    about: str = ""  # where a preset came from: run, date, accuracy, cost
+    template_digest: str = ""  # of the prompt's text when the preset was saved; empty: not checked
 
-    def overridden(self, **options: Any) -> "Preset":  # noqa: ANN401 - fields of this class
-        """Return the preset with other values for fields; None keeps the preset's own."""
-        given = {name: value for name, value in options.items() if value is not None}
-        if "prompt" in given:
-            given["template_digest"] = ""
-        return dataclasses.replace(self, **given)
+    @property
+    def neighbors(self) -> int:
+        """The other word for ``k``."""
+        return self.k
 
-    def template(self) -> Template:
-        """Return the prompt.
+    @property
+    def gate(self) -> Gate:
+        """When the model is asked.
 
         Raises:
-            UnknownPrompt: there is no such template.
-            PresetError: its text is another one than that the preset was saved with.
+            InvalidArgument: ``when`` describes no gate.
         """
-        template = load_template(self.prompt)
-        if self.template_digest and template.digest != self.template_digest:
-            raise PresetError(
-                f"the preset {self.name} was saved with another text of {self.prompt} than it has now: pass the prompt"
-                " beside the preset to use the new text, or save the preset anew"
-            )
-        return template
+        return parse_gate(self.when)
+
+    def overridden(self, **options: Any) -> "Settings":  # noqa: ANN401 - fields of this class and of GenerationConfig
+        """Return these settings with other values for some fields; None keeps what stands here.
+
+        Options of `GenerationConfig` may be given by their own names.
+
+        Raises:
+            InvalidArgument: a value outside what is allowed.
+        """
+        said = {name: value for name, value in _with_k(options).items() if value is not None}
+        generation = {name: said.pop(name) for name in FLATTENED & said.keys()}
+        if generation:
+            said["generation"] = replace(said.get("generation", self.generation), **generation)
+        if "prompt" in said:
+            said["template_digest"] = ""
+        return replace(self, **said)
+
+    def checked(self) -> "Settings":
+        """Return these settings, if both stages can work by them.
+
+        Raises:
+            InvalidArgument: an option out of range.
+        """
+        from retrieval.version import check_neighbors
+        from retrieval.voting import check_method
+
+        check_method(self.voting)
+        check_neighbors(self.k)
+        parse_gate(self.when)
+        if self.shuffles < 0:
+            raise InvalidArgument(f"shuffles={self.shuffles}: 0 or more expected")
+        if self.fusion_weight is not None and not 0 <= self.fusion_weight < math.inf:
+            raise InvalidArgument(f"fusion weight {self.fusion_weight}: a number from 0 expected")
+        return self
 
 
-DEFAULTS: Final = Preset(name="defaults")
+_init = Settings.__init__
+Settings.__init__ = functools.wraps(_init)(  # type: ignore[method-assign]
+    lambda self, **values: _init(self, **_with_k(values))
+)
 
 
-def settle(preset: Preset | str | Path | None, **options: Any) -> Preset:  # noqa: ANN401 - fields of Preset
-    """Return the options that count: those given, else the preset's, else the defaults.
-
-    Args:
-        preset: one, its name or its file's path; None for none.
-        options: fields of `Preset`; None: not given.
-
-    Raises:
-        PresetError: there is no such preset, or it is damaged.
-    """
-    if preset is None:
-        base = DEFAULTS
-    else:
-        base = preset if isinstance(preset, Preset) else load_preset(preset)
-    return base.overridden(**options)
+Preset = Settings
+"""Settings under a name: what `agent.presets` saves."""
 
 
-def presets_folder() -> Path:
-    """Return the folder of the user's presets: ``VMEM_PRESETS``, or one where the system keeps configuration."""
-    from platformdirs import user_config_path
+class Options(TypedDict, total=False):
+    """The settings that Python functions take as keyword options; None leaves one to the preset, or to the default."""
 
-    chosen = os.environ.get(VARIABLE)
-    return Path(chosen) if chosen else user_config_path("visual-memory-agent") / "presets"
-
-
-def preset_names() -> list[str]:
-    """Return the names of the user's presets."""
-    folder = presets_folder()
-    return sorted(path.stem for path in folder.glob(f"*{_SUFFIX}") if _NAME.fullmatch(path.stem))
-
-
-def load_preset(name_or_path: str | Path) -> Preset:
-    """Return a preset by its name, or by the path of its file, which ends in ``.toml``.
-
-    Raises:
-        PresetError: there is none, or it is damaged.
-    """
-    asked = str(name_or_path)
-    path = Path(asked) if asked.endswith(_SUFFIX) else presets_folder() / (_expect_name(asked) + _SUFFIX)
-    try:
-        with path.open("rb") as stream:
-            parsed = parse_toml(stream.read())
-    except OSError as error:
-        known = ", ".join(preset_names()) or "none yet: `vmem prompt tune --save NAME` makes one"
-        raise PresetError(
-            f"no preset {asked!r} ({error.strerror}): the path of a .toml file or one of your own expected ({known})"
-        ) from error
-    except ValueError as error:  # no TOML, no UTF-8
-        raise _damaged(path, error) from error
-    try:
-        return _checked(Preset(**(_converted(parsed) | {"name": path.stem})))
-    except (TypeError, ValueError, VisualMemoryError) as error:
-        raise _damaged(path, error) from error
+    k: int | None
+    voting: str | None
+    prompt: str | None
+    when: str | None
+    generation: GenerationConfig | None
+    fusion_weight: float | None
+    shuffles: int | None
+    seed: int | None
 
 
-def save_preset(preset: Preset, *, replace: bool = False) -> Path:
-    """Write a preset among the user's own, with the digest of its prompt's text, and return its file.
-
-    A template of one's own is noted by its whole path, so that the preset works from any folder.
-
-    Args:
-        preset: what to save.
-        replace: whether it may take the place of one with the same name.
-
-    Raises:
-        PresetError: there is one with that name already, or the name is none.
-        UnknownPrompt: its prompt is not there.
-        StorageError: the disk refuses.
-    """
-    import tomli_w
-
-    path = presets_folder() / (_expect_name(preset.name) + _SUFFIX)
-    template = load_template(preset.prompt)
-    released = preset.prompt.partition("@")[0] in template_names()
-    prompt = preset.prompt if released else str(Path(preset.prompt).resolve())
-    table = _table(dataclasses.replace(preset, prompt=prompt, template_digest=template.digest))
-    fresh = path.with_name(f".{uuid.uuid4().hex}.new")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            fresh.write_text(_HEADING + tomli_w.dumps(table), encoding="utf-8")
-            if replace:
-                fresh.replace(path)
-            else:
-                os.link(fresh, path)  # whole or not at all, and never over another one
-        except FileExistsError as error:
-            raise PresetError(
-                f"there is a preset {preset.name} already ({path}): choose another name, or replace it (--replace)"
-            ) from error
-        finally:
-            fresh.unlink(missing_ok=True)
-    return path
+FLATTENED: Final = {option.name for option in fields(GenerationConfig)} - {option.name for option in fields(Settings)}
 
 
-def expect_free(name: str, *, replace: bool) -> None:
-    """Raise unless a preset may be saved under a name: to be asked before hours of work.
-
-    Raises:
-        PresetError: see `save_preset`.
-    """
-    if _expect_name(name) in preset_names() and not replace:
-        raise PresetError(f"there is a preset {name} already: choose another name, or replace it (--replace)")
+def options_of(of: type[Any]) -> list[Field[Any]]:
+    """Return the fields of a settings class that the command line offers, in its order."""
+    return [option for option in fields(of) if option.metadata]
 
 
-def _expect_name(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise PresetError(f"no preset can be called {name!r}: letters, digits, '-', '_' and '.' expected, 100 at most")
-    return name
+def takes_options(function: F) -> F:
+    """Show a function's ``**options`` as what `Options` holds, and take ``neighbors`` for ``k``."""
+    shown = inspect.signature(function)
+    own = [one for one in shown.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, annotation in Options.__annotations__.items()
+    ]
+
+    @functools.wraps(function)
+    def taking(*given: Any, **named: Any) -> Any:  # noqa: ANN401 - the function's own
+        return function(*given, **_with_k(named))
+
+    taking.__signature__ = shown.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+    return cast(F, taking)
 
 
-def _damaged(path: Path, error: Exception) -> PresetError:
-    return PresetError(f"{path} holds no preset ({error}): mend it, or save it anew by `vmem prompt tune --replace`")
-
-
-def _table(preset: Preset) -> dict[str, Any]:
-    """Return what a preset's file holds, without what is left out or left to the service."""
-    table = {name: value for name, value in asdict(preset).items() if name != "name" and value is not None}
-    generation = {name: value for name, value in asdict(preset.generation).items() if value is not None}
-    return table | {"generation": {"temperature": _SERVICE} | generation}
-
-
-def _converted(table: dict[str, Any]) -> dict[str, Any]:
-    generation = table.get("generation", {})
-    if not isinstance(generation, dict):
-        raise ValueError("generation is no table")
-    if generation.get("temperature") == _SERVICE:
-        generation = generation | {"temperature": None}
-    _expect_kinds(generation, GenerationConfig)
-    whole = table | {"generation": GenerationConfig(**generation)}
-    _expect_kinds(whole, Preset)
-    return whole
-
-
-def _expect_kinds(table: dict[str, Any], of: type[Preset | GenerationConfig]) -> None:
-    """Raise ValueError where a setting is not known, or of another kind than its field."""
-    hints = get_type_hints(of)
-    for name, value in table.items():
-        if name not in hints:
-            raise ValueError(f"no setting is called {name}")
-        allowed = get_args(hints[name]) or (hints[name],)
-        if isinstance(value, int) and float in allowed and not isinstance(value, bool):
-            continue
-        if type(value) not in allowed:
-            raise ValueError(f"{name} = {value!r}")
-
-
-def _checked(preset: Preset) -> Preset:
-    check_method(preset.voting)
-    check_neighbors(preset.neighbors)
-    parse_gate(preset.when)
-    return preset
+def _with_k(options: dict[str, Any]) -> dict[str, Any]:
+    """Return keyword options in which ``neighbors``, an older word for it, is called ``k``."""
+    neighbors = options.pop("neighbors", None)
+    if neighbors is None:
+        return options
+    if options.get("k") is not None:
+        raise InvalidArgument("neighbors is another word for k: give one of them")
+    return options | {"k": neighbors}

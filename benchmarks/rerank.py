@@ -24,12 +24,13 @@ from PIL import Image
 from agent.calls.background import run
 from agent.calls.cached import Cached, ReplyStore
 from agent.calls.ready import LoadedModel, make_ready
+from agent.classify import Stages
 from agent.keys import Secret
 from agent.models.gemini import Gemini
 from agent.models.scripted import ScriptedModel
 from agent.models.wire import to_body
-from agent.question import pose_questions
-from agent.types import Request, TransportConfig
+from agent.settings import Settings, TransportConfig
+from agent.types import Request
 from prompts.render import Exemplar, render
 from prompts.template import load_template
 from retrieval import VisualMemory
@@ -182,7 +183,7 @@ def prompts() -> None:
         memory.add_folder(Path(folder) / "pictures")
         queries = files[:30]
         vectors = memory.embed(queries)
-        questions = list(pose_questions(memory, queries, vectors, k=NEIGHBORS, voting="rank", template=template))
+        questions = list(Stages(memory, Settings(k=NEIGHBORS), template).questions(queries, vectors))
         by_id = {f"{file.parent.name}/{file.name}": file for file in files}
 
         def from_thumbnails() -> None:

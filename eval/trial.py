@@ -13,9 +13,8 @@ from markupsafe import Markup
 
 from agent.calls.ready import LoadedModel
 from agent.classify import prepare
-from agent.question import render_prompts
-from agent.settings import Preset, measure_vote
-from agent.types import GenerationConfig
+from agent.preview import render_prompts
+from agent.settings import GenerationConfig, Settings, measure_vote
 from eval.comparing import KINDS, Comparison, Flip, Side, compare_runs
 from eval.metrics.rerank import sum_spending
 from eval.runs.log import describe_settings, lines_at
@@ -57,7 +56,7 @@ class Trial:
     comparison: Comparison
     memory: VisualMemory
     dataset: Dataset
-    settings: Preset  # of all of them, but for the prompt
+    settings: Settings  # of all of them, but for the prompt
 
     @property
     def top1(self) -> dict[str, Percent]:
@@ -77,7 +76,7 @@ class Trial:
         top1 = self.top1
         return max(self.prompts, key=top1.__getitem__)
 
-    def preset(self, name: str) -> Preset:
+    def preset(self, name: str) -> Settings:
         """Return the winner's settings under a name, to be saved by `agent.save_preset`."""
         about = f"{self!r}, {date.today().isoformat()}"
         return replace(self.settings, name=name, prompt=self.winner, about=about)
@@ -127,10 +126,10 @@ def try_prompts(
         raise InvalidArgument(f"prompts {', '.join(names) or 'none'}: two or more of different names expected")
     datasets = {QUERIES: Dataset(samples)}
     generation = generation or GenerationConfig()
-    settings = Preset(name="trial", neighbors=neighbors, generation=generation, model=model.name)
+    settings = Settings(name="trial", k=neighbors, generation=generation, model=model.name)
     runs = []
     for prompt, name in zip(prompts, names, strict=True):
-        stages = prepare(memory, model=model, neighbors=neighbors, prompt=prompt, generation=generation)
+        stages = prepare(memory, model=model, k=neighbors, prompt=prompt, generation=generation)
         folder = (
             Path(out)
             / f"{name}-{_digest(describe_settings(memory, datasets, k=neighbors, stages=stages, centre=None))}"

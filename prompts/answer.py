@@ -31,6 +31,11 @@ class Answer:
     confidence: float | None  # 0 to 1 as the model claims; None when it said none
     evidence: tuple[int, ...]  # numbers of the neighbours that it names, counted from 1
 
+    @property
+    def best(self) -> Label | None:
+        """The first label of the ranking; None where none of the candidates fits."""
+        return self.ranking[0] if self.ranking else None
+
 
 def answer_schema(prompt: Prompt) -> dict[str, Any]:
     """Return the JSON schema of an answer, its properties in the order in which they are to be written.

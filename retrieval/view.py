@@ -150,16 +150,17 @@ class MemoryView:
         return np.concatenate(vectors)
 
     def embed_stream(
-        self, items: Iterable[Query], *, image_of: Callable[[Query], ImageLike]
+        self, items: Iterable[Query], *, image_of: Callable[[Query], ImageLike], thumbnail_pixels: int | None = None
     ) -> Iterator[EmbeddedBatch[Query]]:
         """Yield any number of things in batches, with the vectors of their pictures, in order.
 
-        A picture that cannot be used is among the batch's ``failures``.
+        A picture that cannot be used is among the batch's ``failures``; with ``thumbnail_pixels`` the others come as
+        JPEG of that size as well.
 
         Raises:
             EmbedderError: the embedder cannot be had.
         """
-        return self._embedding.stream(items, image_of=image_of)
+        return self._embedding.stream(items, image_of=image_of, thumbnail_pixels=thumbnail_pixels)
 
     def search_vectors(
         self,

@@ -10,7 +10,8 @@ from agent.calls.metered import Meter, Metered
 from agent.calls.retrying import Retrying
 from agent.errors import EveryRequestFails
 from agent.keys import GEMINI_VARIABLES, OPENAI_VARIABLES, Secret, check_server, find_key
-from agent.types import Reply, Request, TransportConfig, VisionModel
+from agent.settings import TransportConfig
+from agent.types import Reply, Request, VisionModel
 from prompts.cost import Dollars, find_price
 from prompts.types import NONE_CODE, Prompt
 from retrieval.errors import InvalidArgument

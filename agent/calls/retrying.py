@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from agent.errors import CircuitOpen, CutOff, EmptyReply, EveryRequestFails, ModelError, PassingFailure
-from agent.types import Reply, Request, TransportConfig, Usage, VisionModel, total_usage
+from agent.settings import TransportConfig
+from agent.types import Reply, Request, Usage, VisionModel, total_usage
 from prompts.answer import is_answer
 from prompts.cost import Price, estimate_prompt_tokens
 

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 import typer
 
 from agent.cli import options
-from retrieval.support.options import EmbedderOverride
+from retrieval.support.options import EmbedderOverride, flat
 
 app = typer.Typer(no_args_is_help=True, help="See and clear what is kept so that it need not be computed again.")
 
@@ -74,20 +74,14 @@ def clear(
 
 
 @app.command()
+@flat("preset", "prompt", "temperature", "thinking", "media_resolution", "max_reply_tokens")
 def explain(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The query picture.")],
     memory: Annotated[Path, typer.Option(help="The memory that it is asked of.")],
     model: Annotated[str, typer.Option(help="The model, as --model takes it elsewhere.")],
+    second: options.SecondStage,
     k: Annotated[int | None, options.neighbors_option("How many neighbours.")] = None,
-    voting: Annotated[
-        str | None, typer.Option(help="rank, plurality, distance or softmax.", show_default="rank")
-    ] = None,
-    preset: options.PresetName = None,
-    prompt: options.PromptName = None,
-    temperature: options.Temperature = None,
-    thinking: options.Thinking = None,
-    resolution: options.Resolution = None,
-    max_reply_tokens: options.MaxReplyTokens = None,
+    voting: Annotated[str | None, options.voting_option("rank, plurality, distance or softmax.")] = None,
     embedder: EmbedderOverride = None,
 ) -> None:
     """Say whether a model's reply about a picture is kept, and if not, in what the nearest kept one differs.
@@ -98,27 +92,15 @@ def explain(
     """
     from agent.calls.cached import ReplyStore, key_of
     from agent.calls.ready import parse_name
-    from agent.classify import prepare
-    from agent.models.scripted import ScriptedModel
-    from agent.settings import settle
     from agent.types import Request
     from retrieval.memory import VisualMemory
     from retrieval.support.terminal import printable
 
-    settled = settle(preset)
-    generation = options.override_generation(
-        settled.generation,
-        temperature=temperature,
-        thinking=thinking,
-        resolution=resolution,
-        max_reply_tokens=max_reply_tokens,
-    )
     opened = VisualMemory.open(memory, embedder=embedder)
-    stages = prepare(opened, model=ScriptedModel([]), preset=settled, neighbors=k, voting=voting, prompt=prompt)
-    assert stages.rerank is not None
+    stages = second.stages(opened, None, k=k, voting=voting)
     (question,) = stages.questions([image], opened.embed([image]))
-    asked, _ = question.prompt(stages.rerank.template, opened)
-    store, key = ReplyStore(), key_of(str(parse_name(model)), Request(asked, generation))
+    asked, _ = question.prompt(stages.template, opened)
+    store, key = ReplyStore(), key_of(str(parse_name(model)), Request(asked, stages.settings.generation))
     kept = store.get(key)
     if kept is not None:
         typer.echo(f"Kept: {printable(kept.text)} ({printable(kept.served_by or kept.model)})")

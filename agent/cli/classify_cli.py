@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent.cli import options
-from retrieval.support.options import Backend, Cache, Device, EmbedderOverride, Precision
+from retrieval.support.options import EmbedderOptions, flat
 
 if TYPE_CHECKING:
     from agent.types import Prediction
@@ -21,43 +21,22 @@ app = typer.Typer()
 
 
 @app.command()
+@flat()
 def classify(
     images: Annotated[
         list[Path],
         typer.Argument(metavar="IMAGE...", help="The pictures to classify, and folders of them, at any depth."),
     ],
     memory: Annotated[Path, typer.Option(help="The memory to decide by.")],
+    second: options.SecondStage,
+    embedder: EmbedderOptions,
     k: Annotated[int | None, options.neighbors_option("How many neighbours vote.")] = None,
     voting: Annotated[
         str | None,
-        typer.Option(
-            help="Weight of a neighbour: rank 1/(2 + rank), plurality 1, distance exp(-d), softmax exp((1 - d)/0.07).",
-            show_default="rank",
+        options.voting_option(
+            "Weight of a neighbour: rank 1/(2 + rank), plurality 1, distance exp(-d), softmax exp((1 - d)/0.07)."
         ),
     ] = None,
-    model: options.Model = None,
-    preset: options.PresetName = None,
-    prompt: options.PromptName = None,
-    when: options.When = None,
-    fusion: options.Fusion = None,
-    shuffles: options.Shuffles = None,
-    seed: options.Seed = None,
-    temperature: options.Temperature = None,
-    thinking: options.Thinking = None,
-    resolution: options.Resolution = None,
-    max_reply_tokens: options.MaxReplyTokens = None,
-    concurrency: options.Concurrency = 16,
-    rpm: options.Rpm = None,
-    tpm: options.Tpm = None,
-    timeout: options.Timeout = 60.0,
-    max_cost: options.MaxCost = None,
-    prices: options.Prices = None,
-    key_file: options.KeyFile = None,
-    embedder: EmbedderOverride = None,
-    device: Device = "auto",
-    backend: Backend = "auto",
-    precision: Precision = "auto",
-    cache: Cache = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
     """Say what pictures show, by the vote of their nearest neighbours in a memory, and a model's second look.
@@ -69,40 +48,18 @@ def classify(
     """
     from agent.classify import decide_stream
     from retrieval.embedding import Failure
-    from retrieval.memory import VisualMemory
     from retrieval.support.terminal import printable, track
 
-    second = options.SecondStage(
-        model=model,
-        preset=preset,
-        prompt=prompt,
-        when=when,
-        fusion=fusion,
-        shuffles=shuffles,
-        seed=seed,
-        temperature=temperature,
-        thinking=thinking,
-        resolution=resolution,
-        max_reply_tokens=max_reply_tokens,
-        concurrency=concurrency,
-        rpm=rpm,
-        tpm=tpm,
-        timeout=timeout,
-        max_cost=max_cost,
-        prices=prices,
-        key_file=key_file,
-        cache=cache,
-    )
-    loaded = second.load()
-    opened = VisualMemory.open(
-        memory, embedder=embedder, device=device, backend=backend, precision=precision, cache=cache
-    )
+    loaded = second.load(cache=embedder.cache)
+    opened = embedder.open(memory)
     stages = second.stages(opened, loaded, k=k, voting=voting)
     failed = False
     # Answers that appear on the terminal one by one are progress enough, and a bar would tear them apart.
     total = None if any(map(os.path.isdir, images)) else len(images)
     queue = track(_files(images), "Classifying", total=total, shown=not sys.stdout.isatty())
-    for image, found in decide_stream(stages, ((image, image) for image in queue), concurrency=concurrency):
+    for image, found in decide_stream(
+        stages, ((image, image) for image in queue), concurrency=second.said["concurrency"]
+    ):
         if isinstance(found, Failure):
             failed = True
             if as_json:

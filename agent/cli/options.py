@@ -1,155 +1,149 @@
-"""Options of the second stage that several commands share, and the one function that reads them."""
+"""The options of the second stage, which several commands share: made of the settings, and read back into them."""
 
-from dataclasses import dataclass, replace
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+
+from agent.settings import FLATTENED, GenerationConfig, Settings, TransportConfig, options_of
 
 if TYPE_CHECKING:
     from agent.calls.ready import LoadedModel
     from agent.classify import Stages
-    from agent.types import GenerationConfig
     from retrieval.view import MemoryView
 
-_PANEL = "Second stage"
 
-
-def _option(
-    text: str, *, name: str | None = None, metavar: str | None = None, default: str = ""
-) -> typer.models.OptionInfo:
-    """Return an option; a default that a preset may replace is only shown here, and stands in `agent.settings`."""
-    names = (name,) if name else ()
-    option: typer.models.OptionInfo = typer.Option(
-        *names, help=text, metavar=metavar, rich_help_panel=_PANEL, show_default=default or True
-    )
-    return option
-
-
-def neighbors_option(text: str) -> typer.models.OptionInfo:
+def neighbors_option(help_text: str) -> typer.models.OptionInfo:
     """Return the option --k, whose default a preset may replace."""
-    option: typer.models.OptionInfo = typer.Option("--k", help=text, show_default="50")
+    option: typer.models.OptionInfo = typer.Option("--k", help=help_text, show_default=str(Settings().k))
     return option
 
 
-Model = Annotated[
-    str | None,
-    _option(
-        "Who takes a second look: gemini-3.5-flash-lite or another Gemini model, generativeai:MODEL (the older SDK),"
-        " openai:MODEL@URL (any OpenAI-compatible server), scripted (agrees with the vote). Left out: none",
-        metavar="NAME",
-    ),
-]
-PresetName = Annotated[
-    str | None,
-    _option(
-        "Settings that `vmem prompt presets` lists, or a .toml file of them; options given as well replace them.",
-        name="--preset",
-        metavar="NAME",
-    ),
-]
-PromptName = Annotated[
-    str | None,
-    _option("A released prompt's name, or the path of your own.", name="--prompt", default="rerank_v1"),
-]
-When = Annotated[
-    str | None,
-    _option(
-        "When to ask: always, or on an open vote: 'margin<0.3', 'share<0.8', 'entropy>0.5' (nats).", default="always"
-    ),
-]
-Fusion = Annotated[
-    float | None,
-    _option("Combine vote and model, the model's probability to this power. Left out: the model decides."),
-]
-Shuffles = Annotated[
-    int | None,
-    _option(
-        "Ask an unsure query again with the neighbours in this many random orders, and let most answers win.",
-        default="0",
-    ),
-]
-Seed = Annotated[int | None, _option("A number that fixes these orders.", default="0")]
-Temperature = Annotated[float | None, _option("How freely the model words its reply, from 0 to 2.", default="0.0")]
-Thinking = Annotated[str | None, _option("minimal, low, medium or high; left out: the model's own.")]
-Resolution = Annotated[
-    str | None, _option("How finely the model looks at pictures: low, medium or high; left out: the model's own.")
-]
-MaxReplyTokens = Annotated[int | None, _option("Limit of a reply, thinking included.", default="1024")]
-Concurrency = Annotated[int, _option("Requests in flight at most; fewer for a while where the service has too many.")]
-Rpm = Annotated[float | None, _option("Requests a minute at most.", name="--rpm")]
-Tpm = Annotated[float | None, _option("Tokens a minute at most.", name="--tpm")]
-Timeout = Annotated[float, _option("Seconds for one attempt.")]
-MaxCost = Annotated[float | None, _option("Dollars, after which no further call is made.")]
-Prices = Annotated[
-    Path | None, _option("Prices to use in place of those shipped, in the form of prompts/prices.toml.", metavar="FILE")
-]
-KeyFile = Annotated[
-    Path | None,
-    _option("A file with the API key; left out: GEMINI_API_KEY, GOOGLE_API_KEY or OPENAI_API_KEY.", metavar="FILE"),
-]
+def voting_option(help_text: str) -> typer.models.OptionInfo:
+    """Return the option --voting, whose default a preset may replace."""
+    option: typer.models.OptionInfo = typer.Option(help=help_text, show_default=Settings().voting)
+    return option
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+def _parameter(
+    name: str,
+    kind: Any,  # noqa: ANN401 - a type
+    help_text: str,
+    *,
+    flag: str = "",
+    default: Any = None,  # noqa: ANN401 - of that type
+    shown: str = "",
+    metavar: str | None = None,
+) -> inspect.Parameter:
+    """Return an option; a default that a preset may replace is only shown here, and stands in `agent.settings`."""
+    option = typer.Option(
+        *([flag] if flag else []),
+        help=help_text,
+        metavar=metavar,
+        rich_help_panel="Second stage",
+        show_default=shown or True,
+    )
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
+
+
+def _parameters() -> list[inspect.Parameter]:
+    parameters = [
+        _parameter(
+            "model",
+            str | None,
+            "Who takes a second look: gemini-3.5-flash-lite or another Gemini model, generativeai:MODEL (the older"
+            " SDK), openai:MODEL@URL (any OpenAI-compatible server), scripted (agrees with the vote). Left out: none",
+            metavar="NAME",
+        ),
+        _parameter(
+            "preset",
+            str | None,
+            "Settings that `vmem prompt presets` lists, or a .toml file of them; options given as well replace them.",
+            metavar="NAME",
+        ),
+    ]
+    for of in (Settings, GenerationConfig):
+        for field in options_of(of):
+            shown = "" if field.default is None else str(field.default)
+            kind, said = field.type, field.metadata
+            parameters.append(_parameter(field.name, kind | None, said["help"], flag=said["flag"], shown=shown))  # type: ignore[operator]
+    for field in options_of(TransportConfig):
+        said = field.metadata
+        parameters.append(_parameter(field.name, field.type, said["help"], flag=said["flag"], default=field.default))
+    return [
+        *parameters,
+        _parameter("max_cost", float | None, "Dollars, after which no further call is made."),
+        _parameter(
+            "prices",
+            Path | None,
+            "Prices to use in place of those shipped, in the form of prompts/prices.toml.",
+            metavar="FILE",
+        ),
+        _parameter(
+            "key_file",
+            Path | None,
+            "A file with the API key; left out: GEMINI_API_KEY, GOOGLE_API_KEY or OPENAI_API_KEY.",
+            metavar="FILE",
+        ),
+    ]
+
+
+_SETTINGS: Final = {option.name for option in options_of(Settings)} | FLATTENED
+_TRANSPORT: Final = {option.name for option in options_of(TransportConfig)}
+
+
+@dataclass(frozen=True, slots=True)
 class SecondStage:
-    """What a command line says of the second stage; None leaves a setting to the preset, or to the default."""
+    """What a command line says of the second stage, by the names of the settings.
 
-    model: str | None
-    preset: str | None
-    prompt: str | None
-    when: str | None
-    fusion: float | None
-    shuffles: int | None
-    seed: int | None
-    temperature: float | None
-    thinking: str | None
-    resolution: str | None
-    max_reply_tokens: int | None
-    concurrency: int
-    rpm: float | None
-    tpm: float | None
-    timeout: float
-    max_cost: float | None
-    prices: Path | None
-    key_file: Path | None
-    cache: bool
+    None leaves a setting to the preset, or to the default.
+    """
+
+    said: Mapping[str, Any]
+
+    @classmethod
+    def options(cls) -> list[inspect.Parameter]:
+        """Return the options of which it is made; see `retrieval.support.options.flat`."""
+        return _parameters()
+
+    @classmethod
+    def of(cls, **said: Any) -> "SecondStage":  # noqa: ANN401 - values of those options
+        """Return what those options say."""
+        return cls(said)
+
+    def but(self, **options: Any) -> "SecondStage":  # noqa: ANN401 - as above
+        """Return the same with other options."""
+        return SecondStage({**self.said, **options})
 
     def load(
-        self, *, expect_key: bool = True, max_calls: int | None = None, ledger: Path | None = None
+        self, *, cache: bool, expect_key: bool = True, max_calls: int | None = None, ledger: Path | None = None
     ) -> "LoadedModel | None":
-        """Return the model; None where the vote decides.
-
-        Args:
-            expect_key: see `agent.calls.ready.load_model`.
-            max_calls: the same.
-            ledger: the same.
+        """Return the model; None where the vote decides. The options are those of `agent.calls.ready.load_model`.
 
         Raises:
             InvalidArgument: an option out of range.
             EveryRequestFails: no API key is set.
             ReplyCacheError: the store of replies cannot be used.
         """
-        if self.model is None:
+        model = self.said.get("model")
+        if model is None:
             return None
         from agent.calls.ready import load_model
-        from agent.types import TransportConfig
 
-        transport = TransportConfig(
-            concurrency=self.concurrency,
-            requests_per_minute=self.rpm,
-            tokens_per_minute=self.tpm,
-            timeout_seconds=self.timeout,
-            deadline_seconds=max(TransportConfig().deadline_seconds, 3 * self.timeout),
-        )
+        said = {name: self.said[name] for name in _TRANSPORT & self.said.keys()}
+        patience = max(TransportConfig().deadline_seconds, 3 * said.get("timeout_seconds", 0))
         return load_model(
-            self.model,
-            transport=transport,
-            cache=self.cache,
-            max_cost=self.max_cost,
+            model,
+            transport=TransportConfig(**said, deadline_seconds=patience),
+            cache=cache,
+            max_cost=self.said.get("max_cost"),
             max_calls=max_calls,
             ledger=ledger,
-            key_file=self.key_file,
-            prices=self.prices,
+            key_file=self.said.get("key_file"),
+            prices=self.said.get("prices"),
             expect_key=expect_key,
         )
 
@@ -163,45 +157,6 @@ class SecondStage:
             PresetError: the preset cannot be used.
         """
         from agent.classify import prepare
-        from agent.settings import settle
 
-        preset = settle(self.preset)
-        generation = override_generation(
-            preset.generation,
-            temperature=self.temperature,
-            thinking=self.thinking,
-            resolution=self.resolution,
-            max_reply_tokens=self.max_reply_tokens,
-        )
-        return prepare(
-            memory,
-            model=model,
-            preset=preset,
-            neighbors=k,
-            voting=voting,
-            prompt=self.prompt,
-            when=self.when,
-            generation=generation,
-            fusion_weight=self.fusion,
-            shuffles=self.shuffles,
-            seed=self.seed,
-        )
-
-
-def override_generation(
-    generation: "GenerationConfig",
-    *,
-    temperature: float | None,
-    thinking: str | None,
-    resolution: str | None,
-    max_reply_tokens: int | None,
-) -> "GenerationConfig":
-    """Return how a model is to answer, with what a command line says of it in place of what was settled before."""
-    said = {
-        "temperature": temperature,
-        "thinking": thinking,
-        "media_resolution": resolution,
-        "max_reply_tokens": max_reply_tokens,
-    }
-    given: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
-    return replace(generation, **given)
+        said = {name: self.said[name] for name in _SETTINGS & self.said.keys()}
+        return prepare(memory, model=model, preset=self.said.get("preset"), k=k, voting=voting, **said)

@@ -83,7 +83,7 @@ def preview(
 
     Example: vmem prompt preview query.jpg --memory pets/ --k 10 --html prompt.html
     """
-    from agent.question import render_prompts
+    from agent.preview import render_prompts
     from prompts.cost import estimate_prompt
     from prompts.preview import plain, prompt_page
     from prompts.template import load_template
@@ -120,7 +120,7 @@ def diff(
 
     Example: vmem prompt diff rerank_v1 mosaic_v1 query.jpg --memory pets/ --html both.html
     """
-    from agent.question import render_prompts
+    from agent.preview import render_prompts
     from prompts.cost import estimate_prompt
     from prompts.preview import coloured, differing_lines, prompts_page
     from prompts.template import load_template
@@ -167,7 +167,7 @@ def cost(
 
     Example: vmem prompt cost rerank_v1 mosaic_v1 --k 10 --k 50 --queries 50000 --batch
     """
-    from agent.question import render_prompts, stand_in
+    from agent.preview import render_prompts, stand_in
     from prompts.cost import estimate_prompt, prices_date
     from prompts.template import load_template
     from retrieval.errors import InvalidArgument

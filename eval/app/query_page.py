@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Self
 
 import numpy as np
@@ -12,9 +12,9 @@ from nicegui import ui
 
 from agent.calls import background
 from agent.calls.metered import cost_of
-from agent.classify import Stages
-from agent.question import Question, pose_questions
-from agent.settings import settle
+from agent.classify import Question, Stages
+from agent.presets import settle
+from agent.settings import Settings
 from agent.types import Prediction
 from eval.app.context import ServeContext
 from eval.app.frame import (
@@ -164,7 +164,7 @@ class PromptPanel:
         self._context = context
         self._asked = asked
         self._on_answer = on_answer
-        self._template = settle(context.second.preset, prompt=context.second.prompt).prompt
+        self._template = settle(context.second.said["preset"], prompt=context.second.said["prompt"]).prompt
         with tag("section", "panel", aria_label="Second opinion"):
             words("h2", "Second opinion")
             self._draw_controls()
@@ -207,16 +207,15 @@ class PromptPanel:
             _draw_parts(prompt, f"/prompt/{name}")
 
     def _prompt(self, asked: Asked) -> Prompt:
-        template = load_template(self._template)
-        (question,) = pose_questions(
-            asked.view, [asked.picture], asked.vector, k=asked.k, voting=asked.voting, template=template
-        )
-        return question.prompt(template, asked.view)[0]
+        settings = Settings(prompt=self._template, k=asked.k, voting=asked.voting)
+        stages = Stages(asked.view, settings, load_template(self._template))
+        return _question(stages, asked).prompt(stages.template, asked.view)[0]
 
     def _estimate(self, prompt: Prompt) -> str:
-        second = self._context.second
+        said = self._context.second.said
         model = self._context.model.name if self._context.model else MODEL
-        return str(estimate_prompt(prompt, model=model, media_resolution=second.resolution, prices=second.prices))
+        resolution = said["media_resolution"]
+        return str(estimate_prompt(prompt, model=model, media_resolution=resolution, prices=said["prices"]))
 
     async def _ask(self) -> None:
         asked = self._asked()
@@ -246,7 +245,7 @@ class PromptPanel:
         return await asyncio.wrap_future(background.submit(stages.decide(question, raising=())))
 
     def _stages(self, asked: Asked) -> Stages:
-        second = replace(self._context.second, prompt=self._template)
+        second = self._context.second.but(prompt=self._template)
         return second.stages(asked.view, self._context.model, k=asked.k, voting=asked.voting)
 
     def _draw_answer(self, prediction: Prediction) -> None:

@@ -11,7 +11,7 @@ from agent.cli import options
 from eval.cli.reading_cli import ChooseKOn, Pictures, finish_run
 from eval.datasets.loading import named_folders
 from eval.report import PICTURED
-from retrieval.support.options import Backend, Cache, Device, EmbedderOverride, Precision
+from retrieval.support.options import EmbedderOptions, flat
 
 if TYPE_CHECKING:
     from eval.datasets.catalogue import Official
@@ -27,6 +27,7 @@ demo_app = typer.Typer()
 
 
 @app.command()
+@flat()
 def run(
     memory: Annotated[Path, typer.Option(help="The memory to measure.")],
     dataset: Annotated[
@@ -38,27 +39,11 @@ def run(
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder: log, metrics, plots, report.")],
+    second: options.SecondStage,
+    embedder: EmbedderOptions,
     k: Annotated[
         int | None, options.neighbors_option("How many neighbours vote; smaller numbers are scored too.")
     ] = None,
-    model: options.Model = None,
-    preset: options.PresetName = None,
-    prompt: options.PromptName = None,
-    when: options.When = None,
-    fusion: options.Fusion = None,
-    shuffles: options.Shuffles = None,
-    seed: options.Seed = None,
-    temperature: options.Temperature = None,
-    thinking: options.Thinking = None,
-    resolution: options.Resolution = None,
-    max_reply_tokens: options.MaxReplyTokens = None,
-    concurrency: options.Concurrency = 16,
-    rpm: options.Rpm = None,
-    tpm: options.Tpm = None,
-    timeout: options.Timeout = 60.0,
-    max_cost: options.MaxCost = None,
-    prices: options.Prices = None,
-    key_file: options.KeyFile = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -91,11 +76,6 @@ def run(
         ),
     ] = False,
     pictures: Pictures = PICTURED,
-    embedder: EmbedderOverride = None,
-    device: Device = "auto",
-    backend: Backend = "auto",
-    precision: Precision = "auto",
-    cache: Cache = True,
 ) -> None:
     """Classify labelled pictures and score every voting method, and a model's second look.
 
@@ -111,45 +91,25 @@ def run(
     from eval.report.printing import print_estimate
     from eval.runs.runner import check_run, estimate_run, run_evaluation
     from retrieval.errors import InvalidArgument
-    from retrieval.memory import VisualMemory
     from retrieval.sources import expect_outside
     from retrieval.voting import DEFAULT_METHOD
 
-    second = options.SecondStage(
-        model=model,
-        preset=preset,
-        prompt=prompt,
-        when=when,
-        fusion=fusion,
-        shuffles=shuffles,
-        seed=seed,
-        temperature=temperature,
-        thinking=thinking,
-        resolution=resolution,
-        max_reply_tokens=max_reply_tokens,
-        concurrency=concurrency,
-        rpm=rpm,
-        tpm=tpm,
-        timeout=timeout,
-        max_cost=max_cost,
-        prices=prices,
-        key_file=key_file,
-        cache=cache,
-    )
     folders = named_folders(dataset)
     for folder in folders.values():
         expect_outside(out, folder)
-    loaded = second.load(expect_key=not dry_run)
+    loaded = second.load(cache=embedder.cache, expect_key=not dry_run)
     if loaded is None and (batch or dry_run):
         raise InvalidArgument("--batch and --dry-run are about a model: add --model NAME")
     datasets = {name: load_dataset(name, folder) for name, folder in folders.items()}
-    opened = VisualMemory.open(
-        memory, embedder=embedder, device=device, backend=backend, precision=precision, cache=cache
-    )
+    opened = embedder.open(memory)
     stages = second.stages(opened, loaded, k=k)
-    if stages.voting != DEFAULT_METHOD:
-        raise InvalidArgument(f"--preset {preset} votes by {stages.voting}: a run measures the second look after rank")
-    check_run(datasets, k=stages.neighbors, centre=centre)
+    settings = stages.settings
+    if settings.voting != DEFAULT_METHOD:
+        preset = second.said["preset"]
+        raise InvalidArgument(
+            f"--preset {preset} votes by {settings.voting}: a run measures the second look after rank"
+        )
+    check_run(datasets, k=settings.k, centre=centre)
     check_choice(choose_k_on, datasets)
     if dry_run and loaded:
         print_estimate(estimate_run(stages, datasets, loaded, batch=batch, centre=centre))
@@ -159,9 +119,9 @@ def run(
             opened,
             datasets,
             out,
-            k=stages.neighbors,
+            k=settings.k,
             stages=stages if loaded else None,
-            concurrency=concurrency,
+            concurrency=second.said["concurrency"],
             price=loaded.meter.price if loaded else None,
             batch=BatchJobs(out, loaded) if batch and loaded else None,
             centre=centre,

@@ -7,19 +7,25 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent.cli import options
-from retrieval.support.options import Backend, Cache, Device, EmbedderOverride, MemoryPath, Precision
+from retrieval.support.options import EmbedderOptions, MemoryPath, flat
 
 if TYPE_CHECKING:
     from eval.app.context import ServeContext
 
 app = typer.Typer()
-_CONCURRENCY = 4  # people press one button at a time
+_CONCURRENCY = 4
 _SHORTEST = 16  # characters of a token: 96 bits where they are random
 
 
+_OFFERED = "model preset prompt fusion_weight shuffles thinking media_resolution max_reply_tokens timeout_seconds"
+
+
 @app.command()
+@flat(*_OFFERED.split(), "max_cost", "prices", "key_file")
 def serve(
     memory: MemoryPath,
+    second: options.SecondStage,
+    embedder: EmbedderOptions,
     run: Annotated[
         list[Path] | None, typer.Option(metavar="RUN", help="A run folder to look into. Repeatable.")
     ] = None,
@@ -35,26 +41,8 @@ def serve(
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = False,
     k: Annotated[int | None, options.neighbors_option("How many neighbours vote at first.")] = None,
     voting: Annotated[
-        str | None,
-        typer.Option(help="How they vote at first: rank, plurality, distance or softmax.", show_default="rank"),
+        str | None, options.voting_option("How they vote at first: rank, plurality, distance or softmax.")
     ] = None,
-    model: options.Model = None,
-    preset: options.PresetName = None,
-    prompt: options.PromptName = None,
-    fusion: options.Fusion = None,
-    shuffles: options.Shuffles = None,
-    thinking: options.Thinking = None,
-    resolution: options.Resolution = None,
-    max_reply_tokens: options.MaxReplyTokens = None,
-    timeout: options.Timeout = 60.0,
-    max_cost: options.MaxCost = None,
-    prices: options.Prices = None,
-    key_file: options.KeyFile = None,
-    embedder: EmbedderOverride = None,
-    device: Device = "auto",
-    backend: Backend = "auto",
-    precision: Precision = "auto",
-    cache: Cache = True,
 ) -> None:
     """Serve a page on this machine: ask the memory about pictures, edit it, browse it and its runs.
 
@@ -64,36 +52,14 @@ def serve(
     """
     from eval.app.context import ServeContext
     from eval.runs.log import expect_log
-    from retrieval.memory import VisualMemory
 
-    second = options.SecondStage(
-        model=model,
-        preset=preset,
-        prompt=prompt,
-        when="always",  # somebody pressed a button
-        fusion=fusion,
-        shuffles=shuffles,
-        seed=None,
-        temperature=None,
-        thinking=thinking,
-        resolution=resolution,
-        max_reply_tokens=max_reply_tokens,
-        concurrency=_CONCURRENCY,
-        rpm=None,
-        tpm=None,
-        timeout=timeout,
-        max_cost=max_cost,
-        prices=prices,
-        key_file=key_file,
-        cache=cache,
-    )
+    # Somebody pressed a button, so that the model is asked whatever the vote says; and presses one at a time.
+    second = second.but(when="always", concurrency=_CONCURRENCY)
     token = _token(host, token_file)
     for folder in run or ():
         expect_log(folder)
-    opened = VisualMemory.open(
-        memory, embedder=embedder, device=device, backend=backend, precision=precision, cache=cache
-    )
-    loaded = second.load()
+    opened = embedder.open(memory)
+    loaded = second.load(cache=embedder.cache)
     stages = second.stages(opened, loaded, k=k, voting=voting)  # examines the options before anybody waits
     context = ServeContext(
         memory=opened,
@@ -101,8 +67,8 @@ def serve(
         model=loaded,
         second=second,
         read_only=read_only,
-        neighbors=stages.neighbors,
-        voting=stages.voting,
+        neighbors=stages.settings.k,
+        voting=stages.settings.voting,
     )
     _serve(context, host, port, token, open_browser=open_browser)
 

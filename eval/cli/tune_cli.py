@@ -8,7 +8,7 @@ import typer
 
 from agent.cli import options
 from eval.datasets.loading import named_folders
-from retrieval.support.options import Backend, Cache, Device, EmbedderOverride, Precision
+from retrieval.support.options import EmbedderOptions, flat
 
 if TYPE_CHECKING:
     from eval.tuning.race import Course, Setting
@@ -20,7 +20,11 @@ _LEDGER: Final = "spent.jsonl"
 _NEIGHBORS: Final = (5, 10, 20, 50)
 
 
+_OFFERED: Final = "when temperature thinking media_resolution max_reply_tokens concurrency requests_per_minute"
+
+
 @app.command()
+@flat(*_OFFERED.split(), "tokens_per_minute", "timeout_seconds", "max_cost", "prices", "key_file")
 def tune(
     memory: Annotated[Path, typer.Option(help="The memory that is asked.")],
     dataset: Annotated[
@@ -32,6 +36,8 @@ def tune(
     ],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the runs of all settings and the result go.")],
     model: Annotated[str, typer.Option(metavar="NAME", help="Who is asked, as for `vmem eval run`.")],
+    second: options.SecondStage,
+    embedder: EmbedderOptions,
     prompt: Annotated[
         list[str] | None,
         typer.Option(
@@ -61,26 +67,9 @@ def tune(
     max_calls: Annotated[
         int | None, typer.Option(min=1, help="Calls to make at most: for models of unknown price.")
     ] = None,
-    when: options.When = None,
-    temperature: options.Temperature = None,
-    thinking: options.Thinking = None,
-    resolution: options.Resolution = None,
-    max_reply_tokens: options.MaxReplyTokens = None,
-    concurrency: options.Concurrency = 16,
-    rpm: options.Rpm = None,
-    tpm: options.Tpm = None,
-    timeout: options.Timeout = 60.0,
-    max_cost: options.MaxCost = None,
-    prices: options.Prices = None,
-    key_file: options.KeyFile = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what the race would ask and take at most, and ask nothing.")
     ] = False,
-    embedder: EmbedderOverride = None,
-    device: Device = "auto",
-    backend: Backend = "auto",
-    precision: Precision = "auto",
-    cache: Cache = True,
 ) -> None:
     """Find the best prompt and number of neighbours for a memory by a race on held-out queries, under a money limit.
 
@@ -90,15 +79,12 @@ def tune(
 
     Example: vmem prompt tune --memory pets/ --dataset q=tuning/ --model NAME --max-cost 5 --save best --out tuned/
     """
-    from dataclasses import replace as changed
-
-    from agent.settings import expect_free
+    from agent.presets import expect_free
     from eval.datasets.loading import load_dataset
     from eval.tuning.race import Course, draw_queries, make_settings, plan_rungs
     from eval.tuning.verdict import expect_baseline
     from prompts.template import template_names
     from retrieval.errors import InvalidArgument
-    from retrieval.memory import VisualMemory
     from retrieval.sources import expect_outside
 
     if save and baseline:
@@ -110,42 +96,20 @@ def tune(
         expect_outside(out, folder)
     settings = make_settings(prompt or template_names(), k or _NEIGHBORS)
     reference = expect_baseline(settings, baseline) if baseline else None
-    second = options.SecondStage(
-        model=model,
-        preset=None,
-        prompt=None,
-        when=when,
-        fusion=None,
-        shuffles=None,
-        seed=None,
-        temperature=temperature,
-        thinking=thinking,
-        resolution=resolution,
-        max_reply_tokens=max_reply_tokens,
-        concurrency=concurrency,
-        rpm=rpm,
-        tpm=tpm,
-        timeout=timeout,
-        max_cost=max_cost,
-        prices=prices,
-        key_file=key_file,
-        cache=cache,
-    )
-    loaded = second.load(expect_key=not dry_run, max_calls=max_calls, ledger=out / _LEDGER)
+    second = second.but(model=model)
+    loaded = second.load(cache=embedder.cache, expect_key=not dry_run, max_calls=max_calls, ledger=out / _LEDGER)
     assert loaded is not None
     drawn = draw_queries({name: load_dataset(name, at) for name, at in folders.items()}, queries, seed=seed)
     rungs = plan_rungs(len(settings), len(drawn), eta=1 if baseline else eta)
-    opened = VisualMemory.open(
-        memory, embedder=embedder, device=device, backend=backend, precision=precision, cache=cache
-    )
+    opened = embedder.open(memory)
     course = Course(
         memory=opened,
         queries=drawn,
         rungs=rungs,
         out=out,
         model=loaded,
-        stages_of=lambda one: changed(second, prompt=one.prompt).stages(opened, loaded, k=one.neighbors),
-        concurrency=concurrency,
+        stages_of=lambda one: second.but(prompt=one.prompt).stages(opened, loaded, k=one.neighbors),
+        concurrency=second.said["concurrency"],
         paths={name: str(folder.resolve()) for name, folder in folders.items()},
         say=lambda line: typer.echo(line, err=True),
     )
@@ -186,7 +150,7 @@ def _run(settings: "Sequence[Setting]", course: "Course", reference: "Setting | 
 
 
 def _save(name: str, verdict: "Verdict", course: "Course", *, replace: bool) -> None:
-    from agent.settings import save_preset
+    from agent.presets import save_preset
     from eval.tuning.verdict import make_preset
     from retrieval.support.terminal import printable
 
@@ -204,14 +168,14 @@ def presets() -> None:
     Example: vmem prompt presets
     """
     from agent.errors import PresetError
-    from agent.settings import load_preset, preset_names, presets_folder
+    from agent.presets import load_preset, preset_names, presets_folder
     from retrieval.support.terminal import print_table, printable
 
     rows: list[tuple[object, ...]] = []
     for name in preset_names():
         try:
             preset = load_preset(name)
-            rows.append((name, preset.prompt, preset.neighbors, preset.when, preset.about))
+            rows.append((name, preset.prompt, preset.k, preset.when, preset.about))
         except PresetError as error:
             rows.append((name, "damaged", "", "", str(error)))
     if rows:

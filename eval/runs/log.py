@@ -22,8 +22,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from jaxtyping import Float
 
-from agent.classify import Stages
-from agent.rerank import PASSING_CODES
+from agent.classify import PASSING_CODES, Stages
 from eval.metrics.rerank import NO_ERRORS
 from eval.types import (
     Dataset,
@@ -284,7 +283,7 @@ def describe_settings(
         "index": memory.build_index() if len(memory) else "none",
         "k": k,
         **({"centre": centre} if centre else {}),
-        **({"rerank": stages.rerank.settings()} if stages and stages.rerank else {}),
+        **({"rerank": stages.described()} if stages and stages.model else {}),
         **{f"dataset {name}": _digest(dataset) for name, dataset in datasets.items()},
     }
 

@@ -16,10 +16,10 @@ from agent.calls import background
 from agent.calls.cached import key_of
 from agent.calls.metered import cost_of
 from agent.calls.ready import LoadedModel
-from agent.classify import CONCURRENCY, Stages, decide_posed
+from agent.classify import Question, Stages, decide_posed
 from agent.errors import ModelError
 from agent.models.gemini import Gemini
-from agent.question import Question
+from agent.settings import CONCURRENCY
 from agent.types import Prediction, Request, Usage, rerank_record, total_usage
 from eval.datasets.catalogue import find_official
 from eval.runs.log import (
@@ -427,8 +427,7 @@ def estimate_run(
 
     Gemini's own count of three prompts' tokens, which costs nothing, goes before our estimate where it can be had.
     """
-    assert stages.rerank is not None
-    generation, price = stages.rerank.generation, model.meter.price
+    generation, price = stages.settings.generation, model.meter.price
     drawn, queries, asked = _draw(stages, datasets, centre)
     requests = _requests(stages, drawn)
     tokens = [
@@ -440,14 +439,13 @@ def estimate_run(
     cached = round(asked * kept / len(requests)) if requests else 0
     calls = asked - cached
     prompt_tokens = round(calls * factor * sum(tokens) / len(tokens)) if tokens else 0
-    reply_tokens = calls * REPLY_TOKENS[stages.rerank.template.answer]
+    reply_tokens = calls * REPLY_TOKENS[stages.template.answer]
     cost = price.cost(prompt_tokens, reply_tokens, batch=batch) if price else None
     return Estimate(queries, asked, cached, prompt_tokens, reply_tokens, cost, basis)
 
 
 def _draw(stages: Stages, datasets: Mapping[str, Dataset], centre: str | None) -> tuple[list[Question], int, int]:
     """Return a sample of the questions that the gate would ask, the number of usable queries, and of those asked."""
-    assert stages.rerank is not None
     chance, drawn, queries, asked = random.Random(0), list[Question](), 0, 0
     centred = CentredMemory(stages.memory) if centre else None
     searching = replace(stages, searched=centred)
@@ -456,7 +454,7 @@ def _draw(stages: Stages, datasets: Mapping[str, Dataset], centre: str | None) -
         posed = track(first.pose(searching, dataset.samples), f"Voting on {name}", total=len(dataset.samples))
         for question in (question for _, question in posed if isinstance(question, Question)):
             queries += 1
-            if stages.rerank.gate.asks(question.votes):
+            if stages.settings.gate.asks(question.votes):
                 asked += 1
                 if len(drawn) < _SAMPLED:
                     drawn.append(question)
@@ -466,14 +464,13 @@ def _draw(stages: Stages, datasets: Mapping[str, Dataset], centre: str | None) -
 
 
 def _requests(stages: Stages, questions: Sequence[Question]) -> list[Request]:
-    assert stages.rerank is not None
     made = []
     for question in questions:
         try:
-            prompt, _ = question.prompt(stages.rerank.template, stages.memory)
+            prompt, _ = question.prompt(stages.template, stages.memory)
         except ImageError:
             continue  # gone since it was embedded
-        made.append(Request(prompt, stages.rerank.generation))
+        made.append(Request(prompt, stages.settings.generation))
     return made
 
 

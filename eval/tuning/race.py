@@ -15,8 +15,9 @@ from typing import Any, Final
 import numpy as np
 
 from agent.calls.ready import LoadedModel
-from agent.classify import CONCURRENCY, Stages
+from agent.classify import Stages
 from agent.errors import EveryRequestFails
+from agent.settings import CONCURRENCY
 from eval.metrics.votes import are_right, final_labels
 from eval.runs.log import LOG, read_run
 from eval.runs.runner import estimate_run, run_evaluation

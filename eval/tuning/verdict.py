@@ -10,7 +10,7 @@ from typing import Any, Final
 import typer
 
 from agent.classify import Stages
-from agent.settings import Preset
+from agent.settings import Settings
 from eval.comparing import Comparison, PairedFigures, RunComparison, compare_runs, conclude, format_difference, format_p
 from eval.metrics.intervals import ALPHA, wilson_interval
 from eval.metrics.rerank import NO_ERRORS
@@ -113,7 +113,7 @@ def expect_baseline(settings: Sequence[Setting], prompt: str) -> Setting:
     return max(named, key=lambda setting: setting.neighbors)
 
 
-def make_preset(name: str, verdict: Verdict, stages: Stages, *, model: str, source: str) -> Preset:
+def make_preset(name: str, verdict: Verdict, stages: Stages, *, model: str, source: str) -> Settings:
     """Return the recommended setting as a preset that says where it came from.
 
     Args:
@@ -123,18 +123,18 @@ def make_preset(name: str, verdict: Verdict, stages: Stages, *, model: str, sour
         model: that was asked; a note.
         source: folder and data sets, for people.
     """
-    assert verdict.recommended is not None and stages.rerank is not None
-    setting, rerank = verdict.recommended, stages.rerank
+    assert verdict.recommended is not None
+    setting, settings = verdict.recommended, stages.settings
     row = next(r for r in verdict.rows if (r.prompt, r.neighbors) == (setting.template.name, setting.neighbors))
     cost = "" if row.dollars is None else f", about ${1000 * row.dollars:.2f} for 1,000 queries"
     low, high = row.interval
-    return Preset(
+    return Settings(
         name=name,
         prompt=setting.prompt,
-        neighbors=setting.neighbors,
-        voting=stages.voting,
-        when=str(rerank.gate),
-        generation=rerank.generation,
+        k=setting.neighbors,
+        voting=settings.voting,
+        when=str(settings.gate),
+        generation=settings.generation,
         model=model,
         about=(
             f"vmem prompt tune on {date.today().isoformat()}: top-1 {row.top1:.1f} % ({low:.1f} to {high:.1f}) on the"

@@ -1,13 +1,20 @@
 """Arguments and options that commands of several rooms share, so that they mean and say the same everywhere."""
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from retrieval.errors import InvalidArgument
 from retrieval.support.outside import parse_json
 from retrieval.support.terminal import printable
+
+if TYPE_CHECKING:
+    from retrieval.memory import VisualMemory
 
 _PANEL: Final = "Embedding"
 
@@ -55,6 +62,71 @@ Cache = Annotated[
         help="Look up features, and a model's replies, before computing them, and keep new ones.",
     ),
 ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedderOptions:
+    """How a memory's embedder is to be had and run."""
+
+    embedder: EmbedderOverride = None
+    device: Device = "auto"
+    backend: Backend = "auto"
+    precision: Precision = "auto"
+    cache: Cache = True
+
+    def open(self, memory: Path) -> "VisualMemory":
+        """Open a memory by these options; see `VisualMemory.open`."""
+        from retrieval.memory import VisualMemory
+
+        return VisualMemory.open(
+            memory,
+            embedder=self.embedder,
+            device=self.device,
+            backend=self.backend,
+            precision=self.precision,
+            cache=self.cache,
+        )
+
+
+def flat(*only: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of every dataclass among its parameters' types; typer takes none of those.
+
+    A dataclass whose options are made elsewhere has ``options``, which returns them as parameters, and ``of``, which
+    makes it of their values.
+
+    Args:
+        only: names of the options that the command offers of a dataclass that has ``options``; none: all of them.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command)
+        parameters: list[inspect.Parameter] = []
+        groups: dict[str, tuple[Callable[..., Any], list[str]]] = {}
+        for name, parameter in signature.parameters.items():
+            if not is_dataclass(parameter.annotation):
+                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+                continue
+            group: Any = parameter.annotation
+            if hasattr(group, "options"):
+                options, make = [one for one in group.options() if one.name in (only or (one.name,))], group.of
+            else:
+                options, make = list(inspect.signature(group).parameters.values()), group
+            groups[name] = make, [option.name for option in options]
+            parameters += options
+
+        @functools.wraps(command)
+        def run(**said: Any) -> None:  # noqa: ANN401 - whatever the options take
+            for name, (make, names) in groups.items():
+                said[name] = make(**{option: said.pop(option) for option in names})
+            command(**said)
+
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Sheet = Annotated[
     Path | None,

@@ -11,7 +11,8 @@ from agent.keys import Secret
 from agent.models.gemini import Gemini
 from agent.models.generativeai import GenerativeAI
 from agent.models.openai_compatible import OpenAICompatible
-from agent.types import TransportConfig, VisionModel
+from agent.settings import TransportConfig
+from agent.types import VisionModel
 from tests.gemini_server import GeminiServer
 
 KEY = "AIza-a-key-that-nobody-may-see"

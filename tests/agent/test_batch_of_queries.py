@@ -75,7 +75,7 @@ def test_every_query_of_many_threads_is_right_or_an_explained_vote(
     model = ready(kind, store=fresh_store, attempts=10, concurrency=32)
 
     def classify(number: int) -> Prediction:
-        return classify_with_rerank(noise(number), memory, model=model, neighbors=18)
+        return classify_with_rerank(noise(number), memory, model=model, k=18)
 
     with ThreadPoolExecutor(32) as threads:
         predictions = list(threads.map(classify, range(count)))
@@ -108,7 +108,7 @@ def test_every_query_of_many_threads_is_right_or_an_explained_vote(
 def test_results_come_in_the_order_of_the_pictures_with_failures_in_their_places(memory: VisualMemory) -> None:
     pictures = [draw((200, 30, 30), 1), b"words", draw((40, 60, 200), 2), b"", draw((30, 160, 60), 3)]
     model = ScriptedModel(lambda prompt: "A")
-    found = list(classify_batch(pictures, memory, model=model, neighbors=3, progress=False))
+    found = list(classify_batch(pictures, memory, model=model, k=3, progress=False))
     assert [f.label for f in found if isinstance(f, Prediction)] == ["red", "blue", "green"]
     assert [type(f) for f in found] == [Prediction, Failure, Prediction, Failure, Prediction]
     assert isinstance(found[1], Failure) and isinstance(found[1].error, NotAnImage) and found[1].item == b"words"
@@ -123,7 +123,7 @@ def test_only_as_many_pictures_are_taken_as_are_worked_on(memory: VisualMemory) 
             yield noise(number)
 
     model = ScriptedModel(lambda prompt: "A")
-    found = classify_batch(endless(), memory, model=model, neighbors=3, concurrency=2, progress=False)  # type: ignore[arg-type]
+    found = classify_batch(endless(), memory, model=model, k=3, concurrency=2, progress=False)  # type: ignore[arg-type]
     assert [next(found).label for _ in range(3)] and len(taken) < 500  # type: ignore[union-attr]
     found.close()  # type: ignore[attr-defined]
 
@@ -140,7 +140,7 @@ def test_the_async_form_leaves_the_callers_loop_free(memory: VisualMemory) -> No
 
         ticking = asyncio.create_task(tick())
         model = ScriptedModel(lambda prompt: "A")
-        found = classify_batch_async([noise(n) for n in range(20)], memory, model=model, neighbors=3)
+        found = classify_batch_async([noise(n) for n in range(20)], memory, model=model, k=3)
         labels = [prediction.label async for prediction in found]  # type: ignore[union-attr]
         ticking.cancel()
         return labels, ticks
@@ -157,7 +157,7 @@ def test_an_error_that_every_query_would_meet_ends_a_batch_at_its_start(
     server.fault_for = lambda call: fault
     pictures = (noise(number) for number in range(5000))
     with pytest.raises(EveryRequestFails, match=r"\((403|404): "):
-        list(classify_batch(pictures, memory, model=ready(kind), neighbors=3, concurrency=4, progress=False))
+        list(classify_batch(pictures, memory, model=ready(kind), k=3, concurrency=4, progress=False))
     assert len(server.generate_calls()) <= 8
 
 
@@ -188,7 +188,7 @@ def test_the_calls_that_a_batch_cancels_have_ended_when_it_ends(memory: VisualMe
     model = Lingering()
     pictures = [noise(0).resize((32, 64)), *map(noise, range(1, 9))]
     with pytest.raises(EveryRequestFails):
-        list(classify_batch(pictures, memory, model=model, neighbors=3, concurrency=3, progress=False))
+        list(classify_batch(pictures, memory, model=model, k=3, concurrency=3, progress=False))
     assert model.working == 0
 
 
@@ -203,11 +203,11 @@ def test_equal_requests_at_once_make_one_call(
     server.latency_seconds = 0.3
     model = ready(store=fresh_store)
     pictures = [noise(1)] * 12
-    found = list(classify_batch(pictures, memory, model=model, neighbors=3, concurrency=12, progress=False))
+    found = list(classify_batch(pictures, memory, model=model, k=3, concurrency=12, progress=False))
     assert len(found) == 12 and len(server.generate_calls()) == 1
 
 
 def test_none_of_the_candidates_leaves_the_vote(memory: VisualMemory) -> None:
-    prediction = classify_with_rerank(noise(1), memory, model=ScriptedModel(NONE_CODE), neighbors=3)
+    prediction = classify_with_rerank(noise(1), memory, model=ScriptedModel(NONE_CODE), k=3)
     assert (prediction.source, prediction.code) == ("vote", "none_of_these")
     assert prediction.label == prediction.votes.winner and prediction.reply is not None

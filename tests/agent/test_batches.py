@@ -13,7 +13,7 @@ from agent.calls.metered import Meter
 from agent.calls.ready import LoadedModel, make_ready
 from agent.classify import prepare
 from agent.errors import EveryRequestFails, ModelError
-from agent.types import GenerationConfig
+from agent.settings import GenerationConfig
 from eval.runs.summary import Summary
 from eval.types import Sample
 from prompts.cost import find_price
@@ -38,7 +38,7 @@ def run(memory: VisualMemory, server: GeminiServer, fresh_store: ReplyStore, tmp
     samples = [Sample(str(number), noise(number), frozenset(["red"])) for number in range(COUNT)]
 
     def evaluate_by(*, batch: bool = True, out: str = "run", shuffles: int = 0, meter: Meter | None = None) -> Summary:
-        from agent.types import TransportConfig
+        from agent.settings import TransportConfig
 
         model = make_ready(
             connect("gemini", server),
@@ -46,7 +46,7 @@ def run(memory: VisualMemory, server: GeminiServer, fresh_store: ReplyStore, tmp
             meter=meter,
             store=fresh_store,
         )
-        stages = prepare(memory, model=model, neighbors=18, shuffles=shuffles)
+        stages = prepare(memory, model=model, k=18, shuffles=shuffles)
         settings = BatchSettings(wave_requests=8, poll_seconds=0.05)
         jobs = BatchJobs(tmp_path / out, model, settings) if batch else None
         summary, _ = evaluate(
@@ -160,7 +160,7 @@ def test_a_refused_key_ends_the_run_before_anything_is_made(
     memory: VisualMemory, ready: Callable[..., LoadedModel], fresh_store: ReplyStore, tmp_path: Path
 ) -> None:
     model = ready(store=fresh_store, key="another")
-    stages = prepare(memory, model=model, neighbors=18, generation=GenerationConfig())
+    stages = prepare(memory, model=model, k=18, generation=GenerationConfig())
     jobs = BatchJobs(tmp_path / "run", model, BatchSettings(poll_seconds=0.05))
     samples = {"q": [Sample("1", noise(1), frozenset(["red"]))]}
     with pytest.raises(ModelError, match="refuses the API key"):

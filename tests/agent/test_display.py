@@ -57,7 +57,7 @@ def test_pictures_of_query_and_neighbours_stand_beside_the_decision(memory: Visu
         return f'{{"evidence": [2], "ranking": ["{next(iter(prompt.candidates))}"], "confidence": 0.5}}'
 
     query = ordered("which?")
-    prediction = classify_with_rerank(query, memory, model=ScriptedModel(name_the_second), neighbors=len(memory))
+    prediction = classify_with_rerank(query, memory, model=ScriptedModel(name_the_second), k=len(memory))
     found = read_harmless(show(prediction, memory, query, most=5)._repr_html_())
     assert found.tags.count("img") == 6 and found.text.count("★ evidence") == 1
     assert sum("border:3px solid #" in value for name, value in found.attributes if name == "style") == 1

@@ -62,7 +62,7 @@ def ask(memory: VisualMemory, pictures: Path, ready: Callable[..., LoadedModel],
         server.stall_seconds, server.retry_delay = 1.0, "0.01s"
         model = ready(kind, timeout_seconds=0.4 if script[0] in ("timeout", "drip") else 10.0)
         picture = pictures / "red" / "3.png"
-        prediction = classify_with_rerank(picture, memory, model=model, neighbors=6, **options)  # type: ignore[arg-type]
+        prediction = classify_with_rerank(picture, memory, model=model, k=6, **options)  # type: ignore[arg-type]
         assert prediction.label == "red" and prediction.source == (
             "rerank" if prediction.code == "reranked" else "vote"
         )
@@ -121,7 +121,7 @@ def test_the_services_own_word_on_how_long_to_wait_is_kept(
 ) -> None:
     server.script, server.retry_delay = ["429", "ok"], "1s"
     began = time.monotonic()
-    prediction = classify_with_rerank(pictures / "red" / "3.png", memory, model=ready(kind), neighbors=6)
+    prediction = classify_with_rerank(pictures / "red" / "3.png", memory, model=ready(kind), k=6)
     assert prediction.code == "reranked" and time.monotonic() - began >= 1.0
 
 
@@ -130,5 +130,5 @@ def test_a_call_ends_at_its_deadline_however_many_attempts_are_left(
 ) -> None:
     server.script, server.retry_delay = ["429"] * 99, "0.4s"
     model = ready(attempts=99, deadline_seconds=1.0)
-    prediction = classify_with_rerank(pictures / "red" / "3.png", memory, model=model, neighbors=6)
+    prediction = classify_with_rerank(pictures / "red" / "3.png", memory, model=model, k=6)
     assert prediction.code == "rate_limited" and 2 <= len(server.generate_calls()) <= 3

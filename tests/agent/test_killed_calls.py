@@ -26,7 +26,7 @@ import sys
 from pathlib import Path
 from agent.batch import BatchJobs, BatchSettings
 from agent.classify import prepare
-from agent.types import TransportConfig
+from agent.settings import TransportConfig
 from agent.calls.ready import load_model
 from eval.datasets.trees import read_folder
 from eval.runs.runner import run_evaluation
@@ -35,7 +35,7 @@ from retrieval import VisualMemory
 
 memory, queries, out, batch = VisualMemory.open(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), sys.argv[4] == "batch"
 model = load_model("gemini-3.5-flash-lite", transport=TransportConfig(concurrency=4, first_wait_seconds=0.01))
-stages = prepare(memory, model=model, neighbors=18)
+stages = prepare(memory, model=model, k=18)
 jobs = BatchJobs(out, model, BatchSettings(wave_requests=15, poll_seconds=0.05)) if batch else None
 print("begun", flush=True)
 run_evaluation(memory, {"q": Dataset(read_folder(queries))}, out, k=18, stages=stages, batch=jobs, progress=False)

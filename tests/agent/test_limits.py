@@ -34,7 +34,7 @@ def test_no_more_are_in_flight_than_allowed(
 ) -> None:
     server.latency_seconds = 0.05
     pictures = [noise(n) for n in range(40)]
-    found = classify_batch(pictures, memory, model=ready(concurrency=5), concurrency=20, neighbors=3, progress=False)
+    found = classify_batch(pictures, memory, model=ready(concurrency=5), concurrency=20, k=3, progress=False)
     assert len(list(found)) == 40 and server.peak_in_flight == 5
 
 
@@ -114,7 +114,7 @@ def test_a_batch_says_how_many_fell_back_and_why(
     server.fault_for = lambda call: "503"
     model = ready(attempts=1, failed_calls_before_break=3, concurrency=1)
     pictures = [noise(n) for n in range(30)]
-    found = classify_batch(pictures, memory, model=model, neighbors=3, concurrency=1, progress=False)
+    found = classify_batch(pictures, memory, model=model, k=3, concurrency=1, progress=False)
     codes = [prediction.code for prediction in found if isinstance(prediction, Prediction)]
     assert codes == ["overloaded"] * 3 + ["circuit_open"] * 27 and len(server.generate_calls()) == 3
     assert "failed 3 calls in a row: the following queries fall back to the vote" in caplog.text
@@ -126,7 +126,7 @@ def test_what_calls_take_is_counted(server: GeminiServer, memory: VisualMemory) 
     meter = Meter(price)
     model = make_ready(connect("gemini", server), meter=meter)
     server.script = ["ok", "safety", "ok"]
-    list(classify_batch([noise(n) for n in range(3)], memory, model=model, neighbors=3, concurrency=1, progress=False))
+    list(classify_batch([noise(n) for n in range(3)], memory, model=model, k=3, concurrency=1, progress=False))
     counted = sum(258 * len(call.images) + len(call.text) // 4 for call in server.calls)
     assert (meter.calls, meter.prompt_tokens) == (3, counted)
     assert meter.cost == pytest.approx((counted * 0.3 + meter.reply_tokens * 2.5) / 1e6)
@@ -137,7 +137,7 @@ def test_a_budget_stops_before_it_is_exceeded(server: GeminiServer, memory: Visu
     model = make_ready(connect("gemini", server), meter=meter)
     done = []
     with pytest.raises(EveryRequestFails, match=r"could exceed --max-cost 0.1 \(spent: \$0\.0"):
-        for found in classify_batch([noise(n) for n in range(500)], memory, model=model, neighbors=3, progress=False):
+        for found in classify_batch([noise(n) for n in range(500)], memory, model=model, k=3, progress=False):
             done.append(found)
     assert 0 < meter.cost <= 0.1 and 3 < len(done) < 500
 
@@ -198,7 +198,7 @@ def test_a_budget_waits_for_calls_in_flight_instead_of_ending_early(server: Gemi
     meter = Meter(find_price("gemini-3.5-flash-lite"), max_cost=0.04)  # ten calls at their dearest
     model = make_ready(connect("gemini", server), meter=meter)
     pictures = [noise(n) for n in range(40)]
-    found = list(classify_batch(pictures, memory, model=model, neighbors=3, concurrency=16, progress=False))
+    found = list(classify_batch(pictures, memory, model=model, k=3, concurrency=16, progress=False))
     assert len(found) == 40 and 0 < meter.cost < 0.04
 
 
@@ -227,5 +227,5 @@ def test_a_service_that_refuses_the_first_requests_ends_the_run(
     with pytest.raises(
         EveryRequestFails, match="answered none of the first 1[0-2] requests, the last: the service refuses"
     ):
-        list(classify_batch(pictures, memory, model=ready(), neighbors=3, concurrency=2, progress=False))
+        list(classify_batch(pictures, memory, model=ready(), k=3, concurrency=2, progress=False))
     assert len(server.generate_calls()) <= 12

@@ -92,14 +92,14 @@ def test_another_name_is_refused_with_the_forms(name: str) -> None:
 def test_a_local_server_needs_no_key(server: GeminiServer, built: Path) -> None:
     server.key = ""
     model = load_model(f"openai:qwen3-vl@{server.url}/v1", cache=False, transport=TransportConfig(attempts=1))
-    prediction = classify_with_rerank(draw((200, 30, 30), 3), VisualMemory.open(built), model=model, neighbors=6)
+    prediction = classify_with_rerank(draw((200, 30, 30), 3), VisualMemory.open(built), model=model, k=6)
     assert prediction.code in ("reranked", "key_refused")
     assert len(server.generate_calls()) == 1
 
 
 def test_a_scripted_model_by_name_agrees_with_the_vote(built: Path) -> None:
     model = load_model("scripted")
-    prediction = classify_with_rerank(draw((200, 30, 30), 3), VisualMemory.open(built), model=model, neighbors=6)
+    prediction = classify_with_rerank(draw((200, 30, 30), 3), VisualMemory.open(built), model=model, k=6)
     assert (prediction.source, prediction.label) == ("rerank", "red") and model.store is None
 
 

@@ -13,7 +13,7 @@ import pytest
 from agent import GenerationConfig, Preset, ScriptedModel, classify_batch, classify_with_rerank
 from agent.classify import prepare
 from agent.errors import PresetError
-from agent.settings import load_preset, preset_names, save_preset
+from agent.presets import load_preset, preset_names, save_preset
 from eval.types import Sample
 from retrieval import VisualMemory
 from tests.conftest import draw
@@ -42,7 +42,7 @@ def test_a_preset_is_read_back_as_it_was_saved(presets: Path) -> None:
     saved = Preset(
         name="cheap.one-2",
         prompt="rerank_scores_v1",
-        neighbors=7,
+        k=7,
         voting="softmax",
         when="margin<0.3",
         fusion_weight=2,
@@ -59,41 +59,48 @@ def test_a_preset_is_read_back_as_it_was_saved(presets: Path) -> None:
     assert load_preset(path) == found and preset_names() == ["cheap.one-2"]
 
 
+def test_a_preset_of_an_older_version_is_read(presets: Path) -> None:
+    presets.mkdir()
+    older = 'prompt = "rerank_v1"\nneighbors = 20\nvoting = "rank"\nwhen = "margin<0.3"\nshuffles = 0\nseed = 0\n'
+    older += 'model = ""\nabout = ""\n[generation]\ntemperature = "service"\nmax_reply_tokens = 1024\n'
+    (presets / "older.toml").write_text(older)
+    generation = GenerationConfig(temperature=None)
+    assert load_preset("older") == Preset(name="older", k=20, when="margin<0.3", generation=generation)
+
+
 def test_a_preset_is_replaced_only_where_that_is_asked_for(presets: Path) -> None:
-    save_preset(Preset(name="mine", neighbors=5))
+    save_preset(Preset(name="mine", k=5))
     with pytest.raises(PresetError, match="there is a preset mine already .*choose another name, or replace it"):
-        save_preset(Preset(name="mine", neighbors=6))
-    assert load_preset("mine").neighbors == 5
-    save_preset(Preset(name="mine", neighbors=6), replace=True)
-    assert load_preset("mine").neighbors == 6 and len(list(presets.iterdir())) == 1
+        save_preset(Preset(name="mine", k=6))
+    assert load_preset("mine").k == 5
+    save_preset(Preset(name="mine", k=6), replace=True)
+    assert load_preset("mine").k == 6 and len(list(presets.iterdir())) == 1
 
 
 def test_options_left_out_are_the_presets_and_those_given_go_before_it(presets: Path, memory: VisualMemory) -> None:
-    save_preset(Preset(name="mine", prompt="rerank_scores_v1", neighbors=7, generation=GenerationConfig(seed=3)))
+    save_preset(Preset(name="mine", prompt="rerank_scores_v1", k=7, generation=GenerationConfig(seed=3)))
     model = ScriptedModel(lambda prompt: AGREES)
     query = draw((190, 40, 40), 1)
     plain = classify_with_rerank(query, memory, model=model, preset="mine")
-    beside = classify_with_rerank(query, memory, model=model, preset="mine", neighbors=4, prompt="rerank_v1")
+    beside = classify_with_rerank(query, memory, model=model, preset="mine", k=4, prompt="rerank_v1")
     (batched,) = classify_batch([query], memory, model=model, preset=load_preset("mine"), progress=False)
     assert [len(plain.neighbors), len(beside.neighbors)] == [7, 4] and batched == plain
     assert [prompt.template for prompt in model.prompts] == ["rerank_scores_v1", "rerank_v1", "rerank_scores_v1"]
     stages = prepare(memory, model=model, preset="mine")
-    assert stages.rerank and stages.rerank.generation == GenerationConfig(seed=3)
+    assert stages.settings.generation == GenerationConfig(seed=3)
 
 
 def test_a_run_is_the_same_whether_its_settings_came_by_preset_or_by_hand(
     presets: Path, memory: VisualMemory, tmp_path: Path
 ) -> None:
-    save_preset(Preset(name="mine", prompt="rerank_scores_v1", neighbors=7, when="margin<0.9", shuffles=1))
+    save_preset(Preset(name="mine", prompt="rerank_scores_v1", k=7, when="margin<0.9", shuffles=1))
     queries = {"q": [Sample(f"red/{number}", draw((190, 40, 40), number), frozenset(["red"])) for number in range(4)]}
     model = ScriptedModel(lambda prompt: AGREES)
-    by_hand = prepare(
-        memory, model=model, prompt="rerank_scores_v1", neighbors=7, when="margin<0.9", shuffles=1, voting="rank"
-    )
+    by_hand = prepare(memory, model=model, prompt="rerank_scores_v1", k=7, when="margin<0.9", shuffles=1, voting="rank")
     evaluate(memory, queries, tmp_path / "run", k=7, stages=by_hand)
     asked = len(model.prompts)
     by_preset = prepare(memory, model=model, preset="mine")
-    evaluate(memory, queries, tmp_path / "run", k=by_preset.neighbors, stages=by_preset)
+    evaluate(memory, queries, tmp_path / "run", k=by_preset.settings.k, stages=by_preset)
     assert len(model.prompts) == asked
 
 
@@ -102,7 +109,7 @@ def test_a_template_of_ones_own_that_has_changed_since_is_noticed(
 ) -> None:
     own = tmp_path / "own.md"
     own.write_text(TEMPLATE)
-    save_preset(Preset(name="mine", prompt=os.path.relpath(own), neighbors=9))
+    save_preset(Preset(name="mine", prompt=os.path.relpath(own), k=9))
     assert load_preset("mine").prompt == str(own.resolve())
     model = ScriptedModel(lambda prompt: AGREES)
     own.write_text(TEMPLATE + " more")
@@ -152,7 +159,7 @@ def test_a_name_cannot_lead_out_of_the_folder(presets: Path, name: str) -> None:
 
 
 def test_the_command_line_takes_a_preset_and_options_beside_it(presets: Path, built: Path, pictures: Path) -> None:
-    save_preset(Preset(name="mine", neighbors=7, voting="plurality", prompt="rerank_scores_v1"))
+    save_preset(Preset(name="mine", k=7, voting="plurality", prompt="rerank_scores_v1"))
 
     def classify(*more: str) -> dict[str, object]:
         command = [*VMEM, "classify", "--memory", str(built), str(pictures / "red" / "1.png"), "--json", *more]

@@ -18,7 +18,8 @@ from agent.calls.cached import Cached, ReplyStore, key_of
 from agent.calls.ready import LoadedModel
 from agent.errors import ModelError, ReplyCacheError
 from agent.models.scripted import ScriptedModel
-from agent.types import Reply, Request, TransportConfig, Usage
+from agent.settings import TransportConfig
+from agent.types import Reply, Request, Usage
 from prompts.types import ImagePart, Prompt, TextPart
 from tests.agent.test_models import PROMPT
 from tests.gemini_server import GeminiServer

@@ -51,9 +51,9 @@ def test_a_gate_that_says_nothing_is_refused(text: str) -> None:
 
 def test_a_decisive_vote_is_not_asked_about(memory: VisualMemory) -> None:
     model = ScriptedModel(lambda prompt: "A")
-    sure = classify_with_rerank(draw((200, 30, 30), 3), memory, model=model, neighbors=3, when="margin<0.3")
+    sure = classify_with_rerank(draw((200, 30, 30), 3), memory, model=model, k=3, when="margin<0.3")
     assert (sure.source, sure.code) == ("vote", "decisive") and model.prompts == []
-    assert classify_with_rerank(noise(1), memory, model=model, neighbors=18, when="margin<0.9").code == "reranked"
+    assert classify_with_rerank(noise(1), memory, model=model, k=18, when="margin<0.9").code == "reranked"
     assert Gate("always").asks(sure.votes)
 
 
@@ -68,7 +68,7 @@ def test_fusion_multiplies_the_vote_by_the_models_probability() -> None:
 
 def test_a_fused_prediction_may_keep_the_votes_label(memory: VisualMemory) -> None:
     model = ScriptedModel(lambda prompt: json.dumps({"ranking": ["B"], "confidence": 0.4}))
-    prediction = classify_with_rerank(draw((200, 30, 30), 3), memory, model=model, neighbors=18, fusion_weight=0.3)
+    prediction = classify_with_rerank(draw((200, 30, 30), 3), memory, model=model, k=18, fusion_weight=0.3)
     assert prediction.label == "red" and prediction.source == "rerank" and prediction.ranking[0] != "red"
     assert prediction.reason.endswith("combined with the vote by a weight of 0.3")
     assert prediction.confidence is not None and 0.33 < prediction.confidence < 1
@@ -103,7 +103,7 @@ def test_an_unsure_query_is_asked_in_further_orders_and_most_answers_win(memory:
         return json.dumps({"ranking": [code], "confidence": 0.6, "evidence": [1]})
 
     model = ScriptedModel(reply)
-    prediction = classify_with_rerank(noise(1), memory, model=model, neighbors=18, shuffles=3, seed=7)
+    prediction = classify_with_rerank(noise(1), memory, model=model, k=18, shuffles=3, seed=7)
     assert prediction.label == "blue" and [order.label for order in prediction.orders] == [
         "red",
         "blue",
@@ -122,7 +122,7 @@ def test_an_unsure_query_is_asked_in_further_orders_and_most_answers_win(memory:
 def test_orders_are_the_same_whenever_a_query_is_asked(memory: VisualMemory) -> None:
     def orders(seed: int) -> set[tuple[bytes, ...]]:
         model = ScriptedModel(lambda prompt: json.dumps({"ranking": ["A"], "confidence": 0.1}))
-        classify_with_rerank(noise(1), memory, model=model, neighbors=18, shuffles=2, seed=seed)
+        classify_with_rerank(noise(1), memory, model=model, k=18, shuffles=2, seed=seed)
         return {_pictures(prompt) for prompt in model.prompts}
 
     assert orders(1) == orders(1) != orders(2)
@@ -130,13 +130,13 @@ def test_orders_are_the_same_whenever_a_query_is_asked(memory: VisualMemory) -> 
 
 def test_a_sure_answer_that_agrees_with_the_vote_needs_no_further_order(memory: VisualMemory) -> None:
     model = ScriptedModel(lambda prompt: json.dumps({"ranking": ["A"], "confidence": 0.95}))
-    classify_with_rerank(noise(1), memory, model=model, neighbors=18, shuffles=5)
+    classify_with_rerank(noise(1), memory, model=model, k=18, shuffles=5)
     assert len(model.prompts) == 1
 
 
 def test_vote_shares_stand_beside_the_candidates_where_the_prompt_has_them(memory: VisualMemory) -> None:
     model = ScriptedModel(lambda prompt: "A")
-    prediction = classify_with_rerank(noise(1), memory, model=model, neighbors=18, prompt="rerank_scores_v1")
+    prediction = classify_with_rerank(noise(1), memory, model=model, k=18, prompt="rerank_scores_v1")
     for share in prediction.votes.shares:
         assert f"{share:.0%} of the vote" in model.prompts[0].text
 
@@ -144,7 +144,7 @@ def test_vote_shares_stand_beside_the_candidates_where_the_prompt_has_them(memor
 def test_a_balanced_prompt_shows_as_many_neighbours_of_each_candidate(memory: VisualMemory) -> None:
     model = ScriptedModel(lambda prompt: '{"ranking": ["A"], "evidence": [1, 2, 3, 4, 5, 6]}')
     prediction: Prediction = classify_with_rerank(
-        draw((120, 60, 60), 3), memory, model=model, neighbors=7, prompt="rerank_balanced_v1"
+        draw((120, 60, 60), 3), memory, model=model, k=7, prompt="rerank_balanced_v1"
     )
     labels = {label: 0 for label in prediction.votes.labels}
     (prompt,) = model.prompts

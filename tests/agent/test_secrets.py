@@ -63,7 +63,7 @@ def test_no_error_holds_the_key(
     model = ready(kind, attempts=2, timeout_seconds=0.3 if fault == "timeout" else 10.0)
     picture = draw((200, 30, 30), 3)
     with pytest.raises(Exception, match=".") as raised:
-        classify_with_rerank(picture, memory, model=model, neighbors=6, on_error="raise")
+        classify_with_rerank(picture, memory, model=model, k=6, on_error="raise")
     whole = traceback.TracebackException.from_exception(raised.value, capture_locals=True)
     assert KEY not in "".join(whole.format())
     assert KEY.encode() not in pickle.dumps(raised.value)
@@ -82,7 +82,7 @@ def test_no_file_and_no_log_holds_the_key(
     kind: str,
 ) -> None:
     server.script = ["ok", "403", "ok"] if kind == "never" else ["ok", "500", "ok", "safety", "400", "ok"]
-    stages = prepare(memory, model=ready(kind, store=ReplyStore(tmp_path / "replies")), neighbors=6)
+    stages = prepare(memory, model=ready(kind, store=ReplyStore(tmp_path / "replies")), k=6)
     samples = {"q": [Sample(str(number), draw((200, 30, 30), number), frozenset(["red"])) for number in range(5)]}
     summary, run = evaluate(memory, samples, tmp_path / "run", k=6, stages=stages)
     page_of(summary, run, memory, samples, tmp_path / "run")
@@ -156,7 +156,7 @@ def test_a_version_in_a_servers_address_which_azure_wants_is_sent(
     memory: VisualMemory, server: GeminiServer, everything_logged: io.StringIO
 ) -> None:
     bare = OpenAICompatible("qwen3-vl", f"{server.url}/v1/?api-version=2026-11-01", Secret(KEY))
-    found = classify_with_rerank(draw((200, 30, 30), 3), memory, model=make_ready(bare), neighbors=6)
+    found = classify_with_rerank(draw((200, 30, 30), 3), memory, model=make_ready(bare), k=6)
     assert found.code == "reranked" and bare.name == f"openai:qwen3-vl@{server.url}/v1/?api-version=2026-11-01"
     assert "/v1/chat/completions?api-version=2026-11-01" in everything_logged.getvalue()
 

@@ -17,7 +17,7 @@ from agent.classify import prepare
 from agent.errors import EveryRequestFails, RequestFailure
 from agent.keys import Secret
 from agent.models.gemini import Gemini
-from agent.types import TransportConfig
+from agent.settings import TransportConfig
 from eval.metrics.rerank import fit_fusion
 from eval.runs.log import read_run
 from eval.runs.runner import estimate_run

@@ -6,7 +6,8 @@ import pytest
 
 from agent import ScriptedModel
 from agent.calls.ready import LoadedModel, make_ready
-from agent.question import pose_questions
+from agent.classify import Stages
+from agent.settings import Settings
 from eval.comparing import compare_runs
 from eval.trial import hard_queries, show_flips, show_prompts, try_prompts
 from eval.types import Dataset, RunError, Sample
@@ -163,7 +164,7 @@ def test_the_stand_in_goes_by_the_pictures_that_a_prompt_shows(memory: VisualMem
     picture = draw(COLOURS["green"], 2)  # one of the memory's own
     for prompt in ("rerank_v1", "rerank_balanced_v1", "describe_then_decide_v1"):
         template, vectors = load_template(prompt), memory.embed([picture])
-        (question,) = pose_questions(memory, [picture], vectors, k=18, voting="rank", template=template)
+        (question,) = Stages(memory, Settings(k=18), template).questions([picture], vectors)
         asked, shown = question.prompt(template, memory)
         answer = parse_answer(answer_by_pixels(asked), asked)
         assert answer.ranking[0] == "green" and shown[answer.evidence[0] - 1].label == "green"
@@ -172,7 +173,7 @@ def test_the_stand_in_goes_by_the_pictures_that_a_prompt_shows(memory: VisualMem
 def test_the_stand_in_agrees_with_the_vote_where_no_neighbour_is_shown(memory: VisualMemory) -> None:
     picture, template = draw(COLOURS["green"], 2), load_template("zero_shot_v1")
     vectors = memory.embed([picture])
-    (question,) = pose_questions(memory, [picture], vectors, k=18, voting="rank", template=template)
+    (question,) = Stages(memory, Settings(k=18), template).questions([picture], vectors)
     assert '"evidence": [], "ranking": ["A"]' in answer_by_pixels(question.prompt(template, memory)[0])
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.question import stand_in
+from agent.preview import stand_in
 from prompts.cost import estimate_prompt
 from prompts.template import load_template
 from prompts.types import ImagePart, Prompt, TextPart

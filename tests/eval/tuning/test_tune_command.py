@@ -12,7 +12,7 @@ import pytest
 
 from agent.calls.cached import ReplyStore, sha256
 from agent.calls.metered import Meter
-from agent.settings import load_preset
+from agent.presets import load_preset
 from eval.types import Dataset
 from tests.gemini_server import Call, GeminiServer
 
