@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from agent.settings import GenerationConfig
 from prompts.types import Prompt
 from retrieval.embedding import Failure
+from retrieval.support.lazy import shown_by
 from retrieval.types import Label, Neighbor, Votes
 
 
@@ -77,10 +78,7 @@ class Prediction:
     orders: tuple[Order, ...] = ()  # where a query was asked in several orders
     spent: Usage = Usage()  # tokens paid for it now: none for kept replies, some for attempts that failed
 
-    def _repr_html_(self) -> str:
-        from agent.display import prediction_html
-
-        return prediction_html(self)
+    _repr_html_ = shown_by("agent.display", "prediction_html")
 
     @property
     def code(self) -> str:

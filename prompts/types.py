@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from retrieval.errors import VisualMemoryError
+from retrieval.support.lazy import shown_by
 from retrieval.types import Label
 
 NONE_CODE: Final = "NONE"
@@ -42,11 +43,7 @@ class Prompt:
     template_digest: str = ""  # of the template's text: two templates may share a name
     answer: str = "ranking"  # the form of the reply: one of `prompts.answer.REPLY_TOKENS`
 
-    def _repr_html_(self) -> str:
-        """Show a notebook what would be sent."""
-        from prompts.preview import prompt_fragment
-
-        return prompt_fragment(self)
+    _repr_html_ = shown_by("prompts.preview", "prompt_fragment")
 
     @property
     def text(self) -> str:
