@@ -137,12 +137,9 @@ def add_features(
             features.batches(), "Reading features", total=blocks, unit=" blocks", shown=progress
         ):
             prefixed = [prefix + id_ for id_ in ids]
-            report = memory.add_vectors(
-                prefixed, labels, vectors, on_duplicate=on_duplicate, made_by=features.execution
+            total.count(
+                memory.add_vectors(prefixed, labels, vectors, on_duplicate=on_duplicate, made_by=features.execution)
             )
-            total.added += report.added
-            total.replaced += report.replaced
-            total.skipped += report.skipped
     return total
 
 

@@ -22,7 +22,7 @@ from retrieval.indexes.base import DEFAULT_RECALL, MOST_RECALL, ArrayBlocks, Ski
 from retrieval.indexes.exact import ExactIndex
 from retrieval.indexes.saved import Stored, build_stored, extend_stored, load_stored
 from retrieval.items import Rows
-from retrieval.labels import asked_ids, composed
+from retrieval.labels import asked_ids, composed, spellings, stored_text
 from retrieval.storage.places import CENTRED_INDEX, INDEX, writer_lock
 from retrieval.storage.table import ItemTable
 from retrieval.types import Neighbors
@@ -470,6 +470,30 @@ class Snapshot:
                 f"{self._path} has no {which}: nothing was changed; `vmem memory search` shows ids",
                 ids=some,
             )
+        return slots
+
+    def select(
+        self, *, ids: Iterable[object] | None = None, label: str | None = None, where: str | None = None
+    ) -> Int[np.ndarray, " found"]:
+        """Return the slots of the items that one of three ways of choosing means.
+
+        Raises:
+            InvalidArgument: none or several ways, or a condition that is none.
+            UnknownItem: ids that are not there, or a label or a condition that nothing has.
+        """
+        if sum(choice is not None for choice in (ids, label, where)) != 1:
+            raise InvalidArgument("say which items: give one of ids, label and where")
+        if ids is not None:
+            return np.unique(self.slots_of(ids))
+        if label is not None:
+            slots = self.rows.with_label(composed(label) if isinstance(label, str) else stored_text(label, "label"))
+        else:  # written by hand, its texts may be spelt otherwise than those that are kept
+            tries = dict.fromkeys([composed(str(where)), *spellings(str(where))])
+            found = next(filter(len, map(self._table.select, tries)), np.empty(0, np.uint64))
+            slots = self.rows.at_addresses(found)
+        if not len(slots):
+            wanted = f"with the label {label!r}" if label is not None else f"where {where}"
+            raise UnknownItem(f"{self._path} has no item {wanted}: nothing was changed", ids=())
         return slots
 
     def without(self, ids: Iterable[object]) -> "Snapshot":

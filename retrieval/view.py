@@ -32,7 +32,7 @@ class MemoryView:
         self.path = path
         self._table = table
         self._embedding = embedding
-        self._view = snapshot
+        self._snapshot = snapshot
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Be pickled and copied by path and version, which are opened anew: for processes that are started by spawn."""
@@ -84,7 +84,7 @@ class MemoryView:
 
     def snapshot(self, *, centred: bool = False) -> Snapshot:
         """Return the version that is read: its ids, labels and index; ``centred`` for one without its mean."""
-        return self._view.centred() if centred else self._view
+        return self._snapshot.centred() if centred else self._snapshot
 
     def at(self, version: int | str) -> "MemoryView":
         """Return the memory as it was at a version, by number or by tag. It is read as it was, and cannot be edited.

@@ -135,23 +135,23 @@ def _expect_no_choice(ids: list[str] | None, label: str | None, where: str | Non
 
 
 def _keys(memory: Path, ids: list[str] | None, label: str | None, where: str | None) -> "np.ndarray":
-    from retrieval.edits import Editor
     from retrieval.erasing.erase import keys_of_ids
     from retrieval.storage.table import ItemTable
+    from retrieval.version import Snapshot
 
     if ids is not None and label is None and where is None:
         return keys_of_ids(memory, ids)
-    editor = Editor(ItemTable.open(memory), memory)
-    return editor.snapshot.rows.keys(editor.select(ids=ids, label=label, where=where))
+    snapshot = Snapshot(ItemTable.open(memory), memory)
+    return snapshot.rows.keys(snapshot.select(ids=ids, label=label, where=where))
 
 
 def _named(memory: Path, label: str | None, where: str | None) -> list[str]:
     """Return the ids of the items that a label or a condition chooses now."""
-    from retrieval.edits import Editor
     from retrieval.storage.table import ItemTable
+    from retrieval.version import Snapshot
 
-    editor = Editor(ItemTable.open(memory), memory)
-    return list(editor.snapshot.rows.ids(editor.select(label=label, where=where)))
+    snapshot = Snapshot(ItemTable.open(memory), memory)
+    return list(snapshot.rows.ids(snapshot.select(label=label, where=where)))
 
 
 def _confirmed(memory: Path, keys: "np.ndarray") -> bool:

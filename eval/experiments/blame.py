@@ -19,7 +19,7 @@ from eval.wording import counted
 from retrieval.curation.pruning import other_places
 from retrieval.errors import InvalidArgument
 from retrieval.labels import display_name
-from retrieval.memory import DEFAULT_NEIGHBORS
+from retrieval.view import DEFAULT_NEIGHBORS
 from retrieval.voting import (
     DEFAULT_METHOD,
     Factors,

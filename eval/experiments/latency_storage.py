@@ -17,7 +17,7 @@ from eval.report.plots import BLUE, GREEN, INK, ORANGE, PINK, drawing, plain_num
 from eval.wording import counted
 from retrieval.errors import InvalidArgument
 from retrieval.indexes import build_index
-from retrieval.memory import DEFAULT_NEIGHBORS
+from retrieval.view import DEFAULT_NEIGHBORS
 from retrieval.voting import predict_every_k
 
 if TYPE_CHECKING:

@@ -179,7 +179,7 @@ def test_threads_search_while_another_edits_and_find_nothing_that_was_forgotten_
 
 def test_a_refresh_waits_while_another_thread_edits(memory: VisualMemory) -> None:
     with ThreadPoolExecutor(1) as pool:
-        with memory._editor.turn():
+        with memory.turn():
             refreshing = pool.submit(memory.refresh)
             with pytest.raises(TimeoutError):
                 refreshing.result(0.2)

@@ -112,7 +112,7 @@ def test_two_files_whose_names_differ_in_their_spelling_alone_are_not_lost_in_si
 def older(memory: VisualMemory) -> VisualMemory:
     """Return a memory as it was made before this rule: one class in two spellings, and ids as they came."""
     ids, labels = [f"{DECOMPOSED}/1", f"{COMPOSED}/2", "z"], [DECOMPOSED, COMPOSED, "z"]
-    memory._editor.put(ItemBatch(ids, labels, np.eye(3), *[[None] * 3] * 3), on_duplicate="skip")
+    memory._put(ItemBatch(ids, labels, np.eye(3), *[[None] * 3] * 3), on_duplicate="skip")
     return VisualMemory.open(memory.path)
 
 

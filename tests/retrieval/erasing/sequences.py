@@ -108,7 +108,7 @@ class Sequence:
             [None] * len(ids),
             [picture.digest for picture in pictures],
         )
-        self.memory._editor.put(batch, on_duplicate="replace")
+        self.memory._put(batch, on_duplicate="replace")
         for embedder in ("one", "other"):
             folder = self.cache / "features" / embedder
             with open_store(folder, size_limit=FEATURES_SIZE_LIMIT) as store:

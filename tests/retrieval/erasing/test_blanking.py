@@ -120,7 +120,7 @@ def test_blank_rows_are_gone_once_the_table_is_compacted(memory):
 def test_an_item_without_a_name_is_not_taken_for_a_blank_row(memory):
     erase(memory, "a7", "a8")
     nameless = ItemBatch([""], ["nameless"], vectors(1, 7), [None], [None], [None])
-    memory._editor.put(nameless, on_duplicate="skip")  # as the first memories took it
+    memory._put(nameless, on_duplicate="skip")  # as the first memories took it
     receipt = erase(memory, "")
     assert receipt.items == len(receipt.known.keys) == 1
 
@@ -138,7 +138,7 @@ def test_files_with_thumbnails_hold_fewer_rows_than_others(tmp_path):
     batch = ItemBatch(
         [f"{n}" for n in range(items)], ["x"] * items, vectors(items, 0), [picture] * items, nothing, nothing
     )
-    memory._editor.put(batch, on_duplicate="error")
+    memory._put(batch, on_duplicate="error")
     rows = [fragment.physical_rows for fragment in memory._table.dataset.get_fragments()]
     assert sum(rows) == items and max(rows) == 256 and max(rows) * len(picture) <= BYTES_PER_FILE
     before = len(rows)

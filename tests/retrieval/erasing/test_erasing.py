@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from retrieval.edits import UNREADABLE
 from retrieval.embedders.base import EmbedderIdentity, Execution, foreign_vectors
 from retrieval.embedding import FeatureCache
 from retrieval.erasing.erase import erase_items, keys_of_ids, plan_erasure
 from retrieval.errors import InvalidArgument, UnknownItem
 from retrieval.memory import VisualMemory
+from retrieval.storage.places import PASSED_OVER
 from retrieval.storage.table import ItemTable
 from retrieval.vectors import to_unit
 from tests.conftest import needs_scann
@@ -224,9 +224,9 @@ def test_features_of_the_picture_are_wiped_out_of_the_cache(memory, tmp_path):
 
 def test_the_list_of_unusable_files_loses_its_line(memory):
     lines = [f"{json.dumps(id_)}\t{json.dumps('no picture')}\n" for id_ in ("b/3", "x\ny", "b/33")]
-    (memory / UNREADABLE).write_text("".join(lines))
+    (memory / PASSED_OVER).write_text("".join(lines))
     assert erase(memory, "b/3").deed.entries_dropped["lists"] == 1
-    assert (memory / UNREADABLE).read_text() == "".join(lines[1:])
+    assert (memory / PASSED_OVER).read_text() == "".join(lines[1:])
 
 
 def test_the_list_of_each_shard_loses_its_line_too(memory):
