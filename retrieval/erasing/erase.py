@@ -9,7 +9,7 @@ vectors, thumbnails and cached features, and that no row of any version has thei
 backups, of blocks that the file system gave free, and of what reports, logs of runs and others were given before.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,17 +18,25 @@ from secrets import token_hex
 import numpy as np
 from jaxtyping import Int
 
-from retrieval.erasing.dropped import DROPPED, DroppedRows, clear_indexes, keep_account
-from retrieval.erasing.files import Group, Held, TableFiles
-from retrieval.erasing.proof import examine, search, still_secret, sweep, without_shared
-from retrieval.erasing.receipts import Check, Deed, Known, Note, Receipt, notes, sync_folder
-from retrieval.erasing.secrets import Secrets
-from retrieval.erasing.traces import Forgotten, Marks, Traces, every_trace, mark
+from retrieval.erasing.files import Held, TableFiles, clear_indexes, keep_account
+from retrieval.erasing.receipts import (
+    Changes,
+    Note,
+    Receipt,
+    examine,
+    notes,
+    search,
+    still_secret,
+    sweep,
+    without_shared,
+)
+from retrieval.erasing.secrets import DROPPED, DroppedRows, Forgotten, Known, Marks, Secrets, mark
+from retrieval.erasing.traces import Traces, every_trace
 from retrieval.errors import StorageError, UnknownItem
 from retrieval.labels import asked_ids, is_text, spellings
-from retrieval.storage.places import committing, reading, writer_lock, writing
-from retrieval.storage.table import ItemTable, replace_rows
-from retrieval.storage.versions import drop_versions, renew_sums, said_of, tags_of, tags_on
+from retrieval.storage.places import committing, reading, sync_folder, writer_lock, writing
+from retrieval.storage.table import ItemTable, commit, replace_rows
+from retrieval.storage.versions import drop_versions, renew_sums, tags_of, tags_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,36 +60,26 @@ def plan_erasure(path: Path, keys: Int[np.ndarray, " keys"]) -> Erasure:
         return Erasure(versions, tags_on(path, versions))
 
 
-def keys_of_ids(path: Path, ids: Collection[str]) -> Int[np.ndarray, " keys"]:
+def keys_of_ids(path: Path, ids: Collection[str], *, living: bool = True) -> Int[np.ndarray, " keys"]:
     """Return every key that items of some ids have or had, in any version that is left or was dropped.
+
+    Args:
+        path: the memory's folder.
+        ids: of items.
+        living: whether to look in the latest version, too.
 
     Raises:
         NotAMemory: there is no memory at the path.
         InvalidArgument: an id that is no text.
         UnknownItem: no version holds or held an item of one of the ids.
     """
-    return _keys_of_ids(path, ids, TableFiles.keys_of)
-
-
-def dead_keys_of_ids(path: Path, ids: Collection[str]) -> Int[np.ndarray, " keys"]:
-    """Return every key that items of some ids had which are not in the latest version.
-
-    Raises:
-        as `keys_of_ids`.
-    """
-    return _keys_of_ids(path, ids, TableFiles.dead_keys_of)
-
-
-def _keys_of_ids(
-    path: Path, ids: Collection[str], look: Callable[[TableFiles, set[str]], dict[str, set[int]]]
-) -> Int[np.ndarray, " keys"]:
     asked = {id_: spellings(id_) if is_text(id_) else [] for id_ in asked_ids(ids)}
     every = {spelling for forms in asked.values() for spelling in forms}
     table = ItemTable.open(path)
     with reading(path):
         files = TableFiles(table.uri)
-        found = look(files, every)
-    dropped = DroppedRows.of(table, files.versions()).keys_of(every)
+        found = files.keys_of(every, living=living)
+    dropped = DroppedRows.of(table, files.versions).keys_of(every)
     there = found.keys() | dropped.keys()
     missing = [id_ for id_, forms in asked.items() if there.isdisjoint(forms)]
     if missing:
@@ -94,32 +92,6 @@ def _keys_of_ids(
         )
     keys = [key for theirs in (*found.values(), *dropped.values()) for key in theirs]
     return np.unique(np.array(keys, np.int64))
-
-
-def unlink(table: ItemTable, keys: Int[np.ndarray, " keys"]) -> None:
-    """Take the items with some keys out of the latest version, where they are in it: the first step, one version.
-
-    Raises:
-        StorageError: the disk refuses.
-    """
-    with reading(table.path):
-        addresses = TableFiles(table.uri).addresses(keys)
-    if len(addresses):
-        replace_rows(table, addresses, None, deed="erase")
-
-
-def rewrite(uri: str, places: Mapping[Group, Int[np.ndarray, " rows"]]) -> list[str]:
-    """Write the files of the latest version that hold some dead rows anew, without them; return their names."""
-    import lance
-
-    files = TableFiles(uri)
-    fragments = files.blanked(places)
-    if fragments:
-        change = lance.LanceOperation.Update(updated_fragments=fragments)
-        version = files.dataset.version
-        change = lance.Transaction(version, change, transaction_properties=said_of(version + 1, "erase"))
-        lance.LanceDataset.commit(files.dataset, change)
-    return sorted(file.path for fragment in fragments for file in fragment.files)
 
 
 def erase_items(
@@ -141,7 +113,7 @@ def erase_items(
         traces: where else something of them may be kept; None is every place: the features that all memories
             share, and the models' replies.
         prove: whether to search every file of the memory and of those places, which takes as long as reading them. Not
-            to leaves that to `retrieval.erasing.proof.verify`: what held the items is rewritten all the same.
+            to leaves that to `retrieval.erasing.receipts.verify`: what held the items is rewritten all the same.
         progress: whether to show a bar while files are searched.
 
     Raises:
@@ -153,10 +125,10 @@ def erase_items(
     with writer_lock(path):
         with reading(path):
             tags_of(path)  # one that is damaged stops this before anything is done
-        deed = Deed(ItemTable.open(path).version)
+        changes = Changes(ItemTable.open(path).version)
         names = tuple(place.name for place in places)
-        before = list(notes(path))
-        note = Note.begin(path, token_hex(8), tuple(keys.tolist()), names, deed)
+        before = notes(path)
+        note = Note.begin(path, token_hex(8), tuple(keys.tolist()), names, changes)
         if before:
             _unlink(path, note)  # whether or not those can be finished
             _finish_notes(path, before, places, progress=progress)
@@ -177,19 +149,7 @@ def finish_pending(
     if not is_pending(path):
         return [], 0
     with writer_lock(path):
-        return _finish_notes(path, list(notes(path)), places, progress=progress)
-
-
-def _finish_notes(
-    path: Path, begun: Sequence[Path], places: Sequence[Traces], *, progress: bool
-) -> tuple[list[Receipt], int]:
-    receipts: list[Receipt] = []
-    for note in map(Note.read, begun):
-        if note.cleared or set(note.traces) <= {place.name for place in places}:
-            receipts.append(_finish(path, note, places, prove=True, progress=progress))
-        else:
-            _unlink(path, note)
-    return receipts, len(begun) - len(receipts)
+        return _finish_notes(path, notes(path), places, progress=progress)
 
 
 def unlink_pending(path: Path) -> None:
@@ -207,40 +167,58 @@ def unlink_pending(path: Path) -> None:
 
 def is_pending(path: Path) -> bool:
     """Tell whether an erasure was cut off and is to be finished."""
-    return next(notes(path), None) is not None
+    return bool(notes(path))
+
+
+def _finish_notes(
+    path: Path, begun: Sequence[Path], places: Sequence[Traces], *, progress: bool
+) -> tuple[list[Receipt], int]:
+    receipts: list[Receipt] = []
+    for note in map(Note.read, begun):
+        if note.cleared or set(note.traces) <= {place.name for place in places}:
+            receipts.append(_finish(path, note, places, prove=True, progress=progress))
+        else:
+            _unlink(path, note)
+    return receipts, len(begun) - len(receipts)
 
 
 def _finish(path: Path, note: Note, places: Sequence[Traces], *, prove: bool, progress: bool) -> Receipt:
+    """Do all steps of an erasure, one after the other; each may have been done before."""
     _unlink(path, note)
     note, known, held = _clear_around(path, note, places, prove=prove)
     note = _clear_table(path, note, known, held)
-    note = _clear_index(path, note)
+    written = clear_indexes(ItemTable.open(path))
+    note = note.having(files_written=_union(note.changes.files_written, written))
     found = search(path, known.secrets, places, progress=progress) if prove else {}
-    if found:
-        note, known = _without_shared(path, note, known)
+    if found:  # give up what tells the items from nothing but duplicates that stay, which hold the same bytes
+        own = without_shared(known, path)
+        shared = note.changes.windows_shared + len(known.secrets.windows) - len(own.secrets.windows)
+        note, known = replace(note, known=own).having(windows_shared=shared).written(), own
         found = still_secret(found, known)
-    note = replace(note, deed=replace(note.deed, searched=prove))
+    note = note.having(searched=prove)
     with writing(note.path):
-        checks = examine(path, known, note.deed, found, places, anew=prove)
+        checks = examine(path, known, note.changes, found, places, anew=prove)
         checks = [check for check in checks if check.what != "under way"]
-        _expect_nothing(path, checks)
-        receipt = _receipt(path, note, known, checks).write(path)
+        if left := [f"{check.what}: {what}" for check in checks for what in check.left]:
+            raise StorageError(
+                f"{path} still holds something of what is being erased ({'; '.join(left[:3])}): end other processes"
+                f" that use it and run `vmem memory forget {path} --resume`"
+            )
+        memory_id, now = ItemTable.open(path).settings.memory_id, datetime.now(UTC).isoformat(timespec="seconds")
+        receipt = Receipt(str(path.absolute()), memory_id, now, note.items, known, note.changes, tuple(checks))
+        receipt = receipt.write(path)
         note.path.unlink()
         sync_folder(path)
     return receipt
 
 
-def _without_shared(path: Path, note: Note, known: Known) -> tuple[Note, Known]:
-    """Give up what tells the items from nothing but duplicates that stay, which hold the same bytes."""
-    kept = without_shared(known, path)
-    shared = note.deed.windows_shared + len(known.secrets.windows) - len(kept.secrets.windows)
-    note = replace(note, known=kept, deed=replace(note.deed, windows_shared=shared))
-    note.write()
-    return note, kept
-
-
 def _unlink(path: Path, note: Note) -> None:
-    unlink(ItemTable.open(path), note.key_array)
+    """Take the items out of the latest version, where they are in it: the first step, one version."""
+    table = ItemTable.open(path)
+    with reading(path):
+        addresses = TableFiles(table.uri).addresses(note.key_array)
+    if len(addresses):
+        replace_rows(table, addresses, None, edit="erase")
 
 
 def _clear_around(path: Path, note: Note, places: Sequence[Traces], *, prove: bool) -> tuple[Note, Known, Held]:
@@ -250,7 +228,7 @@ def _clear_around(path: Path, note: Note, places: Sequence[Traces], *, prove: bo
         keep_account(table, ())
     with reading(path):
         files = TableFiles(table.uri)
-        dropped = DroppedRows.of(table, files.versions())
+        dropped = DroppedRows.of(table, files.versions)
         marks, keys = dropped.marks_under(note.key_array), note.key_array
         if note.known and note.known.marks.salt == dropped.salt:
             marks |= note.known.marks.ids
@@ -262,16 +240,21 @@ def _clear_around(path: Path, note: Note, places: Sequence[Traces], *, prove: bo
     items = Forgotten(held.ids, pictures, thumbnails, cut_off=note.cut_off)
     known = note.known
     if known is None or _came_and_went(known, held, dropped):
-        note, known = _with_known(path, note, held, dropped, items, places, prove=prove)
-        note.write()
+        known = _learn(note, held, dropped, items, places)
+        before = set[str]()
+        if prove:  # the search proves something only if it finds what is there
+            with reading(path):
+                data = Path(table.uri) / "data"
+                before = before.union(*known.secrets.in_files(data / file for file in sorted(held.files)).values())
+        note = replace(note, keys=known.keys, items=len(known.marks.ids), known=known, cleared=False).having(
+            windows=len(known.secrets.windows), windows_before=max(note.changes.windows_before, len(before))
+        )
+        note.written()
     counts = {} if note.cleared else {place.name: place.drop(items) for place in places}
     counts["lists"] = sweep(path, known.marks)  # each time, since a killed run leaves something
-    entries = {name: note.deed.entries_dropped.get(name, 0) + count for name, count in counts.items()}
-    note = replace(
-        note, cleared=True, deed=replace(note.deed, entries_dropped={**note.deed.entries_dropped, **entries})
-    )
-    note.write()
-    return note, known, held
+    entries = note.changes.entries_dropped
+    entries = {**entries, **{name: entries.get(name, 0) + count for name, count in counts.items()}}
+    return replace(note, cleared=True).having(entries_dropped=entries).written(), known, held
 
 
 def _came_and_went(known: Known, held: Held, dropped: DroppedRows) -> bool:
@@ -279,56 +262,42 @@ def _came_and_went(known: Known, held: Held, dropped: DroppedRows) -> bool:
     return known.marks.salt == dropped.salt and not {*held.keys.tolist(), *dropped.keys.tolist()} <= set(known.keys)
 
 
-def _with_known(
-    path: Path,
-    note: Note,
-    held: Held,
-    dropped: DroppedRows,
-    items: Forgotten,
-    places: Sequence[Traces],
-    *,
-    prove: bool,
-) -> tuple[Note, Known]:
-    keys = np.union1d(held.keys, dropped.keys)
+def _learn(note: Note, held: Held, dropped: DroppedRows, items: Forgotten, places: Sequence[Traces]) -> Known:
+    """Return what tells the items, from all that is kept of them anywhere."""
     marks = Marks.of(items, dropped.salt)
     marks = replace(marks, ids=marks.ids | dropped.texts("id"))
-    kept_around = [secret for place in places for secret in place.secrets(items)]
-    secrets = Secrets.of([*held.secrets, *kept_around], dropped.salt, window=dropped.window)
-    known = Known(tuple(keys.tolist()), marks, secrets.joined(dropped.windows, sparsity=dropped.sparsity))
-    if note.known:  # what was known when it was cut off may be gone from where it was found
-        known = known.joined(note.known)
-    data = Path(ItemTable.open(path).uri) / "data"
-    with reading(path):  # the search proves something only if it finds what is there
-        before = known.secrets.in_files(data / file for file in sorted(held.files)) if prove else {}
-    seen = set[str]().union(*before.values())
-    found = max(note.deed.windows_before, len(seen))
-    deed = replace(note.deed, windows=len(known.secrets.windows), windows_before=found)
-    return replace(note, keys=known.keys, items=len(known.marks.ids), known=known, cleared=False, deed=deed), known
-
-
-def _clear_index(path: Path, note: Note) -> Note:
-    written = clear_indexes(ItemTable.open(path))
-    return replace(note, deed=replace(note.deed, files_written=_union(note.deed.files_written, written)))
+    beside = [secret for place in places for secret in place.secrets(items)]
+    secrets = Secrets.of([*held.secrets, *beside], dropped.salt, window=dropped.window)
+    secrets = secrets.joined(dropped.windows, sparsity=dropped.sparsity)
+    known = Known(tuple(np.union1d(held.keys, dropped.keys).tolist()), marks, secrets)
+    # What was known when it was cut off may be gone from where it was found.
+    return known.joined(note.known) if note.known else known
 
 
 def _clear_table(path: Path, note: Note, known: Known, held: Held) -> Note:
-    uri = ItemTable.open(path).uri
+    """Write the files that hold the items anew without them, and drop every version that needs the old ones."""
+    import lance
+
+    table = ItemTable.open(path)
+    data = f"{Path(table.uri).name}/data"
     with committing(path):
-        written = [f"{Path(uri).name}/data/{file}" for file in rewrite(uri, held.places)]
-        files = TableFiles(uri)
+        fragments = TableFiles(table.uri).blanked(held.rows)
+        if fragments:
+            commit(table, lance.LanceOperation.Update(updated_fragments=fragments), "erase")
+        files = TableFiles(table.uri)
         latest = files.dataset.version
         versions = [v for v in sorted({*files.holding(held.files), *files.naming(known.marks)}) if v != latest]
-        tags = {**note.deed.dropped_tags, **tags_on(path, versions)}
-        deed = replace(
-            note.deed,
+        changes = note.changes
+        note = note.having(
             version_after=latest,
-            dropped_versions=tuple(sorted({*note.deed.dropped_versions, *versions})),
-            dropped_tags=tags,
-            files_removed=_union(note.deed.files_removed, [f"{Path(uri).name}/data/{file}" for file in held.files]),
-            files_written=_union(note.deed.files_written, written),
+            dropped_versions=tuple(sorted({*changes.dropped_versions, *versions})),
+            dropped_tags={**changes.dropped_tags, **tags_on(path, versions)},
+            files_removed=_union(changes.files_removed, [f"{data}/{file}" for file in held.files]),
+            files_written=_union(
+                changes.files_written, [f"{data}/{file.path}" for fragment in fragments for file in fragment.files]
+            ),
         )
-        note = replace(note, deed=deed)
-        note.write()  # before it is done: afterwards nobody could tell
+        note.written()  # before it is done: afterwards nobody could tell
         keep_account(ItemTable.open(path), versions, erased=known.key_array)
         drop_versions(path, versions)
         renew_sums(path)
@@ -337,18 +306,3 @@ def _clear_table(path: Path, note: Note, known: Known, held: Held) -> Note:
 
 def _union(before: tuple[str, ...], now: list[str]) -> tuple[str, ...]:
     return tuple(sorted({*before, *now}))
-
-
-def _expect_nothing(path: Path, checks: Sequence[Check]) -> None:
-    left = [f"{check.what}: {what}" for check in checks for what in check.left]
-    if left:
-        raise StorageError(
-            f"{path} still holds something of what is being erased ({'; '.join(left[:3])}): end other processes that"
-            f" use it and run `vmem memory forget {path} --resume`"
-        )
-
-
-def _receipt(path: Path, note: Note, known: Known, checks: Sequence[Check]) -> Receipt:
-    memory_id = ItemTable.open(path).settings.memory_id
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Receipt(str(path.absolute()), memory_id, now, note.items, known, note.deed, tuple(checks))

@@ -1,107 +1,21 @@
 """What an item may leave outside its memory: places that keep something of pictures, and how to clear them of it."""
 
-import hashlib
 import itertools
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 
 from retrieval.embedding import FEATURES_SIZE_LIMIT
+from retrieval.erasing.secrets import Forgotten, Marks
 from retrieval.errors import StorageError
 from retrieval.storage.places import cure_of_refusal
 from retrieval.support.cachedir import DATABASE, TROUBLE, cache_folder, open_store
 from retrieval.support.outside import parse_json
 
-SALT_BYTES: Final = 32
-_DIGEST_BYTES: Final = 16
-
 _OWN_NAME: Final = "raw = 1 AND typeof(key) = 'text'"  # as `bytestore` writes them; others may hold a pickle
 _ASKED_TOGETHER: Final = 500  # values in one question: SQLite takes 32,766 at most
-
-
-@dataclass(frozen=True, slots=True)
-class Forgotten:
-    """Items that are to leave no trace, by what they may be known by elsewhere."""
-
-    ids: frozenset[str]
-    pictures: frozenset[str]  # digests of the pictures they were made of (`content_digest`)
-    thumbnails: frozenset[str]  # SHA-256 of their thumbnails, in hexadecimal
-    cut_off: bool = False  # whether a run that was killed may have dropped some of it without wiping it out
-
-
-@dataclass(frozen=True, slots=True)
-class Marks:
-    """What tells forgotten items when they are met again, and nothing else of them: keyed digests.
-
-    Who has a guess can try it, so a guessable id is not kept secret by its digest; a picture is.
-    """
-
-    salt: bytes
-    ids: frozenset[str]
-    pictures: frozenset[str]
-    thumbnails: frozenset[str]
-
-    @classmethod
-    def of(cls, items: Forgotten, salt: bytes) -> "Marks":
-        """Return the marks of items."""
-        parts = (
-            frozenset(mark(text, salt) for text in texts) for texts in (items.ids, items.pictures, items.thumbnails)
-        )
-        return cls(salt, *parts)
-
-    def is_id(self, text: str) -> bool:
-        """Tell whether a text is the id of a forgotten item."""
-        return mark(text, self.salt) in self.ids
-
-    def is_picture(self, digest: str) -> bool:
-        """Tell whether a digest is that of a forgotten item's picture."""
-        return mark(digest, self.salt) in self.pictures
-
-    def is_thumbnail(self, digest: str) -> bool:
-        """Tell whether a SHA-256 is that of a forgotten item's thumbnail."""
-        return mark(digest, self.salt) in self.thumbnails
-
-    def without(self, *, pictures: Iterable[str], thumbnails: Iterable[str]) -> "Marks":
-        """Return these without some digests of pictures and of thumbnails, which other items have too."""
-        marks = ({mark(text, self.salt) for text in texts} for texts in (pictures, thumbnails))
-        return type(self)(
-            self.salt,
-            self.ids,
-            *(kept - gone for kept, gone in zip((self.pictures, self.thumbnails), marks, strict=True)),
-        )
-
-    def joined(self, other: "Marks") -> "Marks":
-        """Return these and others of the same salt."""
-        return type(self)(
-            self.salt, self.ids | other.ids, self.pictures | other.pictures, self.thumbnails | other.thumbnails
-        )
-
-    def to_dict(self) -> dict[str, list[str]]:
-        """Return all but the salt in JSON's types."""
-        return {name: sorted(getattr(self, name)) for name in ("ids", "pictures", "thumbnails")}
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any], salt: bytes) -> "Marks":
-        """Return what `to_dict` wrote.
-
-        Raises:
-            KeyError, TypeError: it is something else.
-        """
-        return cls(salt, *(frozenset(map(str, fields[name])) for name in ("ids", "pictures", "thumbnails")))
-
-
-def sha256(picture: bytes) -> str:
-    """Return the digest by which a thumbnail is known."""
-    return hashlib.sha256(picture).hexdigest()
-
-
-def mark(text: str, salt: bytes) -> str:
-    """Return the keyed digest of a text."""
-    # Surrogates stand for stray bytes of file names.
-    return hashlib.blake2b(text.encode(errors="surrogatepass"), key=salt, digest_size=_DIGEST_BYTES).hexdigest()
 
 
 @runtime_checkable

@@ -233,6 +233,36 @@ def _first_line(error: BaseException) -> str:
     return (str(error).split(", /")[0].splitlines() or [type(error).__name__])[0]
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all, on disk before this returns.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f"{ASIDE}{token_hex(8)}")
+        try:
+            with aside.open("xb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(aside, path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's list of files to the disk."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
 LOCK: Final = ".writer.lock"  # in the memory's folder; the system lets go of it when its holder is killed
 WAIT_SECONDS: Final = 600.0  # an index over a million items is built in one or two minutes
 _SILENT_SECONDS: Final = 2.0

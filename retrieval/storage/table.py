@@ -1,22 +1,26 @@
-"""The source of truth on disk: a Lance table of items, where every change is one atomic version."""
+"""The source of truth on disk: a Lance table of items, where every change is one atomic version.
+
+The first half reads a version; the second writes the next: each call is there wholly or not at all.
+"""
 
 import copy
+import json
 import secrets
 import shutil
-import struct
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
-from dataclasses import replace as changed
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Float, Int, Real, Shaped, UInt64
 
 from retrieval.embedders.base import Execution
-from retrieval.errors import NotAMemory, UnknownVersion
+from retrieval.errors import MemoryExists, NotAMemory, UnknownVersion
 from retrieval.storage.conditions import Condition
 from retrieval.storage.places import (
     ASIDE,
@@ -27,15 +31,17 @@ from retrieval.storage.places import (
     committing,
     expect_memory,
     in_lance,
+    is_memory,
     reading,
     shown,
-    storing,
+    store_error,
     table_uri,
     writer_lock,
     writing,
 )
 from retrieval.storage.versions import (
     add_sums,
+    count_deletions,
     data_files,
     deletion_files,
     drop_versions,
@@ -45,25 +51,27 @@ from retrieval.storage.versions import (
     newest_version,
     read_sums,
     renew_sums,
-    said_of,
     tags_of,
     version_numbers,
 )
 from retrieval.support.cachedir import folder_bytes
+from retrieval.support.outside import parse_json
 from retrieval.support.terminal import track
 from retrieval.types import Settings
 from retrieval.vectors import to_fixed_point, to_unit
-
-if TYPE_CHECKING:
-    import pyarrow
-
 
 SETTINGS_KEY: Final = b"visual-memory"
 RELIABILITY: Final = "reliability"
 """What a pruning multiplies an item's votes by (section 3.6): a column of this name and the number of its version, so
 that a new pruning takes the place of an old one by one commit. The newest counts; null is 1."""
 
+ROWS_PER_FILE: Final = 32_768
+BYTES_PER_FILE: Final = 64 * 2**20
+"""Erasing an item writes the file that it is in anew, so that none is to be larger: with thumbnails of 13 kB it holds
+5,000 rows. Smaller ones would be too many: every version names them all."""
 _KEY_BITS: Final = 62
+_LIGHT: Final = ("id", "label", "key")  # columns that a memory which is searched keeps at hand
+_BLOCK: Final = 8_192  # rows that are read at a time
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,10 +86,8 @@ class ItemBatch:
     digests: Any  # of the pictures they were made of (`content_digest`), or None
 
 
-def table_schema(settings: Settings) -> "pyarrow.Schema":
+def table_schema(settings: Settings) -> pa.Schema:
     """Return the schema of a new table."""
-    import pyarrow as pa
-
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),
@@ -97,10 +103,8 @@ def table_schema(settings: Settings) -> "pyarrow.Schema":
     )
 
 
-def to_arrow(batch: ItemBatch, schema: "pyarrow.Schema") -> "pyarrow.Table":
+def to_arrow(batch: ItemBatch, schema: pa.Schema) -> pa.Table:
     """Return items as rows of a table with this schema, each under a new key."""
-    import pyarrow as pa
-
     items = len(batch.ids)
     kind = schema.field("vector").type
     # Tables of before fixed point go on in float16.
@@ -127,7 +131,7 @@ def new_keys(items: int) -> np.ndarray:
     return secrets.randbits(_KEY_BITS) + np.arange(items, dtype=np.int64)
 
 
-def reliability_column(schema: "pyarrow.Schema") -> str | None:
+def reliability_column(schema: pa.Schema) -> str | None:
     """Return the name of the column that the newest pruning wrote; None where nothing is pruned."""
     prefix = f"{RELIABILITY}_"
     versions = [int(name.removeprefix(prefix)) for name in schema.names if name.startswith(prefix)]
@@ -135,16 +139,10 @@ def reliability_column(schema: "pyarrow.Schema") -> str | None:
 
 
 def with_keys(path: Path, dataset: Any) -> Any:  # noqa: ANN401 - Lance is untyped
-    """Return a memory's table as it is, or one of the first release, which had no keys, with those columns added.
-
-    Raises:
-        MemoryBusy, StorageError: another process is writing to it, or the disk refuses.
-    """
+    """Return a memory's table as it is, or one of the first release, which had no keys, with those columns added."""
     if "key" in dataset.schema.names:
         return dataset
     import lance
-    import pyarrow as pa
-
     with writer_lock(path), committing(path):
         fresh = lance.dataset(dataset.uri)
         if "key" not in fresh.schema.names:  # another process may have been faster
@@ -152,10 +150,6 @@ def with_keys(path: Path, dataset: Any) -> Any:  # noqa: ANN401 - Lance is untyp
             columns = {"key": pa.array(new_keys(items)), "digest": pa.nulls(items, pa.string())}
             fresh.add_columns(pa.table(columns).to_reader())
         return fresh
-
-
-_LIGHT: Final = ("id", "label", "key")  # columns that a memory which is searched keeps at hand
-_BLOCK: Final = 8_192  # rows that are read at a time
 
 
 class ItemTable:
@@ -201,10 +195,14 @@ class ItemTable:
         import lance
 
         check_free(path)
-        empty, said = table_schema(settings).empty_table(), said_of(1, "create")
+        empty, said = table_schema(settings).empty_table(), _said_of(1, "create")
         if address := address_of(path):
-            with storing(address):  # one request makes it there or does not
+            try:  # one request makes it there or does not
                 lance.write_dataset(empty, table_uri(path), mode="create", transaction_properties=said)
+            except (OSError, ValueError) as error:
+                if "already exists" in str(error):
+                    raise MemoryExists(f"{address} holds a memory already: choose another address") from error
+                raise store_error(address, error) from error
             return cls.open(path)
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -293,7 +291,7 @@ class ItemTable:
         with self._reading():
             return int(self.dataset.count_rows())
 
-    def light_columns(self, *, fragments: list[Any] | None = None) -> "pyarrow.Table":
+    def light_columns(self, *, fragments: list[Any] | None = None) -> pa.Table:
         """Return id, label, key, reliability and Lance's row address of every item, or of some fragments', in order."""
         column = reliability_column(self.dataset.schema)
         columns = {name: name for name in _LIGHT} | ({RELIABILITY: column} if column else {})
@@ -342,13 +340,13 @@ class ItemTable:
             for block in self.dataset.to_batches(columns=["vector"], batch_size=_BLOCK):
                 yield _as_matrix(block["vector"], self.dimension)
 
-    def take(self, rows: Int[np.ndarray, " rows"], columns: list[str] | None = None) -> "pyarrow.Table":
+    def take(self, rows: Int[np.ndarray, " rows"], columns: list[str] | None = None) -> pa.Table:
         """Return some rows, in the order asked for; every column where none is named."""
         with self._reading():
             self._expect(columns)
             return self.dataset.take(rows.tolist(), columns=columns)
 
-    def take_at(self, addresses: UInt64[np.ndarray, " rows"], columns: list[str] | None = None) -> "pyarrow.Table":
+    def take_at(self, addresses: UInt64[np.ndarray, " rows"], columns: list[str] | None = None) -> pa.Table:
         """Return rows at some of Lance's addresses, in the order asked for; every column where none is named.
 
         2,000 of 57,000 rows take 2 ms so. By their numbers they take 1,000, as Lance counts past deleted ones.
@@ -380,13 +378,10 @@ class ItemTable:
         return folder_bytes(self.path) + away
 
 
-def open_version(path: Path, number: int, sums: Mapping[str, str] | None = None) -> Any:  # noqa: ANN401
+def open_version(path: Path, number: int) -> Any:  # noqa: ANN401 - Lance is untyped
     """Return Lance's object of a version, after its small files were compared with their sums.
 
-    Args:
-        path: the memory's folder.
-        number: of the version; on an object store, 0 for the newest.
-        sums: as `read_sums` returned them before; None to read them.
+    On an object store, 0 is the newest.
 
     Raises:
         OSError, ValueError, RuntimeError: the version is gone, or damaged.
@@ -396,8 +391,7 @@ def open_version(path: Path, number: int, sums: Mapping[str, str] | None = None)
     uri = table_uri(path)
     if address_of(path):
         return lance.dataset(uri, version=number or None)
-    if sums is None:
-        sums = read_sums(path)
+    sums = read_sums(path)
     with in_lance():
         expect_sums(path, [manifest(number)], sums)
         dataset = lance.dataset(uri, version=number)
@@ -433,77 +427,115 @@ def _name(dataset: Any) -> str:  # noqa: ANN401 - Lance is untyped
     return f"{dataset.version}-{dataset.read_transaction(dataset.version).uuid}"
 
 
-def _as_matrix(column: "pyarrow.FixedSizeListArray", dimension: int) -> Real[np.ndarray, "some dimension"]:
+def _as_matrix(column: pa.FixedSizeListArray, dimension: int) -> Real[np.ndarray, "some dimension"]:
     matrix: np.ndarray = column.flatten().to_numpy().reshape(-1, dimension)
     return matrix
 
 
-_PLAIN: Final = 12346  # how a bitmap begins
-_WITH_RUNS: Final = 12347
-_LIST_UP_TO: Final = 4096  # numbers; a container of more is 65,536 bits
-_OFFSETS_FROM: Final = 4  # containers, where there are runs
+_MESSAGE: Final = "__lance_commit_message"
+_COMMAND: Final = "visual-memory-command"
+_NOTE: Final = ".command"  # in the memory's folder while a command runs that may be run again where it is cut off
 
 
-def count_deletions(file: Path) -> int:
-    """Return how many rows a file lists.
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What the versions of one command have in common."""
+
+    name: str = ""  # build, add; empty for one that is called by what its versions did
+    first: int = 0  # its first version; 0 before there is one, and for versions of before
+    to: int = 0  # the version that it went back to, where it did
+
+    @classmethod
+    def of(cls, change: Any) -> "Command":  # noqa: ANN401 - Lance is untyped
+        """Return the command that a version says it belongs to, by Lance's record of its change."""
+        with suppress(ValueError, TypeError, KeyError, AttributeError):
+            return cls(**parse_json(change.transaction_properties[_COMMAND]))
+        return cls()
+
+
+@dataclass(slots=True)
+class _Running:
+    command: Command
+    what: str = ""  # it does, where the same command may go on
+    note: Path | None = None  # to be written
+
+
+_running: ContextVar[_Running | None] = ContextVar("running", default=None)
+
+
+@contextmanager
+def command(name: str = "", *, folder: Path | None = None, what: str = "") -> Iterator[None]:
+    """Let all versions that are made within belong together; within another command they belong to that.
+
+    Args:
+        name: of the command.
+        folder: the memory's, where the same command goes on after it was cut off, if nothing else was done since.
+        what: the command does then: only the same goes on.
 
     Raises:
-        ValueError: it is not whole.
-        OSError: it cannot be read.
+        StorageError: the memory cannot be read, or the disk refuses.
     """
-    if file.suffix == ".bin":
-        return _count_bits(file.read_bytes())
-    import pyarrow as pa
-
-    with pa.ipc.open_file(file) as opened:  # Arrow's errors are ValueErrors
-        return int(opened.read_all().num_rows)
-
-
-def _count_bits(content: bytes) -> int:
+    if _running.get():
+        yield
+        return
+    running = _Running(Command(name))
+    if folder:
+        newest = _newest_command(folder)
+        going_on = newest.first > 0 and newest.name == name and _noted(folder) == [what, newest.first]
+        running = _Running(newest if going_on else Command(name), what, folder / _NOTE)
+    before = _running.set(running)
     try:
-        counts, length = _layout(content)
-    except (struct.error, ValueError, IndexError) as error:
-        raise ValueError("a bitmap that breaks off") from error
-    if length != len(content):
-        raise ValueError(f"a bitmap of {len(content)} bytes: {length} expected")
-    return int(counts.sum())
+        yield
+    finally:
+        _running.reset(before)
+    if folder:
+        (folder / _NOTE).unlink(missing_ok=True)
 
 
-def _layout(content: bytes) -> tuple[np.ndarray, int]:
-    """Return how many numbers each of a bitmap's containers holds, and how long it is in all."""
-    (cookie,) = struct.unpack_from("<I", content)
-    if cookie == _PLAIN:
-        (containers,) = struct.unpack_from("<I", content, 4)
-        at, runs, offsets = 8, np.zeros(containers, bool), True
-    elif cookie & 0xFFFF == _WITH_RUNS:
-        containers = (cookie >> 16) + 1
-        at = 4 + -(-containers // 8)
-        bits = np.unpackbits(np.frombuffer(content[4:at], np.uint8), bitorder="little")
-        runs, offsets = bits[:containers].astype(bool), containers >= _OFFSETS_FROM
-    else:
-        raise ValueError("no bitmap")
-    counts = np.frombuffer(content, "<u2", 2 * containers, at)[1::2].astype(np.int64) + 1
-    at += (8 if offsets else 4) * containers
-    for count, run in zip(counts.tolist(), runs.tolist(), strict=True):
-        if run:
-            at += 2 + 4 * int(struct.unpack_from("<H", content, at)[0])
-        else:
-            at += 2 * count if count <= _LIST_UP_TO else 8192
-    return counts, at
+def _newest_command(folder: Path) -> Command:
+    if is_memory(folder):
+        table = ItemTable.open(folder)
+        with suppress(*UNREADABLE):  # of a memory of before, where the record lies beside the version
+            return Command.of(table.dataset.read_transaction(table.version))
+    return Command()
 
 
-ROWS_PER_FILE: Final = 32_768
-BYTES_PER_FILE: Final = 64 * 2**20
-"""Erasing an item writes the file that it is in anew, so that none is to be larger: with thumbnails of 13 kB it holds
-5,000 rows. Smaller ones would be too many: every version names them all."""
+def _noted(folder: Path) -> Any:  # noqa: ANN401 - JSON
+    with suppress(OSError, ValueError, RecursionError):
+        return parse_json((folder / _NOTE).read_bytes())
+    return None
 
 
-def append(table: ItemTable, rows: "pyarrow.Table") -> "pyarrow.Table":
-    """Add items. Return their light columns (`ItemTable.light_columns`).
+def _said_of(version: int, edit: str, *, to: int = 0) -> dict[str, str]:
+    """Return what Lance's record of a change is to say: the version, what it does, and where it goes back to."""
+    running = _running.get()
+    if running is None:
+        return {_MESSAGE: edit}
+    if not running.command.first:
+        running.command = replace(running.command, first=version)
+    if running.note and version > 1:  # a new memory's folder is to be empty
+        running.note.write_text(json.dumps([running.what, running.command.first]), encoding="utf-8")
+        running.note = None
+    return {_MESSAGE: edit, _COMMAND: json.dumps(asdict(replace(running.command, to=to)))}
 
-    Raises:
-        StorageError: the disk refuses.
-    """
+
+def edit_said(change: Any) -> str | None:  # noqa: ANN401 - Lance is untyped
+    """Return what a change says that it does; None where Lance made it by itself."""
+    said = (change.transaction_properties or {}).get(_MESSAGE)
+    return None if said is None else str(said)
+
+
+def commit(table: ItemTable, change: Any, edit: str, *, to: int = 0) -> None:  # noqa: ANN401 - Lance is untyped
+    """Make the next version by one of Lance's operations, and move on to it."""
+    import lance
+
+    said = _said_of(table.version + 1, edit, to=to)
+    change = lance.Transaction(table.version, change, transaction_properties=said)
+    table.move_to(lance.LanceDataset.commit(table.dataset, change))
+
+
+def append(table: ItemTable, rows: pa.Table) -> pa.Table:
+    """Add items. Return their light columns (`ItemTable.light_columns`)."""
     import lance
 
     before = _fragment_ids(table)
@@ -514,7 +546,7 @@ def append(table: ItemTable, rows: "pyarrow.Table") -> "pyarrow.Table":
                 table.uri,
                 mode="append",
                 max_rows_per_file=_rows_per_file(rows.nbytes, len(rows)),
-                transaction_properties=said_of(table.version + 1, "add"),
+                transaction_properties=_said_of(table.version + 1, "add"),
             )
         )
     new = _new_fragments(table, before)
@@ -523,8 +555,8 @@ def append(table: ItemTable, rows: "pyarrow.Table") -> "pyarrow.Table":
 
 
 def replace_rows(
-    table: ItemTable, addresses: UInt64[np.ndarray, " rows"], rows: "pyarrow.Table | None", *, deed: str
-) -> "pyarrow.Table":
+    table: ItemTable, addresses: UInt64[np.ndarray, " rows"], rows: pa.Table | None, *, edit: str
+) -> pa.Table:
     """Take items away, and put others there. Return the light columns of the new ones.
 
     Nothing of an item's text gets into Lance's record of the change. Time grows with the items, not with the table.
@@ -545,23 +577,14 @@ def replace_rows(
             most = _rows_per_file(rows.nbytes, len(rows))
             new = lance.fragment.write_fragments(rows, table.dataset, max_rows_per_file=most)
         change = lance.LanceOperation.Update(removed_fragment_ids=removed, updated_fragments=updated, new_fragments=new)
-        _commit(table, change, deed)
+        commit(table, change, edit)
     add_sums(table.path, data_files(new) | deletion_files(updated), versions=[table.version])
     return table.light_columns(fragments=_new_fragments(table, before) if new else [])
 
 
-def _commit(table: ItemTable, change: Any, deed: str, *, to: int = 0) -> None:  # noqa: ANN401 - Lance is untyped
-    """Make the next version by one of Lance's operations, and move on to it."""
-    import lance
-
-    said = said_of(table.version + 1, deed, to=to)
-    change = lance.Transaction(table.version, change, transaction_properties=said)
-    table.move_to(lance.LanceDataset.commit(table.dataset, change))
-
-
 def _replace_stored(
-    table: ItemTable, addresses: UInt64[np.ndarray, " rows"], rows: "pyarrow.Table | None", before: set[int]
-) -> "pyarrow.Table":
+    table: ItemTable, addresses: UInt64[np.ndarray, " rows"], rows: pa.Table | None, before: set[int]
+) -> pa.Table:
     """Do the same on an object store, where Lance cannot take rows out of one fragment: it looks through all ids."""
     import lance
 
@@ -622,14 +645,8 @@ def _new_fragments(table: ItemTable, before: set[int]) -> list[Any]:
 
 
 def set_reliability(table: ItemTable, values: Float[np.ndarray, " items"] | None) -> None:
-    """Write down how far each item can be relied on, in row order; None takes it back.
-
-    Raises:
-        StorageError: the disk refuses.
-    """
+    """Write down how far each item can be relied on, in row order; None takes it back."""
     import lance
-    import pyarrow as pa
-
     first, before = table.version, _every_data_file(table)
     with committing(table.path):
         fresh = lance.dataset(table.uri)  # Lance changes the object that it adds to; other threads keep theirs
@@ -648,24 +665,20 @@ def _every_data_file(table: ItemTable) -> set[str]:
 
 
 def record(table: ItemTable, execution: Execution) -> None:
-    """Write down that vectors made in this way are among the items; once is enough.
-
-    Raises:
-        StorageError: the disk refuses.
-    """
+    """Write down that vectors made in this way are among the items; once is enough."""
     import lance
 
     if execution in table.settings.executions:
         return
-    settings = changed(table.settings, executions=(*table.settings.executions, execution))
+    settings = replace(table.settings, executions=(*table.settings.executions, execution))
     update = lance.LanceOperation.UpdateMap({SETTINGS_KEY.decode(): settings.to_json()}, replace=False)
     with committing(table.path):
-        _commit(table, lance.LanceOperation.UpdateConfig(schema_metadata_updates=update), "settings")
+        commit(table, lance.LanceOperation.UpdateConfig(schema_metadata_updates=update), "settings")
     add_sums(table.path, (), versions=[table.version])
     table.settings = settings
 
 
-def restore(table: ItemTable, version: int | str, *, deed: str = "checkout") -> None:
+def restore(table: ItemTable, version: int | str, *, edit: str = "checkout") -> None:
     """Make the items of an earlier version those of a new one.
 
     Raises:
@@ -676,7 +689,7 @@ def restore(table: ItemTable, version: int | str, *, deed: str = "checkout") -> 
 
     earlier = table.at(version)
     with committing(table.path):
-        _commit(table, lance.LanceOperation.Restore(earlier.version), deed, to=earlier.version)
+        commit(table, lance.LanceOperation.Restore(earlier.version), edit, to=earlier.version)
         table.move_to(with_keys(table.path, table.dataset))
     add_sums(table.path, (), versions=[table.version])
     table.settings = earlier.settings

@@ -1,11 +1,11 @@
-"""SHA-256 of each file of a memory's table, in the form that ``sha256sum --check`` reads.
+"""The files of a table's versions: their names and sums, the versions there are, their tags, and how they are dropped.
 
-Lance writes none. Of 150 single bits flipped in data files, half changed what was read and nobody noticed. A flipped
-bit among the deletions may bring a forgotten item back, or have Lance ask for more memory than there is, which ends the
-process. So whatever is read is compared first, once in a process: small files whole, and of large ones, by sums of
-their parts, the columns that are read. Only the pictures in large files are left to `retrieval.storage.checking`, which
-compares all: to show ten of them, whole files would have to be read. A table on an object store has no sums: the store
-keeps its own.
+The sums are SHA-256 of each file, in the form that ``sha256sum --check`` reads. Lance writes none. Of 150 single bits
+flipped in data files, half changed what was read and nobody noticed. A flipped bit among the deletions may bring a
+forgotten item back, or have Lance ask for more memory than there is, which ends the process. So whatever is read is
+compared first, once in a process: small files whole, and of large ones, by sums of their parts, the columns that are
+read. Only the pictures in large files are left to `retrieval.storage.checking`, which compares all: to show ten of
+them, whole files would have to be read. A table on an object store has no sums: the store keeps its own.
 """
 
 import hashlib
@@ -13,14 +13,16 @@ import json
 import logging
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import struct
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
-from dataclasses import asdict, dataclass, replace
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
 
 from retrieval.errors import InvalidArgument, StorageError, UnknownVersion
 from retrieval.storage.places import TABLE, UNREADABLE, address_of, in_lance, shown, table_uri
@@ -37,17 +39,23 @@ _REST: Final = ""  # stands for the column of what belongs to none, which says w
 _LINE: Final = re.compile(rb"([0-9a-f]{64})  ([\w./-]+)")
 _MANIFEST: Final = re.compile(rf"{MANIFESTS}/(\d+)\.manifest")
 _COUNTED_FROM: Final = 2**64 - 1  # Lance names manifests by what is left to here, so that the newest comes first
+_PLAIN: Final = 12346  # how a bitmap of deletions begins
+_WITH_RUNS: Final = 12347
+_LIST_UP_TO: Final = 4096  # numbers; a container of more is 65,536 bits
+_OFFSETS_FROM: Final = 4  # containers, where there are runs
+_TAG: Final = re.compile(r"[A-Za-z]([A-Za-z0-9_-]|\.(?=[A-Za-z0-9_-])){0,63}")
+"""Begins with a letter, so that it is no version's number; Lance takes no dot at the end or beside another."""
+_TAGS: Final = Path(TABLE, "_refs", "tags")  # one JSON file a tag, in Lance's form
+_SUM: Final = "visual-memory-sum"  # in a tag's metadata: of its name and version, which no other sum covers
+_EVER: Final = timedelta(days=36_500)  # older than any version
 _compared: set[tuple[str, int, int, int, str]] = set()  # file, inode, time, size and column; "*" for all of it
 _logger = logging.getLogger(__name__)
 
 
 def add_sums(path: Path, names: Collection[str], *, versions: Iterable[int] = ()) -> None:
-    """Write down the sums of files of the table, as they are now; whoever writes them holds the writer's lock.
+    """Write down the sums of files of the table, and of some versions' manifests, as they are now.
 
-    Args:
-        path: the memory's folder.
-        names: of files, in the table's folder.
-        versions: whose manifests are added to these.
+    Whoever writes them holds the writer's lock.
     """
     files = [name for name in (*sorted(names), *map(manifest, versions)) if (path / TABLE / name).is_file()]
     if not files:
@@ -122,10 +130,7 @@ def _state(file: Path) -> tuple[str, int, int, int]:
 def expect_data(path: Path, fragments: Iterable[Any], columns: Iterable[str] | None = None) -> None:
     """Compare what is about to be read of fragments, given their metadata, unless this process has compared it before.
 
-    Args:
-        path: the memory's folder.
-        fragments: whose files are read.
-        columns: that are read; None for all. Of large files, pictures are never compared.
+    Of large files, only some columns are compared where these are given, and the pictures never.
 
     Raises:
         ValueError: it is not as it was written.
@@ -196,16 +201,13 @@ def newest_version(path: Path, sums: Mapping[str, str]) -> int:
 
 
 def renew_sums(path: Path) -> None:
-    """Forget the sums of files that are gone, and add those of files that have none.
-
-    Raises:
-        OSError: the disk refuses.
-    """
+    """Forget the sums of files that are gone, and add those of files that have none."""
     known = read_sums(path)
     folder = path / TABLE
     if not folder.is_dir():
         return
-    names = [f"{part}/{file.name}" for part in _FOLDERS for file in folder.glob(f"{part}/*") if _belongs(part, file)]
+    names = [f"{part}/{file.name}" for part in _FOLDERS for file in folder.glob(f"{part}/*") if file.is_file()]
+    names = [name for name in names if not name.startswith(MANIFESTS) or version_of(name)]
     lines = (f"{known.get(name) or digest(folder / name)}  {name}\n" for name in sorted(names))
     fresh = folder / f"{SUMS}{_FRESH}"
     fresh.write_text("".join(lines), encoding="utf-8")
@@ -215,10 +217,6 @@ def renew_sums(path: Path) -> None:
         lines = (json.dumps({name: parts}) + "\n" for name, parts in before.items() if name in there)
         fresh.write_text("".join(lines), encoding="utf-8")
         fresh.replace(path / TABLE / PARTS)
-
-
-def _belongs(part: str, file: Path) -> bool:
-    return file.is_file() and (part != MANIFESTS or version_of(f"{part}/{file.name}") > 0)
 
 
 def expect_sums(path: Path, names: Iterable[str], sums: Mapping[str, str]) -> None:
@@ -243,6 +241,44 @@ def deletion_files(fragments: Iterable[Any]) -> set[str]:
     return {str(one.deletion_file.path(one.id)) for one in fragments if one.deletion_file}
 
 
+def count_deletions(file: Path) -> int:
+    """Return how many rows a file of deletions lists; ValueError says that it is not whole."""
+    if file.suffix != ".bin":
+        with pa.ipc.open_file(file) as opened:  # Arrow's errors are ValueErrors
+            return int(opened.read_all().num_rows)
+    content = file.read_bytes()
+    try:
+        counts, length = _layout(content)
+    except (struct.error, ValueError, IndexError) as error:
+        raise ValueError("a bitmap that breaks off") from error
+    if length != len(content):
+        raise ValueError(f"a bitmap of {len(content)} bytes: {length} expected")
+    return int(counts.sum())
+
+
+def _layout(content: bytes) -> tuple[np.ndarray, int]:
+    """Return how many numbers each of a bitmap's containers holds, and how long it is in all."""
+    (cookie,) = struct.unpack_from("<I", content)
+    if cookie == _PLAIN:
+        (containers,) = struct.unpack_from("<I", content, 4)
+        at, runs, offsets = 8, np.zeros(containers, bool), True
+    elif cookie & 0xFFFF == _WITH_RUNS:
+        containers = (cookie >> 16) + 1
+        at = 4 + -(-containers // 8)
+        bits = np.unpackbits(np.frombuffer(content[4:at], np.uint8), bitorder="little")
+        runs, offsets = bits[:containers].astype(bool), containers >= _OFFSETS_FROM
+    else:
+        raise ValueError("no bitmap")
+    counts = np.frombuffer(content, "<u2", 2 * containers, at)[1::2].astype(np.int64) + 1
+    at += (8 if offsets else 4) * containers
+    for count, run in zip(counts.tolist(), runs.tolist(), strict=True):
+        if run:
+            at += 2 + 4 * int(struct.unpack_from("<H", content, at)[0])
+        else:
+            at += 2 * count if count <= _LIST_UP_TO else 8192
+    return counts, at
+
+
 def manifest(version: int) -> str:
     """Return the name of the file that says what belongs to a version."""
     return f"{MANIFESTS}/{_COUNTED_FROM - version}.manifest"
@@ -260,20 +296,10 @@ def digest(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-_TAG: Final = re.compile(r"[A-Za-z]([A-Za-z0-9_-]|\.(?=[A-Za-z0-9_-])){0,63}")
-"""Begins with a letter, so that it is no version's number; Lance takes no dot at the end or beside another."""
-_TAGS: Final = Path(TABLE, "_refs", "tags")  # one JSON file a tag, in Lance's form
-_SUM: Final = "visual-memory-sum"  # in a tag's metadata: of its name and version, which no other sum covers
-_TRANSACTIONS: Final = "_transactions"
-_EVER: Final = timedelta(days=36_500)  # older than any version
 
 
 def version_numbers(path: Path) -> list[int]:
-    """Return the numbers of the versions there are, oldest first, without reading any of them.
-
-    Raises:
-        OSError, ValueError: the table cannot be listed.
-    """
+    """Return the numbers of the versions there are, oldest first, without reading any of them."""
     if address_of(path):
         import lance
 
@@ -366,13 +392,8 @@ def remove_tag(path: Path, name: str) -> None:
 
 
 def tags_on(path: Path, versions: Collection[int]) -> dict[str, int]:
-    """Return the tags of some versions, with these.
-
-    Raises:
-        as `tags_of`.
-    """
-    wanted = set(versions)
-    return {tag: version for tag, version in tags_of(path).items() if version in wanted}
+    """Return the tags of some versions, with these; errors are those of `tags_of`."""
+    return {tag: version for tag, version in tags_of(path).items() if version in versions}
 
 
 def drop_versions(path: Path, versions: Collection[int]) -> dict[str, int]:
@@ -400,7 +421,7 @@ def drop_versions(path: Path, versions: Collection[int]) -> dict[str, int]:
         (path / TABLE / manifest(version)).unlink(missing_ok=True)
     dataset.cleanup_old_versions(older_than=_EVER, delete_unverified=True)
     left = set(version_numbers(path))
-    for file in (path / TABLE / _TRANSACTIONS).glob("*.txn"):  # of which Lance leaves those younger than some version
+    for file in (path / TABLE / "_transactions").glob("*.txn"):  # of which Lance leaves those younger than some version
         read = file.name.partition("-")[0]
         if file.name in texts or (read.isdecimal() and int(read) + 1 not in left):
             file.unlink(missing_ok=True)
@@ -423,107 +444,3 @@ def _remote_tags(path: Path) -> Any:  # noqa: ANN401 - Lance is untyped
 
 def _sum(name: str, version: int) -> str:
     return hashlib.sha256(f"{name} {version}".encode()).hexdigest()[:16]
-
-
-_MESSAGE: Final = "__lance_commit_message"
-_COMMAND: Final = "visual-memory-command"
-_NOTE: Final = ".command"  # in the memory's folder while a command runs that may be run again where it is cut off
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """What the versions of one command have in common."""
-
-    name: str = ""  # build, add; empty for one that is called by what its versions did
-    first: int = 0  # its first version; 0 before there is one, and for versions of before
-    to: int = 0  # the version that it went back to, where it did
-
-    @classmethod
-    def of(cls, change: Any) -> "Command":  # noqa: ANN401 - Lance is untyped
-        """Return the command that a version says it belongs to, by Lance's record of its change."""
-        with suppress(ValueError, TypeError, KeyError, AttributeError):
-            return cls(**parse_json(change.transaction_properties[_COMMAND]))
-        return cls()
-
-
-@dataclass(slots=True)
-class _Running:
-    command: Command
-    what: str = ""  # it does, where the same command may go on
-    note: Path | None = None  # to be written
-
-
-_running: ContextVar[_Running | None] = ContextVar("running", default=None)
-
-
-@contextmanager
-def command(name: str = "") -> Iterator[None]:
-    """Let all versions that are made within belong together; within another command they belong to that."""
-    with _run(_Running(Command(name))):
-        yield
-
-
-@contextmanager
-def resumable(folder: Path, name: str, what: str, *, newest: Command) -> Iterator[None]:
-    """Do the same, and go on with the same command where it was cut off and nothing was done since.
-
-    Args:
-        folder: the memory's.
-        name: of the command.
-        what: it does: only the same goes on.
-        newest: what the memory's newest version belongs to.
-
-    Raises:
-        OSError: the disk refuses.
-    """
-    going_on = newest.first > 0 and newest.name == name and _noted(folder) == [what, newest.first]
-    with _run(_Running(newest if going_on else Command(name), what, folder / _NOTE)) as outermost:
-        yield
-    if outermost:
-        (folder / _NOTE).unlink(missing_ok=True)
-
-
-@contextmanager
-def _run(running: _Running) -> Iterator[bool]:
-    if _running.get():
-        yield False
-        return
-    before = _running.set(running)
-    try:
-        yield True
-    finally:
-        _running.reset(before)
-
-
-def _noted(folder: Path) -> Any:  # noqa: ANN401 - JSON
-    with suppress(OSError, ValueError, RecursionError):
-        return parse_json((folder / _NOTE).read_bytes())
-    return None
-
-
-def said_of(version: int, deed: str, *, to: int = 0) -> dict[str, str]:
-    """Return what Lance's record of a change is to say.
-
-    Args:
-        version: that it makes.
-        deed: what it does, in a word.
-        to: the version that it goes back to, where it does.
-
-    Raises:
-        OSError: the disk refuses.
-    """
-    running = _running.get()
-    if running is None:
-        return {_MESSAGE: deed}
-    if not running.command.first:
-        running.command = replace(running.command, first=version)
-    if running.note and version > 1:  # a new memory's folder is to be empty
-        running.note.write_text(json.dumps([running.what, running.command.first]), encoding="utf-8")
-        running.note = None
-    return {_MESSAGE: deed, _COMMAND: json.dumps(asdict(replace(running.command, to=to)))}
-
-
-def deed_said(change: Any) -> str | None:  # noqa: ANN401 - Lance is untyped
-    """Return what a change says that it does; None where Lance made it by itself."""
-    said = (change.transaction_properties or {}).get(_MESSAGE)
-    return None if said is None else str(said)
