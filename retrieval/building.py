@@ -16,8 +16,8 @@ from retrieval.labels import composed
 from retrieval.memory import THUMBNAIL_PIXELS, VisualMemory
 from retrieval.parquet import ROWS, FeatureFile
 from retrieval.sources import Item, Manifest, as_text, expect_outside, list_labelled_files, read_manifest
-from retrieval.storage.history import going_on
 from retrieval.storage.places import is_memory, local_folder
+from retrieval.storage.table import command
 from retrieval.support.terminal import track
 
 
@@ -63,7 +63,7 @@ def build_memory(
     calibration = list(found.for_calibration())
     built_from = as_text(Path(folder).resolve())
     running = {"device": device, "backend": backend, "precision": precision}
-    with going_on(local_folder(path), "build", built_from):
+    with command("build", folder=local_folder(path), what=built_from):
         memory = None
         if not is_memory(local_folder(path)):
             with contextlib.suppress(*([MemoryExists] if shard else [])):  # another shard was faster
@@ -103,7 +103,7 @@ def build_from_features(
     """
     features = FeatureFile.open(file)
     built_from = as_text(Path(file).resolve())
-    with going_on(local_folder(path), "build", built_from):
+    with command("build", folder=local_folder(path), what=built_from):
         if is_memory(local_folder(path)):
             memory = VisualMemory.open(path)
             _expect_origin(memory, built_from, file)
@@ -132,7 +132,7 @@ def add_features(
     check_embedder(features.identity, memory.settings.embedder, memory.path)
     total, prefix = AddReport(), as_text(id_prefix)
     blocks = -(-len(features) // ROWS)
-    with going_on(memory.path, "add", f"{features.path} {prefix}"):
+    with command("add", folder=memory.path, what=f"{features.path} {prefix}"):
         for ids, labels, vectors in track(
             features.batches(), "Reading features", total=blocks, unit=" blocks", shown=progress
         ):

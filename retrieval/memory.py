@@ -28,8 +28,8 @@ from retrieval.embedders import load_embedder
 from retrieval.embedders.base import Embedder, EmbedderIdentity, Execution, Requested, expect_embedder
 from retrieval.embedders.precision import Calibration
 from retrieval.embedding import Embedding
-from retrieval.erasing.dropped import clear_indexes, keep_account
-from retrieval.erasing.erase import dead_keys_of_ids, erase_items, is_pending
+from retrieval.erasing.erase import erase_items, is_pending, keys_of_ids
+from retrieval.erasing.files import clear_indexes, keep_account
 from retrieval.erasing.receipts import Receipt
 from retrieval.erasing.traces import Traces
 from retrieval.errors import IndexUnavailable, InvalidArgument, StorageError, UnknownItem, VisualMemoryWarning
@@ -37,12 +37,13 @@ from retrieval.images import ImageLike
 from retrieval.indexes import choose_kind
 from retrieval.labels import asked_ids, stored_texts
 from retrieval.sources import Item, as_item, as_text, list_labelled_files, read_manifest
-from retrieval.storage.history import Entry, find_undone, going_on
+from retrieval.storage.history import Entry, find_undone
 from retrieval.storage.places import PASSED_OVER, address_of, check_free, local_folder, writer_lock, writing
 from retrieval.storage.table import (
     ItemBatch,
     ItemTable,
     append,
+    command,
     compact,
     record,
     replace_rows,
@@ -50,7 +51,7 @@ from retrieval.storage.table import (
     set_reliability,
     to_arrow,
 )
-from retrieval.storage.versions import command, remove_tag, set_tag
+from retrieval.storage.versions import remove_tag, set_tag
 from retrieval.support.terminal import track
 from retrieval.types import Settings
 from retrieval.vectors import VectorsLike
@@ -212,7 +213,7 @@ class VisualMemory(MemoryView):
         """Replace items of the version that `turn` gave; the present one may have others since `record`."""
         if len(slots):
             addresses = snapshot.rows.addresses(slots)
-            self._advance(slots, replace_rows(self._table, addresses, rows, deed=named))
+            self._advance(slots, replace_rows(self._table, addresses, rows, edit=named))
 
     def add(
         self,
@@ -327,7 +328,7 @@ class VisualMemory(MemoryView):
         if shard:
             items, count, listing = shard.stream(items), shard.size(count), shard.name(listing)
         prefixed = (replace(item, id=prefix + item.id) for item in items)
-        with going_on(self.path, "add", f"{as_text(source)} {id_prefix}"):
+        with command("add", folder=self.path, what=f"{as_text(source)} {id_prefix}"):
             shown = track(prefixed, "Embedding", total=count, shown=progress)
             report = self.add(shown, on_duplicate=on_duplicate, embedded_by=embedded_by)
             list_unreadable(listing, report.unreadable)
@@ -404,7 +405,7 @@ class VisualMemory(MemoryView):
             progress: whether to show bars.
 
         Returns:
-            The receipt, which lies in the memory's folder too; `retrieval.erasing.proof.verify` proves it again.
+            The receipt, which lies in the memory's folder too; `retrieval.erasing.receipts.verify` proves it again.
 
         Raises:
             UnknownItem, InvalidArgument: as for `forget`.
@@ -422,7 +423,7 @@ class VisualMemory(MemoryView):
                     raise
                 found = snapshot.rows.find(ids)
                 slots, gone = found[found >= 0], [id_ for id_, slot in zip(ids, found, strict=True) if slot < 0]
-                keys = np.concatenate([snapshot.rows.keys(slots), dead_keys_of_ids(self.path, gone)])
+                keys = np.concatenate([snapshot.rows.keys(slots), keys_of_ids(self.path, gone, living=False)])
             receipt = erase_items(self.path, keys, traces=traces, prove=prove, progress=progress)
             living = len(self._table) - len(slots)
             if self._table.refresh() and len(self._table) == living:
@@ -577,7 +578,7 @@ class VisualMemory(MemoryView):
         return entry
 
     def _restore(self, version: int | str, *, named: str) -> None:
-        restore(self._table, version, deed=named)
+        restore(self._table, version, edit=named)
         self._reopen()
 
     def _expect_no_erasure(self) -> None:

@@ -99,8 +99,7 @@ def verify_forgotten(
     import json
     from dataclasses import asdict
 
-    from retrieval.erasing.proof import verify
-    from retrieval.erasing.receipts import read_receipt
+    from retrieval.erasing.receipts import read_receipt, verify
     from retrieval.storage.places import is_memory
 
     read = read_receipt(receipt)
@@ -215,25 +214,25 @@ def _print_receipt(memory: Path, receipt: "Receipt") -> None:
     from eval.wording import counted
     from retrieval.support.terminal import print_table, printable
 
-    deed = receipt.deed
-    typer.echo(f"{printable(memory)}: erased {counted(receipt.items, 'item')}, version {deed.version_after}")
-    rows = [("versions dropped", len(deed.dropped_versions)), ("files removed", len(deed.files_removed))]
-    rows += [("files written", len(deed.files_written))]
-    rows += [(f"entries dropped: {place}", count) for place, count in deed.entries_dropped.items()]
+    changes = receipt.changes
+    typer.echo(f"{printable(memory)}: erased {counted(receipt.items, 'item')}, version {changes.version_after}")
+    rows = [("versions dropped", len(changes.dropped_versions)), ("files removed", len(changes.files_removed))]
+    rows += [("files written", len(changes.files_written))]
+    rows += [(f"entries dropped: {place}", count) for place, count in changes.entries_dropped.items()]
     print_table(["of the memory and beside it", "count"], [(what, f"{count:,}") for what, count in rows])
-    for tag, version in deed.dropped_tags.items():
+    for tag, version in changes.dropped_tags.items():
         typer.echo(f"The tag {printable(tag)} of version {version} is gone")
-    if deed.windows_shared:
+    if changes.windows_shared:
         typer.echo(
-            f"Other items hold {deed.windows_shared:,} of {deed.windows:,} pieces of their bytes: duplicates stay"
+            f"Other items hold {changes.windows_shared:,} of {changes.windows:,} pieces of their bytes: duplicates stay"
         )
-    if not deed.searched:
+    if not changes.searched:
         typer.echo("Not proven yet: `vmem memory verify-forgotten RECEIPT` searches every file")
     typer.echo(f"Receipt: {printable(receipt.path, longest=1000)}")
 
 
 def _print_checks(checks: "tuple[Check, ...]") -> None:
-    from retrieval.erasing.proof import UNACCOUNTED
+    from retrieval.erasing.receipts import UNACCOUNTED
     from retrieval.support.terminal import print_table, printable
 
     print_table(["looked at", "left", "how"], [(check.what, len(check.left), check.how) for check in checks])

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any, Final
 
 import numpy as np
@@ -75,7 +75,7 @@ class TableFiles:
         self._columns: dict[str, list[str]] = {}  # of each file that was opened
         self._names = {about["version"]: (about["version"], about["timestamp"]) for about in self.dataset.versions()}
         for version, name in self._names.items():
-            for group in self._once("groups", name, lambda version=version: self._groups_of(version)):
+            for group in self._once("groups", name, partial(self._groups_of, version)):
                 self._groups.setdefault(group, set()).add(version)
         there = {*self._names.values(), *self._groups, *map(self._state, self._groups)}
         for fact in [fact for fact in self._facts if fact[1] not in there]:
@@ -156,7 +156,7 @@ class TableFiles:
         for group in self._whole_groups:
             state = self._state(group)
             if state[1] != "all":
-                rows, texts = self._once("dead", state, lambda group=group: self._read_dead(group))
+                rows, texts = self._once("dead", state, partial(self._read_dead, group))
                 if len(rows):
                     yield group, rows, texts
 
@@ -181,7 +181,7 @@ class TableFiles:
             if living.size:
                 yield group, living
 
-    def _living_keys(self, keys: Keys) -> Keys:
+    def _living_keys(self, keys: Keys) -> Int[np.ndarray, " living"]:
         """Return those of some keys under which rows of the latest version live."""
         parts = [self._read(group, rows, ("key",))["key"].to_numpy() for group, rows in self._find_living(keys)]
         return np.unique(np.concatenate([keys[:0], *parts]))
@@ -303,7 +303,7 @@ class TableFiles:
         """Return the versions that a command made whose text names a forgotten id."""
         found = []
         for version, name in self._names.items():
-            predicate = self._once("predicate", name, lambda version=version: self._predicate_of(version))
+            predicate = self._once("predicate", name, partial(self._predicate_of, version))
             if any(marks.is_id(text.replace("''", "'")) for text in _QUOTED.findall(predicate)):
                 found.append(version)
         return found

@@ -9,7 +9,7 @@ A proof looks for what is left of erased items: in rows of all versions, in the 
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from secrets import token_hex
@@ -68,7 +68,8 @@ class Changes:
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Changes":
         """Return what `to_dict` wrote."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+        frozen: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+        return cls(**frozen)
 
 
 @dataclass(frozen=True, slots=True)

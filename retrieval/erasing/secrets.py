@@ -1,4 +1,4 @@
-"""What tells erased items when they are met again, and nothing else of them: keys, keyed digests, windows of their bytes.
+"""What tells erased items when they are met again, and nothing else: keys, keyed digests, windows of their bytes.
 
 Windows begin where the bytes themselves say so (at words that a multiplication sends to a certain value), so that they
 are found at any offset in a file, and only one place in some dozens has to be looked at.

@@ -29,9 +29,10 @@ from retrieval.storage.places import (
     table_uri,
     writer_lock,
 )
-from retrieval.storage.table import ItemTable, count_deletions
+from retrieval.storage.table import ItemTable
 from retrieval.storage.versions import (
     MANIFESTS,
+    count_deletions,
     data_files,
     deletion_files,
     digest,

@@ -3,30 +3,24 @@
 import itertools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from retrieval.errors import UnknownVersion
-from retrieval.storage.places import UNREADABLE, address_of, is_memory, reading, shown
-from retrieval.storage.table import RELIABILITY, ItemTable, dropped_meanwhile, unless_dropped
+from retrieval.storage.places import UNREADABLE, address_of, reading, shown
+from retrieval.storage.table import RELIABILITY, Command, ItemTable, dropped_meanwhile, edit_said, unless_dropped
 from retrieval.storage.versions import (
-    Command,
-    deed_said,
     expect_sums,
     manifest,
     read_sums,
-    resumable,
     tags_of,
     version_numbers,
 )
-
-if TYPE_CHECKING:
-    import pyarrow
 
 T = TypeVar("T")
 _DEEDS: Final = {  # what Lance calls the changes that carry no word of ours
@@ -131,7 +125,7 @@ def _read_version(dataset: Any, tags: tuple[str, ...]) -> Version:  # noqa: ANN4
     except UNREADABLE:  # of a memory of before, where it lies beside the version
         change = None
     operation = type(change.operation).__name__ if change else "unknown"
-    said = deed_said(change) if change else None
+    said = edit_said(change) if change else None
     made_by = Command.of(change)
     if said is None and operation == "Project" and f"{RELIABILITY}_{number - 1}" in dataset.schema.names:
         made_by = Command(first=number - 1)  # it ends the pruning that began there: see `set_reliability`
@@ -184,26 +178,6 @@ def _entry(group: Sequence[Version]) -> Entry:
     )
 
 
-@contextmanager
-def going_on(folder: Path, name: str, what: str) -> Iterator[None]:
-    """Let all versions made within belong to one command, with those that it made when it was last cut off.
-
-    Args:
-        folder: the memory's, if there is one yet.
-        name: of the command.
-        what: it does: only the same goes on, and only where nothing else was done since.
-
-    Raises:
-        StorageError: the memory cannot be read, or the disk refuses.
-    """
-    newest = Command()
-    if is_memory(folder):
-        table = ItemTable.open(folder)
-        newest = next(_versions(table, table.version)).command
-    with resumable(folder, name, what, newest=newest):
-        yield
-
-
 def find_undone(table: ItemTable) -> tuple[Entry, int]:
     """Return the command that `undo` takes back, and the version it goes back to.
 
@@ -245,9 +219,6 @@ def find_undone(table: ItemTable) -> tuple[Entry, int]:
 
 def compare_versions(before: ItemTable, after: ItemTable) -> Difference:
     """Return what changed from one version to another; time and space grow with the items, not with their square."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     old, new = before.light_columns(), after.light_columns()
     place = pc.index_in(new["id"].combine_chunks(), value_set=old["id"].combine_chunks())
     kept = pc.is_valid(place)
@@ -269,10 +240,7 @@ def compare_versions(before: ItemTable, after: ItemTable) -> Difference:
     )
 
 
-def _reliabilities(rows: "pyarrow.Table") -> "pyarrow.ChunkedArray | pyarrow.Array":
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
+def _reliabilities(rows: pa.Table) -> pa.ChunkedArray | pa.Array:
     if RELIABILITY not in rows.column_names:
         return pa.array(np.ones(len(rows), np.float32))
     return pc.fill_null(rows[RELIABILITY], 1.0)

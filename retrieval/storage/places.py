@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Final
 
 from retrieval.errors import MemoryBusy, MemoryExists, NotAMemory, StorageError
@@ -86,17 +87,6 @@ def is_stored(address: str) -> bool:
             return False
         raise store_error(address, error) from error
     return True
-
-
-@contextmanager
-def storing(address: str) -> Iterator[None]:
-    """Translate what an object store raises while a table is made."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        if "already exists" in str(error):
-            raise MemoryExists(f"{address} holds a memory already: choose another address") from error
-        raise store_error(address, error) from error
 
 
 def store_error(address: str, error: Exception) -> StorageError:

@@ -143,6 +143,7 @@ def with_keys(path: Path, dataset: Any) -> Any:  # noqa: ANN401 - Lance is untyp
     if "key" in dataset.schema.names:
         return dataset
     import lance
+
     with writer_lock(path), committing(path):
         fresh = lance.dataset(dataset.uri)
         if "key" not in fresh.schema.names:  # another process may have been faster
@@ -647,6 +648,7 @@ def _new_fragments(table: ItemTable, before: set[int]) -> list[Any]:
 def set_reliability(table: ItemTable, values: Float[np.ndarray, " items"] | None) -> None:
     """Write down how far each item can be relied on, in row order; None takes it back."""
     import lance
+
     first, before = table.version, _every_data_file(table)
     with committing(table.path):
         fresh = lance.dataset(table.uri)  # Lance changes the object that it adds to; other threads keep theirs

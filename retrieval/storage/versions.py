@@ -296,8 +296,6 @@ def digest(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-
-
 def version_numbers(path: Path) -> list[int]:
     """Return the numbers of the versions there are, oldest first, without reading any of them."""
     if address_of(path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from retrieval.embedders.base import Execution, foreign_vectors
-from retrieval.erasing.receipts import Deed, Note
+from retrieval.erasing.receipts import Changes, Note
 from retrieval.errors import InvalidArgument, StorageError, UnknownItem, UnknownVersion
 from retrieval.memory import VisualMemory
 from retrieval.vectors import to_unit_vectors
@@ -479,7 +479,7 @@ def test_an_edit_waits_for_its_turn_and_gives_up_in_one_sentence(memory):
 def test_a_memory_does_not_go_back_while_an_erasure_is_cut_off(memory):
     version = memory.version
     memory.forget(ids=["1"])
-    Note.begin(memory.path, "0", (1,), (), Deed(memory.version))
+    Note.begin(memory.path, "0", (1,), (), Changes(memory.version))
     with pytest.raises(StorageError, match="cannot go back while items are being erased.*--resume"):
         memory.checkout(version)
     assert len(memory) == 59

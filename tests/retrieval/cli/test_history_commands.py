@@ -15,7 +15,7 @@ from retrieval import VisualMemory
 from retrieval.cli.history_cli import checkout, compact, diff, history, relabel, tag, undo, untag
 from retrieval.embedders.base import foreign_vectors
 from retrieval.errors import UnknownVersion
-from retrieval.storage.versions import command
+from retrieval.storage.table import command
 from tests.commands import Run, runner
 
 ITEMS = 400
@@ -112,11 +112,11 @@ from pathlib import Path
 from retrieval import VisualMemory
 from retrieval.embedders.base import foreign_vectors
 from retrieval.errors import UnknownVersion
-from retrieval.storage.history import going_on
+from retrieval.storage.table import command
 from retrieval.storage.places import is_memory
 
 path, origin, first, ending = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
-with going_on(path, "build", origin):
+with command("build", folder=path, what=origin):
     made = VisualMemory.open(path) if is_memory(path) else VisualMemory.create(path, embedder=foreign_vectors("m", 8))
     for number in range(first, first + 3):
         made.add_vectors([f"{number}"], ["x"], np.ones((1, 8)))

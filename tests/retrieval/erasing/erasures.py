@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from retrieval.erasing.erase import erase_items, keys_of_ids
-from retrieval.erasing.proof import verify
-from retrieval.erasing.receipts import Check, Receipt, read_receipt
+from retrieval.erasing.receipts import Check, Receipt, read_receipt, verify
 from retrieval.erasing.traces import FeatureTraces
 from retrieval.storage.table import ItemBatch, ItemTable, append, to_arrow
 

@@ -24,8 +24,7 @@ from lance.file import LanceFileReader
 
 from retrieval.embedders.base import foreign_vectors
 from retrieval.embedding import ABOUT, FEATURES_SIZE_LIMIT
-from retrieval.erasing.proof import verify
-from retrieval.erasing.receipts import Receipt, read_receipt
+from retrieval.erasing.receipts import Receipt, read_receipt, verify
 from retrieval.errors import InvalidArgument
 from retrieval.memory import VisualMemory
 from retrieval.storage.table import ItemBatch

@@ -6,7 +6,7 @@ import pytest
 
 from retrieval import VisualMemory
 from retrieval.embedders.base import foreign_vectors
-from retrieval.erasing.proof import verify
+from retrieval.erasing.receipts import verify
 from retrieval.errors import UnknownItem
 from retrieval.storage.checking import check_memory
 from retrieval.storage.table import BYTES_PER_FILE, ItemBatch, ItemTable

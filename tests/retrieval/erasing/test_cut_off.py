@@ -112,7 +112,7 @@ def test_what_waits_for_another_place_is_only_taken_out_of_decisions(memory, tmp
     assert (receipts, waiting) == ([], 1) and is_pending(memory) and "b/3" not in held(memory)
     put(memory, ["b/3"], 8)  # added again meanwhile: another item
     (receipt,), _ = finish_pending(memory, traces=[Stuck(tmp_path / "empty")], progress=False)
-    assert "b/3" in held(memory) and receipt.deed.windows_before > 0
+    assert "b/3" in held(memory) and receipt.changes.windows_before > 0
 
 
 def test_repairing_a_memory_does_not_bring_back_what_was_being_erased(memory, tmp_path):

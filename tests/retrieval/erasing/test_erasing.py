@@ -41,7 +41,7 @@ def test_no_byte_of_an_erased_item_is_left_and_every_other_item_is(memory):
     rest = everything(memory)
     assert vector_bytes(row) not in rest and row["thumbnail"] not in rest and row["digest"].encode() not in rest
     assert held(memory) == {id_: kept for id_, kept in before.items() if id_ != "b/3"}
-    assert receipt.deed.windows_before == receipt.deed.windows > 0
+    assert receipt.changes.windows_before == receipt.changes.windows > 0
     assert look_again(memory, receipt) == {}
 
 
@@ -50,9 +50,9 @@ def test_versions_from_before_the_item_stay_and_those_that_held_it_are_dropped(m
     plan = plan_erasure(memory, keys_of_ids(memory, ["b/3"]))
     receipt = erase(memory, "b/3")
     assert plan.versions == versions[2:]
-    assert set(plan.versions) <= set(receipt.deed.dropped_versions)
+    assert set(plan.versions) <= set(receipt.changes.dropped_versions)
     kept = [found["version"] for found in ItemTable.open(memory).dataset.versions()]
-    assert kept == [*versions[:2], receipt.deed.version_after] and receipt.deed.version_before == versions[-1]
+    assert kept == [*versions[:2], receipt.changes.version_after] and receipt.changes.version_before == versions[-1]
     assert len(ItemTable.open(memory).at(versions[1])) == 30
 
 
@@ -63,8 +63,8 @@ def test_the_plan_names_versions_that_hold_only_what_the_item_was_before(memory)
     now = np.array([held(memory)["c/0"]["key"]])
     plan = plan_erasure(memory, now)
     receipt = erase_items(memory, now, progress=False)
-    assert plan.tags == receipt.deed.dropped_tags == {"first-picture": 4}
-    assert set(plan.versions) <= set(receipt.deed.dropped_versions)
+    assert plan.tags == receipt.changes.dropped_tags == {"first-picture": 4}
+    assert set(plan.versions) <= set(receipt.changes.dropped_versions)
 
 
 def test_tags_on_versions_that_held_it_go_and_are_named(memory):
@@ -72,7 +72,7 @@ def test_tags_on_versions_that_held_it_go_and_are_named(memory):
     table.dataset.tags.create("early", 2)
     table.dataset.tags.create("late", 4)
     assert plan_erasure(memory, keys_of_ids(memory, ["c/0"])).tags == {"late": 4}
-    assert erase(memory, "c/0").deed.dropped_tags == {"late": 4}
+    assert erase(memory, "c/0").changes.dropped_tags == {"late": 4}
     assert set(ItemTable.open(memory).dataset.tags.list()) == {"early"}
 
 
@@ -81,8 +81,8 @@ def test_only_the_files_that_held_it_are_rewritten(memory):
     receipt = erase(memory, "b/3", "b/4")
     after = {file.name for file in (memory / "items.lance" / "data").iterdir()}
     assert len(before - after) == len(after - before) == 1
-    assert [Path(name).name for name in receipt.deed.files_removed] == list(before - after)
-    assert [Path(name).name for name in receipt.deed.files_written] == list(after - before)
+    assert [Path(name).name for name in receipt.changes.files_removed] == list(before - after)
+    assert [Path(name).name for name in receipt.changes.files_written] == list(after - before)
 
 
 def test_what_was_relabelled_replaced_or_forgotten_before_is_erased_from_its_old_files(memory):
@@ -145,7 +145,7 @@ def test_a_duplicate_stays_and_the_receipt_says_so(memory):
     twin = vectors(30, 0)[4:5]
     VisualMemory.open(memory).add_vectors(["twin"], ["x"], twin)
     receipt = erase(memory, "a/4")
-    assert "twin" in held(memory) and 0 < receipt.deed.windows_shared < receipt.deed.windows
+    assert "twin" in held(memory) and 0 < receipt.changes.windows_shared < receipt.changes.windows
     assert look_again(memory, receipt) == {}
 
 
@@ -158,8 +158,8 @@ def test_the_saved_index_holds_nothing_of_it_either(tmp_path):
     assert vector_bytes(row) in everything(memory.path / "index")
     receipt = erase(memory.path, "7")
     assert vector_bytes(row) not in everything(memory.path)
-    assert receipt.deed.windows_before == receipt.deed.windows > 0  # the search did find what was there
-    assert any(name.startswith("index/") for name in receipt.deed.files_written)
+    assert receipt.changes.windows_before == receipt.changes.windows > 0  # the search did find what was there
+    assert any(name.startswith("index/") for name in receipt.changes.files_written)
     assert look_again(memory.path, receipt) == {}
     assert "7" not in VisualMemory.open(memory.path).search_vectors(vectors(500, 0)[7:8], k=20).ids
 
@@ -182,7 +182,7 @@ def test_a_duplicate_stays_in_a_saved_index_too(tmp_path):
     twin = held(memory.path)["twin"]
     receipt = erase(memory.path, "7")
     assert vector_bytes(twin) in everything(memory.path / "index")
-    assert receipt.deed.windows_shared == receipt.deed.windows and look_again(memory.path, receipt) == {}
+    assert receipt.changes.windows_shared == receipt.changes.windows and look_again(memory.path, receipt) == {}
 
 
 def test_a_table_of_before_fixed_point_is_searched_added_to_and_erased_from(memory):
@@ -212,7 +212,7 @@ def test_features_of_the_picture_are_wiped_out_of_the_cache(memory, tmp_path):
     features.put(kept)
     digest = rows["b/3"]["digest"]
     receipt = erase(memory, "b/3")
-    assert receipt.deed.entries_dropped["features"] == 1
+    assert receipt.changes.entries_dropped["features"] == 1
     assert features.get(digest) is None and features.get(rows["b/4"]["digest"]) is not None
     # By another process: closing a database's file here would let go of the locks that its open connection has.
     subprocess.run(["cp", "-r", str(features.folder), str(tmp_path / "copied")], check=True)
@@ -225,7 +225,7 @@ def test_features_of_the_picture_are_wiped_out_of_the_cache(memory, tmp_path):
 def test_the_list_of_unusable_files_loses_its_line(memory):
     lines = [f"{json.dumps(id_)}\t{json.dumps('no picture')}\n" for id_ in ("b/3", "x\ny", "b/33")]
     (memory / PASSED_OVER).write_text("".join(lines))
-    assert erase(memory, "b/3").deed.entries_dropped["lists"] == 1
+    assert erase(memory, "b/3").changes.entries_dropped["lists"] == 1
     assert (memory / PASSED_OVER).read_text() == "".join(lines[1:])
 
 

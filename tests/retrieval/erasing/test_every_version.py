@@ -11,8 +11,8 @@ import pytest
 
 from retrieval.embedders.base import foreign_vectors
 from retrieval.embedding import ABOUT, FEATURES_SIZE_LIMIT
-from retrieval.erasing.dropped import DROPPED
 from retrieval.erasing.erase import erase_items, finish_pending, keys_of_ids
+from retrieval.erasing.secrets import DROPPED
 from retrieval.errors import StorageError, UnknownItem
 from retrieval.memory import VisualMemory
 from retrieval.support.cachedir import VARIABLE, open_store
@@ -113,7 +113,7 @@ def test_an_erasure_keeps_account_of_other_items_whose_versions_it_drops(indexed
     indexed.add_vectors(["7"], ["x"], vectors(1, 4), on_duplicate="replace")
     erase(indexed.path, "7")
     receipt = erase(indexed.path, "new")
-    assert receipt.deed.windows > 0 and look_again(indexed.path, receipt) == {}
+    assert receipt.changes.windows > 0 and look_again(indexed.path, receipt) == {}
     assert vector_bytes(before["8"]) in everything(indexed.path)
 
 
@@ -129,7 +129,7 @@ def test_features_and_replies_of_a_picture_that_was_compacted_away_are_dropped(m
     opened.add_vectors(["b/3"], ["x"], vectors(1, 9), on_duplicate="replace")
     opened.compact(keep=1)
     receipt = opened.erase(ids=["b/3"], progress=False)
-    assert receipt.deed.entries_dropped == {"features": 1, "replies": 1, "lists": 0}
+    assert receipt.changes.entries_dropped == {"features": 1, "replies": 1, "lists": 0}
     rest = everything(memory, cache)
     assert feature not in rest and row["thumbnail"] not in rest and row["digest"].encode() not in rest
 
@@ -140,7 +140,7 @@ def test_a_duplicate_of_what_was_compacted_away_stays(memory: Path) -> None:
     opened.add_vectors(["b/3"], ["x"], vectors(1, 9), on_duplicate="replace")
     opened.compact(keep=1)
     receipt = erase(memory, "b/3")
-    assert receipt.deed.windows_shared > 0 and "twin" in held(memory) and look_again(memory, receipt) == {}
+    assert receipt.changes.windows_shared > 0 and "twin" in held(memory) and look_again(memory, receipt) == {}
 
 
 def test_an_erasure_that_was_cut_off_is_finished_after_compacting(memory: Path) -> None:
@@ -158,6 +158,9 @@ def test_an_erasure_that_was_cut_off_is_finished_after_compacting(memory: Path) 
             return []
 
         def secrets(self, items):
+            return []
+
+        def remains(self, marks):
             return []
 
     opened = VisualMemory.open(memory)

@@ -9,8 +9,7 @@ import pytest
 
 from retrieval.embedders.base import foreign_vectors
 from retrieval.erasing.erase import erase_items, keys_of_ids
-from retrieval.erasing.proof import verify
-from retrieval.erasing.receipts import RECORD, read_receipt
+from retrieval.erasing.receipts import RECORD, read_receipt, verify
 from retrieval.errors import InvalidArgument
 from retrieval.memory import VisualMemory
 from tests.retrieval.erasing.erasures import (
