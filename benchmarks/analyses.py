@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.experiments.base import BY_METHOD, Neighborhoods, accuracy_every_k, right_neighbors
+from eval.experiments.base import BY_METHOD, accuracy_every_k, right_neighbors
 from eval.experiments.catalogue import CATALOGUE, write_analysis
 from eval.experiments.material import Given
 from eval.neighbors import Origin, read_neighbors, write_neighbors
-from eval.types import Names, QueryResults
+from eval.types import Names, Neighborhoods, QueryResults
 
 ITEMS, CLASSES = 1_281_000, 1000  # about ImageNet's training set
 SAMPLE = 100  # queries for plain Python

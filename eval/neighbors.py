@@ -14,9 +14,8 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from eval.experiments.base import Neighborhoods
 from eval.runs.log import numbering
-from eval.types import Names, NeighborFileError, QueryResults
+from eval.types import Names, NeighborFileError, Neighborhoods, QueryResults
 from retrieval.labels import imagenet_by_wnid
 from retrieval.storage.places import writing
 

@@ -1,7 +1,7 @@
 """What an evaluation reads and writes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -118,6 +118,29 @@ class QueryResults:
     def factors(self, place: Any) -> Float[np.ndarray, "some k"] | None:  # noqa: ANN401 - whatever indexes an array
         """Return the reliabilities in some places of the table, such as rows; None: all 1."""
         return None if self.reliabilities is None else self.reliabilities[place]
+
+    def nearest(self, k: int) -> "QueryResults":
+        """Return the same queries with their nearest k neighbours at most."""
+        return replace(
+            self,
+            neighbor_ids=Names(self.neighbor_ids.codes[:, :k], self.neighbor_ids.names),
+            neighbor_labels=Names(self.neighbor_labels.codes[:, :k], self.neighbor_labels.names),
+            neighbor_distances=self.neighbor_distances[:, :k],
+            reliabilities=self.factors(np.s_[:, :k]),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Neighborhoods:
+    """The neighbours of one set of queries, from a run, a neighbour file or a search: all that most analyses need."""
+
+    name: str  # of the data set
+    embedder: str
+    results: QueryResults
+
+    def nearest(self, k: int | None) -> "Neighborhoods":
+        """Return the same queries with their nearest k neighbours at most; None keeps all."""
+        return self if k is None else replace(self, results=self.results.nearest(k))
 
 
 @dataclass(frozen=True, slots=True)

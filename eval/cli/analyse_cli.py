@@ -1,22 +1,26 @@
 """vmem eval analyse and vmem eval neighbors."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from eval.experiments.base import Neighborhoods
-    from eval.experiments.catalogue import Entry
-    from eval.experiments.material import Given
-
-app = typer.Typer(no_args_is_help=True)
+from eval.datasets.loading import load_dataset, named_folders
+from eval.experiments.catalogue import CATALOGUE, Entry, find_entry, write_analysis
+from eval.experiments.material import Given, from_file, from_memory, from_run, gather, read_taxonomy
+from eval.neighbors import Origin, read_neighbors, write_neighbors
+from eval.report.plots import slugs
+from eval.runs.log import ABOUT, LOG, read_header
+from eval.types import Neighborhoods
+from retrieval.errors import InvalidArgument
+from retrieval.memory import VisualMemory
+from retrieval.support.terminal import print_table, printable
 
 _ALL = "all"
 
 
-@app.command()
 def analyse(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="A name that --list prints, or all.", show_default=False)
@@ -62,8 +66,6 @@ def analyse(
 
     vmem eval analyse all --memory pets/ --dataset indoors=test/indoors --unknown sketches=test/sketches
     """
-    from retrieval.errors import InvalidArgument
-
     if listed:
         _print_list()
         return
@@ -74,7 +76,6 @@ def analyse(
     _write_all(entries, given, out, skip=name == _ALL)
 
 
-@app.command("neighbors")
 def convert(
     source: Annotated[
         Path, typer.Argument(help="A run folder, or a file of neighbours: the reference release's JSON, or Parquet.")
@@ -103,12 +104,6 @@ def convert(
 
     Example: vmem eval neighbors runs/1 --out neighbours/ --memory-name imagenet --model-name dinov2_vitl14
     """
-    from dataclasses import replace
-
-    from eval.neighbors import Origin, write_neighbors
-    from retrieval.errors import InvalidArgument
-    from retrieval.support.terminal import printable
-
     memory, sources = _neighborhoods(source, dataset)
     single = out.suffix in (".json", ".parquet")
     if single and len(sources) > 1:
@@ -135,13 +130,8 @@ def convert(
             typer.echo("Class 0 stays what it is: the reference release's notebook takes it for none")
 
 
-def _neighborhoods(source: Path, dataset: str | None) -> "tuple[str, Sequence[Neighborhoods]]":
+def _neighborhoods(source: Path, dataset: str | None) -> tuple[str, Sequence[Neighborhoods]]:
     """Return the name of the memory and what the source holds."""
-    from eval.experiments.material import from_run
-    from eval.neighbors import read_neighbors
-    from eval.runs.log import ABOUT, LOG, read_header
-    from retrieval.errors import InvalidArgument
-
     if not source.is_dir():
         if dataset is not None:
             raise InvalidArgument("--dataset chooses one of a run's data sets: a file of neighbours has one")
@@ -153,8 +143,7 @@ def _neighborhoods(source: Path, dataset: str | None) -> "tuple[str, Sequence[Ne
     return memory or "memory", [one for one in found if dataset in (None, one.name)]
 
 
-def _entries(name: str) -> "list[Entry]":
-    from eval.experiments.catalogue import CATALOGUE, find_entry
+def _entries(name: str) -> list[Entry]:
 
     return list(CATALOGUE.values()) if name == _ALL else [find_entry(name)]
 
@@ -168,9 +157,7 @@ def _given(
     taxonomy: Path | None,
     *,
     k: int,
-) -> "Iterator[Given]":
-    from eval.experiments.material import from_file, from_run
-    from retrieval.errors import InvalidArgument
+) -> Iterator[Given]:
 
     if (run is not None) + (neighbors is not None) + bool(memories) != 1:
         raise InvalidArgument("give one of --run RUN, --neighbors FILE, and --memory M with --dataset NAME=PATH")
@@ -186,10 +173,7 @@ def _given(
 
 def _search(
     memories: Sequence[Path], datasets: Sequence[str], unknown: str | None, taxonomy: Path | None, *, k: int
-) -> "Iterator[Given]":
-    from eval.datasets.loading import load_dataset, named_folders
-    from eval.experiments.material import from_memory, gather, read_taxonomy
-    from retrieval.memory import VisualMemory
+) -> Iterator[Given]:
 
     loaded = {name: load_dataset(name, folder) for name, folder in named_folders(datasets).items()}
     strange = {name: load_dataset(name, folder) for name, folder in named_folders([unknown] if unknown else []).items()}
@@ -200,17 +184,12 @@ def _search(
         yield from_memory(first, name, queries, k=k, unknown=other, others=others, taxonomy=levels)
 
 
-def _write_all(entries: "Sequence[Entry]", given: "Iterator[Given]", out: Path, *, skip: bool) -> None:
+def _write_all(entries: Sequence[Entry], given: Iterator[Given], out: Path, *, skip: bool) -> None:
     """Run analyses on each data set; with ``skip`` what one needs and is not there is said, and the others go on."""
-    from eval.experiments.catalogue import write_analysis
-    from eval.report.plots import slugs
-    from retrieval.errors import InvalidArgument
-    from retrieval.support.terminal import printable
-
     names: list[str] = []
     said: set[str] = set()
 
-    def leave_out(entry: "Entry", why: object) -> None:
+    def leave_out(entry: Entry, why: object) -> None:
         sentence = f"{entry.name} is left out: {printable(why, longest=500)}"
         if sentence not in said:  # what one data set lacks the others mostly lack as well
             typer.echo(sentence, err=True)
@@ -236,8 +215,6 @@ def _write_all(entries: "Sequence[Entry]", given: "Iterator[Given]", out: Path, 
 
 
 def _print_list() -> None:
-    from eval.experiments.catalogue import CATALOGUE
-    from retrieval.support.terminal import print_table
 
     needs = {
         "neighbors": "--run, --neighbors or --memory",

@@ -1,23 +1,27 @@
 """vmem memory forget and vmem memory verify-forgotten: above retrieval, since replies and runs keep traces too."""
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+import json
+import sys
+from collections.abc import Callable, Collection
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
+import numpy as np
 import typer
 
-from eval.runs.log import LOG, read_answers, read_header
-from eval.types import RunError
-from retrieval.support.options import AsJson, Ids, IdsFrom, MemoryPath, OfLabel, Where
+from eval.runs.log import expect_runs, predictions_with
+from eval.wording import counted
+from retrieval.erasing.erase import erase_items, finish_pending, keys_of_ids, plan_erasure
+from retrieval.erasing.receipts import UNACCOUNTED, Check, Receipt, read_receipt, verify
+from retrieval.errors import InvalidArgument, StorageError
+from retrieval.memory import VisualMemory
+from retrieval.storage.places import address_of, expect_memory, is_memory, local_folder
+from retrieval.storage.table import ItemTable
+from retrieval.support.options import AsJson, Ids, IdsFrom, MemoryPath, OfLabel, Where, listed_ids
+from retrieval.support.terminal import print_table, printable, way_back
+from retrieval.version import Snapshot
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from retrieval.erasing.receipts import Check, Receipt
-
-
-app = typer.Typer()
 Runs = Annotated[
     list[Path] | None,
     typer.Option(
@@ -29,7 +33,6 @@ Runs = Annotated[
 _LISTED: Final = 20  # predictions, and findings of a check, that are shown
 
 
-@app.command()
 def forget(
     memory: MemoryPath,
     ids: Ids = None,
@@ -64,24 +67,30 @@ def forget(
 
     vmem memory forget pets/ --label cats --erase
     """
-    from retrieval.support.options import listed_ids
-
     chosen = listed_ids(ids, ids_from)
     if runs:  # before anything is done that cannot be undone
         expect_runs(runs)
     if resume:
-        _expect_no_choice(chosen, label, where)
+        if any(choice is not None for choice in (chosen, label, where)):
+            raise InvalidArgument(
+                "--resume finishes what was begun, and takes no items: erase others by a second command"
+            )
         _resume(_searchable(memory))
     elif erase:
         folder = _searchable(memory)
-        keys = _keys(folder, chosen, label, where)
+        if chosen is not None and label is None and where is None:
+            keys = keys_of_ids(folder, chosen)
+        else:
+            snapshot = Snapshot(ItemTable.open(folder), folder)
+            keys = snapshot.rows.keys(snapshot.select(ids=chosen, label=label, where=where))
         if yes or _confirmed(folder, keys):
-            _erase(folder, keys, runs, prove=not prove_later)
+            receipt = erase_items(folder, keys, prove=not prove_later)
+            _print_receipt(folder, receipt)
+            _list_runs(runs, receipt.known.marks.is_id, receipt.memory_id)
     else:
         _unlink(memory, chosen, label, where, runs)
 
 
-@app.command("verify-forgotten")
 def verify_forgotten(
     receipt: Annotated[Path, typer.Argument(metavar="RECEIPT", help="A file in MEMORY/receipts.")],
     memory: Annotated[
@@ -96,12 +105,6 @@ def verify_forgotten(
 
     Example: vmem memory verify-forgotten pets/receipts/20260101T1200000000-1f2e3d4c.json
     """
-    import json
-    from dataclasses import asdict
-
-    from retrieval.erasing.receipts import read_receipt, verify
-    from retrieval.storage.places import is_memory
-
     read = read_receipt(receipt)
     beside = receipt.absolute().parent.parent
     there = memory or (beside if is_memory(beside) else Path(read.memory))
@@ -117,49 +120,13 @@ def verify_forgotten(
 
 def _searchable(memory: Path) -> Path:
     """Return the folder of a memory; StorageError where its files do not lie there, but on an object store."""
-    from retrieval.errors import StorageError
-    from retrieval.storage.places import address_of, local_folder
-
     folder = local_folder(memory)
     if address := address_of(folder):
         raise StorageError(f"{address} cannot be searched byte by byte: erase from a memory in a folder, or forget")
     return folder
 
 
-def _expect_no_choice(ids: list[str] | None, label: str | None, where: str | None) -> None:
-    from retrieval.errors import InvalidArgument
-
-    if any(choice is not None for choice in (ids, label, where)):
-        raise InvalidArgument("--resume finishes what was begun, and takes no items: erase others by a second command")
-
-
-def _keys(memory: Path, ids: list[str] | None, label: str | None, where: str | None) -> "np.ndarray":
-    from retrieval.erasing.erase import keys_of_ids
-    from retrieval.storage.table import ItemTable
-    from retrieval.version import Snapshot
-
-    if ids is not None and label is None and where is None:
-        return keys_of_ids(memory, ids)
-    snapshot = Snapshot(ItemTable.open(memory), memory)
-    return snapshot.rows.keys(snapshot.select(ids=ids, label=label, where=where))
-
-
-def _named(memory: Path, label: str | None, where: str | None) -> list[str]:
-    """Return the ids of the items that a label or a condition chooses now."""
-    from retrieval.storage.table import ItemTable
-    from retrieval.version import Snapshot
-
-    snapshot = Snapshot(ItemTable.open(memory), memory)
-    return list(snapshot.rows.ids(snapshot.select(label=label, where=where)))
-
-
-def _confirmed(memory: Path, keys: "np.ndarray") -> bool:
-    import sys
-
-    from eval.wording import counted
-    from retrieval.erasing.erase import plan_erasure
-    from retrieval.errors import InvalidArgument
-    from retrieval.support.terminal import printable
+def _confirmed(memory: Path, keys: np.ndarray) -> bool:
 
     plan = plan_erasure(memory, keys)
     typer.echo(f"{printable(memory)}: to be erased for good: {counted(len(keys), 'item')}")
@@ -174,31 +141,19 @@ def _confirmed(memory: Path, keys: "np.ndarray") -> bool:
 
 
 def _unlink(memory: Path, ids: list[str] | None, label: str | None, where: str | None, runs: list[Path] | None) -> None:
-    from eval.wording import counted
-    from retrieval.memory import VisualMemory
-    from retrieval.support.terminal import printable, way_back
-
     opened = VisualMemory.open(memory)
-    listed = (ids or _named(memory, label, where)) if runs else []
+    listed: Collection[str] = ()
+    if runs:
+        snapshot = Snapshot(ItemTable.open(memory), memory)
+        listed = set(ids or snapshot.rows.ids(snapshot.select(label=label, where=where)))
     count = opened.forget(ids=ids, label=label, where=where)
     typer.echo(f"{printable(memory)}: forgot {counted(count, 'item')}, {len(opened):,} left, version {opened.version}")
     if count:
         typer.echo(f"{way_back(memory)}: earlier versions still hold them; --erase leaves nothing")
-    _list_runs(runs, set(listed).__contains__, opened.settings.memory_id)
-
-
-def _erase(memory: Path, keys: "np.ndarray", runs: list[Path] | None, *, prove: bool) -> None:
-    from retrieval.erasing.erase import erase_items
-
-    receipt = erase_items(memory, keys, prove=prove)
-    _print_receipt(memory, receipt)
-    _list_runs(runs, receipt.known.marks.is_id, receipt.memory_id)
+    _list_runs(runs, listed.__contains__, opened.settings.memory_id)
 
 
 def _resume(memory: Path) -> None:
-    from retrieval.erasing.erase import finish_pending
-    from retrieval.storage.places import expect_memory
-    from retrieval.support.terminal import printable
 
     expect_memory(memory)
     receipts, waiting = finish_pending(memory)
@@ -210,9 +165,7 @@ def _resume(memory: Path) -> None:
         typer.echo(f"{printable(memory)}: nothing was cut off")
 
 
-def _print_receipt(memory: Path, receipt: "Receipt") -> None:
-    from eval.wording import counted
-    from retrieval.support.terminal import print_table, printable
+def _print_receipt(memory: Path, receipt: Receipt) -> None:
 
     changes = receipt.changes
     typer.echo(f"{printable(memory)}: erased {counted(receipt.items, 'item')}, version {changes.version_after}")
@@ -231,9 +184,7 @@ def _print_receipt(memory: Path, receipt: "Receipt") -> None:
     typer.echo(f"Receipt: {printable(receipt.path, longest=1000)}")
 
 
-def _print_checks(checks: "tuple[Check, ...]") -> None:
-    from retrieval.erasing.receipts import UNACCOUNTED
-    from retrieval.support.terminal import print_table, printable
+def _print_checks(checks: tuple[Check, ...]) -> None:
 
     print_table(["looked at", "left", "how"], [(check.what, len(check.left), check.how) for check in checks])
     failed = [check.what for check in checks if check.left]
@@ -253,8 +204,6 @@ def _print_checks(checks: "tuple[Check, ...]") -> None:
 
 
 def _list_runs(runs: list[Path] | None, is_forgotten: Callable[[str], bool], memory_id: str) -> None:
-    from eval.wording import counted
-    from retrieval.support.terminal import print_table
 
     if not runs:
         return
@@ -268,58 +217,3 @@ def _list_runs(runs: list[Path] | None, is_forgotten: Callable[[str], bool], mem
     typer.echo(f"{counted(count, 'prediction')} of these runs had one of the items among the neighbours{shown}")
     if rows:
         print_table(["query", "data set", "run", "nearest rank", "named by the model"], rows)
-
-
-@dataclass(frozen=True, slots=True)
-class TookPart:
-    """A prediction, and the forgotten items among its neighbours."""
-
-    run: Path  # its folder
-    dataset: str
-    query: str
-    rank: int  # of the nearest of them; 1 is the nearest neighbour
-    items: tuple[str, ...]  # their ids, nearest first
-    named: bool  # whether the model named one of them as what decided
-
-
-def predictions_with(
-    folders: Iterable[Path], is_forgotten: Callable[[str], bool], *, memory_id: str
-) -> Iterator[TookPart]:
-    """Yield the predictions of a memory's runs in which forgotten items were neighbours.
-
-    Args:
-        folders: runs, or folders with runs below them.
-        is_forgotten: tells by id.
-        memory_id: of the memory; runs of another one, which may use the same ids, are passed over.
-
-    Raises:
-        RunError: a folder without runs, or a damaged log.
-    """
-    verdicts: dict[str, bool] = {}  # the same neighbours stand in many lines
-    for log in (log for folder in folders for log in _logs(folder)):
-        memory = read_header(log).get("memory")
-        if not isinstance(memory, dict) or memory.get("id") != memory_id:
-            continue
-        for _, line in read_answers(log, []):
-            ids = line.get("ids", [])
-            for id_ in ids:
-                if id_ not in verdicts:
-                    verdicts[id_] = is_forgotten(id_)
-            ranks = [rank for rank, id_ in enumerate(ids, start=1) if verdicts[id_]]
-            if ranks:
-                found = tuple(ids[rank - 1] for rank in ranks)
-                named = not set(found).isdisjoint((line.get("rerank") or {}).get("evidence", ()))
-                yield TookPart(log.parent, line["dataset"], line["id"], ranks[0], found, named)
-
-
-def expect_runs(folders: Iterable[Path]) -> None:
-    """Raise RunError unless each folder is a run, or has runs below it."""
-    for folder in folders:
-        _logs(folder)
-
-
-def _logs(folder: Path) -> list[Path]:
-    found = [folder / LOG] if (folder / LOG).is_file() else sorted(folder.rglob(LOG))
-    if not found:
-        raise RunError(f"{folder} holds no run: give a folder that `vmem eval run` wrote, or one with such below it")
-    return found

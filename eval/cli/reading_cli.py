@@ -2,19 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from eval.comparing import Comparison, compare_runs, compare_with_vote
 from eval.datasets.loading import named_folders
+from eval.metrics.rerank import fit_fusion
 from eval.report import PICTURED
-
-if TYPE_CHECKING:
-    from eval.comparing import Comparison
-    from eval.types import Dataset, Run, RunInfo
-    from retrieval.memory import VisualMemory
-
-app = typer.Typer(no_args_is_help=True)
+from eval.report.comparison_page import write_comparison
+from eval.report.printing import comparison_as_json, print_comparison, print_power, print_summary
+from eval.report.tables import format_table, make_table
+from eval.runs.finished import find_dataset, find_memory, open_dataset, open_memory
+from eval.runs.log import read_run
+from eval.runs.summary import REPORT, summarise, write_pages
+from eval.types import Dataset, Run, RunInfo
+from eval.wording import counted
+from retrieval.errors import InvalidArgument
+from retrieval.memory import VisualMemory
+from retrieval.support.terminal import print_table, printable, write_text
 
 ChooseKOn = Annotated[
     str | None,
@@ -28,7 +34,6 @@ Pictures = Annotated[int, typer.Option(min=0, help="How many queries appear with
 _Runs = Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders, as `vmem eval run` wrote them.")]
 
 
-@app.command()
 def report(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `vmem eval run` wrote.")],
     memory: Annotated[
@@ -45,9 +50,6 @@ def report(
 
     Example: vmem eval report runs/1 --choose-k-on held-out
     """
-    from eval.runs.finished import open_memory
-    from eval.runs.log import read_run
-
     moved = named_folders(dataset or ())
     found = read_run(run_folder)
     finish_run(
@@ -60,9 +62,7 @@ def report(
     )
 
 
-def _find_memory(info: "RunInfo") -> "VisualMemory | None":
-    from eval.runs.finished import find_memory
-    from retrieval.support.terminal import printable
+def _find_memory(info: RunInfo) -> VisualMemory | None:
 
     memory = find_memory(info)
     if memory is None:
@@ -71,12 +71,8 @@ def _find_memory(info: "RunInfo") -> "VisualMemory | None":
     return memory
 
 
-def _find_datasets(run: "Run", moved: Mapping[str, Path]) -> "dict[str, Dataset]":
+def _find_datasets(run: Run, moved: Mapping[str, Path]) -> dict[str, Dataset]:
     """Return a run's data sets from where they lie, those that can be found."""
-    from eval.runs.finished import find_dataset, open_dataset
-    from retrieval.errors import InvalidArgument
-    from retrieval.support.terminal import printable
-
     places = run.info.about["datasets"]
     if strange := [name for name in moved if name not in places]:
         raise InvalidArgument(f"--dataset {strange[0]}: no data set of the run; it has {', '.join(places)}")
@@ -93,7 +89,6 @@ def _find_datasets(run: "Run", moved: Mapping[str, Path]) -> "dict[str, Dataset]
     return found
 
 
-@app.command()
 def fusion(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run that asked a model, without --fusion.")],
 ) -> None:
@@ -101,11 +96,6 @@ def fusion(
 
     Example: vmem eval fusion runs/held-out
     """
-    from eval.metrics.rerank import fit_fusion
-    from eval.runs.log import read_run
-    from eval.wording import counted
-    from retrieval.support.terminal import print_table
-
     fitted = fit_fusion(read_run(run_folder).results)
     rows = [
         ("vote", f"{fitted.vote_top1:.1f}"),
@@ -116,7 +106,6 @@ def fusion(
     typer.echo(f"--fusion {fitted.weight:.2f}")
 
 
-@app.command()
 def compare(
     runs: _Runs,
     out: Annotated[
@@ -133,22 +122,16 @@ def compare(
 
     Example: vmem eval compare runs/vote runs/gemini --out comparison.html
     """
-    from eval.report.printing import comparison_as_json, print_comparison
-    from retrieval.support.terminal import printable, write_text
-
     read = _read_runs(runs)
     comparison = _compare(read)
     print_comparison(comparison)
     if json_file:
         write_text(json_file, comparison_as_json(comparison))
     if out:
-        from eval.report.comparison_page import write_comparison
-
         write_comparison(out, comparison, read)
         typer.echo(f"Look at {printable(out)}")
 
 
-@app.command()
 def power(
     difference: Annotated[float, typer.Option(help="The difference, in points of accuracy: 0.01 to 100.")] = 1.0,
     discordant: Annotated[
@@ -167,10 +150,6 @@ def power(
 
     Example: vmem eval power --difference 0.5 --runs runs/vote runs/gemini
     """
-    from eval.report.printing import print_power
-    from eval.wording import counted
-    from retrieval.errors import InvalidArgument
-
     if runs and discordant is not None:
         raise InvalidArgument("--discordant and --runs both say how often answers differ: give one of them")
     if runs:
@@ -182,7 +161,6 @@ def power(
     print_power(difference, discordant=10.0 if discordant is None else discordant, power=power, alpha=alpha)
 
 
-@app.command()
 def table(
     runs: _Runs,
     number: Annotated[int, typer.Option("--table", help="1: adding classes; 2: shifted data sets; 3: pruning.")] = 2,
@@ -196,9 +174,6 @@ def table(
 
     Example: vmem eval table runs/sketch runs/imagenet-a --table 2 --format latex --out table2.tex
     """
-    from eval.report.tables import format_table, make_table
-    from retrieval.support.terminal import printable, write_text
-
     text = format_table(make_table(number, runs), form)
     if out is None:
         typer.echo(text, nl=False)
@@ -207,17 +182,14 @@ def table(
     typer.echo(f"Look at {printable(out)}")
 
 
-def _read_runs(folders: Sequence[Path]) -> "list[tuple[Path, Run]]":
-    from eval.runs.log import read_run
-    from retrieval.errors import InvalidArgument
+def _read_runs(folders: Sequence[Path]) -> list[tuple[Path, Run]]:
 
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise InvalidArgument("a run is given twice: give different ones, or one alone to compare it with its vote")
     return [(folder, read_run(folder)) for folder in folders]
 
 
-def _compare(runs: "list[tuple[Path, Run]]") -> "Comparison":
-    from eval.comparing import compare_runs, compare_with_vote
+def _compare(runs: list[tuple[Path, Run]]) -> Comparison:
 
     names = [folder.resolve().name for folder, _ in runs]
     if len(set(names)) < len(names):
@@ -227,19 +199,15 @@ def _compare(runs: "list[tuple[Path, Run]]") -> "Comparison":
 
 
 def finish_run(
-    run: "Run",
+    run: Run,
     folder: Path,
     *,
-    memory: "VisualMemory | None",
-    datasets: "Mapping[str, Dataset]",
+    memory: VisualMemory | None,
+    datasets: Mapping[str, Dataset],
     choose_k_on: str | None,
     pictures: int,
 ) -> None:
     """Write a run's figures, plots and report, and print what matters."""
-    from eval.report.printing import print_summary
-    from eval.runs.summary import REPORT, summarise, write_pages
-    from retrieval.support.terminal import printable
-
     summary = summarise(run, folder, choose_k_on=choose_k_on)
     print_summary(run, summary)
     write_pages(run, summary, folder, memory=memory, datasets=datasets, pictured=pictures)

@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-import eval.cli.analyse_cli
-import eval.cli.reading_cli
 from agent.cli import options
 from eval.cli.reading_cli import ChooseKOn, Pictures, finish_run
 from eval.datasets.loading import named_folders
@@ -21,8 +19,6 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Measure how well a memory classifies data sets, and compare runs.")
 datasets_app = typer.Typer()
 app.add_typer(datasets_app)
-app.add_typer(eval.cli.reading_cli.app)
-app.add_typer(eval.cli.analyse_cli.app)
 demo_app = typer.Typer()
 
 

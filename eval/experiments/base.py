@@ -1,7 +1,7 @@
 """What an analysis is given and what it gives."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float, Int
 
 from eval.metrics.intervals import mcnemar_p
 from eval.metrics.votes import interval, is_right, percent, truth_codes, winners
-from eval.types import Interval, Names, Percent, QueryResults
+from eval.types import Interval, Percent, QueryResults
+from eval.types import Neighborhoods as Neighborhoods
 from retrieval.errors import InvalidArgument
 from retrieval.voting import METHODS, Factors, neighbor_weights, previous_places, query_slices
 
@@ -20,29 +21,6 @@ if TYPE_CHECKING:
 
 
 Cell = str | int | float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Neighborhoods:
-    """The neighbours of one set of queries, from a run, a neighbour file or a search: all that most analyses need."""
-
-    name: str  # of the data set
-    embedder: str
-    results: QueryResults
-
-    def nearest(self, k: int | None) -> "Neighborhoods":
-        """Return the same queries with their nearest k neighbours at most; None keeps all."""
-        results = self.results
-        if k is None or results.k <= k:
-            return self
-        cut = replace(
-            results,
-            neighbor_ids=Names(results.neighbor_ids.codes[:, :k], results.neighbor_ids.names),
-            neighbor_labels=Names(results.neighbor_labels.codes[:, :k], results.neighbor_labels.names),
-            neighbor_distances=results.neighbor_distances[:, :k],
-            reliabilities=results.factors(np.s_[:, :k]),
-        )
-        return replace(self, results=cut)
 
 
 @dataclass(frozen=True, slots=True)

@@ -248,17 +248,7 @@ def _joined_names(tables: Sequence[Names]) -> Names:
 
 def at_fewer_neighbors(run: Run, k: int) -> Run:
     """Return a run as if it had looked at the k nearest neighbours only."""
-
-    def cut(found: QueryResults) -> QueryResults:
-        return replace(
-            found,
-            neighbor_ids=Names(found.neighbor_ids.codes[:, :k], found.neighbor_ids.names),
-            neighbor_labels=Names(found.neighbor_labels.codes[:, :k], found.neighbor_labels.names),
-            neighbor_distances=found.neighbor_distances[:, :k],
-            reliabilities=found.factors(np.s_[:, :k]),
-        )
-
-    return Run(run.info, {name: cut(found) for name, found in run.results.items()})
+    return Run(run.info, {name: found.nearest(k) for name, found in run.results.items()})
 
 
 def top1(run: Run) -> Percent:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from eval.cli.reading_cli import app
+from eval.cli.vmem import app
 from retrieval.errors import InvalidArgument
 from tests.eval.test_compare import answers
 
@@ -36,7 +36,7 @@ def write_run(
 def test_the_command_prints_figures_classes_and_a_conclusion(tmp_path: Path) -> None:
     before = write_run(tmp_path / "before", answers(right=50, wrong=50))
     after = write_run(tmp_path / "after", answers(right=60, wrong=40), centre="queries")
-    said = CliRunner().invoke(app, ["compare", before, after, "--json", str(tmp_path / "c.json")])
+    said = CliRunner().invoke(app, ["eval", "compare", before, after, "--json", str(tmp_path / "c.json")])
     assert said.exit_code == 0, said.output
     assert "after †" in said.output and "transductive" in said.output
     assert "Other answers: 10 fixed" in said.output
@@ -50,7 +50,7 @@ def test_the_command_names_the_settings_that_differ_and_no_others(tmp_path: Path
     before = write_run(tmp_path / "before", ["t"], asked=True, rerank=rerank)
     after = write_run(tmp_path / "after", ["t"], asked=True, rerank=rerank | {"shuffles": 3})
     alone = write_run(tmp_path / "alone", ["t"])
-    said = CliRunner().invoke(app, ["compare", before, after, alone]).output
+    said = CliRunner().invoke(app, ["eval", "compare", before, after, alone]).output
     assert "Other settings: rerank shuffles: 0, then 3" in said
     assert "Other settings: rerank: model m, prompt p, shuffles 0, then none" in said
 
@@ -58,20 +58,20 @@ def test_the_command_names_the_settings_that_differ_and_no_others(tmp_path: Path
 def test_the_command_says_which_run_is_unfinished(tmp_path: Path) -> None:
     before = write_run(tmp_path / "before", ["t", "w"], queries=2506)
     after = write_run(tmp_path / "after", ["t", "t"])
-    said = CliRunner().invoke(app, ["compare", before, after]).output
+    said = CliRunner().invoke(app, ["eval", "compare", before, after]).output
     assert "before is unfinished: 2 of 2,506 queries of q" in said and "after is unfinished" not in said
 
 
 def test_the_command_compares_one_run_with_its_vote(tmp_path: Path) -> None:
     one = write_run(tmp_path / "one", answers(right=50, wrong=50), asked=True)
-    said = CliRunner().invoke(app, ["compare", one])
+    said = CliRunner().invoke(app, ["eval", "compare", one])
     assert said.exit_code == 0, said.output
     assert "one is better than one (vote) by 50.0 points" in said.output
 
 
 def test_the_command_takes_no_run_twice(tmp_path: Path) -> None:
     one = write_run(tmp_path / "one", ["t"])
-    twice = CliRunner().invoke(app, ["compare", one, one])
+    twice = CliRunner().invoke(app, ["eval", "compare", one, one])
     assert "a run is given twice" in str(twice.exception)
 
 
@@ -79,7 +79,7 @@ def test_runs_of_one_name_go_by_their_paths(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     runs = [write_run(tmp_path / name / "run", ["t", "w"]) for name in "ab"]
-    said = CliRunner().invoke(app, ["compare", *runs])
+    said = CliRunner().invoke(app, ["eval", "compare", *runs])
     assert f"{runs[1]} and {runs[0]} are right on the same queries" in said.output.replace("\n", "")
 
 
@@ -88,11 +88,11 @@ def test_power_takes_the_discordant_share_from_two_runs(tmp_path: Path) -> None:
         write_run(tmp_path / "before", answers(right=45, wrong=55)),
         write_run(tmp_path / "after", answers(right=50, wrong=50)),
     ]
-    said = CliRunner().invoke(app, ["power", "--runs", *runs])
+    said = CliRunner().invoke(app, ["eval", "power", "--runs", *runs])
     assert "differ in being right on 5.00 % of 100 queries" in said.output
     alike = write_run(tmp_path / "alike", answers(right=45, wrong=55))
     with pytest.raises(InvalidArgument, match="right on the same queries, which tells no share: give --discordant"):
-        CliRunner().invoke(app, ["power", "--runs", runs[0], alike], catch_exceptions=False)
+        CliRunner().invoke(app, ["eval", "power", "--runs", runs[0], alike], catch_exceptions=False)
 
 
 def test_hostile_names_drive_no_terminal(tmp_path: Path) -> None:
@@ -102,6 +102,6 @@ def test_hostile_names_drive_no_terminal(tmp_path: Path) -> None:
         log = Path(folder) / "log.jsonl"
         text = log.read_text().replace('"q"', json.dumps(hostile))
         log.write_text(text.replace('"truth": ["t"]', f'"truth": ["t", {json.dumps(hostile)}]'))
-    said = CliRunner().invoke(app, ["compare", *runs])
+    said = CliRunner().invoke(app, ["eval", "compare", *runs])
     assert said.exit_code == 0, said.output
     assert "\x1b" not in said.output and "�[2J[red]" in said.output

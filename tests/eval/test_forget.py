@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from eval.cli.forget_cli import app, predictions_with
+from eval.cli.vmem import app
+from eval.runs.log import predictions_with
 from eval.types import RunError, Sample
 from retrieval.erasing.traces import Forgotten, ReplyTraces
 from retrieval.errors import InvalidArgument, NotAMemory, StorageError, UnknownItem
@@ -31,7 +32,7 @@ def say() -> Say:
     """Return what runs a command and returns what it says; an error is raised, as `vmem` catches it."""
 
     def run(*arguments: object, code: int = 0) -> str:
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        result = CliRunner().invoke(app, ["memory", *map(str, arguments)])
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception
         assert result.exit_code == code, result.output
@@ -93,7 +94,7 @@ def test_without_a_terminal_erasing_needs_a_yes_and_says_what_goes_with_it(memor
     VisualMemory.open(memory).tag("release")
     with pytest.raises(InvalidArgument, match="say --yes"):
         say("forget", memory, "--id", "red/0.png", "--erase")
-    result = CliRunner().invoke(app, ["forget", str(memory), "--id", "red/0.png", "--erase"])
+    result = CliRunner().invoke(app, ["memory", "forget", str(memory), "--id", "red/0.png", "--erase"])
     assert "The tag release of version" in result.output and "red/0.png" in ids_in(memory)
 
 

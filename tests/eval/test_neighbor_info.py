@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.experiments.base import Neighborhoods
 from eval.neighbors import Origin, read_neighbors, write_neighbors
-from eval.types import Names, NeighborFileError, QueryResults
+from eval.types import Names, NeighborFileError, Neighborhoods, QueryResults
 from retrieval.errors import StorageError
 from retrieval.labels import imagenet_classes
 from tests.eval.experiments.found import made_neighborhoods

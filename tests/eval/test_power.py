@@ -8,14 +8,20 @@ import pytest
 from scipy.stats import binom, binomtest
 from typer.testing import CliRunner
 
-from eval.cli.reading_cli import app
+from eval.cli.vmem import app
 from eval.metrics.intervals import mcnemar_p, mcnemar_power, needed_queries
 from retrieval.errors import InvalidArgument
 
 
 @pytest.mark.parametrize(
     ("queries", "difference", "discordant", "alpha"),
-    [(500, 3, 10, 0.05), (200, 5, 20, 0.05), (300, 0.5, 8, 0.05), (400, 5, 12, 0.001), (60, 20, 40, 0.05)],
+    [
+        (500, 3.0, 10.0, 0.05),
+        (200, 5.0, 20.0, 0.05),
+        (300, 0.5, 8.0, 0.05),
+        (400, 5.0, 12.0, 0.001),
+        (60, 20.0, 40.0, 0.05),
+    ],
 )
 def test_the_power_is_the_share_of_simulated_tests_that_tell(
     queries: int, difference: float, discordant: float, alpha: float
@@ -35,12 +41,21 @@ def test_the_power_is_the_sum_over_every_outcome_of_a_small_test() -> None:
         for fixed in range(changed + 1)
         if changed and binomtest(fixed, changed).pvalue <= 0.05
     )
-    assert mcnemar_power(20, difference=40, discordant=60) == pytest.approx(100 * plain)
+    assert mcnemar_power(20, difference=40.0, discordant=60.0) == pytest.approx(100 * plain)
 
 
 @pytest.mark.parametrize(
     ("difference", "discordant", "power"),
-    [(5, 10, 80), (30, 40, 90), (100, 100, 80), (50, 100, 80), (20, 100, 80), (10, 10, 80), (15, 30, 99), (3, 50, 60)],
+    [
+        (5.0, 10.0, 80.0),
+        (30.0, 40.0, 90.0),
+        (100.0, 100.0, 80.0),
+        (50.0, 100.0, 80.0),
+        (20.0, 100.0, 80.0),
+        (10.0, 10.0, 80.0),
+        (15.0, 30.0, 99.0),
+        (3.0, 50.0, 60.0),
+    ],
 )
 def test_the_number_is_the_smallest_from_which_on_the_power_holds(
     difference: float, discordant: float, power: float
@@ -54,9 +69,11 @@ def test_the_number_is_the_smallest_from_which_on_the_power_holds(
     assert max(1, needed - 40) + last_too_few + 1 == needed
 
 
-@pytest.mark.parametrize("power", [50, 99.9])
+@pytest.mark.parametrize("power", [50.0, 99.9])
 @pytest.mark.parametrize("alpha", [1e-6, 0.5])
-@pytest.mark.parametrize(("difference", "discordant"), [(0.01, 0.01), (0.01, 0.02), (0.3, 100), (1, 10), (100, 100)])
+@pytest.mark.parametrize(
+    ("difference", "discordant"), [(0.01, 0.01), (0.01, 0.02), (0.3, 100.0), (1.0, 10.0), (100.0, 100.0)]
+)
 def test_a_number_is_found_up_to_every_bound(difference: float, discordant: float, power: float, alpha: float) -> None:
     needed = needed_queries(difference=difference, discordant=discordant, power=power, alpha=alpha)
     reached = mcnemar_power(needed, difference=difference, discordant=discordant, alpha=alpha)
@@ -64,7 +81,7 @@ def test_a_number_is_found_up_to_every_bound(difference: float, discordant: floa
 
 
 def test_very_many_queries_come_from_the_approximation() -> None:
-    many = needed_queries(difference=0.01, discordant=20)
+    many = needed_queries(difference=0.01, discordant=20.0)
     assert many == pytest.approx((1.959964 + 0.841621) ** 2 * 0.2 / 0.0001**2, rel=1e-3)
 
 
@@ -92,27 +109,27 @@ def test_what_cannot_be_is_refused(wrong: dict[str, float], message: str) -> Non
 
 def test_no_query_has_no_power() -> None:
     with pytest.raises(InvalidArgument, match="0 queries: 1 or more"):
-        mcnemar_power(0, difference=1, discordant=10)
+        mcnemar_power(0, difference=1.0, discordant=10.0)
 
 
 def test_the_command_prints_usual_differences_beside_the_asked_one() -> None:
-    said = CliRunner().invoke(app, ["power", "--difference", "0.7", "--discordant", "4"])
+    said = CliRunner().invoke(app, ["eval", "power", "--difference", "0.7", "--discordant", "4"])
     assert said.exit_code == 0, said.output
     numbers = [line.split() for line in said.output.splitlines() if line.lstrip()[:1].isdigit()]
     assert [row[0] for row in numbers] == ["0.5", "0.7", "1", "2"]
-    needed = needed_queries(difference=0.7, discordant=4)
+    needed = needed_queries(difference=0.7, discordant=4.0)
     assert numbers[1][1] == f"{needed:,}"
     assert f"A difference of 0.7 points takes {needed:,} queries" in said.output
-    exact = mcnemar_power(needed, difference=0.7, discordant=4)
+    exact = mcnemar_power(needed, difference=0.7, discordant=4.0)
     assert numbers[1][2] == f"{exact:.1f}" and f"then {exact:.1f} % of tests tell it" in said.output
 
 
 def test_one_point_is_no_points() -> None:
-    said = CliRunner().invoke(app, ["power", "--difference", "1"])
+    said = CliRunner().invoke(app, ["eval", "power", "--difference", "1"])
     assert "A difference of 1 point takes" in said.output
 
 
 def test_the_command_takes_one_source_of_the_discordant_share(tmp_path: Path) -> None:
-    both = CliRunner().invoke(app, ["power", "--discordant", "4", "--runs", str(tmp_path), str(tmp_path)])
+    both = CliRunner().invoke(app, ["eval", "power", "--discordant", "4", "--runs", str(tmp_path), str(tmp_path)])
     assert isinstance(both.exception, InvalidArgument)
     assert "give one of them" in str(both.exception)

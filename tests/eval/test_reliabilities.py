@@ -10,12 +10,12 @@ import pytest
 from agent import classify_with_rerank
 from agent.types import prediction_record
 from eval.experiments.aggregation import aggregation
-from eval.experiments.base import BY_METHOD, Neighborhoods, accuracy_every_k, right_neighbors
+from eval.experiments.base import BY_METHOD, accuracy_every_k, right_neighbors
 from eval.experiments.blame import flips
 from eval.metrics.votes import vote_labels, winners
 from eval.neighbors import read_neighbors, write_neighbors
 from eval.runs.log import read_run
-from eval.types import QueryResults, RunError, Sample
+from eval.types import Neighborhoods, QueryResults, RunError, Sample
 from retrieval import VisualMemory
 from retrieval.building import build_memory
 from retrieval.support.jsonlines import sealed, unsealed

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from eval.cli.reading_cli import app
+from eval.cli.vmem import app
 from eval.datasets.trees import read_folder
 from eval.runs.runner import run_evaluation
 from eval.types import Dataset, RunError
@@ -33,7 +33,7 @@ def place(built: Path, pictures: Path, tmp_path: Path) -> Path:
 
 def report(place: Path, *options: str) -> tuple[str, str, dict]:
     """Return what the command says, the page, and the pictures that it shows of queries, by data set."""
-    said = CliRunner().invoke(app, ["report", str(place / "run"), *options], catch_exceptions=False)
+    said = CliRunner().invoke(app, ["eval", "report", str(place / "run"), *options], catch_exceptions=False)
     page = (place / "run" / "report.html").read_text()
     cases = json.loads(re.findall(r'id="case-data">(.*?)</script>', page)[0])
     names = [group["name"] for group in json.loads(re.findall(r'id="gallery-data">(.*?)</script>', page)[0])["groups"]]
@@ -117,7 +117,7 @@ def test_an_unfinished_run_says_so_on_the_page_and_in_the_terminal(place: Path) 
     top = page[: page.index("<dl ")]
     assert f"unfinished: 4 of {count:,} queries of imagenet-a" in top and f"0 of {count:,} queries of mine" in top
     with pytest.raises(RunError, match=f"run is unfinished: 4 of {count:,} queries of imagenet-a"):
-        CliRunner().invoke(app, ["table", str(place / "run")], catch_exceptions=False)
+        CliRunner().invoke(app, ["eval", "table", str(place / "run")], catch_exceptions=False)
 
 
 def test_a_run_that_was_killed_before_its_first_answer_has_no_report(place: Path) -> None:

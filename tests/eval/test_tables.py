@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from eval.cli.reading_cli import app
+from eval.cli.vmem import app
 from eval.report.tables import Table, format_table, make_table
 from eval.runs.log import read_run
 from eval.runs.summary import summarise
@@ -211,8 +211,8 @@ def test_a_folder_without_figures_is_refused(tmp_path: Path) -> None:
 
 def test_the_command_writes_the_table_that_it_prints(tmp_path: Path) -> None:
     run = finished_run(tmp_path / "run", {"imagenet-a": figures(40)})
-    printed = CliRunner().invoke(app, ["table", str(run), "--format", "csv"])
-    written = CliRunner().invoke(app, ["table", str(run), "--format", "csv", "--out", str(tmp_path / "t.csv")])
+    printed = CliRunner().invoke(app, ["eval", "table", str(run), "--format", "csv"])
+    written = CliRunner().invoke(app, ["eval", "table", str(run), "--format", "csv", "--out", str(tmp_path / "t.csv")])
     assert printed.exit_code == written.exit_code == 0
     assert (tmp_path / "t.csv").read_text() == printed.output
 
