@@ -10,9 +10,7 @@ from typing import ClassVar, Final, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, Int, Real
 
-BLOCK_ITEMS: Final = (
-    8192  # ScaNN takes in 28,000 a second (384 dimensions) in blocks of this size, no more in larger ones
-)
+BLOCK_ITEMS: Final = 8192  # ScaNN takes in 28,000 a second (384 dimensions) in blocks of this size or of larger ones
 DEFAULT_RECALL: Final = 0.99  # of the true neighbours, on average: what an approximate search finds at least
 MOST_RECALL: Final = 0.9995  # that can be asked of one
 WORN_SHARE: Final = 0.2  # of an index is skipped: from here on a search does a fifth of its work for nothing
@@ -51,8 +49,7 @@ class ArrayBlocks:
         return len(self.vectors)
 
     def __iter__(self) -> Iterator[Real[np.ndarray, "some dimension"]]:
-        for start in range(0, len(self.vectors), BLOCK_ITEMS):
-            yield self.vectors[start : start + BLOCK_ITEMS]
+        return (self.vectors[start : start + BLOCK_ITEMS] for start in range(0, len(self.vectors), BLOCK_ITEMS))
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,25 +64,16 @@ class Skipped:
         return int(np.count_nonzero(self.mask))
 
 
-Written = Mapping[str, Int[np.ndarray, " rows"]]
-"""Names of files that an index wrote over, directly in its folder: which rows of an array, or of a mapped file; of
-another file it tells nothing, and all of that is taken for new."""
-
-
 @runtime_checkable
 class Index(Protocol):
-    """Finds the nearest of a set of vectors, known by their position in it.
+    """Finds the nearest of a set of vectors, known by their position in it. It never changes: `extended` makes another.
 
-    An index never changes: `extended` makes another. Files that it keeps directly in its folder are guarded by digests
-    (`retrieval.indexes.saved`); what it keeps in folders below is its own affair.
+    One that is not `saved` is made from the table whenever a memory is opened.
     """
 
     kind: ClassVar[str]
     saved: ClassVar[bool]
-    """Whether it has files. One without is made from the table whenever a memory is opened."""
-    mapped: ClassVar[tuple[str, ...]]
-    """Files too large to be read whole when opened: `load` looks at a sample of them. They may be hard links to those
-    of the index that this one extends, and longer than what belongs to it."""
+    """Whether it has files, and is a `SavedIndex`."""
 
     @classmethod
     def build(cls, blocks: VectorBlocks, folder: Path | None) -> "Index":
@@ -100,15 +88,6 @@ class Index(Protocol):
         """
         ...
 
-    @classmethod
-    def load(cls, folder: Path) -> "Index":
-        """Return the index whose files lie in a folder; large ones are mapped, not read.
-
-        Raises:
-            OSError, ValueError: the files are missing or damaged.
-        """
-        ...
-
     def extended(self, blocks: VectorBlocks, folder: Path | None) -> "Index":
         """Return another index with these vectors at the end; this one and its files stay as they are.
 
@@ -119,22 +98,6 @@ class Index(Protocol):
         Raises:
             OSError: the folder cannot be written, or this index's own files are gone.
         """
-        ...
-
-    @classmethod
-    def erase(cls, folder: Path, positions: Int[np.ndarray, " erased"]) -> Written:
-        """Overwrite all that the files of a saved index hold of some vectors, in place, flushed to the disk.
-
-        The vectors take no part in a search any more: the caller skips them, in this process and ever after.
-
-        Raises:
-            OSError: the files cannot be written.
-        """
-        ...
-
-    @classmethod
-    def discard(cls, folder: Path, *, live: Path | None = None) -> None:
-        """Drop what an index keeps outside its folder, which is about to be deleted; not what a live one's uses too."""
         ...
 
     def worn(self, *, skipped: int) -> bool:
@@ -164,8 +127,51 @@ class Index(Protocol):
         ...
 
 
+Written = Mapping[str, Int[np.ndarray, " rows"]]
+"""Which rows were written over, by the names of files directly in an index's folder. They are rows of a NumPy array or
+of a mapped file. Any other file counts as rewritten from its beginning to its end, whatever rows stand beside it."""
+
+
+@runtime_checkable
+class SavedIndex(Index, Protocol):
+    """An index with files.
+
+    Those directly in its folder are guarded by digests (`retrieval.indexes.saved`); it alone looks after what it keeps
+    in folders below.
+    """
+
+    mapped: ClassVar[tuple[str, ...]]
+    """Files too large to be read whole when opened: `load` looks at a sample of them. They may be hard links to those
+    of the index that this one extends, and longer than what belongs to it."""
+
+    @classmethod
+    def load(cls, folder: Path) -> "SavedIndex":
+        """Return the index whose files lie in a folder; large ones are mapped, not read.
+
+        Raises:
+            OSError, ValueError: the files are missing or damaged.
+        """
+        ...
+
+    @classmethod
+    def erase(cls, folder: Path, positions: Int[np.ndarray, " erased"]) -> Written:
+        """Overwrite all that the files of a saved index hold of some vectors, in place, flushed to the disk.
+
+        The vectors take no part in a search any more: the caller skips them, in this process and ever after.
+
+        Raises:
+            OSError: the files cannot be written.
+        """
+        ...
+
+    @classmethod
+    def discard(cls, folder: Path, *, live: Path | None = None) -> None:
+        """Drop what an index keeps outside its folder, which is about to be deleted; not what a live one's uses too."""
+        ...
+
+
 NOTHING: Final = np.iinfo(np.int64).max
-"""What stands for a candidate that does not count; no distance reaches it."""
+"""The number of a candidate that does not count. No distance reaches it."""
 
 POSITION_BITS: Final = 32  # ScaNN numbers vectors by so many, too
 _POSITION: Final = 2**POSITION_BITS - 1
@@ -173,17 +179,11 @@ _DISTANCE: Final = slice(1 if sys.byteorder == "little" else 0, None, 2)  # of t
 
 
 def ranked(
-    positions: Int[np.ndarray, "queries some"],
-    similarities: Float[np.ndarray, "queries some"],
-    counts: Bool[np.ndarray, "queries some"],
+    positions: Int[np.ndarray, "queries some"], similarities: Float[np.ndarray, "queries some"]
 ) -> Int[np.ndarray, "queries some"]:
-    """Return a number for each candidate, the smaller the nearer."""
+    """Return a number for each candidate, made of its distance and its position: the smaller, the nearer."""
     distances = np.clip(np.float32(1) - similarities, 0, 2, dtype=np.float32)
-    numbers: np.ndarray = distances.view(np.uint32).astype(np.int64)
-    numbers <<= POSITION_BITS
-    numbers |= positions
-    numbers[~counts] = NOTHING
-    return numbers
+    return distances.view(np.uint32).astype(np.int64) << POSITION_BITS | positions
 
 
 def unranked(
@@ -196,5 +196,4 @@ def unranked(
 @lru_cache
 def farthest_within(distance: float) -> int:
     """Return the largest number of any candidate at a distance or nearer."""
-    bits = int(np.float32(distance).view(np.uint32))
-    return (bits + 1 << POSITION_BITS) - 1
+    return (int(np.float32(distance).view(np.uint32)) + 1 << POSITION_BITS) - 1

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from retrieval.indexes.base import DEFAULT_RECALL, WORN_SHARE, Skipped, VectorBlocks, Written
+from retrieval.indexes.base import DEFAULT_RECALL, WORN_SHARE, Skipped, VectorBlocks
 from retrieval.vectors import to_unit
 
 _BLOCK_BYTES = 4 * 2**20  # of similarities held at a time: those that are looked through next stay in the cache
@@ -21,7 +21,6 @@ class ExactIndex:
 
     kind: ClassVar[str] = "exact"
     saved: ClassVar[bool] = False
-    mapped: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, vectors: Float[np.ndarray, "items dimension"]) -> None:
         """Search float32 vectors of length 1, which are not copied."""
@@ -30,27 +29,17 @@ class ExactIndex:
     @classmethod
     def build(cls, blocks: VectorBlocks, folder: Path | None = None) -> "ExactIndex":
         """Return an index over a float32 copy, with each vector scaled to length 1; nothing is written."""
-        return cls(_filled(np.empty((len(blocks), blocks.dimension), np.float32), blocks, 0))
-
-    @classmethod
-    def load(cls, folder: Path) -> "ExactIndex":
-        """Raise ValueError: there are no files to load."""
-        raise ValueError(f"{folder} cannot hold an exact index, which has no files")
+        return cls(np.empty((0, blocks.dimension), np.float32)).extended(blocks)
 
     def extended(self, blocks: VectorBlocks, folder: Path | None = None) -> "ExactIndex":
         """Return an index over these vectors and more."""
-        vectors = np.empty((len(self) + len(blocks), blocks.dimension), np.float32)
-        vectors[: len(self)] = self._vectors
-        return ExactIndex(_filled(vectors, blocks, len(self)))
-
-    @classmethod
-    def erase(cls, folder: Path, positions: Int[np.ndarray, " erased"]) -> Written:
-        """Return nothing: there are no files to erase from."""
-        return {}
-
-    @classmethod
-    def discard(cls, folder: Path, *, live: Path | None = None) -> None:
-        """Do nothing: there is nothing outside the folder."""
+        first = len(self)
+        vectors = np.empty((first + len(blocks), blocks.dimension), np.float32)
+        vectors[:first] = self._vectors
+        for block in blocks:
+            vectors[first : first + len(block)] = to_unit(block)
+            first += len(block)
+        return ExactIndex(vectors)
 
     def worn(self, *, skipped: int) -> bool:
         """Tell whether a fifth of the vectors held, and compared with, is of no use."""
@@ -91,8 +80,7 @@ class ExactIndex:
         best = np.take_along_axis(similarities, order, axis=1)
         if candidates.shape[1] < living:
             for query in np.flatnonzero(best[:, -1] - similarities.min(axis=1) < _ROUNDING):
-                least = float(best[query, -1])
-                positions[query], best[query] = self._search_all(queries[query], k, least, skip)
+                positions[query], best[query] = self._search_all(queries[query], k, float(best[query, -1]), skip)
         return positions, np.clip(1.0 - best, 0.0, 2.0)
 
     def _search_all(
@@ -120,18 +108,10 @@ class ExactIndex:
             columns, values = _above(block, similarities.min(axis=1))  # of whole blocks few are
             positions = np.concatenate([positions, columns + start], axis=1)
             similarities = np.concatenate([similarities, values], axis=1)
-            kept = _top(similarities, k)
-            positions = np.take_along_axis(positions, kept, axis=1)
-            similarities = np.take_along_axis(similarities, kept, axis=1)
+            best = _top(similarities, k)
+            positions = np.take_along_axis(positions, best, axis=1)
+            similarities = np.take_along_axis(similarities, best, axis=1)
         return positions
-
-
-def _filled(vectors: np.ndarray, blocks: VectorBlocks, first: int) -> np.ndarray:
-    """Put blocks into rows from the first on, each vector scaled to length 1."""
-    for block in blocks:
-        vectors[first : first + len(block)] = to_unit(block)
-        first += len(block)
-    return vectors
 
 
 def _above(block: np.ndarray, least: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ fetched in half the time, since the processor has to find fewer pages (1,000,000
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,7 +22,6 @@ from retrieval.vectors import length, to_fixed_point, to_unit
 ROWS: Final = "vectors.i16"  # no header, so that rows can be put at its end
 LENGTHS: Final = "lengths.npy"
 PLACES: Final = "places.npy"
-_FRESH: Final = ".new"  # ends the name of a file that is about to take another's place
 _SHARED_FROM: Final = 32  # queries from which several threads are worth their start
 _PROBES: Final = 1000  # rows that are looked at when a file is mapped
 _NONE: Final = np.empty(0, bool)  # are skipped
@@ -46,16 +46,14 @@ class FixedPointRows:
         return int(self.rows.shape[1])
 
     @classmethod
-    def write(cls, blocks: VectorBlocks, folder: Path | None) -> "FixedPointRows":
-        """Put vectors into a folder's files, or into memory. Raises OSError."""
-        return cls._append(None, blocks, folder)
+    def write(
+        cls, blocks: VectorBlocks, folder: Path | None, *, before: "FixedPointRows | None" = None
+    ) -> "FixedPointRows":
+        """Put vectors into a folder's files, or into memory: after other rows, whose file the folder's may share.
 
-    def extended(self, blocks: VectorBlocks, folder: Path | None) -> "FixedPointRows":
-        """Return these rows and more: in files of another folder, which may share this one's, or in memory."""
-        return self._append(self, blocks, folder)
-
-    @classmethod
-    def _append(cls, before: "FixedPointRows | None", blocks: VectorBlocks, folder: Path | None) -> "FixedPointRows":
+        Raises:
+            OSError: the disk refuses.
+        """
         first = len(before) if before else 0
         lengths = np.empty(first + len(blocks), np.float32)
         places = np.arange(len(lengths), dtype=np.uint32)
@@ -82,10 +80,10 @@ class FixedPointRows:
             OSError: the folder cannot be written.
         """
         order = np.argsort(groups, kind="stable")
-        fresh = folder / f"{ROWS}{_FRESH}"
+        fresh = folder / f"{ROWS}.new"
         with fresh.open("wb") as file:
             for start in range(0, len(order), BLOCK_ITEMS):
-                file.write(self.rows[self.places[order[start : start + BLOCK_ITEMS]]].data)
+                file.write(self.at(order[start : start + BLOCK_ITEMS]).data)
         fresh.replace(folder / ROWS)
         places = np.empty_like(self.places)
         places[order] = np.arange(len(order), dtype=np.uint32)
@@ -144,14 +142,14 @@ class FixedPointRows:
             filled, start = filled + len(some), start + len(block)
         return rows
 
-    def unit(self, positions: Int[np.ndarray, " some"]) -> Float[np.ndarray, "some dimension"]:
-        """Return the rows of some positions as float32 of length 1."""
-        return to_unit(self.at(positions), self.lengths[self.places[positions]])
-
     def at(self, positions: Int[np.ndarray, " some"]) -> Int16[np.ndarray, "some dimension"]:
         """Return the rows of some positions."""
         rows: np.ndarray = self.rows[self.places[positions]]
         return rows
+
+    def unit(self, positions: Int[np.ndarray, " some"]) -> Float[np.ndarray, "some dimension"]:
+        """Return the rows of some positions as float32 of length 1."""
+        return to_unit(self.at(positions), self.lengths[self.places[positions]])
 
     def ranked(
         self,
@@ -160,7 +158,7 @@ class FixedPointRows:
         rough: Float[np.ndarray, "queries some"],
         skip: Bool[np.ndarray, " items"] | None,
     ) -> Int[np.ndarray, "queries some"]:
-        """Return numbers (`retrieval.indexes.base`) of each query's candidates, as `comparing.compare` does."""
+        """Return numbers (`retrieval.indexes.base`) of each query's candidates, as `compiled.compare` does."""
         numbers = np.empty(positions.shape, np.int64)
         skipped = _NONE if skip is None else skip
         if len(queries) < _SHARED_FROM:
@@ -203,21 +201,19 @@ def _stretched(blocks: VectorBlocks, first: int, lengths: np.ndarray) -> Iterato
 
 
 def _appending(before: FixedPointRows | None, path: Path) -> BinaryIO:
-    """Open a file that begins with the rows that were before, to write more of them."""
-    if before and _linked(before, path):
+    """Open a file that begins with the rows that were before, to write more: their own, under another name.
+
+    It is a copy where the file system has no hard links, and where more stands behind those rows than belongs to them:
+    that was written for an index that never came to be.
+    """
+    linked = False
+    with suppress(OSError):
+        if before and before.path and before.path.stat().st_size == before.rows.nbytes:
+            path.hardlink_to(before.path)
+            linked = True
+    if linked:  # opened as new it would be emptied, under both names
         return path.open("ab")
     file = path.open("wb")
     if before:
         file.write(before.rows.data)
     return file
-
-
-def _linked(before: FixedPointRows, path: Path) -> bool:
-    """Let a file be the one that was before, under another name, where nothing stands behind its rows."""
-    try:
-        if before.path is None or before.path.stat().st_size != before.rows.nbytes:
-            return False  # what stands there was written for an index that never came to be
-        path.hardlink_to(before.path)
-    except OSError:  # a file system without hard links
-        return False
-    return True

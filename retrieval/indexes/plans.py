@@ -118,16 +118,6 @@ def layout_for(items: int) -> Layout:
     return Layout(leaves, 2, min(items - ASKED, 125 * leaves))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Trial:
-    """An effort, and what came of it."""
-
-    effort: Effort
-    cost: float  # in codes
-    recalls: Float[np.ndarray, " queries"]
-    reach: Float[np.ndarray, " queries"]  # distance of neighbour number `NEIGHBORS` among what was found
-
-
 def cheapest_plans(
     search: Callable[[Effort], tuple[Bool[np.ndarray, "queries candidates"], Float[np.ndarray, "queries candidates"]]],
     *,
@@ -136,53 +126,50 @@ def cheapest_plans(
 ) -> list[Plan]:
     """Return the cheapest plan for each of `RECALLS`; the greatest effort where none is enough.
 
+    Enough is a mean recall that is above what is asked for, less its standard error. A plan is made of any two efforts
+    that were tried, the second for any of the shares of the queries that are asked twice.
+
     Args:
         search: from an effort to whether each candidate, the most likely first, is one of the true neighbours, and to
             its distance, NaN for one that does not count.
         items: vectors in the tree.
         leaves: of the tree.
     """
-    trials: list[_Trial] = []
+    efforts, costs, recalls_of, reach_of = [], [], [], []
     for inside in sorted({math.ceil(share * leaves) for share in _SHARES}):
         right, distances = search(Effort(inside, _CANDIDATES[-1]))
-        recalls = np.minimum(np.cumsum(right, axis=1), NEIGHBORS) / NEIGHBORS
+        found = np.minimum(np.cumsum(right, axis=1), NEIGHBORS) / np.float32(NEIGHBORS)
         for candidates in _CANDIDATES:
-            cost = inside / leaves * items + _CODES_A_CANDIDATE * candidates + _CODES_A_LEAF * leaves
-            reach = np.partition(distances[:, :candidates], NEIGHBORS - 1, axis=1)[:, NEIGHBORS - 1]
-            trials.append(_Trial(Effort(inside, candidates), cost, recalls[:, candidates - 1], reach))
-        most = trials[-1].recalls
+            efforts.append(Effort(inside, candidates))
+            costs.append(inside / leaves * items + _CODES_A_CANDIDATE * candidates + _CODES_A_LEAF * leaves)
+            recalls_of.append(found[:, candidates - 1])
+            reach_of.append(np.partition(distances[:, :candidates], NEIGHBORS - 1, axis=1)[:, NEIGHBORS - 1])
+        most = recalls_of[-1]
         if most.mean() - most.std() / math.sqrt(len(most)) >= MOST_RECALL:
             break  # more leaves find no more, and cost more
-    return _cheapest(trials)
-
-
-def _cheapest(trials: list[_Trial]) -> list[Plan]:
-    """Return plans made of any two of the trials, the second for any of the shares of the queries.
-
-    Enough is a mean recall that is above what is asked for, less its standard error.
-    """
-    costs = np.array([trial.cost for trial in trials])
-    recalls, reach = np.stack([trial.recalls for trial in trials]), np.stack([trial.reach for trial in trials])
-    sure, cost, beyond = [], [], []
+    recalls, cost = np.stack(recalls_of), np.array(costs)
+    reach = np.nan_to_num(np.stack(reach_of), nan=np.inf)  # distance of neighbour number `NEIGHBORS` in what was found
+    farthest = np.sort(reach, axis=1)
+    last, number = recalls.shape[1] - 1, np.float32(recalls.shape[1])
+    sure, price, beyond = [], [], []
     for share in _FAR:
-        limit = np.quantile(np.nan_to_num(reach, nan=np.inf), 1 - share, axis=1, method="higher")
-        far = ~(reach <= limit[:, None])
+        limit = np.minimum(farthest[:, math.ceil(last * (1 - share))], np.float32(NONE_IS_FARTHER))
+        far = (reach > limit[:, None]).astype(np.float32)
         means, squares = (
-            (np.where(far, 0, values).sum(axis=1)[:, None] + far.astype(float) @ values.T) / recalls.shape[1]
-            for values in (recalls, recalls**2)
+            (np.vecdot(1 - far, values)[:, None] + far @ values.T) / number for values in (recalls, recalls**2)
         )
-        sure.append(means - np.sqrt(np.maximum(squares - means**2, 0) / recalls.shape[1]))
-        cost.append(costs[:, None] + far.mean(axis=1)[:, None] * costs)
-        beyond.append(np.minimum(limit, NONE_IS_FARTHER))
-    all_sure, all_cost = np.stack(sure), np.stack(cost)
+        sure.append(means - np.sqrt(np.maximum(squares - means**2, 0) / number))
+        price.append(cost[:, None] + far.mean(axis=1)[:, None] * cost)
+        beyond.append(limit)
+    all_sure, all_prices = np.stack(sure), np.stack(price)
     plans = []
     for least in RECALLS:
-        enough = np.where(all_sure >= least, all_cost, np.inf)
+        enough = np.where(all_sure >= least, all_prices, np.inf)
         place = np.unravel_index(int(enough.argmin()), enough.shape)
         share, first, second = (int(number) for number in place)
-        effort = trials[first if np.isfinite(enough[place]) else -1].effort
+        effort = efforts[first if np.isfinite(enough[place]) else -1]
         if _FAR[share] and np.isfinite(enough[place]):
-            plans.append(Plan(effort, float(beyond[share][first]), trials[second].effort))
+            plans.append(Plan(effort, float(beyond[share][first]), efforts[second]))
         else:
             plans.append(Plan(effort, NONE_IS_FARTHER, effort.times(2.0)))
     return plans

@@ -16,31 +16,11 @@ from typing import Any, ClassVar, Final
 import numpy as np
 from jaxtyping import Float, Int, UInt32
 
-from retrieval.indexes.base import (
-    BLOCK_ITEMS,
-    DEFAULT_RECALL,
-    NOTHING,
-    WORN_SHARE,
-    Skipped,
-    VectorBlocks,
-    Written,
-    farthest_within,
-    ranked,
-    unranked,
-)
+from retrieval.indexes import base, plans
+from retrieval.indexes.base import DEFAULT_RECALL, WORN_SHARE, Skipped, VectorBlocks, Written
 from retrieval.indexes.exact import ExactIndex
 from retrieval.indexes.fixed_point import ROWS, FixedPointRows, erase_rows
-from retrieval.indexes.plans import (
-    ASKED,
-    NEIGHBORS,
-    NONE_IS_FARTHER,
-    RECALLS,
-    Effort,
-    Layout,
-    Plan,
-    cheapest_plans,
-    layout_for,
-)
+from retrieval.indexes.plans import Effort, Layout, Plan
 from retrieval.support.allocator import return_freed_memory
 from retrieval.support.outside import parse_json
 from retrieval.support.terminal import track
@@ -77,7 +57,7 @@ def train(sample: Float[np.ndarray, "sample dimension"], layout: Layout) -> Sear
 
 def fill(searcher: Searcher, blocks: Iterable[np.ndarray], *, items: int) -> None:
     """Put float32 vectors of length 1, a number of items in all, after what a searcher holds."""
-    for block in track(blocks, "Indexing", total=-(-items // BLOCK_ITEMS), unit=" blocks"):
+    for block in track(blocks, "Indexing", total=-(-items // base.BLOCK_ITEMS), unit=" blocks"):
         searcher.upsert([None] * len(block), block, _BATCH)
 
 
@@ -121,12 +101,6 @@ def ask(
         rows, candidates, candidates, effort.leaves, len(queries) > 1, batch
     )
     return found
-
-
-def leaf_of_each(folder: Path) -> Int[np.ndarray, " items"]:
-    """Return the leaf of each vector that a saved searcher holds."""
-    leaves: np.ndarray = np.load(folder / _LEAF_OF_EACH, allow_pickle=False)
-    return leaves
 
 
 def imbalance_of(searcher: Searcher) -> float:
@@ -194,29 +168,19 @@ def search_tree(
     if skip:
         living -= skip.number
         plan = plan.times(len(rows) / max(living, 1))
-    if living <= _MOST:
-        return _compare_all(rows, queries, k, skip)
-    return _search(searcher, rows, queries, k, plan, skip, enough)
-
-
-def _search(
-    searcher: Searcher,
-    rows: FixedPointRows,
-    queries: np.ndarray,
-    k: int,
-    plan: Plan,
-    skip: Skipped | None,
-    enough: int,
-) -> np.ndarray:
-    if plan.first.candidates > _MOST:
-        return _compare_all(rows, queries, k, skip)
-    numbers = _ask(searcher, rows, queries, plan.first, skip)
-    unsure = numbers[:, enough - 1] == NOTHING
-    if plan.beyond < NONE_IS_FARTHER:
-        unsure |= numbers[:, NEIGHBORS - 1] > farthest_within(plan.beyond)
-    numbers = numbers[:, :k]
-    if np.count_nonzero(unsure):
-        numbers[unsure] = _search(searcher, rows, queries[unsure], k, plan.again(), skip, enough)
+    numbers, asked = np.empty((len(queries), k), np.int64), np.arange(len(queries))
+    while living > _MOST >= plan.first.candidates:
+        some = queries[asked]
+        found = rows.ranked(some, *ask(searcher, some, plan.first), skip.mask if skip else None)
+        found.sort(axis=1)
+        numbers[asked] = found[:, :k]
+        unsure = found[:, enough - 1] == base.NOTHING
+        if plan.beyond < plans.NONE_IS_FARTHER:
+            unsure |= found[:, plans.NEIGHBORS - 1] > base.farthest_within(plan.beyond)
+        if not unsure.any():
+            return numbers
+        asked, plan = asked[unsure], plan.again()
+    numbers[asked] = _compare_all(rows, queries[asked], k, skip)
     return numbers
 
 
@@ -225,25 +189,17 @@ def measure_plans(searcher: Searcher, rows: FixedPointRows, leaves: int) -> tupl
 
     Those are the last of the shuffled ones, where the tree was trained on the first.
     """
-    own = np.sort(rows.shuffled()[-ASKED:])
+    own = np.sort(rows.shuffled()[-plans.ASKED :])
     queries = rows.unit(own)
-    farthest = unranked(_compare_all(rows, queries, NEIGHBORS + 1, None))[1][:, -1:]  # the nearest is it itself
+    nearest = _compare_all(rows, queries, plans.NEIGHBORS + 1, None)  # each is its own nearest
+    farthest = base.unranked(nearest)[1][:, -1:]
 
     def search(effort: Effort) -> tuple[np.ndarray, np.ndarray]:
-        positions, distances = unranked(rows.ranked(queries, *ask(searcher, queries, effort), None))
+        positions, distances = base.unranked(rows.ranked(queries, *ask(searcher, queries, effort), None))
         distances[positions == own[:, None]] = np.nan
         return distances <= farthest + _ROUNDING, distances
 
-    return tuple(cheapest_plans(search, items=len(rows), leaves=leaves))
-
-
-def _ask(
-    searcher: Searcher, rows: FixedPointRows, queries: np.ndarray, effort: Effort, skip: Skipped | None
-) -> np.ndarray:
-    """Return numbers of the tree's candidates, the nearest first."""
-    numbers = rows.ranked(queries, *ask(searcher, queries, effort), skip.mask if skip else None)
-    numbers.sort(axis=1)
-    return numbers
+    return tuple(plans.cheapest_plans(search, items=len(rows), leaves=leaves))
 
 
 def _compare_all(rows: FixedPointRows, queries: np.ndarray, k: int, skip: Skipped | None) -> np.ndarray:
@@ -253,8 +209,8 @@ def _compare_all(rows: FixedPointRows, queries: np.ndarray, k: int, skip: Skippe
     for start in range(0, len(living), _COMPARED_AT_A_TIME):
         some = living[start : start + _COMPARED_AT_A_TIME]
         found, distances = ExactIndex(rows.unit(some)).search(queries, min(k, len(some)))
-        here = ranked(some[found], 1 - distances, np.ones(found.shape, bool))
-        numbers = np.sort(np.concatenate([numbers, here], axis=1), axis=1)[:, :k]
+        numbers = np.concatenate([numbers, base.ranked(some[found], 1 - distances)], axis=1)
+        numbers = np.sort(numbers, axis=1)[:, :k]
     return numbers
 
 
@@ -262,9 +218,7 @@ BRUTE_FORCE_BELOW: Final = 10_000
 """Below this many vectors comparing all takes 0.4 ms or less: no tree is worth its misses."""
 
 _FACTS: Final = "facts.json"
-_GROWTH: Final = (
-    2.0  # since training: the best number of leaves goes by the root, and is 1.4 times another from here on
-)
+_GROWTH: Final = 2.0  # since training: the best number of leaves goes by the root, and has grown by 1.4 from here on
 _UNEVEN: Final = 0.5  # more imbalance than after training: the leaves that a search reads hold half as much again
 _QUERIES_AT_A_TIME: Final = 4096  # whose candidates take 10 MB
 
@@ -277,29 +231,26 @@ class Facts:
     trained: int  # vectors there were when the tree was trained; 0 where there is no tree
     leaves: int
     imbalance: float  # of the leaves after training
-    plans: tuple[Plan, ...]  # for each of `RECALLS`
+    plans: tuple[Plan, ...]  # for each of `plans.RECALLS`
 
     @classmethod
     def read(cls, folder: Path) -> "Facts":
-        """Return what `write` wrote. Raises OSError, ValueError or TypeError."""
+        """Return what a folder's file says. Raises OSError, ValueError or TypeError."""
         facts = parse_json((folder / _FACTS).read_text())
-        plans = (Plan(Effort(**plan["first"]), plan["beyond"], Effort(**plan["second"])) for plan in facts["plans"])
-        return cls(**{**facts, "plans": tuple(plans)})
-
-    def write(self, folder: Path) -> None:
-        """Write the facts into a folder."""
-        (folder / _FACTS).write_text(json.dumps(asdict(self)))
+        known = (Plan(Effort(**plan["first"]), plan["beyond"], Effort(**plan["second"])) for plan in facts["plans"])
+        return cls(**{**facts, "plans": tuple(known)})
 
     def plan(self, recall: float, k: int) -> Plan:
         """Return what finds a share of the k nearest; the most there is, where no more was measured."""
-        return self.plans[min(bisect_left(RECALLS, recall), len(RECALLS) - 1)].for_neighbors(k)
+        place = min(bisect_left(plans.RECALLS, recall), len(plans.RECALLS) - 1)
+        return self.plans[place].for_neighbors(k)
 
 
 class ScannIndex:
     """A tree of leaves, quantised comparison inside them, exact comparison of the best.
 
     A query's neighbours do not depend on which queries are searched beside it. They may, by one candidate in a
-    thousand, on whether ScaNN is asked for `tree.BATCHED_FROM` or more at once, at first or for those asked again.
+    thousand, on whether ScaNN is asked for `BATCHED_FROM` or more at once, at first or for those asked again.
     """
 
     kind: ClassVar[str] = "scann"
@@ -318,16 +269,22 @@ class ScannIndex:
         """Return an index over vectors, its tree trained on a sample of them by all cores."""
         rows = FixedPointRows.write(blocks, folder)
         if len(rows) < BRUTE_FORCE_BELOW:
-            return cls._kept(rows, None, Facts(rows.dimension, 0, 0, 0.0, ()), folder)
-        layout = layout_for(len(rows))
+            return cls._noted(rows, None, Facts(rows.dimension, 0, 0, 0.0, ()), folder)
+        layout = plans.layout_for(len(rows))
         searcher = train(rows.sample(layout.sample), layout)
         fill(searcher, rows, items=len(rows))
         imbalance = imbalance_of(searcher)
         if folder is not None:  # before rows are mapped, since this is when most memory is taken
             save(searcher, folder)
-            rows = rows.arranged(leaf_of_each(folder), folder)
-        plans = measure_plans(searcher, rows, layout.leaves)
-        return cls._kept(rows, searcher, Facts(rows.dimension, len(rows), layout.leaves, imbalance, plans), folder)
+            rows = rows.arranged(np.load(folder / _LEAF_OF_EACH, allow_pickle=False), folder)
+        found = measure_plans(searcher, rows, layout.leaves)
+        return cls._noted(rows, searcher, Facts(rows.dimension, len(rows), layout.leaves, imbalance, found), folder)
+
+    @classmethod
+    def _noted(cls, rows: FixedPointRows, searcher: Searcher | None, facts: Facts, folder: Path | None) -> "ScannIndex":
+        if folder is not None:
+            (folder / _FACTS).write_text(json.dumps(asdict(facts)))
+        return cls(rows, searcher, facts, folder)
 
     @classmethod
     def load(cls, folder: Path) -> "ScannIndex":
@@ -341,26 +298,19 @@ class ScannIndex:
 
     def extended(self, blocks: VectorBlocks, folder: Path | None) -> "ScannIndex":
         """Return another index with more vectors, put into the leaves that there are."""
-        rows = self._rows.extended(blocks, folder)
-        if self._searcher is None:
-            return self._kept(rows, None, self._facts, folder)
-        searcher = self._copy() if folder is None or self._folder is None else load(self._folder)
-        fill(searcher, rows.blocks(len(self)), items=len(blocks))
-        if folder is not None:
-            save(searcher, folder)
-        return self._kept(rows, searcher, self._facts, folder)
-
-    @classmethod
-    def _kept(cls, rows: FixedPointRows, searcher: Searcher | None, facts: Facts, folder: Path | None) -> "ScannIndex":
-        if folder is not None:
-            facts.write(folder)
-        return cls(rows, searcher, facts, folder)
-
-    def _copy(self) -> Searcher:
-        """Return another searcher like this one's; without its files, which may have been replaced."""
-        with tempfile.TemporaryDirectory() as aside:
-            save(self._searcher, Path(aside))
-            return load(Path(aside))
+        rows = FixedPointRows.write(blocks, folder, before=self._rows)
+        searcher = None
+        if self._searcher is not None:
+            if folder is None or self._folder is None:  # without its files, which may have been replaced
+                with tempfile.TemporaryDirectory() as aside:
+                    save(self._searcher, Path(aside))
+                    searcher = load(Path(aside))
+            else:
+                searcher = load(self._folder)
+            fill(searcher, rows.blocks(len(self)), items=len(blocks))
+            if folder is not None:
+                save(searcher, folder)
+        return self._noted(rows, searcher, self._facts, folder)
 
     @classmethod
     def erase(cls, folder: Path, positions: Int[np.ndarray, " erased"]) -> Written:
@@ -375,7 +325,7 @@ class ScannIndex:
         """Do nothing: there is nothing outside the folder."""
 
     def worn(self, *, skipped: int) -> bool:
-        """Tell whether a tree of the present size would be another, or its leaves have become uneven."""
+        """Tell whether much is skipped, there are twice or half as many vectors as trained on, or leaves are uneven."""
         if skipped > WORN_SHARE * len(self):
             return True
         if self._searcher is None:
@@ -399,7 +349,7 @@ class ScannIndex:
             return self._all.search(queries, k, skip=skip)
         plan = self._facts.plan(recall, k)
         if len(queries) <= _QUERIES_AT_A_TIME:
-            return unranked(search_tree(self._searcher, self._rows, queries, k, plan, skip))
+            return base.unranked(search_tree(self._searcher, self._rows, queries, k, plan, skip))
         parts = np.array_split(queries, -(-len(queries) // _QUERIES_AT_A_TIME))  # of one size, so that none is small
         found = [search_tree(self._searcher, self._rows, part, k, plan, skip) for part in parts]
-        return unranked(np.concatenate(found))
+        return base.unranked(np.concatenate(found))

@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,26 +12,12 @@ import pytest
 from retrieval.errors import InvalidArgument
 from retrieval.indexes.base import ArrayBlocks
 from retrieval.indexes.saved import Stored, build_stored, check_stored, erase_stored, extend_stored, load_stored
-from retrieval.indexes.scann import BRUTE_FORCE_BELOW
 from retrieval.items import Runs
 from retrieval.vectors import to_fixed_point
 from tests.conftest import needs_scann
+from tests.retrieval.indexes.saving import TREE, Vectors, keys_of, live, save
 
-Vectors = Callable[..., np.ndarray]
-TREE = BRUTE_FORCE_BELOW + 500
 pytestmark = needs_scann
-
-
-def keys_of(items: int, *, first: int = 10**12) -> np.ndarray:
-    return np.arange(first, first + items)
-
-
-def save(vectors: np.ndarray, folder: Path, *, stamp: str = "") -> Stored:
-    return build_stored("scann", ArrayBlocks(vectors), keys_of(len(vectors)), folder, stamp=stamp)
-
-
-def live(folder: Path) -> Path:
-    return folder / (folder / "current").read_text()
 
 
 def answers(stored: Stored | None, queries: np.ndarray) -> np.ndarray:

@@ -152,7 +152,7 @@ import sys
 import numpy as np
 from retrieval.embedders import load_embedder
 from retrieval.embedders.precision import Calibration
-from tests.retrieval.test_backends import PICTURES, embed
+from tests.retrieval.embedders.test_backends import PICTURES, embed
 right = np.load(sys.argv[2])
 for precision in sys.argv[3:]:
     embedder = load_embedder(sys.argv[1], backend="openvino", precision=precision, calibration=Calibration(PICTURES))
@@ -176,7 +176,7 @@ def test_precisions_in_any_order_and_process_are_right_alone_and_in_batches(
         command = [sys.executable, "-W", "error::retrieval.errors.VisualMemoryWarning", "-c", IN_ORDER, place]
         ran = subprocess.run(
             [*command, str(tmp_path / "right.npy"), *precisions],
-            env=os.environ | {"VMEM_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(Path(__file__).parents[2])},
+            env=os.environ | {"VMEM_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(Path(__file__).parents[3])},
             capture_output=True,
             text=True,
             check=True,
@@ -442,11 +442,11 @@ def test_a_batch_that_does_not_fit_into_memory_goes_in_halves() -> None:
 def test_what_cannot_be_compiled_runs_all_the_same_and_says_so() -> None:
     program = """
 import numpy as np
-from tests.retrieval.test_backends import PIXELS, mean_of_squares, torch_embedder
+from tests.retrieval.embedders.test_backends import PIXELS, mean_of_squares, torch_embedder
 embedder = torch_embedder(mean_of_squares, compile_after=1)
 assert np.allclose(embedder.embed(PIXELS), embedder.embed(PIXELS)) and np.isfinite(embedder.embed(PIXELS)).all()
 """
-    ran = run_python(program, CXX="/nowhere/g++", PYTHONPATH=str(Path(__file__).parents[2]))
+    ran = run_python(program, CXX="/nowhere/g++", PYTHONPATH=str(Path(__file__).parents[3]))
     assert ran.returncode == 0, ran.stderr
     assert ran.stderr.count("torch.compile does not work here") == 1
 

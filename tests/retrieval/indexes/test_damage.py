@@ -11,7 +11,7 @@ import pytest
 from retrieval.indexes.saved import check_stored, erase_stored, load_stored
 from retrieval.items import Runs
 from tests.conftest import needs_scann
-from tests.retrieval.test_index_store import TREE, Vectors, keys_of, live, save
+from tests.retrieval.indexes.saving import TREE, Vectors, keys_of, live, save
 
 pytestmark = needs_scann
 
