@@ -105,9 +105,9 @@ def plain_efficientnet():
     """Return EfficientNet-Lite0 as its package's page uses it: the same preprocessing, step by step."""
     import torch
 
-    from retrieval.embedders.efficientnet import find_efficientnet_lite0
+    from retrieval.embedders.checkpoints import find_efficientnet_lite0
 
-    module = find_efficientnet_lite0().load().module.backbone
+    module = find_efficientnet_lite0().load().backbone
 
     def process(pictures):
         return torch.stack([one_picture(picture) for picture in pictures])
@@ -152,7 +152,7 @@ class Watched:
 def ours(place, files, path, device):
     """Embed by the pipeline; return seconds, vectors, and the figures that only it has."""
     from retrieval.embedders import load_embedder
-    from retrieval.embedders.precision import Calibration
+    from retrieval.embedders.base import Calibration
     from retrieval.embedding import embed_images
     from retrieval.images import decode
 

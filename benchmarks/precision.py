@@ -20,7 +20,7 @@ import numpy as np
 
 from eval.metrics.intervals import wilson_interval
 from retrieval.embedders import load_embedder
-from retrieval.embedders.precision import Calibration, pick
+from retrieval.embedders.base import Calibration, pick
 from retrieval.embedding import embed_images
 from retrieval.sources import list_labelled_files
 from retrieval.voting import encode_labels, predict_every_k

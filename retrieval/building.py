@@ -8,8 +8,7 @@ from pathlib import Path
 
 from retrieval.cluster import Shard
 from retrieval.edits import AddReport
-from retrieval.embedders.base import check_embedder
-from retrieval.embedders.precision import CALIBRATION_PICTURES, pick
+from retrieval.embedders.base import CALIBRATION_PICTURES, check_embedder, pick
 from retrieval.errors import FolderError, ImageError, MemoryExists
 from retrieval.images import ImageLike, decode
 from retrieval.labels import composed

@@ -15,8 +15,7 @@ import numpy as np
 
 from retrieval import errors
 from retrieval.embedders import load_embedder
-from retrieval.embedders.base import Embedder, EmbedderIdentity, Execution, Requested, check_embedder
-from retrieval.embedders.precision import Calibration
+from retrieval.embedders.base import Calibration, Embedder, EmbedderIdentity, Execution, Requested, check_embedder
 from retrieval.embedding import EmbeddedBatch, Failure, FeatureCache, embed_images
 from retrieval.errors import EmbedderError, EmbedderMismatch, ImageError, InvalidArgument, VisualMemoryError
 from retrieval.images import ImageLike

@@ -18,9 +18,17 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from retrieval.embedders import load_embedder
-from retrieval.embedders.base import Embedder, EmbedderIdentity, Execution, Requested, check_embedder, expect_embedder
-from retrieval.embedders.checked import Checked
-from retrieval.embedders.precision import Calibration, pick
+from retrieval.embedders.base import (
+    Calibration,
+    Checked,
+    Embedder,
+    EmbedderIdentity,
+    Execution,
+    Requested,
+    check_embedder,
+    expect_embedder,
+    pick,
+)
 from retrieval.errors import (
     EmbedderError,
     ImageError,

@@ -25,8 +25,7 @@ from retrieval.edits import (
     pick_new,
 )
 from retrieval.embedders import load_embedder
-from retrieval.embedders.base import Embedder, EmbedderIdentity, Execution, Requested, expect_embedder
-from retrieval.embedders.precision import Calibration
+from retrieval.embedders.base import Calibration, Embedder, EmbedderIdentity, Execution, Requested, expect_embedder
 from retrieval.embedding import Embedding
 from retrieval.erasing.erase import erase_items, is_pending, keys_of_ids
 from retrieval.erasing.files import clear_indexes, keep_account

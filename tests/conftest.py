@@ -107,7 +107,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, pictures: Path, checkpoint: 
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def random_vectors() -> Callable[[int, int], np.ndarray]:
     """Return a maker of unit vectors with clusters in them."""
 

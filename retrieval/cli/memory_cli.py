@@ -324,7 +324,7 @@ def _listed(folder: Path, out: Path, part: "Shard | None") -> _Pictures:
 
 def _embed_here(pictures: _Pictures, name: str, requested: "Requested", *, cache: bool) -> _Embedded:
     from retrieval.embedders import load_embedder
-    from retrieval.embedders.precision import Calibration
+    from retrieval.embedders.base import Calibration
     from retrieval.embedding import FeatureCache, embed_images
     from retrieval.support.terminal import track
 

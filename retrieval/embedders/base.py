@@ -1,31 +1,29 @@
-"""What an embedder is: weights and preprocessing. How fast it runs is its own affair."""
+"""What an embedder is (weights and preprocessing), how it runs, and the check of what it gives."""
 
 import hashlib
 import itertools
 import json
 import math
-import os
 import platform
-from collections.abc import Callable
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-from retrieval.errors import EmbedderMismatch, InvalidArgument
-from retrieval.support.cachedir import cache_key
+from retrieval.errors import EmbedderError, EmbedderMismatch, InvalidArgument, UnusableVectors, VisualMemoryWarning
+from retrieval.images import ImageLike
 from retrieval.support.outside import parse_json
+from retrieval.vectors import as_array, length
 
-if TYPE_CHECKING:
-    from retrieval.embedders.torch_backend import EmbeddingModule
-
-
-_LONGEST_TO_SHORTEST = 16
+_LONGEST_TO_SHORTEST: Final = 16  # sides of a picture that is scaled as a whole
+_LENGTH_ERROR: Final = 1e-5  # below which a vector has length 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +39,14 @@ class Preprocessing:
         """Return the part of an RGB picture that the model sees; mean and deviation are the model's first step.
 
         Rounding of the long side and of the crop's corner follows the Hugging Face image processors, down to the
-        pixel.
+        pixel. A very long picture is cut to its middle, which is all that the crop takes: scaled as a whole, a line of
+        65,535 × 1 pixels would fill gigabytes.
         """
-        image = _without_far_ends(image)
         short = min(image.size)
+        width, height = (min(side, _LONGEST_TO_SHORTEST * short) for side in image.size)
+        if (width, height) != image.size:
+            left, top = (image.width - width) // 2, (image.height - height) // 2
+            image = image.crop((left, top, left + width, top + height))
         across, down = (_part(side, int(side * self.resize / short), self.crop) for side in image.size)
         box = (across.start, down.start, across.end, down.end)
         scaled = image.resize((across.size, down.size), Image.Resampling.BICUBIC, box=box)
@@ -75,19 +77,6 @@ def _part(side: int, scaled: int, crop: int) -> _Part:
     denominator = scaled // math.gcd(side, scaled)
     is_exact = denominator & (denominator - 1) == 0 and all(np.float32(end) == end for end in ends)
     return _Part(*ends, crop, 0) if is_exact else _Part(0.0, float(side), scaled, cut)
-
-
-def _without_far_ends(image: Image.Image) -> Image.Image:
-    """Cut a very long picture to its middle, which is all that the crop takes.
-
-    Scaled as a whole, a line of 65,535 × 1 pixels would fill gigabytes.
-    """
-    short = min(image.size)
-    width, height = (min(side, _LONGEST_TO_SHORTEST * short) for side in image.size)
-    if (width, height) == image.size:
-        return image
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))
 
 
 IMAGENET = Preprocessing(256, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -310,40 +299,125 @@ def expect_embedder(offered: object) -> Embedder:
     return offered
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """A model in torch, in float32 on the CPU."""
-
-    module: "EmbeddingModule"
-    identity: EmbedderIdentity
+T = TypeVar("T")
+CALIBRATION_PICTURES: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """Where a model lies, and how torch loads it."""
+class Calibration:
+    """What int8's ranges are, or were, taken from."""
 
-    name: str
-    origin: str  # what `load_embedder` takes to find it again
-    files: tuple[Path, ...]
-    recipe: str  # what is made of the weights: class, preprocessing and pooling, in words
-    packages: tuple[str, ...]  # whose code they run in, beside torch
-    load: Callable[[], LoadedModel]
+    pictures: Iterable[ImageLike]  # read only where no copy with these ranges is at hand
+    digest: str = ""  # of the pictures that a memory's vectors were made with, where that is known
 
-    @property
-    def key(self) -> str:
-        """Everything that the loaded model is made of, in one word: the same as long as nothing was replaced.
 
-        Files stand in it by place, size and time of change: reading gigabytes of weights for their digest would take
-        longer than starting the model.
+def pick(pictures: Sequence[T]) -> list[T]:
+    """Return as many as int8 needs, from all over a sequence."""
+    number = min(len(pictures), CALIBRATION_PICTURES)
+    return [pictures[len(pictures) * place // number] for place in range(number)]
+
+
+class Checked:
+    """An embedder that gives finite vectors of length 1, or says for which pictures it has none."""
+
+    def __init__(self, embedder: Embedder, again: Callable[[], Embedder] | None = None) -> None:
+        """Wrap an embedder.
+
+        Args:
+            embedder: makes the vectors.
+            again: makes the embedder that computes in float32, by another path, what the first cannot; None where
+                there is no other path.
         """
-        files = []
-        for file in self.files:
-            place = file.resolve()  # in the hub's cache the name of the content itself
-            status = place.stat()
-            files.append([os.fsencode(place).hex(), status.st_size, status.st_mtime_ns])
-        return cache_key(name=self.name, origin=self.origin, recipe=self.recipe, files=files, by=self.libraries)
+        self.identity = embedder.identity
+        self.execution = embedder.execution  # of the vectors that need not be computed again
+        self.batch_size = embedder.batch_size
+        self._embedder = embedder
+        self._make_again = again
+        self._again: Embedder | None = None  # made, and said, when first needed
+        self._lock = threading.Lock()
 
-    @property
-    def libraries(self) -> str:
-        """The libraries that its code comes from, with their versions."""
-        return ", ".join(f"{package} {version(package)}" for package in ("torch", *self.packages))
+    def prepare(self, image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
+        """Return a decoded RGB picture scaled and cropped for the model.
+
+        Raises:
+            EmbedderError: the embedder makes no array of numbers of it.
+        """
+        prepared = np.asarray(self._embedder.prepare(image))
+        if prepared.dtype.kind not in "uif" or not prepared.ndim:
+            raise EmbedderError(
+                f"{self.identity.name} prepares a picture as an array of {prepared.dtype} with shape {prepared.shape}:"
+                " pixels expected, uint8 of shape (height, width, 3)"
+            )
+        return prepared
+
+    def embed(self, pixels: UInt8[np.ndarray, "batch height width 3"]) -> Float[np.ndarray, "batch dimension"]:
+        """Return one float32 vector of length 1 per picture.
+
+        Raises:
+            UnusableVectors: a picture has none, in float32 either.
+            EmbedderError: the embedder gives something else than a row of numbers per picture.
+            RuntimeError: the model cannot run, and there is no other path.
+        """
+        try:
+            vectors = self._rows(self._embedder.embed(pixels), len(pixels))
+            self.batch_size = self._embedder.batch_size  # less after it ran out of memory
+        except RuntimeError as error:  # all that OpenVINO raises, and torch
+            if self._make_again is None:
+                raise
+            vectors = self._compute_again(pixels, f"{self.execution.backend} failed ({reason_of(error)})")
+        else:
+            unusable = _unusable(vectors)
+            if unusable.size and self._make_again is not None:
+                what = f"what the model gives is zero or not finite for {unusable.size} of {len(pixels)} pictures"
+                vectors = vectors.copy()
+                vectors[unusable] = self._compute_again(pixels[unusable], what)
+        rows = tuple(_unusable(vectors).tolist())
+        if rows:
+            raise UnusableVectors(
+                f"what the model gives is zero or not finite, in float32 too, for {len(rows)} of {len(vectors)}"
+                f" pictures (the first is number {rows[0] + 1}): leave them out",
+                rows=rows,
+                vectors=vectors,
+            )
+        return vectors
+
+    def _rows(self, offered: object, number: int) -> Float[np.ndarray, "batch dimension"]:
+        """Return what an embedder gives as float32 of length 1, whatever library and precision it comes from."""
+        rows, shape = as_array(offered), (number, self.identity.dimension)
+        if rows.shape != shape or rows.dtype.kind not in "fiu":
+            raise EmbedderError(
+                f"{self.identity.name} gives an array of {rows.dtype} with shape {rows.shape} for {number} pictures:"
+                f" numbers of shape {shape} expected"
+            )
+        with np.errstate(over="ignore"):
+            features = rows.astype(np.float32, copy=False)
+            lengths = length(features)
+        return features if (abs(lengths - 1) < _LENGTH_ERROR).all() else to_length_1(features)
+
+    def _compute_again(
+        self, pixels: UInt8[np.ndarray, "batch height width 3"], reason: str
+    ) -> Float[np.ndarray, "batch dimension"]:
+        with self._lock:
+            if self._again is None:
+                assert self._make_again is not None
+                warnings.warn(
+                    f"{self.identity.name} in {self.execution.precision} by {self.execution.backend}: {reason}; they"
+                    " are computed again in float32 by torch, more slowly",
+                    VisualMemoryWarning,
+                    stacklevel=4,
+                )
+                self._again = self._make_again()
+        size = self._again.batch_size
+        return np.concatenate([self._again.embed(pixels[row : row + size]) for row in range(0, len(pixels), size)])
+
+
+def reason_of(error: Exception) -> str:
+    """Return the first line of an error that says something: OpenVINO begins with places in its own source."""
+    lines = (line for line in str(error).splitlines() if line and not line.startswith(("Exception from", "Check '")))
+    return next(lines, type(error).__name__)
+
+
+def _unusable(vectors: Float[np.ndarray, "batch dimension"]) -> Int[np.ndarray, " unusable"]:
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = np.linalg.norm(vectors, axis=1)
+    return np.flatnonzero(~((lengths > 0) & (lengths < np.inf)))

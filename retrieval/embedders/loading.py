@@ -1,43 +1,59 @@
-"""From what was asked for to what runs: device, then backend, then the fastest precision that is safe."""
+"""From what was asked for to what runs: device, then backend, then the fastest precision that is safe.
 
+How well and how fast a precision does beside float32 is measured on real photographs, once on each machine.
+"""
+
+import itertools
+import json
+import logging
 import os
 import platform
+import time
+import uuid
 import warnings
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from importlib.metadata import version
+from importlib.resources import files
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
+from PIL import Image
 
 from retrieval.embedders.base import (
     LEAST_AGREEMENT,
-    Checkpoint,
+    Calibration,
+    Checked,
     Embedder,
-    EmbedderIdentity,
     Execution,
     Processor,
     Requested,
     instruction_sets,
+    reason_of,
 )
-from retrieval.embedders.checked import Checked, reason_of
-from retrieval.embedders.precision import Agreement, agreement_once, measure_agreement, probe_pictures
+from retrieval.embedders.checkpoints import Checkpoint
 from retrieval.errors import InvalidArgument, VisualMemoryWarning
-
-if TYPE_CHECKING:
-    from retrieval.embedders.openvino_backend import ConvertedModel
-    from retrieval.embedders.precision import Calibration
+from retrieval.support.cachedir import cache_folder, cache_key, drop_unused, note_use
+from retrieval.support.outside import parse_json
 
 _GPU_FILES: Final = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA, NVIDIA below Windows, AMD
 _LOWER: Final = {"cpu": ("bfloat16",), "cuda": ("float16", "bfloat16"), "mps": ("float16",)}  # fastest first
 _EMULATED: Final = "the processor has no bfloat16 of its own, and would emulate it slowly"
+_ALONE: Final = 8  # pictures that are embedded each alone as well
+_MEASURED_PICTURES: Final = 32
+_log = logging.getLogger(__name__)
+
+Way = Callable[[Execution], Embedder]
+"""From precision and device to a model's embedder that runs so."""
 
 
 def load(
     checkpoint: Checkpoint,
     requested: Requested,
-    calibration: "Calibration | None",
+    calibration: Calibration | None,
     processor: Processor | None = None,
 ) -> Embedder:
     """Return a checkpoint's embedder; see `retrieval.embedders.load_embedder`.
@@ -48,15 +64,16 @@ def load(
         calibration: pictures for int8.
         processor: what OpenVINO is to take the processor for; None asks it.
     """
+
+    def in_float32() -> Embedder:  # by which everything else is measured, with nothing from the cache
+        return _load_torch(checkpoint, "cpu", "float32")
+
     device = choose_device("cpu" if requested.precision == "int8" else requested.device)
     if device == "cpu" and requested.backend != "torch":
         needed = requested.backend == "openvino" or requested.precision == "int8"
         if find_spec("openvino") is not None:
             try:
-                return Checked(
-                    _load_openvino(checkpoint, requested.precision, calibration, processor),
-                    lambda: _in_float32(checkpoint),
-                )
+                return Checked(_load_openvino(checkpoint, requested.precision, calibration, processor), in_float32)
             except (OSError, RuntimeError) as error:  # RuntimeError: all that OpenVINO raises
                 trouble = f"OpenVINO cannot run {checkpoint.name} here ({reason_of(error)})"
                 if needed:
@@ -66,14 +83,7 @@ def load(
             raise InvalidArgument("OpenVINO is not installed: pip install openvino, or use --backend torch")
     loaded = _load_torch(checkpoint, device, requested.precision)
     exact = device == "cpu" and loaded.execution.precision == "float32"
-    return Checked(loaded, None if exact else lambda: _in_float32(checkpoint))
-
-
-def _in_float32(checkpoint: Checkpoint) -> Embedder:
-    """Return the embedder that everything else is measured by: torch in float32, with nothing from the cache."""
-    from retrieval.embedders.torch_backend import TorchEmbedder
-
-    return TorchEmbedder(checkpoint.load(), _by_torch(checkpoint, "float32", "cpu"))
+    return Checked(loaded, None if exact else in_float32)
 
 
 def choose_device(device: str) -> str:
@@ -102,94 +112,162 @@ def _may_have_gpu() -> bool:
 
 
 def _load_openvino(
-    checkpoint: Checkpoint, precision: str, calibration: "Calibration | None", processor: Processor | None
+    checkpoint: Checkpoint, precision: str, calibration: Calibration | None, processor: Processor | None
 ) -> Embedder:
-    from retrieval.embedders.openvino_backend import OpenVinoEmbedder, converted, openvino_execution, this_processor
-    from retrieval.embedders.precision import find_int8, int8_copy
+    from retrieval.embedders import openvino_backend as openvino
 
-    processor = processor or this_processor()
+    processor = processor or openvino.this_processor()
     if precision == "bfloat16" and not processor.bfloat16:
         raise InvalidArgument(f"{_EMULATED}: use --precision float32")
-    model = converted(checkpoint)
+    model = openvino.converted(checkpoint)
+    preprocessing = model.identity.preprocessing
+    assert preprocessing is not None
+    exact, tried = (openvino.openvino_execution(one, processor) for one in ("float32", "bfloat16"))
+
+    def way(execution: Execution) -> Embedder:
+        return openvino.OpenVinoEmbedder(model, execution, processor)
+
     # A memory that was asked to be int8 is asked in int8, where its copy of the model is at hand.
-    own_copy = precision == "auto" and calibration and find_int8(model, calibration.digest, processor)
+    own_copy = precision == "auto" and calibration and openvino.find_int8(model, calibration.digest, processor)
     if precision == "int8" or own_copy:
         if calibration is None:
             raise InvalidArgument("int8 takes its ranges from pictures: give calibration=, or use it with a memory")
-        model, execution, agreement = int8_copy(model, calibration, processor)
+        copy, digest, pixels = openvino.int8_copy(model, calibration, processor)
+        in_int8 = openvino.openvino_execution("int8", processor, calibration=digest)
+
+        def measure() -> Agreement:
+            some = list(itertools.islice(pixels, _MEASURED_PICTURES))
+            some = some or [preprocessing.scale_and_crop(picture) for picture in probe_pictures()]
+            return measure_agreement(
+                lambda: openvino.OpenVinoEmbedder(copy, in_int8, processor), way(exact), np.stack(some)
+            )
+
+        agreement = agreement_once(copy.folder.name, in_int8, measure)
         figures = f"cosine to float32 {agreement.mean:.4f} on average, at least {agreement.smallest:.4f}"
-        execution = replace(execution, agreement=agreement.smallest, reason=f"as asked for; {figures}")
-    elif precision == "auto":
-        execution = _safe_openvino(checkpoint, model, processor)
+        execution = replace(in_int8, agreement=agreement.smallest, reason=f"as asked for; {figures}")
+        return openvino.OpenVinoEmbedder(copy, execution, processor)
+    if precision != "auto":
+        execution = replace(tried if precision == "bfloat16" else exact, reason="as asked for")
+    elif processor.bfloat16:
+        execution = _judged(checkpoint, tried, exact, way)
     else:
-        execution = openvino_execution(precision, processor, reason="as asked for")
-    return OpenVinoEmbedder(model.model, model.identity, execution, processor)
-
-
-def _safe_openvino(checkpoint: Checkpoint, model: "ConvertedModel", processor: Processor) -> Execution:
-    from retrieval.embedders.openvino_backend import OpenVinoEmbedder, openvino_execution
-
-    exact, tried = (openvino_execution(precision, processor) for precision in ("float32", "bfloat16"))
-    if not processor.bfloat16:
-        return replace(exact, reason=_EMULATED)
-
-    def way(execution: Execution) -> Embedder:
-        return OpenVinoEmbedder(model.model, model.identity, execution, processor)
-
-    def measure() -> Agreement:
-        return measure_agreement(lambda: way(tried), way(exact), _probes(model.identity))
-
-    return _judged(tried, exact, agreement_once(checkpoint.key, tried, measure))
+        execution = replace(exact, reason=_EMULATED)
+    return way(execution)
 
 
 def _load_torch(checkpoint: Checkpoint, device: str, precision: str) -> Embedder:
-    from retrieval.embedders.torch_backend import TorchEmbedder, has_native
-
-    if precision == "auto":
-        execution = _safe_torch(checkpoint, device)
-    elif precision != "float32" and not has_native(device, precision):
-        raise InvalidArgument(f"{_EMULATED}: use --precision float32")
-    else:
-        execution = replace(_by_torch(checkpoint, precision, device), reason="as asked for")
-    return TorchEmbedder(checkpoint.load(), execution)
-
-
-def _by_torch(checkpoint: Checkpoint, precision: str, device: str) -> Execution:
-    from retrieval.embedders.torch_backend import device_name
+    from retrieval.embedders.torch_backend import TorchEmbedder, device_name, has_native
 
     on = f"{device_name(device)} {instruction_sets()}" if device == "cpu" else device_name(device)
-    return Execution("torch", precision, device, engine=f"{checkpoint.libraries} on {on}")
+
+    def by_torch(precision: str) -> Execution:
+        return Execution("torch", precision, device, engine=f"{checkpoint.libraries} on {on}")
+
+    def way(execution: Execution) -> Embedder:
+        return TorchEmbedder(checkpoint.load(), execution)
+
+    if precision != "auto":
+        if precision != "float32" and not has_native(device, precision):
+            raise InvalidArgument(f"{_EMULATED}: use --precision float32")
+        return way(replace(by_torch(precision), reason="as asked for"))
+    exact = by_torch("float32")
+    execution = replace(exact, reason=_EMULATED)
+    for lower in _LOWER[device]:
+        if has_native(device, lower):
+            execution = _judged(checkpoint, by_torch(lower), exact, cache(way))
+            if execution.precision == lower:
+                break
+    return way(execution)
 
 
-def _safe_torch(checkpoint: Checkpoint, device: str) -> Execution:
-    from retrieval.embedders.torch_backend import TorchEmbedder, has_native
-
-    exact = _by_torch(checkpoint, "float32", device)
-    refused = replace(exact, reason=_EMULATED)
-    for precision in _LOWER[device]:
-        if not has_native(device, precision):
-            continue
-        tried = _by_torch(checkpoint, precision, device)
-
-        def measure(tried: Execution = tried) -> Agreement:
-            reference, embedder = (TorchEmbedder(checkpoint.load(), execution) for execution in (exact, tried))
-            return measure_agreement(lambda: embedder, reference, _probes(reference.identity))
-
-        judged = _judged(tried, exact, agreement_once(checkpoint.key, tried, measure))
-        if judged.precision == precision:
-            return judged
-        refused = judged
-    return refused
-
-
-def _judged(tried: Execution, exact: Execution, agreement: Agreement) -> Execution:
+def _judged(checkpoint: Checkpoint, tried: Execution, exact: Execution, way: Way) -> Execution:
     """Take a lower precision if it agrees with float32 and is faster, else float32, and say why."""
+
+    def measure() -> Agreement:
+        reference = way(exact)
+        pixels = np.stack([reference.prepare(picture) for picture in probe_pictures()])
+        return measure_agreement(lambda: way(tried), reference, pixels)
+
+    agreement = agreement_once(checkpoint.key, tried, measure)
     figures = f"cosine to float32 at least {agreement.smallest:.5f}, {agreement.speedup:.1f} × its speed, measured here"
     if agreement.smallest >= LEAST_AGREEMENT and agreement.speedup > 1:
         return replace(tried, agreement=agreement.smallest, reason=figures)
     return replace(exact, reason=f"{tried.precision} was refused: {figures}")
 
 
-def _probes(identity: EmbedderIdentity) -> UInt8[np.ndarray, "pictures height width 3"]:
-    assert identity.preprocessing is not None
-    return np.stack([identity.preprocessing.scale_and_crop(picture) for picture in probe_pictures()])
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """One way of running a model beside float32."""
+
+    smallest: float  # cosine, of batches and of single pictures
+    mean: float  # cosine
+    speedup: float  # pictures a second, as a multiple of float32's
+
+
+def probe_pictures() -> list[Image.Image]:
+    """Return eight parts of the two photographs that scikit-learn carries."""
+    pictures = []
+    for name in ("china.jpg", "flower.jpg"):
+        with (files("sklearn.datasets") / "images" / name).open("rb") as stream:
+            whole = Image.open(stream).convert("RGB")
+        width, height = whole.size
+        parts = ((0, 0, width, height), (0, 0, height, height), (width // 2, 0, width, height), (200, 100, 440, 340))
+        pictures += [whole.crop(part) for part in parts]
+    return pictures
+
+
+def measure_agreement(
+    tried: Callable[[], Embedder], reference: Embedder, pixels: UInt8[np.ndarray, "batch height width 3"]
+) -> Agreement:
+    """Embed prepared pictures both ways, in a batch and each alone. Vectors that are not finite agree with nothing.
+
+    Args:
+        tried: makes the embedder. It is called twice: the second is to find what the first left in the cache, as the
+            embedders of later processes will.
+        reference: gives, in a batch, the vectors that are right.
+        pixels: the pictures.
+    """
+    expected, expected_seconds = _timed(reference, pixels)
+    first, second = tried(), tried()
+    found, found_seconds = _timed(first, pixels)
+    alone = [embedder.embed(one[None]) for embedder in (first, second) for one in pixels[:_ALONE]]
+    right = np.concatenate([expected, expected[:_ALONE], expected[:_ALONE]])
+    cosines = np.nan_to_num((right * np.concatenate([found, *alone])).sum(axis=1), nan=-1.0)
+    return Agreement(float(cosines.min()), float(cosines.mean()), expected_seconds / found_seconds)
+
+
+def _timed(
+    embedder: Embedder, pixels: UInt8[np.ndarray, "batch height width 3"]
+) -> tuple[Float[np.ndarray, "batch dimension"], float]:
+    embedder.embed(pixels[: len(pixels) // 2])  # the first call compiles and warms up
+    started = time.perf_counter()
+    vectors = embedder.embed(pixels)
+    return vectors, time.perf_counter() - started
+
+
+def agreement_once(model: str, execution: Execution, measure: Callable[[], Agreement]) -> Agreement:
+    """Return what was measured for a model and a way of running it on this machine, measuring it only once.
+
+    Args:
+        model: a checkpoint's key, or the name of the folder of an int8 copy.
+        execution: precision, libraries and processor.
+        measure: does the measuring.
+    """
+    key = cache_key(model=model, precision=execution.precision, device=execution.device, engine=execution.engine)
+    path = cache_folder("measured") / f"{key}.json"
+    try:
+        known = Agreement(**parse_json(path.read_text()))
+        note_use(path)
+        return known
+    except (OSError, ValueError, TypeError):
+        _log.info("Measuring %s beside float32, once", execution.precision)
+    measured = measure()
+    fresh = path.with_suffix(f".{uuid.uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        drop_unused(path.parent)
+        fresh.write_text(json.dumps(asdict(measured), indent=1))
+        fresh.replace(path)
+    except OSError as error:  # then it is measured again the next time
+        _log.debug("%s could not be written: %s", path, error)
+    return measured

@@ -1,33 +1,41 @@
-"""Embedding with OpenVINO: the fast path on CPUs. Nothing here imports torch."""
+"""Embedding with OpenVINO: the fast path on CPUs. It runs without torch once a model is converted.
+
+First come the models as OpenVINO takes them, kept in a cache: converted, and int8 copies of these; then what runs them.
+"""
 
 import hashlib
+import itertools
 import json
 import logging
 import os
 import sys
 import threading
 import warnings
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
 from retrieval.embedders.base import (
-    Checkpoint,
+    CALIBRATION_PICTURES,
+    Calibration,
     EmbedderIdentity,
     Execution,
-    LoadedModel,
     Processor,
     instruction_sets,
     to_length_1,
 )
-from retrieval.errors import EmbedderError
+from retrieval.errors import EmbedderError, ImageError, InvalidArgument
+from retrieval.images import ImageLike, decode
 from retrieval.support.cachedir import (
     cache_folder,
     cache_key,
@@ -41,6 +49,10 @@ from retrieval.support.cachedir import (
     start_afresh,
 )
 from retrieval.support.outside import parse_json
+
+if TYPE_CHECKING:
+    from retrieval.embedders.checkpoints import Checkpoint
+    from retrieval.embedders.torch_backend import EmbeddingModule
 
 # Pictures a request. Streams of one core each, working on four at a time, beat all cores on one batch of 16:
 # ViT-S in bfloat16 58 images/s against 50, EfficientNet-Lite0 in float32 411 against 356 (2 cores).
@@ -77,12 +89,177 @@ def this_processor() -> Processor:
     )
 
 
-def openvino_execution(
-    precision: str, processor: Processor, *, calibration: str = "", agreement: float | None = None, reason: str = ""
-) -> Execution:
+def openvino_execution(precision: str, processor: Processor, *, calibration: str = "") -> Execution:
     """Return how a model runs by OpenVINO in a precision."""
     engine = f"openvino {openvino_runtime().__version__} on {processor}"
-    return Execution("openvino", precision, "cpu", calibration, agreement, reason, engine)
+    return Execution("openvino", precision, "cpu", calibration, engine=engine)
+
+
+_MODEL: Final = "model.xml"
+_RECORD: Final = "record.json"
+INT8: Final = "-int8-"  # in the name of a folder that holds an int8 copy
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertedModel:
+    """A folder that holds a model as OpenVINO takes it, in float32 or in int8, and what model it is."""
+
+    folder: Path
+    identity: EmbedderIdentity
+    about: str  # for people: how it was made
+
+    @property
+    def model(self) -> Path:
+        """An .xml file with its weights beside it."""
+        return self.folder / _MODEL
+
+
+def converted(checkpoint: "Checkpoint") -> ConvertedModel:
+    """Return a checkpoint's converted model, converting it now where these libraries did not do so before.
+
+    Raises:
+        EmbedderError: the weights cannot be loaded.
+        OSError: the cache cannot be written.
+        RuntimeError: OpenVINO cannot convert the model.
+    """
+    release = openvino_runtime().__version__
+    about = f"openvino {release.partition('-')[0]}, {checkpoint.libraries}"
+    folder = cache_folder("models") / cache_key(model=checkpoint.key, openvino=release)
+    start_afresh(folder)
+    known = _read(folder)
+    if known is not None:
+        return known
+    module = checkpoint.load()
+    _log.info("Converting %s for OpenVINO, once", checkpoint.name)
+    drop_unused(folder.parent, besides=f"*{INT8}*")  # those cannot be made again from the same pictures
+    make_whole(folder, lambda aside: _convert(module, aside, about), is_whole=lambda made: _read(made) is not None)
+    return ConvertedModel(folder, module.identity, about)
+
+
+def converted_models() -> list[tuple[str, int]]:
+    """Return what each kept model is, and the bytes it takes with what was compiled of it."""
+    found = []
+    for folder in sorted(cache_folder("models").glob("[!.]*")):
+        model = _read(folder)
+        about = f"{model.identity.fingerprint}, {model.about}" if model else "of an earlier version: never loaded"
+        found.append((about, folder_bytes(folder)))
+    return found
+
+
+def _write(model: Any, folder: Path, identity: EmbedderIdentity, about: str) -> None:  # noqa: ANN401 - untyped
+    """Write a model with its weights as they are, since float32 must stay float32, and a record of it."""
+    path = folder / _MODEL
+    openvino_runtime().save_model(model, path, compress_to_fp16=False)
+    record = {"identity": json.loads(identity.to_json()), "about": about, "files": _measured(path)}
+    (folder / _RECORD).write_text(json.dumps(record))
+
+
+def _read(folder: Path) -> ConvertedModel | None:
+    """Return the model that lies whole in a folder, and note its use; None where there is none."""
+    if not is_of_this_layout(folder):
+        return None
+    try:
+        record = parse_json((folder / _RECORD).read_text())
+        identity = EmbedderIdentity.from_json(json.dumps(record["identity"]))
+        if record["files"] != _measured(folder / _MODEL):
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    note_use(folder)
+    return ConvertedModel(folder, identity, str(record["about"]))
+
+
+def _measured(model: Path) -> list[object]:
+    """Return the digest of a model's layers and the size of its weights, which take too long to be read each time."""
+    return [hashlib.sha256(model.read_bytes()).hexdigest(), os.path.getsize(model.with_suffix(".bin"))]
+
+
+def _convert(module: "EmbeddingModule", folder: Path, about: str) -> None:
+    import torch
+
+    assert module.identity.preprocessing is not None
+    side = module.identity.preprocessing.crop
+    example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
+    with warnings.catch_warnings():  # of branches that tracing fixes: the size of pictures is fixed
+        warnings.simplefilter("ignore")
+        model = openvino_runtime().convert_model(module, example_input=example)
+    model.reshape([-1, side, side, 3])  # any number of pictures, all of one size
+    _write(model, folder, module.identity, about)
+
+
+def find_int8(model: ConvertedModel, digest: str, processor: Processor) -> ConvertedModel | None:
+    """Return the int8 copy of a model that took its ranges from the pictures with a digest; None where there is none.
+
+    One that other libraries made is taken too, where these made none: its file is read by later ones, and the vectors
+    of a memory were made by that very copy.
+    """
+    folder = _int8_folder(model, digest, processor)
+    for copy in (folder, *sorted(folder.parent.glob(f"*{INT8}{digest}"))):
+        start_afresh(copy)
+        known = _read(copy)
+        if known is not None and known.identity == model.identity:
+            return known
+    return None
+
+
+def int8_copy(
+    model: ConvertedModel, calibration: Calibration, processor: Processor
+) -> tuple[ConvertedModel, str, Iterator[np.ndarray]]:
+    """Return an int8 copy, the digest of the pictures its ranges were taken from, and some of these as the model sees.
+
+    Raises:
+        InvalidArgument: nncf, which makes such copies, is not installed, or none of the pictures can be used.
+        OSError: the cache cannot be written.
+    """
+    if calibration.digest and (copy := find_int8(model, calibration.digest, processor)):
+        return copy, calibration.digest, _usable_pixels(model, calibration.pictures)
+    pixels = list(itertools.islice(_usable_pixels(model, calibration.pictures), CALIBRATION_PICTURES))
+    if not pixels:
+        raise InvalidArgument("int8 takes its ranges from pictures of the memory, and none was usable: give some")
+    digest = hashlib.sha256(b"".join(hashlib.sha256(some.tobytes()).digest() for some in pixels)).hexdigest()[:16]
+    copy = find_int8(model, digest, processor) or _quantised(model, pixels, digest, processor)
+    return copy, digest, iter(pixels)
+
+
+def _int8_folder(model: ConvertedModel, digest: str, processor: Processor) -> Path:
+    made_by = {"nncf": version("nncf") if find_spec("nncf") else "", "processor": asdict(processor)}
+    return model.folder.with_name(cache_key(model=model.folder.name, **made_by) + INT8 + digest)
+
+
+def _quantised(model: ConvertedModel, pixels: list[np.ndarray], digest: str, processor: Processor) -> ConvertedModel:
+    if find_spec("nncf") is None:
+        raise InvalidArgument("int8 needs nncf: pip install 'visual-memory-agent[int8]', or use --precision bfloat16")
+    folder, about = _int8_folder(model, digest, processor), f"int8 by nncf {version('nncf')}, {model.about}"
+
+    def quantise(aside: Path) -> None:
+        runtime = openvino_runtime()  # before nncf, whose telemetry it keeps out as well
+        import nncf
+
+        _log.info("Quantising %s to int8 with %d pictures, once", model.identity.name, len(pixels))
+        logging.getLogger("nncf").setLevel(logging.ERROR)  # its own way changes handlers that others gave it, too
+        graph = runtime.Core().read_model(model.model)
+        attends = any(op.get_type_name() == "ScaledDotProductAttention" for op in graph.get_ops())
+        with redirect_stdout(sys.stderr):  # where its progress bars belong
+            quantised = nncf.quantize(
+                graph,
+                nncf.Dataset([some[None] for some in pixels]),
+                subset_size=len(pixels),
+                model_type=nncf.ModelType.TRANSFORMER if attends else None,
+                fast_bias_correction=attends,  # the slow one halves the votes that change with convolutions
+            )
+        _write(quantised, aside, model.identity, about)
+
+    make_whole(folder, quantise, is_whole=lambda made: _read(made) is not None)
+    return ConvertedModel(folder, model.identity, about)
+
+
+def _usable_pixels(model: ConvertedModel, pictures: Iterable[ImageLike]) -> Iterator[np.ndarray]:
+    """Yield the pictures that can be used, as the model sees them."""
+    assert model.identity.preprocessing is not None
+    for picture in pictures:
+        with suppress(ImageError):
+            yield model.identity.preprocessing.scale_and_crop(decode(picture))
 
 
 class OpenVinoEmbedder:
@@ -92,39 +269,16 @@ class OpenVinoEmbedder:
     the next time.
     """
 
-    def __init__(
-        self, model: Path, identity: EmbedderIdentity, execution: Execution, processor: Processor | None = None
-    ) -> None:
-        """Say what is to run; nothing is read yet.
-
-        Args:
-            model: an .xml file with its weights beside it, in a folder that holds nothing but this model.
-            identity: what model it is.
-            execution: in which precision it runs.
-            processor: where; None for this machine's.
-        """
-        self._model = model
-        self._identity = identity
-        self._execution = execution
+    def __init__(self, model: ConvertedModel, execution: Execution, processor: Processor | None = None) -> None:
+        """Say what is to run, in which precision, and on which processor (None: this one); nothing is read yet."""
+        self.identity = model.identity
+        self.execution = execution
+        self.batch_size = (os.cpu_count() or 1) * _CHUNK * _ROUNDS  # pictures that keep every core busy
+        self._model = model.model
         self._processor = processor or this_processor()
         self._lock = threading.Lock()  # held while compiling, and by the one request for single pictures
         self._single: Any = None  # that request, once there is one
         self._thread = threading.local()  # each thread of the pool has a request of its own
-
-    @property
-    def identity(self) -> EmbedderIdentity:
-        """Name, weights, preprocessing and pooling."""
-        return self._identity
-
-    @property
-    def execution(self) -> Execution:
-        """Backend and precision."""
-        return self._execution
-
-    @property
-    def batch_size(self) -> int:
-        """How many pictures at a time keep every core busy."""
-        return (os.cpu_count() or 1) * _CHUNK * _ROUNDS
 
     @property
     def compiled(self) -> Path:
@@ -134,14 +288,14 @@ class OpenVinoEmbedder:
         what was compiled in float32 was loaded for bfloat16, gave no finite vector on a processor with AMX,
         and broke the next process.
         """
-        version = openvino_runtime().__version__
+        release = openvino_runtime().__version__
         settings = self._settings("LATENCY") | _KEPT | {"shape": "any number of pictures"}
-        return self._model.parent / cache_key(openvino=version, processor=asdict(self._processor), **settings)
+        return self._model.parent / cache_key(openvino=release, processor=asdict(self._processor), **settings)
 
     def prepare(self, image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
         """Return a decoded RGB picture scaled and cropped for the model."""
-        assert self._identity.preprocessing is not None
-        return self._identity.preprocessing.scale_and_crop(image)
+        assert self.identity.preprocessing is not None
+        return self.identity.preprocessing.scale_and_crop(image)
 
     def embed(self, pixels: UInt8[np.ndarray, "batch height width 3"]) -> Float[np.ndarray, "batch dimension"]:
         """Return one float32 vector of length 1 per picture.
@@ -150,18 +304,17 @@ class OpenVinoEmbedder:
             EmbedderError: the pictures are not as `prepare` makes them.
             RuntimeError: OpenVINO cannot compile or run the model.
         """
-        assert self._identity.preprocessing is not None
-        side = self._identity.preprocessing.crop
+        assert self.identity.preprocessing is not None
+        side = self.identity.preprocessing.crop
         if pixels.shape[1:] != (side, side, 3):  # OpenVINO would say so as if what is kept of the model were damaged
             raise EmbedderError(
                 f"got pictures as an array of shape {pixels.shape}: ({len(pixels)}, {side}, {side}, 3) expected, as"
                 " prepare() makes them"
             )
-        return to_length_1(self._one(pixels) if len(pixels) == 1 else self._many(pixels))
-
-    def _one(self, pixels: UInt8[np.ndarray, "1 height width 3"]) -> Float[np.ndarray, "1 dimension"]:
+        if len(pixels) > 1:
+            return to_length_1(self._many(pixels))
         with self._lock:
-            return self._first(pixels) if self._single is None else self._features(self._single, pixels)
+            return to_length_1(self._first(pixels) if self._single is None else _features(self._single, pixels))
 
     def _first(self, pixels: UInt8[np.ndarray, "1 height width 3"]) -> Float[np.ndarray, "1 dimension"]:
         """Compile for single pictures, or load what that found out before, and embed the first."""
@@ -170,7 +323,7 @@ class OpenVinoEmbedder:
         kept = compiled.is_dir()
         with loading(compiled if kept else self._model.parent):
             request = (self._load(compiled) if kept else self._compile_into(compiled)).create_infer_request()
-            features = self._features(request, pixels)
+            features = _features(request, pixels)
         if kept and not np.isfinite(features).all():
             drop(compiled)  # whatever it is of: the next process does without
         else:
@@ -194,15 +347,8 @@ class OpenVinoEmbedder:
             pool = self._pool
         chunks = (whole[start : start + _CHUNK] for start in range(0, len(whole), _CHUNK))
         # Several batches may be under way at once: what one leaves idle at its end the next one takes.
-        return np.concatenate(list(pool.map(self._chunk, chunks)))[: len(pixels)]
-
-    def _chunk(self, pixels: UInt8[np.ndarray, "chunk height width 3"]) -> Float[np.ndarray, "chunk dimension"]:
-        return self._features(self._thread.request, pixels)
-
-    @staticmethod
-    def _features(request: Any, pixels: np.ndarray) -> np.ndarray:  # noqa: ANN401 - OpenVINO is untyped
-        (features,) = request.infer(pixels).values()
-        return np.asarray(features)
+        found = pool.map(lambda chunk: _features(self._thread.request, chunk), chunks)
+        return np.concatenate(list(found))[: len(pixels)]
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
@@ -223,101 +369,10 @@ class OpenVinoEmbedder:
         return openvino_runtime().Core().compile_model(model, "CPU", self._settings(hint) | kept)
 
     def _settings(self, hint: str) -> dict[str, str]:
-        # int8 leaves a few layers out.
-        rest = "bf16" if self._processor.bfloat16 else "f32"
-        precision = _HINTS.get(self._execution.precision, rest)
-        return {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": precision}
+        rest = "bf16" if self._processor.bfloat16 else "f32"  # for the few layers that int8 leaves out
+        return {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": _HINTS.get(self.execution.precision, rest)}
 
 
-_MODEL: Final = "model.xml"
-_RECORD: Final = "record.json"
-INT8: Final = "-int8-"  # in the name of a folder that holds an int8 copy
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ConvertedModel:
-    """A folder that holds a model as OpenVINO takes it, in float32 or in int8, and what model it is."""
-
-    folder: Path
-    identity: EmbedderIdentity
-    about: str  # for people: how it was made
-
-    @property
-    def model(self) -> Path:
-        """An .xml file with its weights beside it."""
-        return self.folder / _MODEL
-
-
-def converted(checkpoint: Checkpoint) -> ConvertedModel:
-    """Return a checkpoint's converted model, converting it now where these libraries did not do so before.
-
-    Raises:
-        EmbedderError: the weights cannot be loaded.
-        OSError: the cache cannot be written.
-        RuntimeError: OpenVINO cannot convert the model.
-    """
-    version = openvino_runtime().__version__
-    about = f"openvino {version.partition('-')[0]}, {checkpoint.libraries}"
-    folder = cache_folder("models") / cache_key(model=checkpoint.key, openvino=version)
-    start_afresh(folder)
-    known = read_model(folder)
-    if known is not None:
-        return known
-    loaded = checkpoint.load()
-    _log.info("Converting %s for OpenVINO, once", checkpoint.name)
-    drop_unused(folder.parent, besides=f"*{INT8}*")  # those cannot be made again from the same pictures
-    make_whole(folder, lambda aside: _convert(loaded, aside, about), is_whole=lambda made: read_model(made) is not None)
-    return ConvertedModel(folder, loaded.identity, about)
-
-
-def converted_models() -> list[tuple[str, int]]:
-    """Return what each kept model is, and the bytes it takes with what was compiled of it."""
-    found = []
-    for folder in sorted(cache_folder("models").glob("[!.]*")):
-        model = read_model(folder)
-        about = f"{model.identity.fingerprint}, {model.about}" if model else "of an earlier version: never loaded"
-        found.append((about, folder_bytes(folder)))
-    return found
-
-
-def write_model(model: Any, folder: Path, identity: EmbedderIdentity, about: str) -> None:  # noqa: ANN401 - untyped
-    """Write a model with its weights as they are, since float32 must stay float32, and a record of it."""
-    path = folder / _MODEL
-    openvino_runtime().save_model(model, path, compress_to_fp16=False)
-    record = {"identity": json.loads(identity.to_json()), "about": about, "files": _measured(path)}
-    (folder / _RECORD).write_text(json.dumps(record))
-
-
-def read_model(folder: Path) -> ConvertedModel | None:
-    """Return the model that lies whole in a folder, and note its use; None where there is none."""
-    if not is_of_this_layout(folder):
-        return None
-    try:
-        record = parse_json((folder / _RECORD).read_text())
-        identity = EmbedderIdentity.from_json(json.dumps(record["identity"]))
-        if record["files"] != _measured(folder / _MODEL):
-            return None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    note_use(folder)
-    return ConvertedModel(folder, identity, str(record["about"]))
-
-
-def _measured(model: Path) -> list[object]:
-    """Return the digest of a model's layers and the size of its weights, which take too long to be read each time."""
-    return [hashlib.sha256(model.read_bytes()).hexdigest(), os.path.getsize(model.with_suffix(".bin"))]
-
-
-def _convert(loaded: LoadedModel, folder: Path, about: str) -> None:
-    import torch
-
-    preprocessing = loaded.identity.preprocessing
-    assert preprocessing is not None
-    side = preprocessing.crop
-    example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
-    with warnings.catch_warnings():  # of branches that tracing fixes: the size of pictures is fixed
-        warnings.simplefilter("ignore")
-        model = openvino_runtime().convert_model(loaded.module, example_input=example)
-    model.reshape([-1, side, side, 3])  # any number of pictures, all of one size
-    write_model(model, folder, loaded.identity, about)
+def _features(request: Any, pixels: np.ndarray) -> np.ndarray:  # noqa: ANN401 - OpenVINO is untyped
+    (features,) = request.infer(pixels).values()
+    return np.asarray(features)

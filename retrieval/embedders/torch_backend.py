@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from retrieval.embedders.base import EmbedderIdentity, Execution, LoadedModel, Preprocessing, to_length_1
+from retrieval.embedders.base import EmbedderIdentity, Execution, to_length_1
 from retrieval.errors import VisualMemoryWarning
 from retrieval.support.allocator import keep_freed_memory
 
@@ -28,15 +28,18 @@ class EmbeddingModule(torch.nn.Module):
     length 1 is left to the embedder: in int8 the vectors would no longer have that length.
     """
 
-    def __init__(self, backbone: torch.nn.Module, pool: Pool, preprocessing: Preprocessing) -> None:
+    def __init__(self, backbone: torch.nn.Module, pool: Pool, identity: EmbedderIdentity) -> None:
         super().__init__()
-        self.backbone = backbone
+        assert identity.preprocessing is not None
+        self.identity = identity
+        self.backbone = backbone.float()
         self.pool = pool
         self.mean: torch.Tensor
         self.std: torch.Tensor
-        self.register_buffer("mean", 255 * torch.tensor(preprocessing.mean))
-        self.register_buffer("std", 255 * torch.tensor(preprocessing.std))
+        self.register_buffer("mean", 255 * torch.tensor(identity.preprocessing.mean))
+        self.register_buffer("std", 255 * torch.tensor(identity.preprocessing.std))
         self.dtype = torch.float32  # of what the backbone is given
+        self.eval().requires_grad_(False)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return one row of features per picture."""
@@ -47,23 +50,6 @@ class EmbeddingModule(torch.nn.Module):
         """Turn the backbone's weights, and what it is given, into another type."""
         self.backbone.to(dtype)
         self.dtype = dtype
-
-
-def loaded_model(
-    backbone: torch.nn.Module,
-    pool: Pool,
-    *,
-    name: str,
-    origin: str,
-    pooling: str,
-    dimension: int,
-    preprocessing: Preprocessing,
-) -> LoadedModel:
-    """Return a backbone with its identity, ready to run or to be converted."""
-    digest = weights_digest(backbone.state_dict())
-    identity = EmbedderIdentity(name, digest, preprocessing, pooling, dimension, origin)
-    module = EmbeddingModule(backbone.float(), pool, preprocessing)
-    return LoadedModel(module.eval().requires_grad_(False), identity)
 
 
 def weights_digest(state: Mapping[str, torch.Tensor]) -> str:
@@ -113,16 +99,16 @@ class TorchEmbedder:
     0.99991 with a ViT-S) and about as fast. On GPUs the weights themselves are of the lower precision.
     """
 
-    def __init__(self, model: LoadedModel, execution: Execution, *, compile_after: int | None = None) -> None:
+    def __init__(self, module: EmbeddingModule, execution: Execution, *, compile_after: int | None = None) -> None:
         device, precision = execution.device, execution.precision
-        self._identity = model.identity
-        self._execution = execution
-        self._batch_size = _BATCH_SIZES[device]
+        self.identity = module.identity
+        self.execution = execution
+        self.batch_size = _BATCH_SIZES[device]  # that keep the device busy; less after it ran out of memory
         self._autocast = device == "cpu" and precision == "bfloat16"
         if not self._autocast:
-            model.module.to_precision(getattr(torch, precision))
+            module.to_precision(getattr(torch, precision))
         # Convolutions run two to three times as fast on this layout; transformers do not notice it.
-        self._module = model.module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._module = module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._compile_after = _COMPILE_AFTER[device] if compile_after is None else compile_after
         self._full_batches = 0
         # A GPU is fed by two threads in turn; on a CPU two at once would only take each other's cores.
@@ -134,25 +120,10 @@ class TorchEmbedder:
     def _compiled(self) -> Any:  # noqa: ANN401 - what torch.compile returns is untyped
         return torch.compile(self._module, dynamic=False)
 
-    @property
-    def identity(self) -> EmbedderIdentity:
-        """Name, weights, preprocessing and pooling."""
-        return self._identity
-
-    @property
-    def execution(self) -> Execution:
-        """Device and precision."""
-        return self._execution
-
-    @property
-    def batch_size(self) -> int:
-        """How many pictures at a time keep the device busy; less after it ran out of memory."""
-        return self._batch_size
-
     def prepare(self, image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
         """Return a decoded RGB picture scaled and cropped for the model."""
-        assert self._identity.preprocessing is not None
-        return self._identity.preprocessing.scale_and_crop(image)
+        assert self.identity.preprocessing is not None
+        return self.identity.preprocessing.scale_and_crop(image)
 
     def embed(self, pixels: UInt8[np.ndarray, "batch height width 3"]) -> Float[np.ndarray, "batch dimension"]:
         """Return one float32 vector of length 1 per picture; what does not fit into memory at once goes in halves."""
@@ -163,21 +134,21 @@ class TorchEmbedder:
                 if len(pixels) == 1:
                     raise
                 half = len(pixels) // 2
-                self._batch_size = min(self._batch_size, half)
+                self.batch_size = min(self.batch_size, half)
                 torch.cuda.empty_cache()
         return np.concatenate([self.embed(pixels[:half]), self.embed(pixels[half:])])
 
     def _run(self, pixels: UInt8[np.ndarray, "batch height width 3"]) -> Float[np.ndarray, "batch dimension"]:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self._autocast):
             inputs = torch.from_numpy(pixels)
-            if self._execution.device == "cuda":
+            if self.execution.device == "cuda":
                 inputs = inputs.pin_memory()  # a copy from pinned memory runs beside the computation
-            inputs = inputs.to(self._execution.device, non_blocking=True)
+            inputs = inputs.to(self.execution.device, non_blocking=True)
             return to_length_1(self._forward(inputs).cpu().numpy())
 
     def _forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Run the compiled module on full batches once there have been many; another size would be compiled afresh."""
-        if len(inputs) == self._batch_size:
+        if len(inputs) == self.batch_size:
             self._full_batches += 1
             if self._compile_after is not None and self._full_batches > self._compile_after:
                 try:

@@ -183,7 +183,8 @@ def ranked(
 ) -> Int[np.ndarray, "queries some"]:
     """Return a number for each candidate, made of its distance and its position: the smaller, the nearer."""
     distances = np.clip(np.float32(1) - similarities, 0, 2, dtype=np.float32)
-    return distances.view(np.uint32).astype(np.int64) << POSITION_BITS | positions
+    numbers: np.ndarray = distances.view(np.uint32).astype(np.int64) << POSITION_BITS | positions
+    return numbers
 
 
 def unranked(

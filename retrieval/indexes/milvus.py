@@ -1,4 +1,7 @@
-"""Search by Milvus: embedded in a folder (milvus-lite), or on other machines for memories that outgrow one."""
+"""Search by Milvus: embedded in a folder (milvus-lite), or on other machines for memories that outgrow one.
+
+First comes how a Milvus is reached, then what is asked of one, then the index.
+"""
 
 import hashlib
 import itertools
@@ -10,10 +13,10 @@ import tempfile
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -34,44 +37,31 @@ TOKEN: Final = "MILVUS_TOKEN"  # noqa: S105 - the name of a variable: "user:pass
 TIMEOUT_SECONDS: Final = 60.0  # for a server to answer
 _LONG: Final = ("flush", "create_index", "load_collection")  # may take hours over a billion vectors
 _CLONES: Final = "open"  # folder beside an embedded database, of its copies in use by further processes
-_FOR_EVER: Final = (".parquet", ".idx")  # files that milvus-lite writes once and never changes
+_FOR_EVER: Final = (".parquet", ".idx")  # files that milvus-lite writes once and never changes: they hold the vectors
+_logger = logging.getLogger(__name__)
 
 
 class Server:
     """A Milvus that answers; an embedded one answers until the last object that holds it is gone."""
 
-    def __init__(self, client: "MilvusClient", where: str) -> None:
-        self._client = client
+    def __init__(self, where: str, address: str, **settings: str | float) -> None:
+        """Reach it. Raises IndexUnavailable, and InvalidArgument where pymilvus or milvus-lite is not installed."""
         self.where = where  # for people
+        client_class = _client_class()
+        with _translated(where):
+            self._client = client_class(address, **settings)
 
-    def ask(self, method: str, *given: Any, **named: Any) -> Any:  # noqa: ANN401 - pymilvus answers with anything
-        """Call a method of `pymilvus.MilvusClient`.
-
-        Raises:
-            IndexUnavailable: Milvus does not answer or refuses.
-        """
+    def ask(self, method: str, *values: Any, **named: Any) -> Any:  # noqa: ANN401 - pymilvus answers with anything
+        """Call a method of `pymilvus.MilvusClient`. Raises IndexUnavailable where Milvus does not answer or refuses."""
         timeout = None if method in _LONG else TIMEOUT_SECONDS
         with _translated(self.where):
-            return getattr(self._client, method)(*given, timeout=timeout, **named)
+            return getattr(self._client, method)(*values, timeout=timeout, **named)
 
 
 def check_uri(uri: str) -> None:
     """Raise InvalidArgument unless the address of a Milvus is one and holds no secret."""
     instead = f"put user:password, or the API key, into the environment variable {TOKEN} instead"
     parse_address(uri, "Milvus, in milvus:URI,", schemes=("http", "https", "tcp"), instead=instead)
-
-
-def reach(uri: str) -> Server:
-    """Return the Milvus at an address, with the token from the environment.
-
-    Raises:
-        IndexUnavailable: it does not answer.
-        InvalidArgument: pymilvus is not installed.
-    """
-    check_uri(uri)
-    where = f"Milvus at {uri}"
-    with _translated(where):
-        return Server(_client_class()(uri, token=os.environ.get(TOKEN, ""), timeout=TIMEOUT_SECONDS), where)
 
 
 _open: "weakref.WeakValueDictionary[Path, Server]" = weakref.WeakValueDictionary()
@@ -82,79 +72,25 @@ def embed(database: Path) -> Server:
 
     One process at a time can open such a folder. Where another one has it, a copy is opened: its data are links to the
     same files, which no one changes.
-
-    Raises:
-        IndexUnavailable: it cannot be opened.
-        InvalidArgument: pymilvus or milvus-lite is not installed.
     """
     database = database.absolute()
     server = _open.get(database)
     if server is None:
-        client_class = _client_class()
-        with _translated(f"milvus-lite in {database}"):
-            try:
-                server = _started(client_class, database, partial(_stop, database))
-            except IndexUnavailable:
-                clone = clone_of(database)
-                server = _started(client_class, clone, partial(_stop, clone, remove=True))
+        try:
+            server = _start(database)
+        except IndexUnavailable:
+            server = _start(_clone(database), remove=True)
         _open[database] = server
     return server
 
 
-def clone_of(database: Path) -> Path:
-    """Return a copy of an embedded database that nobody else has open, made of links where the system can."""
-    sweep_clones(database)
-    try:
-        beside = database.parent / _CLONES
-        beside.mkdir(exist_ok=True)
-        clone = Path(tempfile.mkdtemp(suffix=".db", dir=beside))
-    except OSError:  # a disk that may only be read
-        clone = Path(tempfile.mkdtemp(suffix=".db"))
-    copy_database(database, clone)
-    return clone
-
-
-def copy_database(database: Path, target: Path) -> None:
-    """Copy an embedded database that is at rest: what never changes as links where the system can."""
-    shutil.copytree(
-        database, target, copy_function=_link_or_copy, ignore=shutil.ignore_patterns("LOCK"), dirs_exist_ok=True
-    )
-
-
-def sweep_clones(database: Path) -> None:
-    """Remove the copies that killed processes have left beside an embedded database."""
-    import filelock
-
-    for clone in (database.parent / _CLONES).glob("*.db"):
-        lock = clone / "LOCK"
-        if lock.exists():  # else it is being made
-            try:
-                with filelock.FileLock(lock, timeout=0):  # milvus-lite locks the same file in the same way
-                    shutil.rmtree(clone, ignore_errors=True)
-            except (filelock.Timeout, OSError):
-                continue
-
-
-def remove_databases(folder: Path, *, but: Path) -> None:
-    """Remove a folder's embedded databases with all copies, but one database.
-
-    A process that has one of them open answers on, from its memory.
-    """
-    for database in folder.glob("*.db"):
-        if database != but:
-            shutil.rmtree(database, ignore_errors=True)
-    shutil.rmtree(folder / _CLONES, ignore_errors=True)
-
-
-def _started(client_class: "type[MilvusClient]", database: Path, stop: Callable[[], None]) -> Server:
-    where = f"milvus-lite in {database}"
-    with _translated(where):
-        server = Server(client_class(str(database)), where)
-    weakref.finalize(server, stop)
+def _start(database: Path, *, remove: bool = False) -> Server:
+    server = Server(f"milvus-lite in {database}", str(database))
+    weakref.finalize(server, _stop, database, remove=remove)
     return server
 
 
-def _stop(database: Path, *, remove: bool = False) -> None:
+def _stop(database: Path, *, remove: bool) -> None:
     from milvus_lite.server_manager import server_manager_instance
 
     server_manager_instance.release_server(str(database))
@@ -162,14 +98,42 @@ def _stop(database: Path, *, remove: bool = False) -> None:
         shutil.rmtree(database, ignore_errors=True)
 
 
-def _link_or_copy(source: str, target: str) -> None:
-    if source.endswith(_FOR_EVER):
-        try:
-            os.link(source, target)
-            return
-        except OSError:  # another disk, or one without links
-            pass
-    shutil.copyfile(source, target)
+def _clone(database: Path) -> Path:
+    """Return a copy of an embedded database that nobody else has open; those that killed processes left go."""
+    import filelock
+
+    beside = database.parent / _CLONES
+    for left_over in beside.glob("*.db"):
+        lock = left_over / "LOCK"
+        if lock.exists():  # else it is being made
+            try:
+                with filelock.FileLock(lock, timeout=0):  # milvus-lite locks the same file in the same way
+                    shutil.rmtree(left_over, ignore_errors=True)
+            except (filelock.Timeout, OSError):
+                continue
+    try:
+        beside.mkdir(exist_ok=True)
+        clone = Path(tempfile.mkdtemp(suffix=".db", dir=beside))
+    except OSError:  # a disk that may only be read
+        clone = Path(tempfile.mkdtemp(suffix=".db"))
+    _copy_database(database, clone)
+    return clone
+
+
+def _copy_database(database: Path, target: Path) -> None:
+    """Copy an embedded database that is at rest: what never changes as links where the system can."""
+
+    def link_or_copy(source: str, target: str) -> None:
+        if source.endswith(_FOR_EVER):
+            try:
+                return os.link(source, target)
+            except OSError:  # another disk, or one without links
+                pass
+        shutil.copyfile(source, target)
+
+    shutil.copytree(
+        database, target, copy_function=link_or_copy, ignore=shutil.ignore_patterns("LOCK"), dirs_exist_ok=True
+    )
 
 
 def _client_class() -> "type[MilvusClient]":
@@ -197,15 +161,12 @@ def _translated(where: str) -> Iterator[None]:
     except (MilvusException, grpc.RpcError, grpc.FutureTimeoutError) as error:
         said = getattr(error, "message", "") or str(error) or type(error).__name__
         reason = (said.splitlines() or ["no reason given"])[0]
+        if token := os.environ.get(TOKEN):
+            reason = reason.replace(token, "…")
         raise IndexUnavailable(
-            f"{where} does not do what it is asked: {_without_token(reason)}; see that it runs and can be reached,"
-            " or choose another index"
+            f"{where} does not do what it is asked: {reason}; see that it runs and can be reached, or choose another"
+            " index"
         ) from error
-
-
-def _without_token(text: str) -> str:
-    token = os.environ.get(TOKEN)
-    return text.replace(token, "…") if token else text
 
 
 FARTHEST: Final = 16_384  # Milvus' limit on the neighbours of one search, skipped ones among them
@@ -221,6 +182,7 @@ _LEAST_EF: Final = 2000
 _GREATEST_EF: Final = 32_768  # Milvus' limit
 
 Found = tuple[np.ndarray, np.ndarray]  # positions and distances, nearest first
+Rows = Iterable[tuple[np.ndarray, np.ndarray]]  # blocks of positions and of their vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,94 +193,63 @@ class Collection:
     name: str
     graph: bool  # whether to search an HNSW graph; else every vector is compared
 
-    def exists(self) -> bool:
-        """Tell whether it is there."""
-        return bool(self.server.ask("has_collection", self.name))
+    def ask(self, method: str, *values: Any, **named: Any) -> Any:  # noqa: ANN401 - pymilvus answers with anything
+        """Call a method of `pymilvus.MilvusClient` on this collection."""
+        return self.server.ask(method, self.name, *values, **named)
 
-    def create(self, dimension: int) -> None:
-        """Make it, empty."""
+    def insert(self, rows: Rows, *, total: int, dimension: int) -> None:
+        """Add vectors, and have them indexed; the collection is made where it is not there."""
         from pymilvus import DataType, MilvusClient
 
-        schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field("position", DataType.INT64, is_primary=True)
-        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dimension)
-        self.server.ask("create_collection", self.name, schema=schema, consistency_level="Strong")
-
-    def insert(self, rows: Iterable[tuple[np.ndarray, np.ndarray]], *, total: int) -> None:
-        """Add blocks of positions and vectors, and have them indexed."""
+        if not self.ask("has_collection"):
+            schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+            schema.add_field("position", DataType.INT64, is_primary=True)
+            schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dimension)
+            self.ask("create_collection", schema=schema, consistency_level="Strong")
+        at_a_time = max(1, _INSERTED_BYTES // (4 * dimension))
         with counter("Handing vectors to Milvus", total=total, unit=" vectors") as bar:
             for positions, vectors in rows:
-                at_a_time = max(1, _INSERTED_BYTES // (4 * vectors.shape[1]))
                 for start in range(0, len(positions), at_a_time):
                     some = slice(start, start + at_a_time)
                     pairs = zip(positions[some].tolist(), vectors[some], strict=True)
-                    self.server.ask("insert", self.name, [{"position": at, "vector": vector} for at, vector in pairs])
+                    self.ask("insert", [{"position": at, "vector": vector} for at, vector in pairs])
                 bar.advance(len(positions), "")
-        self.server.ask("flush", self.name)
-        if not self.server.ask("list_indexes", self.name):
-            self._make_index()
-
-    def _make_index(self) -> None:
-        from pymilvus import MilvusClient
-
-        params = MilvusClient.prepare_index_params()
-        index_type, built_by = ("HNSW", _GRAPH) if self.graph else ("FLAT", {})
-        params.add_index("vector", index_type=index_type, metric_type="COSINE", params=built_by)
-        self.server.ask("create_index", self.name, params)
-
-    def load(self) -> None:
-        """Make it ready to be searched."""
-        self.server.ask("load_collection", self.name)
+        self.ask("flush")
+        if not self.ask("list_indexes"):
+            params = MilvusClient.prepare_index_params()
+            index_type, built_by = ("HNSW", _GRAPH) if self.graph else ("FLAT", {})
+            params.add_index("vector", index_type=index_type, metric_type="COSINE", params=built_by)
+            self.ask("create_index", params)
 
     def count(self, among: str = "") -> int:
         """Return the number of its vectors, or of those that an expression is true for."""
-        (answer,) = self.server.ask("query", self.name, filter=among, output_fields=["count(*)"])
+        (answer,) = self.ask("query", filter=among, output_fields=["count(*)"])
         return int(answer["count(*)"])
-
-    def count_of(self, positions: np.ndarray) -> int:
-        """Return how many of some positions are there."""
-        return sum(self.count(among(some)) for some in _chunks(positions))
 
     def rows(self, items: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield blocks of positions and vectors, of positions below a number."""
         for start in range(0, items, _AT_A_TIME):
             those = f"position >= {start} and position < {min(items, start + _AT_A_TIME)}"
-            rows = self.server.ask("query", self.name, filter=those, output_fields=["position", "vector"])
-            if rows:
+            if rows := self.ask("query", filter=those, output_fields=["position", "vector"]):
                 yield np.array([row["position"] for row in rows]), np.array([row["vector"] for row in rows], np.float32)
 
     def search(self, queries: np.ndarray, limit: int, *, among: str = "") -> list[Found]:
         """Return up to ``limit`` neighbours of each query, among all or those that an expression is true for."""
         params = {"ef": min(_GREATEST_EF, max(_LEAST_EF, 2 * limit))} if self.graph else {}
-        answers = self.server.ask(
-            "search", self.name, list(queries), filter=among, limit=limit, search_params={"params": params}
-        )
+        answers = self.ask("search", list(queries), filter=among, limit=limit, search_params={"params": params})
         return [(np.array(hits.ids, np.int64), 1.0 - np.array(hits.distances, np.float32)) for hits in answers]
-
-    def cut_off(self, items: int) -> None:
-        """Remove what a killed process has left beyond the end."""
-        self.server.ask("delete", self.name, filter=f"position >= {items}")
 
     def delete(self, positions: np.ndarray) -> None:
         """Remove some positions, and have what holds them written anew."""
         for some in _chunks(positions):
-            self.server.ask("delete", self.name, ids=some.tolist())
-        self.server.ask("flush", self.name)
-        job = self.server.ask("compact", self.name)
+            self.ask("delete", ids=some.tolist())
+        self.ask("flush")
+        job = self.ask("compact")
         began = time.monotonic()
         while self.server.ask("get_compaction_state", job) != "Completed":
             if time.monotonic() - began > _COMPACTION_SECONDS:
                 raise IndexUnavailable(f"{self.server.where} has not compacted {self.name}: see its logs, then go on")
             time.sleep(1.0)
-
-    def drop(self) -> None:
-        """Remove it."""
-        self.server.ask("drop_collection", self.name)
-
-
-def among(positions: np.ndarray) -> str:
-    """Return the expression that is true for some positions."""
-    return f"position in {positions.tolist()}"
 
 
 def _chunks(positions: np.ndarray) -> Iterator[np.ndarray]:
@@ -363,88 +294,37 @@ class About:
             os.fsync(stream.fileno())
         fresh.replace(folder / ABOUT)
 
+    def renamed(self) -> "About":
+        """Return the same under a name that no other collection has."""
+        return replace(self, name=f"vmem_{uuid.uuid4().hex}")
+
     def database(self, folder: Path) -> Path:
         """Return the folder of the embedded database."""
         return folder / f"{self.name}.db"
 
+    def digests_of(self, folder: Path) -> dict[str, str]:
+        """Return the SHA-256 of each file of an embedded database that holds vectors; none on a server."""
+        digests = {}
+        for path in sorted(self.database(folder).rglob("*")) if not self.uri else ():
+            if path.suffix in _FOR_EVER:
+                with path.open("rb") as stream:
+                    name = path.relative_to(self.database(folder)).as_posix()
+                    digests[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+        return digests
+
     def collection(self, folder: Path) -> Collection:
         """Return the collection, there or not."""
-        server = reach(self.uri) if self.uri else embed(self.database(folder))
-        return Collection(server, self.name, graph=bool(self.uri))
+        if not self.uri:
+            return Collection(embed(self.database(folder)), self.name, graph=False)
+        check_uri(self.uri)
+        token = os.environ.get(TOKEN, "")
+        server = Server(f"Milvus at {self.uri}", self.uri, token=token, timeout=TIMEOUT_SECONDS)
+        return Collection(server, self.name, graph=True)
 
 
-def new_name() -> str:
-    """Return a name that no other collection has."""
-    return f"vmem_{uuid.uuid4().hex}"
-
-
-def digests(database: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file that holds vectors."""
-    files = (path for path in sorted(database.rglob("*")) if path.suffix in (".parquet", ".idx"))
-    return {path.relative_to(database).as_posix(): _digest(path) for path in files}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
+_QUERIES_AT_A_TIME: Final = 256
 _SPARE: Final = 8  # neighbours asked for beyond k, so that equal ones around the k-th come in order
 _WIDER: Final = 4  # times as many are asked for where too many of them were skipped
-
-
-def search_around(collection: Collection, queries: np.ndarray, k: int, skip: np.ndarray) -> list[Found]:
-    """Return the k nearest vectors of each query that are not skipped.
-
-    The search is repeated, ever wider, for those queries of which too many neighbours were skipped.
-    """
-    found: dict[int, Found] = {}
-    widest = min(FARTHEST, len(skip) + _SPARE)
-    share = max(1 / _WIDER, 1 - np.count_nonzero(skip) / len(skip))
-    limit = min(widest, round(k / share) + _SPARE)
-    while True:
-        short = [row for row in range(len(queries)) if row not in found]
-        for row, answer in zip(short, collection.search(queries[short], limit), strict=True):
-            if kept := _nearest(answer, k, skip):
-                found[row] = kept
-        if len(found) == len(queries) or limit == widest:
-            break
-        limit = min(widest, limit * _WIDER)
-    return [
-        found[row] if row in found else _search_past(collection, queries[row], k, skip) for row in range(len(queries))
-    ]
-
-
-def _search_past(collection: Collection, query: np.ndarray, k: int, skip: np.ndarray) -> Found:
-    """Search for one query whose nearest are all skipped, again and again without those that were found."""
-    seen = np.empty(0, np.int64)
-    kept: Found = (np.empty(0, np.int64), np.empty(0, np.float32))
-    while len(kept[0]) < k:
-        unseen = f"position < {len(skip)}" + (f" and not ({among(seen)})" if seen.size else "")
-        ((positions, distances),) = collection.search(query[None], FARTHEST, among=unseen)
-        if not positions.size:
-            raise IndexUnavailable(f"{collection.server.where} finds {len(kept[0])} neighbours, not {k}: build it anew")
-        good = ~skip[positions]
-        kept = (np.append(kept[0], positions[good]), np.append(kept[1], distances[good]))
-        seen = np.append(seen, positions)
-    return _first(kept, k)
-
-
-def _nearest(found: Found, k: int, skip: np.ndarray) -> Found | None:
-    """Return the k nearest that are not skipped; None where there are fewer."""
-    positions, distances = found
-    good = positions < len(skip)  # an index that extends this one may have gone on in the same collection
-    good[good] = ~skip[positions[good]]
-    return _first((positions[good], distances[good]), k) if np.count_nonzero(good) >= k else None
-
-
-def _first(found: Found, k: int) -> Found:
-    order = np.lexsort(found)[:k]  # by distance, then by position
-    return found[0][order], np.clip(found[1][order], 0.0, 2.0)
-
-
-_logger = logging.getLogger(__name__)
-_QUERIES_AT_A_TIME: Final = 256
 
 
 class MilvusIndex:
@@ -461,14 +341,13 @@ class MilvusIndex:
 
     def __init__(self, folder: Path, about: About) -> None:
         """Open the collection; ValueError where it is not there or not whole."""
-        self._folder = folder
-        collection = about.collection(folder)
-        if not collection.exists():
-            raise ValueError(f"{collection.server.where} has no collection {about.name}")
-        collection.load()
-        if (there := collection.count()) < about.items - about.erased:
-            raise ValueError(f"{collection.server.where} holds {there} vectors, not {about.items - about.erased}")
-        self._at = (collection, about)
+        self._folder, self._about, self._collection = folder, about, about.collection(folder)
+        where = self._collection.server.where
+        if not self._collection.ask("has_collection"):
+            raise ValueError(f"{where} has no collection {about.name}")
+        self._collection.ask("load_collection")
+        if (there := self._collection.count()) < about.items - about.erased:
+            raise ValueError(f"{where} holds {there} vectors, not {about.items - about.erased}")
 
     @classmethod
     def build(cls, blocks: VectorBlocks, folder: Path | None) -> "MilvusIndex":
@@ -478,9 +357,8 @@ class MilvusIndex:
             IndexUnavailable: Milvus does not answer.
             InvalidArgument: it is not installed.
         """
-        about = About(cls.uri, new_name(), len(blocks), blocks.dimension, 0, {})
-        place = folder or _temporary()
-        return _tidied(cls._filled(place, about, _positioned(blocks, 0)), folder, place)
+        about = About(cls.uri, "", len(blocks), blocks.dimension, 0, {}).renamed()
+        return cls._filled(folder or _temporary(), about, _positioned(blocks, 0), tidy=folder is None)
 
     @classmethod
     def load(cls, folder: Path) -> "MilvusIndex":
@@ -491,7 +369,7 @@ class MilvusIndex:
             IndexUnavailable: Milvus does not answer.
         """
         about = About.read(folder)
-        if not about.uri and digests(about.database(folder)) != about.digests:
+        if not about.uri and about.digests_of(folder) != about.digests:
             raise ValueError(f"the files of {about.database(folder)} are not those that were written")
         try:
             return cls(folder, about)
@@ -505,27 +383,25 @@ class MilvusIndex:
 
         On a server this one passes over what lies beyond its end; what a killed process has left there is removed.
         """
-        collection, about = self._at
-        place = folder or _temporary()
-        rows: Iterable[Found] = _positioned(blocks, about.items)
+        about, place = self._about, folder or _temporary()
+        rows: Rows = _positioned(blocks, about.items)
         longer = replace(about, items=about.items + len(blocks))
         if not about.uri:
-            copy_database(about.database(self._folder), about.database(place))
+            _copy_database(about.database(self._folder), about.database(place))
         elif folder:
-            collection.cut_off(about.items)
+            self._collection.ask("delete", filter=f"position >= {about.items}")
         else:  # what is not kept must not get into the collection of what is
-            longer, rows = replace(longer, name=new_name()), itertools.chain(collection.rows(about.items), rows)
-        return _tidied(self._filled(place, longer, rows), folder, place)
+            longer, rows = longer.renamed(), itertools.chain(self._collection.rows(about.items), rows)
+        return self._filled(place, longer, rows, tidy=folder is None)
 
     @classmethod
-    def _filled(cls, folder: Path, about: About, rows: Iterable[Found]) -> "MilvusIndex":
-        """Insert rows into a collection, made where it is not there, and write down last of all where it is."""
-        collection = about.collection(folder)
-        if not collection.exists():
-            collection.create(about.dimension)
-        collection.insert(rows, total=about.items)
+    def _filled(cls, folder: Path, about: About, rows: Rows, *, tidy: bool = False) -> "MilvusIndex":
+        """Insert rows into a collection, and write down last of all where it is; if tidy, both go with the index."""
+        about.collection(folder).insert(rows, total=about.items, dimension=about.dimension)
         index = cls(folder, about)
-        replace(about, digests={} if about.uri else digests(about.database(folder))).write(folder)
+        replace(about, digests=about.digests_of(folder)).write(folder)
+        if tidy:
+            weakref.finalize(index, _forget, folder)
         return index
 
     @classmethod
@@ -537,18 +413,23 @@ class MilvusIndex:
         """
         about = About.read(folder)
         collection = about.collection(folder)
-        collection.load()
-        about = replace(about, erased=about.erased + collection.count_of(positions))
+        collection.ask("load_collection")
+        there = sum(collection.count(f"position in {some.tolist()}") for some in _chunks(positions))
+        about = replace(about, erased=about.erased + there)
         if about.uri:
             collection.delete(positions)
             about.write(folder)
             return {ABOUT: positions[:0]}
         gone = np.zeros(about.items, bool)
         gone[positions] = True
-        fresh = replace(about, name=new_name())
-        cls._filled(folder, fresh, _remaining(collection, gone))
-        del collection  # the last hold on a database closes it, before its files go
-        remove_databases(folder, but=fresh.database(folder))
+        fresh = about.renamed()
+        left = ((where[~gone[where]], vectors[~gone[where]]) for where, vectors in collection.rows(about.items))
+        cls._filled(folder, fresh, left)
+        del collection, left  # the last hold on a database closes it, before its files go
+        for database in folder.glob("*.db"):
+            if database != fresh.database(folder):
+                shutil.rmtree(database, ignore_errors=True)
+        shutil.rmtree(folder / _CLONES, ignore_errors=True)  # who has one of them open answers on, from its memory
         return {ABOUT: positions[:0]}
 
     def worn(self, *, skipped: int) -> bool:
@@ -561,12 +442,12 @@ class MilvusIndex:
         about = About.read(folder)
         if about.uri and not (live and About.read(live).name == about.name):
             try:
-                about.collection(folder).drop()
+                about.collection(folder).ask("drop_collection")
             except IndexUnavailable as error:
                 _logger.warning("The collection %s stays where it is: %s", about.name, error)
 
     def __len__(self) -> int:
-        return self._at[1].items
+        return self._about.items
 
     def search(
         self,
@@ -587,9 +468,48 @@ class MilvusIndex:
         mask = skip.mask if skip else np.zeros(len(self), bool)
         positions, distances = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
         for start in range(0, len(queries), _QUERIES_AT_A_TIME):
-            found = search_around(self._at[0], queries[start : start + _QUERIES_AT_A_TIME], k, mask)
-            for row, answer in enumerate(found, start):
-                positions[row], distances[row] = answer
+            rows = np.arange(start, min(start + _QUERIES_AT_A_TIME, len(queries)))
+            for row, found in self._around(queries, rows, k, mask):
+                order = np.lexsort(found)[:k]  # by distance, then by position
+                positions[row], distances[row] = found[0][order], np.clip(found[1][order], 0.0, 2.0)
+        return positions, distances
+
+    def _around(self, queries: np.ndarray, rows: np.ndarray, k: int, skip: np.ndarray) -> Iterator[tuple[int, Found]]:
+        """Yield k neighbours or more that are not skipped, of the queries in some rows.
+
+        The search is repeated, ever wider, for those queries of which too many neighbours were skipped.
+        """
+        widest = min(FARTHEST, len(skip) + _SPARE)
+        share = max(1 / _WIDER, 1 - np.count_nonzero(skip) / len(skip))
+        limit = min(widest, round(k / share) + _SPARE)
+        while True:
+            short = []
+            for row, (positions, distances) in zip(rows, self._collection.search(queries[rows], limit), strict=True):
+                good = positions < len(skip)  # an index that extends this one may have gone on in the same collection
+                good[good] = ~skip[positions[good]]
+                if np.count_nonzero(good) >= k:
+                    yield row, (positions[good], distances[good])
+                elif limit == widest:
+                    yield row, self._past(queries[row], k, skip)
+                else:
+                    short.append(row)
+            if not short:
+                return
+            rows, limit = np.array(short), min(widest, limit * _WIDER)
+
+    def _past(self, query: np.ndarray, k: int, skip: np.ndarray) -> Found:
+        """Search for one query whose nearest are all skipped, again and again without those that were found."""
+        positions, distances = np.empty(0, np.int64), np.empty(0, np.float32)
+        seen = positions
+        while len(positions) < k:
+            unseen = f"position < {len(skip)}" + (f" and not (position in {seen.tolist()})" if seen.size else "")
+            ((more, far),) = self._collection.search(query[None], FARTHEST, among=unseen)
+            if not more.size:
+                where = self._collection.server.where
+                raise IndexUnavailable(f"{where} finds {len(positions)} neighbours, not {k}: build it anew")
+            good = ~skip[more]
+            positions, distances = np.append(positions, more[good]), np.append(distances, far[good])
+            seen = np.append(seen, more)
         return positions, distances
 
 
@@ -608,26 +528,12 @@ def _temporary() -> Path:
     return Path(tempfile.mkdtemp(prefix="vmem-milvus-"))
 
 
-def _tidied(index: MilvusIndex, folder: Path | None, place: Path) -> MilvusIndex:
-    """Let what was put into a temporary folder, for want of one to keep, go with the index."""
-    if folder is None:
-        weakref.finalize(index, _forget, place)
-    return index
+def _forget(folder: Path) -> None:
+    MilvusIndex.discard(folder)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-def _forget(place: Path) -> None:
-    MilvusIndex.discard(place)
-    shutil.rmtree(place, ignore_errors=True)
-
-
-def _positioned(blocks: VectorBlocks, start: int) -> Iterator[Found]:
+def _positioned(blocks: VectorBlocks, start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for block in blocks:
         yield np.arange(start, start + len(block)), to_unit(block)
         start += len(block)
-
-
-def _remaining(collection: Collection, gone: np.ndarray) -> Iterator[Found]:
-    for positions, vectors in collection.rows(len(gone)):
-        kept = ~gone[positions]
-        if kept.any():
-            yield positions[kept], vectors[kept]

@@ -13,7 +13,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -47,7 +47,10 @@ class Digests:
 
     def rewritten(self, path: Path, rows: Int[np.ndarray, " rows"], *, items: int, raw: bool) -> "Digests":
         """Return the digests after some rows of a file were written over, of a raw one or a NumPy array's."""
-        offset, stride = _rows_of(path, items, self.size, raw)
+        offset, stride = 0, self.size // items
+        if not raw:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            offset, stride = array.offset, array.strides[0]
         starts = offset + rows * stride
         touched = np.unique(np.concatenate([starts // _BLOCK, (starts + stride - 1) // _BLOCK])).tolist()
         blocks = self.blocks.copy()
@@ -55,20 +58,12 @@ class Digests:
             blocks[block] = digest
         return Digests(self.size, blocks)
 
-    def has_size_of(self, path: Path, *, may_be_longer: bool) -> bool:
-        """Tell whether a file is as long as it should be."""
-        size = path.stat().st_size
-        return size == self.size or (may_be_longer and size > self.size)
-
-    def differing(self, path: Path) -> list[tuple[int, int]]:
-        """Return the first and last byte of each block that is not what it was."""
+    def differing(self, path: Path) -> Iterator[tuple[int, int]]:
+        """Yield the first and last byte of each block that is not what it was."""
         found = _digests(path, range(len(self.blocks)), self.size)
-        pairs = enumerate(zip(self.blocks, found, strict=True))
-        return [
-            (_BLOCK * number, min(_BLOCK * (number + 1), self.size) - 1)
-            for number, (expected, digest) in pairs
-            if digest != expected
-        ]
+        for number, (expected, digest) in enumerate(zip(self.blocks, found, strict=True)):
+            if digest != expected:
+                yield _BLOCK * number, min(_BLOCK * (number + 1), self.size) - 1
 
 
 def _digests(path: Path, blocks: Iterable[int], size: int) -> Iterator[str]:
@@ -76,14 +71,6 @@ def _digests(path: Path, blocks: Iterable[int], size: int) -> Iterator[str]:
         for block in blocks:
             file.seek(block * _BLOCK)
             yield hashlib.sha256(file.read(min(_BLOCK, size - block * _BLOCK))).hexdigest()
-
-
-def _rows_of(path: Path, items: int, size: int, raw: bool) -> tuple[int, int]:
-    """Return where the first row of a file begins, and how many bytes a row has."""
-    if raw:
-        return 0, size // items
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-    return array.offset, array.strides[0]
 
 
 DAMAGE: Final = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, ImportError, InvalidArgument)
@@ -116,32 +103,19 @@ class Header:
         return cls(entries["kind"], entries["stamp"], entries["items"], files)
 
     def after_erasing(self, generation: Path, written: Written) -> "Header":
-        """Return the header that vouches for some files after some of their rows were written over."""
-        mapped = index_class(self.kind).mapped
-        files = self.files.copy()
-        for name, rows in written.items():
-            path = generation / name
-            if name in mapped or path.suffix == ".npy":
-                files[name] = files[name].rewritten(path, rows, items=self.items, raw=name in mapped)
+        """Return the header that vouches for the files after some of their rows were written over."""
+        mapped, files = index_class(self.kind).mapped, self.files.copy()
+        for name in files.keys() & written.keys():
+            path, raw = generation / name, name in mapped
+            if raw or path.suffix == ".npy":
+                files[name] = files[name].rewritten(path, written[name], items=self.items, raw=raw)
             else:
                 files[name] = Digests.of(path)
         return replace(self, files=files)
 
     def write(self, generation: Path) -> None:
         """Put the header in its place, as the last of the generation's files."""
-        replace_file(generation / HEADER, json.dumps({"format": _FORMAT, **asdict(self)}))
-
-
-@contextmanager
-def generation_in(folder: Path) -> Iterator[Path]:
-    """Give an empty folder for a generation, which goes again unless it came to live."""
-    fresh = folder / secrets.token_hex(8)
-    fresh.mkdir(parents=True)
-    try:
-        yield fresh
-    finally:
-        if live_generation(folder) != fresh:
-            shutil.rmtree(fresh, ignore_errors=True)
+        _replace_file(generation / HEADER, json.dumps({"format": _FORMAT, **asdict(self)}))
 
 
 def live_generation(folder: Path) -> Path | None:
@@ -153,27 +127,13 @@ def live_generation(folder: Path) -> Path | None:
     return folder / name if re.fullmatch("[0-9a-f]{16}", name) else None
 
 
-def live_state(folder: Path) -> tuple[Path | None, bytes]:
-    """Return the live generation and its header as it stands there."""
-    generation = live_generation(folder)
-    with suppress(OSError):
-        return generation, (generation / HEADER).read_bytes() if generation else b""
-    return generation, b""
-
-
-def make_live(generation: Path) -> None:
-    """Let a generation with a header be the one that is opened, and remove the others."""
-    replace_file(generation.parent / _CURRENT, generation.name)
-    sweep(generation.parent, live=generation)
-
-
 def withdraw(folder: Path) -> None:
     """Remove every generation."""
     (folder / _CURRENT).unlink(missing_ok=True)
-    sweep(folder, live=None)
+    _sweep(folder, live=None)
 
 
-def sweep(folder: Path, *, live: Path | None) -> None:
+def _sweep(folder: Path, *, live: Path | None) -> None:
     """Remove what is not the live generation."""
     for entry in folder.iterdir() if folder.is_dir() else ():
         if entry.name == _CURRENT or entry == live:
@@ -188,37 +148,38 @@ def sweep(folder: Path, *, live: Path | None) -> None:
         shutil.rmtree(entry, ignore_errors=True)
 
 
-def damaged_files(generation: Path, header: Header, *, whole: bool) -> list[str]:
+def _damaged_files(generation: Path, header: Header, *, whole: bool) -> list[str]:
     """Say which files are not as they were written; of large ones that are mapped, only whether one is too short."""
     mapped = index_class(header.kind).mapped
-    there = {path.name for path in files_of(generation)}
+    there = {path.name for path in _files_of(generation)}
     damaged = [f"{generation / name} is missing or does not belong there" for name in sorted(there ^ set(header.files))]
     for name in sorted(there & set(header.files)):
         path, digests = generation / name, header.files[name]
-        if not digests.has_size_of(path, may_be_longer=name in mapped):
-            damaged.append(f"{path} has {path.stat().st_size} bytes: {digests.size} expected")
+        size = path.stat().st_size
+        if size < digests.size or (size > digests.size and name not in mapped):
+            damaged.append(f"{path} has {size} bytes: {digests.size} expected")
         elif whole or name not in mapped or digests.size <= _READ_WHOLE:
             damaged += [f"{path} is damaged from byte {first} to {last}" for first, last in digests.differing(path)]
     return damaged
 
 
-def files_of(generation: Path) -> list[Path]:
+def _files_of(generation: Path) -> list[Path]:
     """Return the files that the header is to vouch for."""
     headers = (HEADER, f"{HEADER}{_FRESH}")
     return sorted(path for path in generation.iterdir() if path.is_file() and path.name not in headers)
 
 
-def replace_file(path: Path, text: str) -> None:
+def _replace_file(path: Path, text: str) -> None:
     """Put a small file in the place of another as one, so that it survives the power going out."""
     fresh = path.with_name(f"{path.name}{_FRESH}")
     fresh.write_text(text, encoding="utf-8")
-    sync(fresh)
+    _sync(fresh)
     fresh.replace(path)
     with suppress(OSError):  # not every system opens a folder
-        sync(path.parent)
+        _sync(path.parent)
 
 
-def sync(path: Path) -> None:
+def _sync(path: Path) -> None:
     """Have the system put a file, or a folder's list of files, on the disk now."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -255,7 +216,8 @@ def load_stored(folder: Path, *, stamp: str = "") -> Stored | None:
     """
     problem: Exception | None = None
     for _ in range(_TRIES):
-        state = generation, _ = live_state(folder)
+        before = _live_state(folder)
+        generation, _ = before
         if generation is None:
             return None
         try:
@@ -264,7 +226,7 @@ def load_stored(folder: Path, *, stamp: str = "") -> Stored | None:
             problem = error
         if (folder / _ERASING).exists():
             time.sleep(_PAUSE_SECONDS)
-        elif live_state(folder) == state:  # else it was replaced, or erased from, while being opened
+        elif _live_state(folder) == before:  # else it was replaced, or erased from, while being opened
             break
     _logger.warning("The index in %s is damaged and will be built anew: %s", folder, problem)
     return None
@@ -274,13 +236,20 @@ def _load(generation: Path, stamp: str) -> Stored | None:
     header = Header.read(generation)
     if header.stamp != stamp:
         return None
-    if damaged := damaged_files(generation, header, whole=False):
+    if damaged := _damaged_files(generation, header, whole=False):
         raise ValueError(damaged[0])
-    index: Index = index_class(header.kind).load(generation)
-    keys = _keys(generation)
+    index, keys = index_class(header.kind).load(generation), _keys(generation)
     if not len(index) == len(keys) == header.items:
         raise ValueError(f"{generation} holds {len(index)} vectors and {len(keys)} keys: {header.items} expected")
     return Stored(index, keys, stamp, generation)
+
+
+def _live_state(folder: Path) -> tuple[Path | None, bytes]:
+    """Return the live generation and its header as it stands there."""
+    generation = live_generation(folder)
+    with suppress(OSError):
+        return generation, (generation / HEADER).read_bytes() if generation else b""
+    return generation, b""
 
 
 def build_stored(
@@ -299,8 +268,8 @@ def build_stored(
     if folder is not None and not made.saved:
         with suppress(OSError):  # a disk that can only be read keeps what it has
             withdraw(folder)
-    place = folder if made.saved else None
-    return _stored(lambda fresh: made.build(blocks, fresh), keys, place, stamp=stamp, before=None)
+        folder = None
+    return _store(lambda fresh: made.build(blocks, fresh), keys, folder, stamp=stamp)
 
 
 def extend_stored(stored: Stored, blocks: VectorBlocks, keys: Int[np.ndarray, " added"], folder: Path | None) -> Stored:
@@ -315,46 +284,52 @@ def extend_stored(stored: Stored, blocks: VectorBlocks, keys: Int[np.ndarray, " 
         keys: of the items they belong to.
         folder: of the index; None to keep the extended one in memory.
     """
-    live = folder is not None and stored.folder is not None and stored.folder == live_generation(folder)
+    if stored.folder is None or folder is None or stored.folder != live_generation(folder):
+        folder = None
     all_keys = np.concatenate([stored.keys, keys])
-    place = folder if live else None
-    return _stored(
-        lambda fresh: stored.index.extended(blocks, fresh), all_keys, place, stamp=stored.stamp, before=stored
+    return _store(
+        lambda fresh: stored.index.extended(blocks, fresh), all_keys, folder, stamp=stored.stamp, before=stored.folder
     )
 
 
-def _stored(
-    make: Callable[[Path | None], Index], keys: np.ndarray, folder: Path | None, *, stamp: str, before: Stored | None
+def _store(
+    make: Callable[[Path | None], Index],
+    keys: np.ndarray,
+    folder: Path | None,
+    *,
+    stamp: str,
+    before: Path | None = None,
 ) -> Stored:
-    """Make an index in a fresh generation and let that live, or make it in memory."""
+    """Make an index in a fresh generation, after which that lives; in memory where there is no folder or it refuses."""
     if folder is not None:
+        fresh = folder / secrets.token_hex(8)
         try:
-            with generation_in(folder) as fresh:
-                return _commit(fresh, make(fresh), keys, stamp=stamp, before=before)
+            fresh.mkdir(parents=True)
+            index = make(fresh)
+            np.save(fresh / _KEYS, np.asarray(keys, np.int64))
+            files = {}
+            for path in _files_of(fresh):
+                _sync(path)
+                files[path.name] = Digests.of(path, grown_from=_grown_from(path, before))
+            Header(index.kind, stamp, len(index), files).write(fresh)
+            _replace_file(folder / _CURRENT, fresh.name)
+            _sweep(folder, live=fresh)
+            return Stored(index, _keys(fresh), stamp, fresh)
         except OSError as error:
             _logger.warning("The index cannot be kept in %s: %s", folder, error)
-    kept = np.array(keys, np.int64)
-    kept.flags.writeable = False
-    return Stored(make(None), kept, stamp, None)
+        finally:
+            if live_generation(folder) != fresh:
+                shutil.rmtree(fresh, ignore_errors=True)
+    fixed = np.array(keys, np.int64)
+    fixed.flags.writeable = False
+    return Stored(make(None), fixed, stamp, None)
 
 
-def _commit(fresh: Path, index: Index, keys: np.ndarray, *, stamp: str, before: Stored | None) -> Stored:
-    np.save(fresh / _KEYS, np.asarray(keys, np.int64))
-    files = {}
-    for path in files_of(fresh):
-        sync(path)
-        files[path.name] = Digests.of(path, grown_from=_grown_from(path, before))
-    Header(index.kind, stamp, len(index), files).write(fresh)
-    make_live(fresh)
-    return Stored(index, _keys(fresh), stamp, fresh)
-
-
-def _grown_from(path: Path, before: Stored | None) -> Digests | None:
-    """Return the digests of the file that this one is a longer state of, if any."""
-    if before is None or before.folder is None or not (before.folder / path.name).exists():
+def _grown_from(path: Path, before: Path | None) -> Digests | None:
+    """Return the digests of the file in another generation that this one is a longer state of, if any."""
+    if before is None or not (before / path.name).exists() or not path.samefile(before / path.name):
         return None
-    same = path.samefile(before.folder / path.name)
-    return Header.read(before.folder).files[path.name] if same else None
+    return Header.read(before).files[path.name]
 
 
 def erase_stored(folder: Path, *, but: Iterable[Runs]) -> list[str]:
@@ -378,7 +353,7 @@ def erase_stored(folder: Path, *, but: Iterable[Runs]) -> list[str]:
     except DAMAGE:
         withdraw(folder)
         return []
-    sweep(folder, live=generation)
+    _sweep(folder, live=generation)
     for name in made.mapped:
         os.truncate(generation / name, header.files[name].size)
     if not positions.size:
@@ -391,11 +366,10 @@ def erase_stored(folder: Path, *, but: Iterable[Runs]) -> list[str]:
             raise
         withdraw(folder)  # a run that was killed while it erased others left their rows half overwritten
         return []
-    kept = np.load(generation / _KEYS, mmap_mode="r+", allow_pickle=False)
-    kept[positions] = _ERASED  # last: where a killed run is taken up again, these positions are found again
-    kept.flush()
-    covered = {name: rows for name, rows in written.items() if name in header.files}
-    header.after_erasing(generation, covered).write(generation)
+    held = np.load(generation / _KEYS, mmap_mode="r+", allow_pickle=False)
+    held[positions] = _ERASED  # last: where a killed run is taken up again, these positions are found again
+    held.flush()
+    header.after_erasing(generation, written).write(generation)
     (folder / _ERASING).unlink()
     return [f"{generation.name}/{name}" for name in (*written, HEADER)]
 
@@ -406,7 +380,7 @@ def check_stored(folder: Path) -> list[str]:
     if generation is None:
         return []
     try:
-        return damaged_files(generation, Header.read(generation), whole=True)
+        return _damaged_files(generation, Header.read(generation), whole=True)
     except DAMAGE as error:
         return [f"{generation / HEADER} cannot be used: {error}"]
 

@@ -11,27 +11,37 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from retrieval.embedders import load_embedder
-from retrieval.embedders.base import IMAGENET, LEAST_AGREEMENT, Embedder, Execution, Processor, Requested
-from retrieval.embedders.huggingface import find_in_folder
-from retrieval.embedders.loading import load
-from retrieval.embedders.openvino_backend import (
-    ConvertedModel,
-    OpenVinoEmbedder,
-    converted,
-    openvino_execution,
-    this_processor,
+from retrieval.embedders.base import (
+    IMAGENET,
+    LEAST_AGREEMENT,
+    Calibration,
+    Embedder,
+    Execution,
+    Processor,
+    Requested,
 )
-from retrieval.embedders.precision import Agreement, Calibration, agreement_once, measure_agreement
-from retrieval.embedders.torch_backend import TorchEmbedder, has_native, loaded_model
+from retrieval.embedders.checkpoints import find_in_folder
+from retrieval.embedders.loading import Agreement, agreement_once, load, measure_agreement
+from retrieval.embedders.openvino_backend import converted, this_processor
+from retrieval.embedders.torch_backend import has_native
 from retrieval.errors import EmbedderError, InvalidArgument, VisualMemoryWarning
-from retrieval.images import decode
 from retrieval.support.cachedir import cache_folder
-from tests.conftest import CANNOT_HERE, draw, save_dinov2
+from tests.conftest import CANNOT_HERE, save_dinov2
+from tests.retrieval.embedders.ways import (
+    PICTURES,
+    PIXELS,
+    embed,
+    embed_alone,
+    mean_of_squares,
+    openvino_embedder,
+    run_python,
+    torch_embedder,
+)
 
-PICTURES = [draw((40 * number, 90, 200 - 30 * number), number, (260 + 7 * number, 240)) for number in range(6)]
 NEEDS_BFLOAT16 = pytest.mark.skipif(not this_processor().bfloat16, reason=f"{CANNOT_HERE}bfloat16 in this processor")
 WAYS = [
     ("torch", "float32"),
@@ -40,10 +50,6 @@ WAYS = [
     pytest.param(("openvino", "bfloat16"), marks=NEEDS_BFLOAT16),
     ("openvino", "int8"),
 ]
-
-
-def embed(embedder: Embedder, pictures: list[Image.Image] = PICTURES) -> np.ndarray:
-    return embedder.embed(np.stack([embedder.prepare(decode(picture)) for picture in pictures]))
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +76,7 @@ def test_every_way_gives_unit_vectors_near_those_of_float32(way: Embedder, refer
 
 def test_every_way_gives_a_picture_its_vector_whatever_its_batch(way: Embedder) -> None:
     together = embed(way)
-    alone = np.concatenate([embed(way, [picture]) for picture in PICTURES])
+    alone = embed_alone(way)
     by_five = np.concatenate([embed(way, PICTURES[:5]), embed(way, PICTURES[5:])])
     assert (together * alone).sum(axis=1).min() > 0.9999 and np.allclose(together, by_five, atol=2e-2)
 
@@ -131,11 +137,6 @@ def test_what_differs_in_precision_or_processor_shares_nothing_compiled(checkpoi
     assert len({folders[way] for way in ways if way[0] != "int8"}) == 10
 
 
-def openvino_embedder(model: ConvertedModel, precision: str, processor: Processor | None = None) -> OpenVinoEmbedder:
-    execution = openvino_execution(precision, processor or this_processor())
-    return OpenVinoEmbedder(model.model, model.identity, execution, processor)
-
-
 @NEEDS_BFLOAT16
 def test_each_precision_keeps_what_compiling_found_out_in_a_folder_of_its_own(tmp_path: Path) -> None:
     model = converted(find_in_folder(save_dinov2(tmp_path / "model", seed=5)))
@@ -149,40 +150,33 @@ def test_each_precision_keeps_what_compiling_found_out_in_a_folder_of_its_own(tm
 
 IN_ORDER = """
 import sys
+from pathlib import Path
 import numpy as np
 from retrieval.embedders import load_embedder
-from retrieval.embedders.precision import Calibration
-from tests.retrieval.embedders.test_backends import PICTURES, embed
-right = np.load(sys.argv[2])
-for precision in sys.argv[3:]:
-    embedder = load_embedder(sys.argv[1], backend="openvino", precision=precision, calibration=Calibration(PICTURES))
-    alone = np.concatenate([embed(embedder, [picture]) for picture in PICTURES])
-    print(precision, *((right * vectors).sum(axis=1).min() for vectors in (alone, embed(embedder))))
+from retrieval.embedders.base import Calibration
+from tests.retrieval.embedders.ways import PICTURES, embed, embed_alone
+for precision in sys.argv[3].split():
+    for place in sys.argv[1:3]:
+        right = np.load(Path.cwd() / f"{Path(place).name}.npy")
+        way = load_embedder(place, backend="openvino", precision=precision, calibration=Calibration(PICTURES))
+        print(precision, *((right * vectors).sum(axis=1).min() for vectors in (embed_alone(way), embed(way))))
 """
 LEAST = {"float32": 0.99999, "bfloat16": 0.95, "int8": 0.5}  # pictures as flat as these are hard for convolutions
 
 
-@pytest.mark.parametrize("model", ["vision transformer", "convolutions"])
-def test_precisions_in_any_order_and_process_are_right_alone_and_in_batches(
-    model: str, checkpoint: Path, tmp_path: Path
-) -> None:
-    place = str(checkpoint) if model == "vision transformer" else "efficientnet-lite0"
-    order = ["float32", "bfloat16", "int8", "float32"]
-    order = [one for one in order if one != "bfloat16" or this_processor().bfloat16]
-    order = [one for one in order if one != "int8" or find_spec("nncf")]
-    np.save(tmp_path / "right.npy", embed(load_embedder(place, backend="torch", precision="float32")))
-    # The processes make what is kept, each loading what was kept before it; one process then loads it all.
-    for precisions in (*([one] for one in order), order):
-        command = [sys.executable, "-W", "error::retrieval.errors.VisualMemoryWarning", "-c", IN_ORDER, place]
-        ran = subprocess.run(
-            [*command, str(tmp_path / "right.npy"), *precisions],
-            env=os.environ | {"VMEM_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(Path(__file__).parents[3])},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+def test_precisions_in_any_order_and_process_are_right_alone_and_in_batches(checkpoint: Path, tmp_path: Path) -> None:
+    places = [str(checkpoint), "efficientnet-lite0"]  # a vision transformer, and convolutions
+    order = ["float32", *(["bfloat16"] if this_processor().bfloat16 else []), *(["int8"] if find_spec("nncf") else [])]
+    for place in places:
+        right = embed(load_embedder(place, backend="torch", precision="float32"))
+        np.save(tmp_path / f"{Path(place).name}.npy", right)
+    # A process for each makes what is kept, beside what those before it kept; the last one loads it all.
+    for precisions in (*([one] for one in order), [*order, "float32"]):
+        program = f"import os; os.chdir({str(tmp_path)!r})\n{IN_ORDER}"
+        ran = run_python(program, *places, " ".join(precisions), VMEM_CACHE=str(tmp_path / "cache"))
+        assert ran.returncode == 0, ran.stderr
         found = [line.split() for line in ran.stdout.splitlines()]
-        assert [one[0] for one in found] == precisions
+        assert [one[0] for one in found] == [precision for precision in precisions for _ in places]
         for precision, alone, together in found:
             assert min(float(alone), float(together)) > LEAST[precision], found
 
@@ -278,12 +272,6 @@ def test_what_was_measured_of_one_engine_is_not_taken_for_another() -> None:
 def test_a_model_is_known_by_its_files_and_what_is_made_of_them(change: dict[str, Any], checkpoint: Path) -> None:
     found = find_in_folder(checkpoint)
     assert replace(found, **change).key != found.key == find_in_folder(checkpoint).key
-
-
-def run_python(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", program], env=os.environ | environment, capture_output=True, text=True, check=False
-    )
 
 
 EMBED_ONE = """
@@ -405,33 +393,15 @@ def test_a_crop_has_the_very_pixels_of_the_picture_scaled_as_a_whole() -> None:
         assert (IMAGENET.scale_and_crop(picture) == expected).all()
 
 
-def torch_embedder(pool: Any, **settings: Any) -> TorchEmbedder:
-    """Return an embedder of a module without weights: what pools is what is tested."""
-    import torch
-
-    backbone = torch.nn.Conv2d(3, 8, 32, stride=32)
-    made = loaded_model(backbone, pool, name="small", origin="", pooling="mean", dimension=8, preprocessing=IMAGENET)
-    return TorchEmbedder(made, Execution("torch", "float32", "cpu"), **settings)
-
-
-def mean_of_squares(backbone: Any, pixels: Any) -> Any:
-    """Pool features in a way that has something to compile."""
-    return (backbone(pixels) ** 2).mean(dim=(2, 3))
-
-
-PIXELS = np.random.default_rng(1).integers(0, 256, (8, 224, 224, 3), dtype=np.uint8)
-
-
 def test_a_batch_that_does_not_fit_into_memory_goes_in_halves() -> None:
-    import torch
-
-    sizes = []
+    sizes: list[int] = []
 
     def pool(backbone: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
         sizes.append(len(pixels))
         if len(pixels) > 2:
             raise torch.OutOfMemoryError("too much")
-        return backbone(pixels).mean(dim=(2, 3))
+        pooled: torch.Tensor = backbone(pixels).mean(dim=(2, 3))
+        return pooled
 
     embedder = torch_embedder(pool)
     vectors = embedder.embed(PIXELS)
@@ -442,11 +412,11 @@ def test_a_batch_that_does_not_fit_into_memory_goes_in_halves() -> None:
 def test_what_cannot_be_compiled_runs_all_the_same_and_says_so() -> None:
     program = """
 import numpy as np
-from tests.retrieval.embedders.test_backends import PIXELS, mean_of_squares, torch_embedder
+from tests.retrieval.embedders.ways import PIXELS, mean_of_squares, torch_embedder
 embedder = torch_embedder(mean_of_squares, compile_after=1)
 assert np.allclose(embedder.embed(PIXELS), embedder.embed(PIXELS)) and np.isfinite(embedder.embed(PIXELS)).all()
 """
-    ran = run_python(program, CXX="/nowhere/g++", PYTHONPATH=str(Path(__file__).parents[3]))
+    ran = run_python(program, CXX="/nowhere/g++")
     assert ran.returncode == 0, ran.stderr
     assert ran.stderr.count("torch.compile does not work here") == 1
 

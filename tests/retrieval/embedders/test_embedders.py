@@ -14,8 +14,7 @@ from PIL import Image
 
 from retrieval import VisualMemory
 from retrieval.embedders import CATALOGUE, load_embedder
-from retrieval.embedders.base import IMAGENET, Embedder, EmbedderIdentity, Execution, foreign_vectors
-from retrieval.embedders.checked import Checked
+from retrieval.embedders.base import IMAGENET, Checked, Embedder, EmbedderIdentity, Execution, foreign_vectors
 from retrieval.embedders.openvino_backend import this_processor
 from retrieval.embedding import embed_images
 from retrieval.errors import (
@@ -97,9 +96,9 @@ def test_efficientnet_pools_1280_features_of_its_packaged_weights() -> None:
 
 
 def test_efficientnet_sees_127_less_over_128() -> None:
-    from retrieval.embedders.efficientnet import find_efficientnet_lite0
+    from retrieval.embedders.checkpoints import find_efficientnet_lite0
 
-    module = find_efficientnet_lite0().load().module
+    module = find_efficientnet_lite0().load()
     values = (np.array([255.0, 127.0, 0.0]) - module.mean.numpy()) / module.std.numpy()
     assert np.allclose(values, [1.0, 0.0, -127 / 128], atol=1e-6)
 
@@ -117,7 +116,7 @@ def test_a_name_loads_from_the_hubs_cache_without_a_network(tmp_path: Path) -> N
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0")
     program = (
-        "from retrieval.embedders import load_embedder; from retrieval.embedders.huggingface import is_cached;"
+        "from retrieval.embedders import load_embedder; from retrieval.embedders.checkpoints import is_cached;"
         "print(load_embedder('dinov2-vits14').identity.fingerprint, is_cached('facebook/dinov2-small'))"
     )
     environment = os.environ | {"HF_HUB_CACHE": str(tmp_path), "HF_ENDPOINT": NO_HUB}

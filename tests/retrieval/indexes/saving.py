@@ -1,6 +1,9 @@
 """Saving an index in a test, and looking at what lies on the disk."""
 
+import multiprocessing
+import shutil
 from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import numpy as np
@@ -23,3 +26,15 @@ def save(vectors: np.ndarray, folder: Path, *, stamp: str = "") -> Stored:
 
 def live(folder: Path) -> Path:
     return folder / (folder / "current").read_text()
+
+
+def copied(index: Path, folder: Path) -> Path:
+    """Return a copy of a saved index, to be changed by one test."""
+    return shutil.copytree(index, folder / "index")
+
+
+def processes() -> ForkServerContext:
+    """Return what starts processes that have imported already what saves an index."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "scann.scann_ops.py.scann_ops_pybind", "retrieval.indexes.compiled"])
+    return context

@@ -1,7 +1,10 @@
 """One suite that every index passes, with exact comparison in float64 as the truth."""
 
+import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 
 from retrieval.errors import InvalidArgument
 from retrieval.indexes import SCANN_FROM, build_index, choose_kind, index_class, scann
-from retrieval.indexes.base import ArrayBlocks, Skipped
+from retrieval.indexes.base import ArrayBlocks, Index, Skipped
 from retrieval.indexes.exact import ExactIndex
 from retrieval.indexes.plans import Effort, layout_for
 from retrieval.indexes.scann import BRUTE_FORCE_BELOW
@@ -30,26 +33,54 @@ def true_distances(queries: np.ndarray, vectors: np.ndarray, k: int) -> np.ndarr
 def unit(halves: np.ndarray) -> np.ndarray:
     """Return float16 vectors, as a memory holds them, in float32 and of length 1."""
     wide = halves.astype(float)
-    return (wide / np.linalg.norm(wide, axis=1, keepdims=True)).astype(np.float32)
+    scaled: np.ndarray = (wide / np.linalg.norm(wide, axis=1, keepdims=True)).astype(np.float32)
+    return scaled
+
+
+@dataclass(frozen=True)
+class Made:
+    """An index over some vectors that tests only read, or copy."""
+
+    vectors: np.ndarray  # float32, of length 1
+    halves: np.ndarray  # as they were given
+    index: Index
+    folder: Path | None
+
+
+Make = Callable[..., Made]
+
+
+@pytest.fixture(scope="module")
+def make(random_vectors: Vectors, tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Return what builds an index of a kind and size, or returns it where it was built before."""
+
+    @cache
+    def build(kind: str, items: int, *, saved: bool = True, turn: int = 0) -> Made:
+        halves = random_vectors(items + 200, 24)[:items].astype(np.float16)
+        folder = tmp_path_factory.mktemp("made") if saved else None
+        return Made(unit(halves), halves, index_class(kind).build(ArrayBlocks(halves), folder), folder)
+
+    return build
 
 
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
-    return request.param
+    return str(request.param)
 
 
 @pytest.mark.parametrize(("kind", "items"), KIND_AND_ITEMS)
-def test_finds_the_nearest_in_order(kind: str, items: int, random_vectors: Vectors) -> None:
-    halves = random_vectors(items, 24).astype(np.float16)
-    vectors = unit(halves)
+def test_finds_the_nearest_in_order(kind: str, items: int, make: Make) -> None:
+    vectors = make(kind, items).vectors
     queries = vectors[:: max(1, items // 40)] + np.float32(0.01)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     k = min(50, items)
     farthest = true_distances(queries, vectors, k)[:, -1:]
     trained = kind != "exact" and items >= BRUTE_FORCE_BELOW
     recalls = []
-    for _ in range(4 if trained else 1):  # ScaNN draws a tree's centres at random: 0.99 is what trees have on average
-        positions, distances = build_index(kind, halves).search(queries, k)
+    for turn in range(
+        4 if trained else 1
+    ):  # ScaNN draws a tree's centres at random: 0.99 is what trees have on average
+        positions, distances = make(kind, items, saved=turn != 1, turn=turn).index.search(queries, k)
         assert positions.shape == distances.shape == (len(queries), k)
         assert (np.diff(distances, axis=1) >= 0).all()
         assert all(len(set(row)) == k for row in positions.tolist())
@@ -60,96 +91,105 @@ def test_finds_the_nearest_in_order(kind: str, items: int, random_vectors: Vecto
 
 
 @pytest.mark.parametrize(("kind", "items"), KIND_AND_ITEMS)
-def test_every_vector_can_be_asked_for(kind: str, items: int, random_vectors: Vectors) -> None:
-    vectors = random_vectors(items, 24)
-    positions, distances = build_index(kind, vectors).search(vectors[:2], items)
+def test_every_vector_can_be_asked_for(kind: str, items: int, make: Make) -> None:
+    made = make(kind, items)
+    positions, distances = made.index.search(made.vectors[:2], items)
     assert (np.sort(positions, axis=1) == np.arange(items)).all() and np.isfinite(distances).all()
 
 
-def test_a_vector_is_its_own_nearest_at_distance_zero(kind: str, random_vectors: Vectors) -> None:
-    vectors = random_vectors(500, 24)
-    positions, distances = build_index(kind, vectors).search(vectors, 1)
-    assert (positions[:, 0] == np.arange(500)).all() and np.allclose(distances, 0, atol=1e-6)
+def test_a_vector_is_its_own_nearest_at_distance_zero(kind: str, make: Make) -> None:
+    made = make(kind, 300)
+    positions, distances = made.index.search(made.vectors, 1)
+    assert (positions[:, 0] == np.arange(300)).all() and np.allclose(distances, 0, atol=1e-6)
     assert (distances >= 0).all()
 
 
 @pytest.mark.parametrize(("kind", "items"), SAVED_AND_ITEMS)
-def test_a_loaded_index_answers_as_before(kind: str, items: int, random_vectors: Vectors, tmp_path: Path) -> None:
-    vectors = random_vectors(items, 24)
-    index = index_class(kind).build(ArrayBlocks(vectors), tmp_path)
-    loaded = index_class(kind).load(tmp_path)
+def test_a_loaded_index_answers_as_before(kind: str, items: int, make: Make) -> None:
+    made = make(kind, items)
+    loaded = index_class(kind).load(made.folder)
     assert loaded.kind == kind and len(loaded) == items
     k = min(10, items)
-    for before, after in zip(index.search(vectors[:5], k), loaded.search(vectors[:5], k), strict=True):
+    for before, after in zip(made.index.search(made.vectors[:5], k), loaded.search(made.vectors[:5], k), strict=True):
         assert np.array_equal(before, after)
 
 
 @pytest.mark.parametrize(("kind", "items"), KIND_AND_ITEMS)
 @pytest.mark.parametrize("saved", [True, False])
 def test_an_extended_index_finds_both_and_the_old_one_only_its_own(
-    kind: str, items: int, saved: bool, random_vectors: Vectors, tmp_path: Path
+    kind: str, items: int, saved: bool, make: Make, random_vectors: Vectors, tmp_path: Path
 ) -> None:
-    vectors = random_vectors(items + 200, 24)
-    places = [tmp_path / name if saved else None for name in ("old", "new")]
-    for place in places:
-        if place:
-            place.mkdir()
-    old = index_class(kind).build(ArrayBlocks(vectors[:items]), places[0])
-    new = old.extended(ArrayBlocks(vectors[items:]), places[1])
-    assert (len(old), len(new)) == (items, items + 200)
-    for index in (new, index_class(kind).load(places[1]) if saved and new.saved else new):
+    more = random_vectors(items + 200, 24)[items:]
+    made, place = make(kind, items, saved=saved, turn=int(not saved)), tmp_path if saved else None
+    new, vectors = made.index.extended(ArrayBlocks(more), place), np.concatenate([made.vectors, more])
+    assert (len(made.index), len(new)) == (items, items + 200)
+    for index in (new, index_class(kind).load(place) if saved and new.saved else new):
         asked = np.append(np.arange(0, items, 9), np.arange(items, items + 200))
         positions, distances = index.search(vectors[asked], 1)
         assert (positions[:, 0] == asked).mean() >= 0.99  # a tree may miss some
         assert np.allclose(distances, 0, atol=1e-6)
-    positions, _ = old.search(vectors[:items:9], 1)
+    positions, _ = made.index.search(vectors[:items:9], 1)
     assert (positions[:, 0] == np.arange(0, items, 9)).mean() >= 0.99 and positions.max() < items
 
 
 @pytest.mark.parametrize(("kind", "items"), KIND_AND_ITEMS)
-def test_skipped_vectors_are_never_found(kind: str, items: int, random_vectors: Vectors) -> None:
-    halves = random_vectors(items, 24).astype(np.float16)
-    vectors = unit(halves)
+def test_skipped_vectors_are_never_found(kind: str, items: int, make: Make) -> None:
+    made = make(kind, items)
     skip = np.zeros(items, bool)
     skip[::3] = items > 1
     living = np.flatnonzero(~skip)
     k = min(50, len(living))
-    positions, distances = build_index(kind, halves).search(vectors[:40], k, skip=Skipped(skip))
+    positions, distances = made.index.search(made.vectors[:40], k, skip=Skipped(skip))
     assert not skip[positions].any() and all(len(set(row)) == k for row in positions.tolist())
-    farthest = true_distances(vectors[:40], vectors[living], k)[:, -1:]
+    farthest = true_distances(made.vectors[:40], made.vectors[living], k)[:, -1:]
     assert (distances <= farthest + 1e-5).mean() >= 0.98
 
 
-def test_a_thousand_skipped_neighbours_do_not_hide_those_behind(kind: str, random_vectors: Vectors) -> None:
-    vectors = random_vectors(BRUTE_FORCE_BELOW + 2000, 24)
-    around = random_vectors(1, 24, seed=7)
-    vectors[5000:6000] = around + 0.02 * vectors[5000:6000]
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    skip = np.zeros(len(vectors), bool)
+@pytest.fixture(scope="module")
+def crowded(random_vectors: Vectors) -> Callable[[str], Made]:
+    """Return what builds an index in which a thousand vectors, from 5000 on, lie around one point."""
+
+    @cache
+    def build(kind: str) -> Made:
+        vectors = random_vectors(TREE, 24)
+        vectors[5000:6000] = random_vectors(1, 24, seed=7) + 0.02 * vectors[5000:6000]
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return Made(vectors, vectors, build_index(kind, vectors), None)
+
+    return build
+
+
+def test_a_thousand_skipped_neighbours_do_not_hide_those_behind(
+    kind: str, crowded: Callable[[str], Made], random_vectors: Vectors
+) -> None:
+    made, around = crowded(kind), random_vectors(1, 24, seed=7)
+    skip = np.zeros(TREE, bool)
     skip[5000:6000] = True
-    index = build_index(kind, vectors)
-    assert (index.search(around, 900)[0] >= 5000).all()
-    _, distances = index.search(around, 50, skip=Skipped(skip))
-    farthest = true_distances(around, vectors[~skip], 50)[:, -1:]
+    assert (made.index.search(around, 900)[0] >= 5000).all()
+    _, distances = made.index.search(around, 50, skip=Skipped(skip))
+    farthest = true_distances(around, made.vectors[~skip], 50)[:, -1:]
     assert (distances <= farthest + 1e-5).mean() >= 0.98
 
 
-def test_all_that_is_left_is_found_when_nearly_everything_is_skipped(kind: str, random_vectors: Vectors) -> None:
-    vectors = random_vectors(BRUTE_FORCE_BELOW + 2000, 24)
-    skip = np.ones(len(vectors), bool)
+def test_all_that_is_left_is_found_when_nearly_everything_is_skipped(kind: str, crowded: Callable[[str], Made]) -> None:
+    made, skip = crowded(kind), np.ones(TREE, bool)
     skip[[3, 500, 11_000]] = False
-    positions, _ = build_index(kind, vectors).search(vectors[:2], 3, skip=Skipped(skip))
+    positions, _ = made.index.search(made.vectors[:2], 3, skip=Skipped(skip))
     assert np.sort(positions, axis=1).tolist() == [[3, 500, 11_000]] * 2
 
 
 @pytest.mark.parametrize(("kind", "items"), [(kind, items) for kind, items in SAVED_AND_ITEMS if items >= 300])
 def test_erased_vectors_leave_no_byte_and_the_others_are_found(
-    kind: str, items: int, random_vectors: Vectors, tmp_path: Path
+    kind: str, items: int, make: Make, tmp_path: Path
 ) -> None:
-    vectors = random_vectors(items, 24)
-    index_class(kind).build(ArrayBlocks(vectors), tmp_path)
+    made = make(kind, items)
+    if kind == "milvus":  # whose database is open
+        index_class(kind).build(ArrayBlocks(made.vectors), tmp_path)
+    else:
+        shutil.copytree(made.folder or "", tmp_path, dirs_exist_ok=True)
+    vectors = made.vectors
     erased = np.arange(7, items, 11)
-    traces = {vectors[row].tobytes() for row in erased} | {row.tobytes() for row in to_fixed_point(vectors[erased])}
+    traces = {vectors[row].tobytes() for row in erased} | {row.tobytes() for row in to_fixed_point(made.halves[erased])}
     assert any(trace in contents(tmp_path) for trace in traces)
     written = index_class(kind).erase(tmp_path, erased)
     assert written and all((tmp_path / name).exists() for name in written)
@@ -241,19 +281,24 @@ def test_exact_neighbours_do_not_depend_on_the_queries_beside(copies: int, rando
         assert positions[0].tolist() == list(range(10, 10 + 16 * 50, 16))  # the first of the copies, in order
 
 
-@needs_scann
-def test_extending_far_beyond_its_training_wears_a_tree(random_vectors: Vectors) -> None:
+@pytest.fixture(scope="module")
+def flat(random_vectors: Vectors) -> Made:
+    """Return a tree over vectors of few dimensions, and as many vectors again and more."""
     vectors = random_vectors(2 * BRUTE_FORCE_BELOW + 1000, 8)
-    index = build_index("scann", vectors[:BRUTE_FORCE_BELOW])
-    assert not index.worn(skipped=0)
-    assert index.extended(ArrayBlocks(vectors[BRUTE_FORCE_BELOW:]), None).worn(skipped=0)
+    return Made(vectors, vectors, build_index("scann", vectors[:BRUTE_FORCE_BELOW]), None)
 
 
 @needs_scann
-def test_a_tree_with_all_new_vectors_in_one_leaf_is_worn(random_vectors: Vectors) -> None:
-    vectors = random_vectors(BRUTE_FORCE_BELOW, 8)
-    index = build_index("scann", vectors)
-    assert index.extended(ArrayBlocks(np.tile(vectors[:1], (BRUTE_FORCE_BELOW // 2, 1))), None).worn(skipped=0)
+def test_extending_far_beyond_its_training_wears_a_tree(flat: Made) -> None:
+    assert not flat.index.worn(skipped=0)
+    assert flat.index.extended(ArrayBlocks(flat.vectors[BRUTE_FORCE_BELOW:]), None).worn(skipped=0)
+
+
+@needs_scann
+def test_a_tree_with_all_new_vectors_in_one_leaf_is_worn(flat: Made) -> None:
+    assert flat.index.extended(ArrayBlocks(np.tile(flat.vectors[:1], (BRUTE_FORCE_BELOW // 2, 1))), None).worn(
+        skipped=0
+    )
 
 
 @needs_scann
