@@ -260,16 +260,16 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Runs:
-    """Numbers as runs of successive ones: small, and asked in steps that grow with the logarithm of the runs."""
+class KeyRanges:
+    """Keys as ranges of successive ones: small, and searched in steps that grow with the logarithm of their number."""
 
-    starts: Int[np.ndarray, " runs"]  # the first number of each run, in order
-    places: Int[np.ndarray, " runs"]  # where it stands; the others of its run stand behind it
-    lengths: Int[np.ndarray, " runs"]
+    starts: Int[np.ndarray, " ranges"]  # the first number of each range, in order
+    places: Int[np.ndarray, " ranges"]  # where it stands; the others of its range stand behind it
+    lengths: Int[np.ndarray, " ranges"]
 
     @classmethod
-    def of(cls, numbers: Int[np.ndarray, " numbers"]) -> "Runs":
-        """Return the runs of some numbers; negative ones stand for nothing.
+    def of(cls, numbers: Int[np.ndarray, " numbers"]) -> "KeyRanges":
+        """Return the ranges of some keys; negative ones stand for nothing.
 
         Raises:
             ValueError: a number is there twice.
@@ -293,15 +293,15 @@ class Runs:
         beyond = wanted - self.starts[run]
         return np.where((beyond >= 0) & (beyond < self.lengths[run]), self.places[run] + beyond, -1)
 
-    def without(self, others: Iterable["Runs"]) -> Int[np.ndarray, " left"]:
+    def without(self, others: Iterable["KeyRanges"]) -> Int[np.ndarray, " left"]:
         """Return the numbers that none of the others has, in order."""
         ours = self.starts, self.starts + self.lengths
         theirs = list(others)
-        starts = np.concatenate([self.starts[:0], *(runs.starts for runs in theirs)])
+        starts = np.concatenate([self.starts[:0], *(ranges.starts for ranges in theirs)])
         order = np.argsort(starts, kind="stable")
         starts = starts[order]
-        ends = np.concatenate([self.starts[:0], *(runs.starts + runs.lengths for runs in theirs)])[order]
-        reached = np.maximum.accumulate(ends)  # runs of several others may overlap
+        ends = np.concatenate([self.starts[:0], *(ranges.starts + ranges.lengths for ranges in theirs)])[order]
+        reached = np.maximum.accumulate(ends)  # ranges of several others may overlap
         # What lies between theirs: before the first, after each, as far as the next.
         gaps = np.append(-1, reached), np.append(starts, np.iinfo(np.int64).max)
         first = np.searchsorted(gaps[1], ours[0], side="right")

@@ -5,7 +5,7 @@ import copy
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,7 +18,7 @@ from jaxtyping import Float, Int, Real, Shaped
 
 from retrieval.errors import InvalidArgument, StorageError, UnknownItem, VisualMemoryWarning
 from retrieval.indexes import choose_kind
-from retrieval.indexes.base import DEFAULT_RECALL, MOST_RECALL, ArrayBlocks, Skipped, VectorBlocks
+from retrieval.indexes.base import DEFAULT_RECALL, MOST_RECALL, ArrayBlocks, Skipped
 from retrieval.indexes.exact import ExactIndex
 from retrieval.indexes.saved import Stored, build_stored, extend_stored, load_stored
 from retrieval.items import Rows
@@ -79,24 +79,10 @@ class Layers:
     moved: Mapping[int, int] = field(default_factory=dict)  # position → slot, of items that an edit gave another slot
     home: Mapping[int, int] = field(default_factory=dict)  # the same the other way round
 
-    @classmethod
-    def over(cls, stored: Stored, match: Match, fresh: np.ndarray, vectors: np.ndarray) -> "Layers":
-        """Put an index and the items beside it together."""
-        return cls(stored, match, Skipped(match.slot_of < 0), fresh, vectors)
-
     def __len__(self) -> int:
-        return self._items
-
-    @cached_property
-    def _items(self) -> int:
         return self._in_index + len(self.fresh)
 
-    @property
-    def crowded(self) -> bool:
-        """Whether the items beside had better be taken into the index."""
-        return is_crowded(len(self.fresh), items=len(self))
-
-    @property
+    @cached_property
     def _in_index(self) -> int:
         return len(self.skip.mask) - self.skip.number
 
@@ -177,115 +163,28 @@ def is_crowded(beside: int, *, items: int) -> bool:
 
 _BLOCK: Final = 8_192  # vectors that are read at a time
 _logger = logging.getLogger(__name__)
-Change = Callable[[Float[np.ndarray, "some dimension"]], Float[np.ndarray, "some dimension"]]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Source:
-    """A version's items as an index is made from them."""
-
-    table: ItemTable
-    rows: Rows
-    path: Path  # the memory's folder
-    name: str  # of the index's folder in it
-    stamp: str = ""  # of what the vectors are, where they are not the table's own
-    change: Change | None = None  # what is done to stored vectors, of length 1, before they are searched
-    saves: bool = True  # whether an index may be kept on disk
-
-    def living(self) -> Int[np.ndarray, " items"]:
-        """Return the slots of the items that take part in searches: what was pruned away does not."""
-        living = self.rows.living()
-        factors = self.rows.reliabilities(living)
-        return living if factors is None else living[factors > 0]
-
-    def living_since(self, slot: int) -> Int[np.ndarray, " items"]:
-        """Return those of them from a slot on."""
-        slots = np.arange(slot, self.rows.slots)
-        factors = self.rows.reliabilities(slots)
-        return slots if factors is None else slots[factors > 0]
-
-    def blocks(self, slots: Int[np.ndarray, " some"]) -> VectorBlocks:
-        """Return the vectors in some slots, read when they are gone through."""
-        return _Blocks(self, slots)
-
-    def vectors(self, slots: Int[np.ndarray, " some"]) -> Real[np.ndarray, "some dimension"]:
-        """Return the vectors in some slots."""
-        return self.changed(self.table.vectors_at(self.rows.addresses(slots)))
-
-    def changed(self, stored: Real[np.ndarray, "some dimension"]) -> Real[np.ndarray, "some dimension"]:
-        """Return stored vectors as they are searched."""
-        return stored if self.change is None else self.change(to_unit(stored))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Blocks:
-    source: Source
+    """The vectors in some slots, read when they are gone through."""
+
+    snapshot: "Snapshot"
     slots: Int[np.ndarray, " some"]
 
     @property
     def dimension(self) -> int:
-        return self.source.table.dimension
+        return self.snapshot._table.dimension
 
     def __len__(self) -> int:
         return len(self.slots)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        if len(self.slots) == len(self.source.rows):
-            yield from map(self.source.changed, self.source.table)
+        if len(self.slots) == len(self.snapshot.rows):
+            yield from map(self.snapshot._as_searched, self.snapshot._table)
         else:
             for start in range(0, len(self.slots), _BLOCK):
-                yield self.source.vectors(self.slots[start : start + _BLOCK])
-
-
-def index_layers(source: Source) -> Layers:
-    """Return what answers for a version.
-
-    The saved index serves whatever version it was made of. It is extended when many items are not in it, and built anew
-    when there is none, when it is damaged, of another kind, or worn.
-    """
-    living = source.living()
-    keys = source.rows.keys(living)
-    # No tree is made of nothing.
-    kind = choose_kind(source.table.settings.index, items=len(living)) if len(living) else "exact"
-    stored = load_stored(source.path / source.name, stamp=source.stamp)
-    if stored is None or stored.index.kind != kind:
-        stored = _build(source, kind, living, keys)
-    match = Match.by_keys(stored.keys, living, keys)
-    beside = living[match.position_of[living] < 0]
-    if stored.index.worn(skipped=int((match.slot_of < 0).sum())):
-        stored, beside = _build(source, kind, living, keys), beside[:0]
-        match = Match.by_keys(stored.keys, living, keys)
-    elif is_crowded(len(beside), items=len(living)):
-        stored, beside = _extend(source, stored, beside), beside[:0]
-        match = Match.by_keys(stored.keys, living, keys)
-    return Layers.over(stored, match, beside, source.vectors(beside))
-
-
-def _build(source: Source, kind: str, living: np.ndarray, keys: np.ndarray) -> Stored:
-    if kind != "exact":  # which takes no time worth a word
-        _logger.info("Building a %s index over %s pictures …", kind, f"{len(living):,}")
-    with _place(source) as folder:
-        return build_stored(kind, source.blocks(living), keys, folder, stamp=source.stamp)
-
-
-def _extend(source: Source, stored: Stored, beside: np.ndarray) -> Stored:
-    with _place(source) as folder:
-        return extend_stored(stored, source.blocks(beside), source.rows.keys(beside), folder)
-
-
-@contextmanager
-def _place(source: Source) -> Iterator[Path | None]:
-    """Tell where an index may be kept: nowhere from an old version, which may hold what was erased since."""
-    if not source.saves:
-        yield None
-        return
-    with contextlib.ExitStack() as held:
-        try:
-            held.enter_context(writer_lock(source.path, wait_seconds=0.0))
-        except StorageError:  # a disk that can only be read, or another writer: search all the same
-            yield None
-            return
-        yield source.path / source.name if source.table.is_latest() else None
+                yield self.snapshot._vectors_in(self.slots[start : start + _BLOCK])
 
 
 _NAMED: Final = 3  # of many ids in a message
@@ -308,6 +207,8 @@ class Snapshot:
         self._path = path
         self._centred = centred
         self._saves = saves
+        # A mean is one version's: an index without it serves no other.
+        self._index_name, self._stamp = (CENTRED_INDEX, self.version) if centred else (INDEX, "")
         self._hidden = np.empty(0, np.int64)  # slots of the items that this one answers without
 
     @cached_property
@@ -317,22 +218,59 @@ class Snapshot:
 
     @cached_property
     def _layers(self) -> Layers:
-        return index_layers(self._source)
+        """What answers: the saved index, whatever version it was made of, and the items beside it.
 
-    @property
-    def _source(self) -> Source:
-        if not self._centred:
-            return Source(self._table, self.rows, self._path, INDEX, saves=self._saves)
-        # A mean is one version's: an index without it serves no other.
-        return Source(
-            self._table,
-            self.rows,
-            self._path,
-            CENTRED_INDEX,
-            stamp=self.version,
-            change=lambda vectors: centre(vectors, self.mean),
-            saves=self._saves,
-        )
+        It is extended when many items are not in it, and built anew when there is none, when it is damaged, of another
+        kind, or worn.
+        """
+        living = self._taking_part(self.rows.living())
+        keys = self.rows.keys(living)
+        # No tree is made of nothing.
+        kind = choose_kind(self._table.settings.index, items=len(living)) if len(living) else "exact"
+        stored = load_stored(self._path / self._index_name, stamp=self._stamp)
+        if stored is None or stored.index.kind != kind:
+            stored = self._build(kind, living, keys)
+        match = Match.by_keys(stored.keys, living, keys)
+        beside = living[match.position_of[living] < 0]
+        if stored.index.worn(skipped=int((match.slot_of < 0).sum())):
+            stored, beside = self._build(kind, living, keys), beside[:0]
+            match = Match.by_keys(stored.keys, living, keys)
+        elif is_crowded(len(beside), items=len(living)):
+            with self._place_of_index() as folder:
+                stored = extend_stored(stored, _Blocks(self, beside), self.rows.keys(beside), folder)
+            match, beside = Match.by_keys(stored.keys, living, keys), beside[:0]
+        return Layers(stored, match, Skipped(match.slot_of < 0), beside, self._vectors_in(beside))
+
+    def _build(self, kind: str, living: np.ndarray, keys: np.ndarray) -> Stored:
+        if kind != "exact":  # which takes no time worth a word
+            _logger.info("Building a %s index over %s pictures …", kind, f"{len(living):,}")
+        with self._place_of_index() as folder:
+            return build_stored(kind, _Blocks(self, living), keys, folder, stamp=self._stamp)
+
+    @contextmanager
+    def _place_of_index(self) -> Iterator[Path | None]:
+        """Tell where an index may be kept: nowhere from an old version, which may hold what was erased since."""
+        if not self._saves:
+            yield None
+            return
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(writer_lock(self._path, wait_seconds=0.0))
+            except StorageError:  # a disk that can only be read, or another writer: search all the same
+                yield None
+                return
+            yield self._path / self._index_name if self._table.is_latest() else None
+
+    def _taking_part(self, slots: Int[np.ndarray, " some"]) -> Int[np.ndarray, " part"]:
+        """Return those of some slots whose items are searched: what was pruned away is not."""
+        factors = self.rows.reliabilities(slots)
+        return slots if factors is None else slots[factors > 0]
+
+    def _vectors_in(self, slots: Int[np.ndarray, " some"]) -> Real[np.ndarray, "some dimension"]:
+        return self._as_searched(self._table.vectors_at(self.rows.addresses(slots)))
+
+    def _as_searched(self, stored: Real[np.ndarray, "some dimension"]) -> Real[np.ndarray, "some dimension"]:
+        return centre(to_unit(stored), self.mean) if self._centred else stored
 
     def __len__(self) -> int:
         return len(self.rows) - len(self._hidden)
@@ -521,22 +459,22 @@ class Snapshot:
             return after
         after.rows = self.rows.changed(dead, new)
         if "_layers" in vars(self):
-            layers = self._relayered(after._source, dead)
-            if not layers.crowded:
+            layers = self._relayered(after, dead)
+            if not is_crowded(len(layers.fresh), items=len(layers)):
                 after._layers = layers
         return after
 
-    def _relayered(self, source: Source, dead: np.ndarray) -> Layers:
-        before, came = self._layers, source.living_since(self.rows.slots)
+    def _relayered(self, after: "Snapshot", dead: np.ndarray) -> Layers:
+        before, came = self._layers, after._taking_part(np.arange(self.rows.slots, after.rows.slots))
         left = dict(zip(self.rows.keys(dead).tolist(), dead.tolist(), strict=True))
         pairs = (
-            (left.get(key, -1), slot) for key, slot in zip(source.rows.keys(came).tolist(), came.tolist(), strict=True)
+            (left.get(key, -1), slot) for key, slot in zip(after.rows.keys(came).tolist(), came.tolist(), strict=True)
         )
         moves = {old: new for old, new in pairs if old >= 0 and before.position(old) is not None}
         gone = np.setdiff1d(dead, np.fromiter(moves, np.int64, len(moves)))
         came = np.setdiff1d(came, np.fromiter(moves.values(), np.int64, len(moves)))
         layers = before.without(gone).moving(moves)
-        return layers.adding(came, source.vectors(came)) if len(came) else layers
+        return layers.adding(came, after._vectors_in(came)) if len(came) else layers
 
 
 def check_neighbors(k: object) -> None:

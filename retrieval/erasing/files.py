@@ -19,7 +19,7 @@ from jaxtyping import Bool, Int, UInt8, UInt64
 
 from retrieval.erasing.secrets import DROPPED, DroppedRows, Marks, Secrets, as_matrix, mark, one_of, secrets_of, sha256
 from retrieval.indexes.saved import erase_stored
-from retrieval.items import Runs
+from retrieval.items import KeyRanges
 from retrieval.storage.places import CENTRED_INDEX, INDEX, address_of, reading, writing
 from retrieval.storage.table import ItemTable
 from retrieval.vectors import to_fixed_point
@@ -131,8 +131,10 @@ class TableFiles:
         there = [name for name in self._columns[file] if name in columns]
         return LanceFileReader(path, columns=there) if there else None
 
-    def _keys_in(self, group: Group) -> Runs:
-        runs: Runs = self._once("keys", group, lambda: Runs.of(self._read(group, None, ("key",))["key"].to_numpy()))
+    def _keys_in(self, group: Group) -> KeyRanges:
+        runs: KeyRanges = self._once(
+            "keys", group, lambda: KeyRanges.of(self._read(group, None, ("key",))["key"].to_numpy())
+        )
         return runs
 
     def _alive(self, group: Group) -> Bool[np.ndarray, " rows"]:
@@ -188,7 +190,7 @@ class TableFiles:
 
     # Keys, ids and addresses
 
-    def keys(self, *, without: Collection[int] = ()) -> list[Runs]:
+    def keys(self, *, without: Collection[int] = ()) -> list[KeyRanges]:
         """Return the keys of all rows, living and dead, of any version, or of any but some."""
         return [self._keys_in(group) for group in self._whole_groups if not self._only_in(without, group)]
 
@@ -288,7 +290,7 @@ class TableFiles:
 
     def going_with(self, versions: Collection[int], *, but: Keys) -> Iterator[pa.Table]:
         """Yield rows whose keys are in some versions alone, each key once, but for some keys; a block at a time."""
-        left = [*self.keys(without=versions), Runs.of(np.unique(but))]
+        left = [*self.keys(without=versions), KeyRanges.of(np.unique(but))]
         for group in self._whole_groups:
             if self._only_in(versions, group):
                 keys = self._keys_in(group)

@@ -25,7 +25,7 @@ from jaxtyping import Int
 from retrieval.errors import InvalidArgument
 from retrieval.indexes import index_class
 from retrieval.indexes.base import Index, VectorBlocks, Written
-from retrieval.items import Runs
+from retrieval.items import KeyRanges
 from retrieval.support.outside import parse_json
 
 _BLOCK: Final = 2**20  # bytes; an index over a million vectors of 384 dimensions has 1,000 blocks
@@ -332,7 +332,7 @@ def _grown_from(path: Path, before: Path | None) -> Digests | None:
     return Header.read(before).files[path.name]
 
 
-def erase_stored(folder: Path, *, but: Iterable[Runs]) -> list[str]:
+def erase_stored(folder: Path, *, but: Iterable[KeyRanges]) -> list[str]:
     """Overwrite all that the index in a folder holds of items whose keys are not among some, and their keys.
 
     An index too damaged for that is removed. What killed writers left beside the live one, and behind the end of its
@@ -385,7 +385,7 @@ def check_stored(folder: Path) -> list[str]:
         return [f"{generation / HEADER} cannot be used: {error}"]
 
 
-def count_stored(folder: Path, *, but: Iterable[Runs]) -> int:
+def count_stored(folder: Path, *, but: Iterable[KeyRanges]) -> int:
     """Return how many items whose keys are not among some the live index in a folder holds.
 
     It is not loaded; a damaged one, which answers no search, holds none.
@@ -396,7 +396,7 @@ def count_stored(folder: Path, *, but: Iterable[Runs]) -> int:
     return 0
 
 
-def _positions(generation: Path, but: Iterable[Runs]) -> Int[np.ndarray, " found"]:
+def _positions(generation: Path, but: Iterable[KeyRanges]) -> Int[np.ndarray, " found"]:
     """Return the positions of items whose keys are not among some, but for those that were erased."""
     held = _first_keys(generation)
     positions = np.sort(held.find(held.without(but)))
@@ -405,9 +405,9 @@ def _positions(generation: Path, but: Iterable[Runs]) -> Int[np.ndarray, " found
 
 
 @lru_cache(maxsize=4)
-def _first_keys(generation: Path) -> Runs:
-    """Return the runs of keys that a generation had when this process first looked: since then some may be erased."""
-    return Runs.of(_keys(generation))
+def _first_keys(generation: Path) -> KeyRanges:
+    """Return the ranges of keys that a generation had when this process first looked: since then some may be erased."""
+    return KeyRanges.of(_keys(generation))
 
 
 def _keys(generation: Path) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from retrieval.indexes.saved import check_stored, erase_stored, load_stored
-from retrieval.items import Runs
+from retrieval.items import KeyRanges
 from tests.conftest import needs_scann
 from tests.retrieval.indexes.saving import TREE, Vectors, keys_of, live, save
 
@@ -30,7 +30,7 @@ def test_an_index_that_a_killed_erasing_left_half_overwritten_is_removed_by_the_
     rows = np.memmap(live(tmp_path) / "vectors.i16", np.int16, "r+", shape=(20, 8))
     rows[0] = 0  # and not yet its length
     rows.flush()
-    erase_stored(tmp_path, but=[Runs.of(np.delete(keys_of(20), 3))])
+    erase_stored(tmp_path, but=[KeyRanges.of(np.delete(keys_of(20), 3))])
     assert not list(tmp_path.iterdir())
 
 

@@ -11,7 +11,7 @@ import pytest
 from retrieval.errors import InvalidArgument
 from retrieval.indexes.base import ArrayBlocks
 from retrieval.indexes.saved import Stored, build_stored, check_stored, erase_stored, extend_stored, load_stored
-from retrieval.items import Runs
+from retrieval.items import KeyRanges
 from retrieval.vectors import to_fixed_point
 from tests.conftest import needs_scann
 from tests.retrieval.indexes.saving import TREE, Vectors, copied, keys_of, live, processes, save
@@ -162,7 +162,7 @@ def leaves_nothing(vectors: np.ndarray, folder: Path, *, stamp: str) -> None:
     (folder / "feedfeedfeedfeed" / "vectors.i16").write_bytes(kept_bytes(vectors[3]))
     with (live(folder) / "vectors.i16").open("ab") as rows:
         rows.write(kept_bytes(vectors[3]))
-    written = erase_stored(folder, but=[Runs.of(np.delete(keys_of(items), [3, 17]))])
+    written = erase_stored(folder, but=[KeyRanges.of(np.delete(keys_of(items), [3, 17]))])
     assert written and all((folder / name).exists() for name in written)
     everything = b"".join(file.read_bytes() for file in folder.rglob("*") if file.is_file())
     for row in (3, 17):
@@ -172,12 +172,12 @@ def leaves_nothing(vectors: np.ndarray, folder: Path, *, stamp: str) -> None:
     loaded = load_stored(folder, stamp=stamp)
     assert loaded is not None and np.flatnonzero(loaded.keys < 0).tolist() == [3, 17]
     assert check_stored(folder) == []
-    assert erase_stored(folder, but=[Runs.of(np.delete(keys_of(items), [3, 17]))]) == []
+    assert erase_stored(folder, but=[KeyRanges.of(np.delete(keys_of(items), [3, 17]))]) == []
 
 
 def test_an_opened_index_goes_on_while_items_are_erased(vectors: np.ndarray, folder: Path) -> None:
     opened = load_tree(folder)
-    erase_stored(folder, but=[Runs.of(keys_of(TREE)[3:])])
+    erase_stored(folder, but=[KeyRanges.of(keys_of(TREE)[3:])])
     assert answers(opened, vectors[10:13]).tolist() == keys_of(3, first=10**12 + 10).tolist()
 
 
@@ -194,7 +194,7 @@ def test_an_index_is_not_taken_for_damaged_while_items_are_erased(
 
 def _erase_often(folder: Path) -> None:
     for start in range(0, 200, 10):
-        erase_stored(folder, but=[Runs.of(keys_of(TREE)[start + 10 :])])
+        erase_stored(folder, but=[KeyRanges.of(keys_of(TREE)[start + 10 :])])
 
 
 def test_an_unknown_kind_is_not_built(random_vectors: Vectors) -> None:
@@ -275,7 +275,7 @@ def test_what_was_erased_after_an_index_was_opened_is_not_carried_on_by_extendin
     save(random_vectors(20, 8), tmp_path)
     opened = load_stored(tmp_path)
     assert opened is not None
-    erase_stored(tmp_path, but=[Runs.of(keys_of(20)[3:])])
+    erase_stored(tmp_path, but=[KeyRanges.of(keys_of(20)[3:])])
     extend_stored(opened, ArrayBlocks(random_vectors(5, 8, seed=1)), keys_of(5, first=7), tmp_path)
     assert (np.load(live(tmp_path) / "lengths.npy")[:3] == 0).all()
     assert answers(load_stored(tmp_path), random_vectors(5, 8, seed=1)).tolist() == [7, 8, 9, 10, 11]
