@@ -13,6 +13,8 @@ from agent.models.generativeai import GenerativeAI
 from agent.models.openai_compatible import OpenAICompatible
 from agent.settings import TransportConfig
 from agent.types import VisionModel
+from retrieval import VisualMemory
+from tests.agent.queries import Colours
 from tests.gemini_server import GeminiServer
 
 KEY = "AIza-a-key-that-nobody-may-see"
@@ -47,6 +49,15 @@ def ready(server: GeminiServer) -> Callable[..., LoadedModel]:
         return make_ready(connect(kind, server, key=key), transport=settings, store=store)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def memory(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> VisualMemory:
+    """Return a memory of the pictures by their colours; tests only read it."""
+    made = VisualMemory.create(tmp_path_factory.mktemp("by-colour") / "memory", embedder=Colours())
+    made.add_folder(pictures)
+    made.build_index()
+    return made
 
 
 @pytest.fixture

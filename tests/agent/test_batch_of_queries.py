@@ -1,10 +1,9 @@
 """Many queries at once: in order, none lost, none doubled, nothing paid twice.
 
-``VMEM_TEST_QUERIES`` says how many to ask through the models that are not the default; a few hundred if it is not set.
+``VMEM_TEST_QUERIES`` says how many to ask with pictures of the neighbours, by each SDK; a hundred if it is not set.
 """
 
 import asyncio
-import hashlib
 import io
 import os
 import random
@@ -12,9 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -28,35 +25,18 @@ from retrieval import VisualMemory
 from retrieval.embedding import Failure
 from retrieval.errors import InvalidArgument, NotAnImage
 from tests.agent.conftest import KINDS
+from tests.agent.queries import answer_by_picture, code_for, noise
 from tests.conftest import draw
 from tests.gemini_server import Call, GeminiServer
 
-QUERIES = int(os.environ.get("VMEM_TEST_QUERIES", "300"))
+QUERIES = int(os.environ.get("VMEM_TEST_QUERIES", "100"))
 FAULTS = "429 500 502-html reset truncated disconnect malformed empty not-json unknown-label safety".split()
 
 
-@pytest.fixture(scope="module")
-def memory(built: Path) -> VisualMemory:
-    return VisualMemory.open(built, cache=False)
-
-
-def noise(number: int) -> Image.Image:
-    """Return a small picture unlike any other number's."""
-    return Image.fromarray(
-        np.random.default_rng(number).integers(0, 255, (8, 8, 3), np.uint8).repeat(4, 0).repeat(4, 1)
-    )
-
-
-def code_for(picture: bytes) -> str:
-    """Return the code that the server answers for a query, of the first three candidates."""
-    return "ABC"[hashlib.sha256(picture).digest()[0] % 3]
-
-
-def answer_by_picture(call: Call) -> str:
-    return f'{{"evidence": [1], "ranking": ["{code_for(call.images[-1])}"], "confidence": 0.9}}'
-
-
-@pytest.mark.parametrize(("kind", "count"), [("gemini", 2000), ("generativeai", QUERIES), ("openai", QUERIES)])
+@pytest.mark.parametrize(
+    ("kind", "count", "prompt"),
+    [("gemini", 2000, "labels_only_v1"), *((kind, QUERIES, "rerank_v1") for kind in KINDS)],
+)
 def test_every_query_of_many_threads_is_right_or_an_explained_vote(
     memory: VisualMemory,
     server: GeminiServer,
@@ -64,6 +44,7 @@ def test_every_query_of_many_threads_is_right_or_an_explained_vote(
     fresh_store: ReplyStore,
     kind: str,
     count: int,
+    prompt: str,
 ) -> None:
     lock, chance = threading.Lock(), random.Random(0)
 
@@ -75,7 +56,7 @@ def test_every_query_of_many_threads_is_right_or_an_explained_vote(
     model = ready(kind, store=fresh_store, attempts=10, concurrency=32)
 
     def classify(number: int) -> Prediction:
-        return classify_with_rerank(noise(number), memory, model=model, k=18)
+        return classify_with_rerank(noise(number), memory, model=model, k=18, prompt=prompt)
 
     with ThreadPoolExecutor(32) as threads:
         predictions = list(threads.map(classify, range(count)))

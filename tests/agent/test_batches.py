@@ -20,16 +20,11 @@ from prompts.cost import find_price
 from retrieval import VisualMemory
 from retrieval.errors import InvalidArgument
 from tests.agent.conftest import SWIFT, connect
-from tests.agent.test_batch_of_queries import answer_by_picture, noise
+from tests.agent.queries import answer_by_picture, noise
 from tests.gemini_server import Call, GeminiServer
 from tests.runs import evaluate
 
 COUNT = 30
-
-
-@pytest.fixture(scope="module")
-def memory(built: Path) -> VisualMemory:
-    return VisualMemory.open(built)
 
 
 @pytest.fixture

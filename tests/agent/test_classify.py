@@ -14,14 +14,9 @@ from agent.cli.classify_cli import app
 from agent.types import VisionModel
 from prompts.types import ImagePart, Prompt, UnknownPrompt
 from retrieval import VisualMemory
-from retrieval.embedders import load_embedder
 from retrieval.errors import InvalidArgument, NotAnImage
+from tests.agent.queries import Colours
 from tests.conftest import draw
-
-
-@pytest.fixture(scope="module")
-def memory(built: Path) -> VisualMemory:
-    return VisualMemory.open(built)
 
 
 @pytest.fixture
@@ -99,10 +94,9 @@ def test_pictures_come_as_path_bytes_pillow_or_array(memory: VisualMemory, query
         assert classify_with_rerank(image, memory, k=3).neighbors[0].id == "red/3.png"
 
 
-def test_a_memory_of_ready_features_can_be_reranked_without_pictures(tmp_path: Path, checkpoint: Path) -> None:
-    embedder = load_embedder(str(checkpoint))
-    memory = VisualMemory.create(tmp_path / "m", embedder=embedder)
-    memory.add_vectors(["a", "b"], ["x", "y"], np.random.default_rng(0).normal(size=(2, 32)))
+def test_a_memory_of_ready_features_can_be_reranked_without_pictures(tmp_path: Path) -> None:
+    memory = VisualMemory.create(tmp_path / "m", embedder=Colours())
+    memory.add_vectors(["a", "b"], ["x", "y"], np.random.default_rng(0).normal(size=(2, 48)))
     prediction: Prediction = classify_with_rerank(draw((1, 2, 3), 1), memory, model=ScriptedModel("B"), k=2)
     assert prediction.source == "rerank"
 

@@ -14,16 +14,11 @@ from prompts.answer import answer_schema
 from prompts.template import load_template, template_names
 from prompts.types import ImagePart, Prompt
 from retrieval import VisualMemory
-from tests.agent.test_batch_of_queries import noise
+from tests.agent.queries import Colours, noise
 from tests.gemini_server import GeminiServer
 
 NAMES = [*template_names(), "mosaic_v1@2x3"]
 ANSWER = json.dumps({"description": "Stripes.", "evidence": [2, 3], "ranking": ["B", "A"], "confidence": 0.5})
-
-
-@pytest.fixture(scope="module")
-def memory(built: Path) -> VisualMemory:
-    return VisualMemory.open(built)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -88,10 +83,10 @@ def test_every_service_takes_the_prompt(
 
 
 def test_more_classes_than_a_schema_takes_are_told_in_the_text(
-    server: GeminiServer, ready: Callable[..., LoadedModel], tmp_path: Path, checkpoint: Path
+    server: GeminiServer, ready: Callable[..., LoadedModel], tmp_path: Path
 ) -> None:
-    large = VisualMemory.create(tmp_path / "large", embedder=str(checkpoint))
-    vectors = np.random.default_rng(0).normal(size=(120, 32)).astype(np.float32)
+    large = VisualMemory.create(tmp_path / "large", embedder=Colours())
+    vectors = np.random.default_rng(0).normal(size=(120, 48)).astype(np.float32)
     large.add_vectors([f"{n}" for n in range(120)], [f"class {n:03}" for n in range(120)], vectors)
     server.answer = lambda call: '{"evidence": [], "ranking": ["DP"], "confidence": 1}'
     found = classify_with_rerank(noise(1), large, model=ready(), k=5, prompt="zero_shot_v1", on_error="raise")

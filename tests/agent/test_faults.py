@@ -48,11 +48,6 @@ FINAL = {
 NOT_OPENAI = ("bad-key", "429-day", "prompt-blocked")  # a bad key is 401, a day's quota any 429, a block one filter
 
 
-@pytest.fixture(scope="module")
-def memory(built: Path) -> VisualMemory:
-    return VisualMemory.open(built)
-
-
 @pytest.fixture
 def ask(memory: VisualMemory, pictures: Path, ready: Callable[..., LoadedModel], server: GeminiServer) -> Callable:
     """Return a function that classifies a picture by a kind of model while the server follows a script."""

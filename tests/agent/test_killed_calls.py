@@ -1,45 +1,46 @@
 """``kill -9`` at random points of runs that ask a model: what was answered is never paid for again.
 
-``VMEM_TEST_KILLS`` says how many points to try; a few by default.
+``VMEM_TEST_KILLS`` says how many points to try; a few by default. ``VMEM_TEST_SEED`` repeats a series of points.
 """
 
 import hashlib
 import os
 import random
-import subprocess
-import sys
 from collections import Counter
+from multiprocessing import get_context
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
 
-from agent.calls.cached import ReplyStore
-from retrieval import VisualMemory
-from tests.agent.conftest import KEY
-from tests.agent.test_batch_of_queries import answer_by_picture, noise
-from tests.gemini_server import Call, GeminiServer
-
-KILLS = int(os.environ.get("VMEM_TEST_KILLS", "6"))
-COUNT = 20 * KILLS  # so that every kill finds work under way
-PROGRAM = """
-import sys
-from pathlib import Path
 from agent.batch import BatchJobs, BatchSettings
+from agent.calls.cached import ReplyStore
+from agent.calls.ready import load_model
 from agent.classify import prepare
 from agent.settings import TransportConfig
-from agent.calls.ready import load_model
 from eval.datasets.trees import read_folder
 from eval.runs.runner import run_evaluation
 from eval.types import Dataset
 from retrieval import VisualMemory
+from tests.agent.conftest import KEY
+from tests.agent.queries import Colours, answer_by_picture, noise
+from tests.gemini_server import Call, GeminiServer
 
-memory, queries, out, batch = VisualMemory.open(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), sys.argv[4] == "batch"
-model = load_model("gemini-3.5-flash-lite", transport=TransportConfig(concurrency=4, first_wait_seconds=0.01))
-stages = prepare(memory, model=model, k=18)
-jobs = BatchJobs(out, model, BatchSettings(wave_requests=15, poll_seconds=0.05)) if batch else None
-print("begun", flush=True)
-run_evaluation(memory, {"q": Dataset(read_folder(queries))}, out, k=18, stages=stages, batch=jobs, progress=False)
-"""
+KILLS = int(os.environ.get("VMEM_TEST_KILLS", "6"))
+COUNT = 20 * KILLS  # so that every kill finds work under way
+SERVED = get_context("forkserver")  # its processes are there at once: what they import is imported once for all of them
+SERVED.set_forkserver_preload([__name__, "google.genai"])
+
+
+def evaluate(memory: Path, queries: Path, out: Path, *, batch: bool, begun: Event, environment: dict[str, str]) -> None:
+    """Run an evaluation, as a process that may be killed at any point."""
+    os.environ.update(environment)
+    model = load_model("gemini-3.5-flash-lite", transport=TransportConfig(concurrency=4, first_wait_seconds=0.01))
+    opened = VisualMemory.open(memory, embedder=Colours())
+    stages = prepare(opened, model=model, k=18)
+    jobs = BatchJobs(out, model, BatchSettings(wave_requests=15, poll_seconds=0.05)) if batch else None
+    begun.set()
+    run_evaluation(opened, {"q": Dataset(read_folder(queries))}, out, k=18, stages=stages, batch=jobs, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -53,40 +54,32 @@ def queries(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("way", ["online", "batch"])
 def test_what_was_answered_is_never_paid_again(
-    built: Path, queries: Path, server: GeminiServer, tmp_path: Path, way: str
+    memory: VisualMemory, queries: Path, server: GeminiServer, tmp_path: Path, way: str
 ) -> None:
-    VisualMemory.open(built).build_index()
     server.answer, server.latency_seconds, server.batch_seconds = answer_by_picture, 0.1, 0.1
-    environment = os.environ | {
-        "GEMINI_API_KEY": KEY,
-        "GOOGLE_GEMINI_BASE_URL": server.url,
-        "VMEM_CACHE": str(tmp_path / "cache"),
-    }
-    command = [sys.executable, "-c", PROGRAM, str(built), str(queries), str(tmp_path / "run"), way]
-    chance, asked_again, kills = random.Random(way), 0, 0
-    for _ in range(KILLS):
-        kept = replies(tmp_path / "cache")
-        before = len(server.generate_calls())
-        running = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        assert running.stdout and running.stdout.readline() == b"begun\n"
-        try:
-            running.wait(timeout=chance.uniform(0.0, 1.0))
-        except subprocess.TimeoutExpired:
+    cache, run = tmp_path / "cache", tmp_path / "run"
+    environment = {"GEMINI_API_KEY": KEY, "GOOGLE_GEMINI_BASE_URL": server.url, "VMEM_CACHE": str(cache)}
+    seed = os.environ.get("VMEM_TEST_SEED", way)
+    print("VMEM_TEST_SEED =", seed)
+    chance, asked_again, kills, code = random.Random(seed), 0, 0, None
+    for number in range(KILLS + 1):
+        kept, before, begun = replies(cache), len(server.generate_calls()), SERVED.Event()
+        options = {"batch": way == "batch", "begun": begun, "environment": environment}
+        running = SERVED.Process(target=evaluate, args=(memory.path, queries, run), kwargs=options)
+        running.start()
+        assert begun.wait(60)
+        running.join(chance.uniform(0.0, 1.0) if number < KILLS else None)
+        if running.exitcode is None:
             running.kill()
-            running.wait()
+            running.join()
             kills += 1
-        running.stdout.close()
-        assert running.stderr
-        running.stderr.close()
+        code = running.exitcode
         asked_again += len(kept & queries_of(server.generate_calls()[before:]))
-        if running.returncode == 0:
+        if code == 0:
             break
-    before, kept = len(server.generate_calls()), replies(tmp_path / "cache")
-    subprocess.run(command, env=environment, check=True, capture_output=True)
-    asked_again += len(kept & queries_of(server.generate_calls()[before:]))
-    assert kills >= KILLS // 2 and asked_again == 0
-    assert len(replies(tmp_path / "cache")) == COUNT
-    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == COUNT + 1
+    assert code == 0 and kills >= KILLS // 2 and asked_again == 0
+    assert len(replies(cache)) == COUNT
+    assert len((run / "log.jsonl").read_text().splitlines()) == COUNT + 1
     if way == "batch":
         assert server.generate_calls() == [] and max(Counter(server.batch_items).values()) == 1
 

@@ -19,14 +19,8 @@ from prompts.cost import Price, estimate_prompt_tokens, find_price
 from retrieval import VisualMemory
 from retrieval.errors import InvalidArgument
 from tests.agent.conftest import connect
-from tests.agent.test_batch_of_queries import noise
-from tests.agent.test_models import PROMPT
+from tests.agent.queries import PROMPT, noise
 from tests.gemini_server import GeminiServer
-
-
-@pytest.fixture(scope="module")
-def memory(built: Path) -> VisualMemory:
-    return VisualMemory.open(built)
 
 
 def test_no_more_are_in_flight_than_allowed(

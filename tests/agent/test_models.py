@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -11,16 +10,12 @@ from agent.calls.background import run
 from agent.calls.ready import LoadedModel, parse_name
 from agent.errors import EveryRequestFails
 from agent.types import Reply, Request, VisionModel
-from prompts.types import ImagePart, Prompt, TextPart
 from retrieval import VisualMemory
 from retrieval.errors import InvalidArgument
-from retrieval.images import thumbnail
 from tests.agent.conftest import KINDS, connect
+from tests.agent.queries import PICTURE, PROMPT
 from tests.conftest import draw
 from tests.gemini_server import GeminiServer
-
-PICTURE = ImagePart(thumbnail(draw((200, 30, 30), 1), longest_side=64))
-PROMPT = Prompt("test", (TextPart("Neighbour 1:"), PICTURE, TextPart("query:"), PICTURE), {"A": "cat", "B": "dog"})
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -89,17 +84,17 @@ def test_another_name_is_refused_with_the_forms(name: str) -> None:
         load_model(name)
 
 
-def test_a_local_server_needs_no_key(server: GeminiServer, built: Path) -> None:
+def test_a_local_server_needs_no_key(server: GeminiServer, memory: VisualMemory) -> None:
     server.key = ""
     model = load_model(f"openai:qwen3-vl@{server.url}/v1", cache=False, transport=TransportConfig(attempts=1))
-    prediction = classify_with_rerank(draw((200, 30, 30), 3), VisualMemory.open(built), model=model, k=6)
+    prediction = classify_with_rerank(draw((200, 30, 30), 3), memory, model=model, k=6)
     assert prediction.code in ("reranked", "key_refused")
     assert len(server.generate_calls()) == 1
 
 
-def test_a_scripted_model_by_name_agrees_with_the_vote(built: Path) -> None:
+def test_a_scripted_model_by_name_agrees_with_the_vote(memory: VisualMemory) -> None:
     model = load_model("scripted")
-    prediction = classify_with_rerank(draw((200, 30, 30), 3), VisualMemory.open(built), model=model, k=6)
+    prediction = classify_with_rerank(draw((200, 30, 30), 3), memory, model=model, k=6)
     assert (prediction.source, prediction.label) == ("rerank", "red") and model.store is None
 
 

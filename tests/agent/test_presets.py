@@ -2,24 +2,27 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import eval.cli.run_cli
+import eval.cli.tune_cli
 from agent import GenerationConfig, Preset, ScriptedModel, classify_batch, classify_with_rerank
 from agent.classify import prepare
+from agent.cli.classify_cli import classify
 from agent.errors import PresetError
 from agent.presets import load_preset, preset_names, save_preset
 from eval.types import Sample
 from retrieval import VisualMemory
+from retrieval.errors import VisualMemoryError
+from tests.commands import runner
 from tests.conftest import draw
 from tests.runs import evaluate
 
-VMEM = [sys.executable, "-m", "eval.cli.vmem"]
 AGREES = '{"ranking": ["A"], "confidence": 1}'
 TEMPLATE = "---\nabout: mine\n---\n{{ query }} {% for code in candidates %}{{ code }} {% endfor %}"
 
@@ -31,11 +34,6 @@ def presets(tmp_path: Path) -> Iterator[Path]:
     os.environ["VMEM_PRESETS"] = str(folder)
     yield folder
     del os.environ["VMEM_PRESETS"]
-
-
-@pytest.fixture
-def memory(built: Path) -> VisualMemory:
-    return VisualMemory.open(built)
 
 
 def test_a_preset_is_read_back_as_it_was_saved(presets: Path) -> None:
@@ -161,24 +159,21 @@ def test_a_name_cannot_lead_out_of_the_folder(presets: Path, name: str) -> None:
 def test_the_command_line_takes_a_preset_and_options_beside_it(presets: Path, built: Path, pictures: Path) -> None:
     save_preset(Preset(name="mine", k=7, voting="plurality", prompt="rerank_scores_v1"))
 
-    def classify(*more: str) -> dict[str, object]:
-        command = [*VMEM, "classify", "--memory", str(built), str(pictures / "red" / "1.png"), "--json", *more]
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        return dict(json.loads(told))
+    def said(*more: str) -> dict[str, Any]:
+        return dict(json.loads(runner(classify)("--memory", built, pictures / "red" / "1.png", "--json", *more)))
 
-    taken = [classify("--preset", "mine"), classify("--preset", "mine", "--k", "3"), classify("--k", "3")]
-    assert [len(one["neighbors"]) for one in taken] == [7, 3, 3]  # type: ignore[arg-type]
-    assert "plurality" in str(taken[1]["reason"]) and "rank" in str(taken[2]["reason"])
+    taken = [said("--preset", "mine"), said("--preset", "mine", "--k", "3"), said("--k", "3")]
+    assert [len(one["neighbors"]) for one in taken] == [7, 3, 3]
+    assert "plurality" in taken[1]["reason"] and "rank" in taken[2]["reason"]
 
 
 def test_the_command_line_says_what_is_wrong_with_a_preset(presets: Path, built: Path, tmp_path: Path) -> None:
     save_preset(Preset(name="soft", voting="softmax"))
-    run = [*VMEM, "eval", "run", "--memory", str(built), "--out", str(tmp_path / "run")]
-    run += ["--dataset", f"q={tmp_path / 'queries'}"]
+    run = ["--memory", built, "--out", tmp_path / "run", "--dataset", f"q={tmp_path / 'queries'}"]
     (tmp_path / "queries" / "red").mkdir(parents=True)
     draw((190, 40, 40), 1).save(tmp_path / "queries" / "red" / "1.png")
-    for preset, why in (("none", "no preset 'none'"), ("soft", "--preset soft votes by softmax")):
-        found = subprocess.run([*run, "--preset", preset], capture_output=True, text=True, check=False)
-        assert found.returncode == 2 and f"Error: {why}" in found.stderr and "Traceback" not in found.stderr
-    listed = subprocess.run([*VMEM, "prompt", "presets"], capture_output=True, text=True, check=True)
-    assert "soft" in listed.stdout and "rerank_v1" in listed.stdout
+    for preset, why in (("none", "^no preset 'none'"), ("soft", "^--preset soft votes by softmax")):
+        with pytest.raises(VisualMemoryError, match=why):
+            runner(eval.cli.run_cli.run)(*run, "--preset", preset)
+    listed = runner(eval.cli.tune_cli.presets)()
+    assert "soft" in listed and "rerank_v1" in listed

@@ -13,6 +13,7 @@ from socketserver import BaseRequestHandler, ThreadingTCPServer
 
 import pytest
 
+from retrieval import VisualMemory
 from tests.agent.conftest import KEY
 from tests.gemini_server import GeminiServer
 
@@ -66,34 +67,58 @@ def run(program: str, *arguments: object, **environment: str) -> subprocess.Comp
     free = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     free |= {"GOOGLE_GEMINI_BASE_URL": f"http://{NOWHERE}", "GEMINI_API_KEY": KEY, "OPENAI_API_KEY": KEY}
     command = [sys.executable, "-c", program, *map(str, arguments)]
-    return subprocess.run(command, env=free | environment, capture_output=True, text=True, check=False)
+    root = Path(__file__).parents[2]
+    return subprocess.run(command, env=free | environment, cwd=root, capture_output=True, text=True, check=False)
 
 
 VMEM = "from eval.cli.vmem import main; main()"
-WITHOUT = "import sys; sys.modules['socksio'] = None; " + VMEM
+WITHOUT = "import sys; sys.modules['socksio'] = None; "
+CLASSIFY = """
+import sys
+from agent import TransportConfig, classify_with_rerank, load_model
+from retrieval import VisualMemory
+from tests.agent.queries import Colours
+
+memory = VisualMemory.open(sys.argv[1], embedder=Colours())
+for name in sys.argv[3:]:
+    model = load_model(name, cache=False, transport=TransportConfig(attempts=1))
+    print(name, classify_with_rerank(sys.argv[2], memory, model=model, k=5).source)
+"""
+EACH = """
+from eval.cli.vmem import main
+
+command, models = sys.argv[:-3], sys.argv[-3:]
+for model in models:
+    sys.argv = [*command, model]
+    try:
+        main()
+    except SystemExit as ended:
+        print("ended with", ended.code)
+"""
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_a_socks_proxy_carries_the_requests(proxy: Socks, built: Path, pictures: Path, model: str) -> None:
+def test_a_socks_proxy_carries_the_requests(
+    proxy: Socks, server: GeminiServer, memory: VisualMemory, pictures: Path
+) -> None:
     address = f"socks5h://127.0.0.1:{proxy.server_address[1]}"
-    command = ("classify", "--memory", built, pictures / "red" / "1.png", "--k", 5, "--no-cache", "--model", model)
-    asked = run(VMEM, *command, "--json", ALL_PROXY=address)
-    assert '"source": "rerank"' in asked.stdout, asked.stdout + asked.stderr
-    assert proxy.asked == {NOWHERE}
+    asked = run(CLASSIFY, memory.path, pictures / "red" / "1.png", *MODELS, ALL_PROXY=address)
+    assert asked.stdout.splitlines() == [f"{model} rerank" for model in MODELS], asked.stdout + asked.stderr
+    assert proxy.asked == {NOWHERE} and len(server.generate_calls()) == len(MODELS)
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_a_socks_proxy_without_its_packages_is_one_sentence(built: Path, pictures: Path, model: str) -> None:
-    command = ("classify", "--memory", built, pictures / "red" / "1.png", "--no-cache", "--model", model)
-    refused = run(WITHOUT, *command, all_proxy="socks5://me:hush@127.0.0.1:9")
-    assert refused.returncode == 2 and refused.stdout == ""
-    assert refused.stderr.startswith("Error: all_proxy names a SOCKS proxy") and refused.stderr.count("\n") == 1
-    assert "pip install 'visual-memory-agent[socks]', or unset it" in refused.stderr and "hush" not in refused.stderr
+def test_a_socks_proxy_without_its_packages_is_one_sentence(memory: VisualMemory, pictures: Path) -> None:
+    command = ("classify", "--memory", memory.path, pictures / "red" / "1.png", "--no-cache", "--model", *MODELS)
+    refused = run(WITHOUT + EACH, *command, all_proxy="socks5://me:hush@127.0.0.1:9")
+    assert refused.stdout.splitlines() == ["ended with 2"] * len(MODELS)
+    sentences = refused.stderr.splitlines()
+    assert len(sentences) == len(MODELS) and "hush" not in refused.stderr
+    assert all(one.startswith("Error: all_proxy names a SOCKS proxy") for one in sentences)
+    assert all("pip install 'visual-memory-agent[socks]', or unset it" in one for one in sentences)
 
 
 def test_weights_behind_a_proxy_that_cannot_be_used_name_it(tmp_path: Path, pictures: Path) -> None:
     refused = run(
-        WITHOUT,
+        WITHOUT + VMEM,
         *("memory", "build", tmp_path / "memory", pictures, "--embedder", "dinov2-vitb14"),
         **{"HTTPS_PROXY": "socks5://127.0.0.1:9", "HF_HUB_CACHE": str(tmp_path), "HF_ENDPOINT": f"http://{NOWHERE}"},
     )
@@ -101,8 +126,16 @@ def test_weights_behind_a_proxy_that_cannot_be_used_name_it(tmp_path: Path, pict
 
 
 def test_the_doctor_names_a_proxy_that_cannot_be_used() -> None:
-    assert "HTTP_PROXY names a SOCKS proxy" in run(WITHOUT, "doctor", HTTP_PROXY="socks5://h:1", COLUMNS="240").stdout
-    assert "proxy" not in run(VMEM, "doctor", HTTP_PROXY="http://h:1", COLUMNS="240").stdout
+    program = """
+import os
+from agent.cli.classify_cli import doctor
+doctor()
+print("then")
+os.environ["HTTP_PROXY"] = "http://h:1"
+doctor()
+"""
+    bad, good = run(WITHOUT + program, HTTP_PROXY="socks5://h:1", COLUMNS="240").stdout.split("then\n")
+    assert "HTTP_PROXY names a SOCKS proxy" in bad and good and "proxy" not in good
 
 
 def test_an_address_that_no_client_takes_is_refused_without_its_password() -> None:

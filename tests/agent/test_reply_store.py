@@ -21,7 +21,7 @@ from agent.models.scripted import ScriptedModel
 from agent.settings import TransportConfig
 from agent.types import Reply, Request, Usage
 from prompts.types import ImagePart, Prompt, TextPart
-from tests.agent.test_models import PROMPT
+from tests.agent.queries import PROMPT
 from tests.gemini_server import GeminiServer
 
 ONE, TWO, QUERY = (ImagePart(name.encode()) for name in ("one", "two", "query"))
@@ -64,19 +64,15 @@ def test_a_reply_is_kept_with_its_version_and_its_tokens(fresh_store: ReplyStore
 
 
 def test_what_a_stand_in_said_is_not_taken_for_google_s_answer() -> None:
-    # The server is chosen by the environment, so that each key is made in a process of its own.
-    script = "from tests.agent.test_reply_store import *; print(key_of(sys.argv[1], ASKED).parts.get('server'))"
-
-    def server_in_key(model: str, **variables: str) -> str:
-        ran = [sys.executable, "-c", script, model]
-        return subprocess.run(
-            ran, env=os.environ | variables, check=True, capture_output=True, text=True
-        ).stdout.strip()
-
-    for model in ("gemini:gemini-3.5-flash-lite", "generativeai:gemini-3.5-flash-lite"):
-        assert server_in_key(model, GOOGLE_GEMINI_BASE_URL="http://127.0.0.1:9/") == "http://127.0.0.1:9"
-    assert server_in_key("openai:m@http://host/v1", GOOGLE_GEMINI_BASE_URL="http://127.0.0.1:9/") == "None"
-    assert server_in_key("gemini:gemini-3.5-flash-lite") == "None"
+    google = ("gemini:gemini-3.5-flash-lite", "generativeai:gemini-3.5-flash-lite")
+    servers = {model: key_of(model, ASKED).parts.get("server") for model in (*google, "openai:m@http://host/v1")}
+    assert set(servers.values()) == {None}
+    os.environ["GOOGLE_GEMINI_BASE_URL"] = "http://127.0.0.1:9/"
+    try:
+        servers = {model: key_of(model, ASKED).parts.get("server") for model in servers}
+    finally:
+        del os.environ["GOOGLE_GEMINI_BASE_URL"]
+    assert servers == {**dict.fromkeys(google, "http://127.0.0.1:9"), "openai:m@http://host/v1": None}
 
 
 def test_time_limits_and_concurrency_make_no_other_request(
@@ -185,13 +181,13 @@ import sys
 from agent.calls.background import run
 from agent.keys import Secret
 from agent.calls.ready import make_ready
-from agent.models.gemini import Gemini
+from agent.models.openai_compatible import OpenAICompatible
 from agent.calls.cached import ReplyStore
 from agent.types import Request
 from tests.agent.conftest import KEY
-from tests.agent.test_models import PROMPT
+from tests.agent.queries import PROMPT
 
-bare = Gemini("gemini-3.5-flash-lite", Secret(KEY), base_url=sys.argv[3])
+bare = OpenAICompatible("m", sys.argv[3] + "/v1", Secret(KEY))
 print(run(make_ready(bare, store=ReplyStore(sys.argv[2])).generate(Request(PROMPT))).text)
 """
 CLAIM = """

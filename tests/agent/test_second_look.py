@@ -3,7 +3,6 @@
 import json
 import math
 import random
-from pathlib import Path
 
 import pytest
 
@@ -14,15 +13,10 @@ from prompts.types import ImagePart, Prompt
 from retrieval import VisualMemory
 from retrieval.errors import InvalidArgument
 from retrieval.types import Votes
-from tests.agent.test_batch_of_queries import noise
+from tests.agent.queries import noise
 from tests.conftest import draw
 
 VOTES = Votes(("cat", "dog", "cow"), (5.0, 3.0, 2.0))
-
-
-@pytest.fixture(scope="module")
-def memory(built: Path) -> VisualMemory:
-    return VisualMemory.open(built)
 
 
 def test_a_vote_is_measured_by_its_shares() -> None:

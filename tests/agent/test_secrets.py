@@ -30,11 +30,6 @@ from tests.runs import evaluate, page_of
 ECHOING = ("403", "bad-key", "401", "400", "500", "reset", "truncated", "disconnect", "malformed", "timeout", "safety")
 
 
-@pytest.fixture(scope="module")
-def memory(built: Path) -> VisualMemory:
-    return VisualMemory.open(built)
-
-
 @pytest.fixture
 def everything_logged() -> Iterator[io.StringIO]:
     """Return what every logger says, at the level at which they say most."""

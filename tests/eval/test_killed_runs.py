@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from eval.runs.log import read_run
-from tests.agent.test_batch_of_queries import noise
+from tests.agent.queries import noise
 
 KILLS = int(os.environ.get("VMEM_TEST_KILLS", "5"))
 COUNT = 700  # queries: three groups of a run that votes

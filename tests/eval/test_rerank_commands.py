@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.agent.test_batch_of_queries import noise
+from tests.agent.queries import noise
 from tests.gemini_server import GeminiServer
 
 KEY = "test-key-of-the-command-line"

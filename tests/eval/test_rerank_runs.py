@@ -25,7 +25,7 @@ from eval.types import Dataset, OtherSettings, RunError, Sample
 from prompts.cost import find_price
 from prompts.types import Prompt
 from retrieval import VisualMemory
-from tests.agent.test_batch_of_queries import noise
+from tests.agent.queries import noise
 from tests.conftest import draw
 from tests.gemini_server import GeminiServer
 from tests.runs import evaluate, page_of
