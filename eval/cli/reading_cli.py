@@ -1,92 +1,23 @@
-"""vmem eval report, compare, power, table and fusion: what runs tell that were made."""
+"""vmem eval compare, power, table and fusion: what runs tell that were made."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from eval.comparing import Comparison, compare_runs, compare_with_vote
-from eval.datasets.loading import named_folders
 from eval.metrics.rerank import fit_fusion
-from eval.report import PICTURED
 from eval.report.comparison_page import write_comparison
-from eval.report.printing import comparison_as_json, print_comparison, print_power, print_summary
+from eval.report.printing import comparison_as_json, print_comparison, print_power
 from eval.report.tables import format_table, make_table
-from eval.runs.finished import find_dataset, find_memory, open_dataset, open_memory
 from eval.runs.log import read_run
-from eval.runs.summary import REPORT, summarise, write_pages
-from eval.types import Dataset, Run, RunInfo
+from eval.types import Run
 from eval.wording import counted
 from retrieval.errors import InvalidArgument
-from retrieval.memory import VisualMemory
 from retrieval.support.terminal import print_table, printable, write_text
 
-ChooseKOn = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="Also score at the number of neighbours that is best on this data set of the run, held out for that;"
-        " 'test' takes each data set's own best, which is optimistic and marked so.",
-    ),
-]
-Pictures = Annotated[int, typer.Option(min=0, help="How many queries appear with pictures in the report.")]
 _Runs = Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders, as `vmem eval run` wrote them.")]
-
-
-def report(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `vmem eval run` wrote.")],
-    memory: Annotated[
-        Path | None, typer.Option(help="Where the memory lies now. Left out: where it lay; without it, no pictures.")
-    ] = None,
-    dataset: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=PATH", help="Where a data set lies now, if it was moved. Repeatable."),
-    ] = None,
-    choose_k_on: ChooseKOn = None,
-    pictures: Pictures = PICTURED,
-) -> None:
-    """Make a run's figures, plots and report again from its log, finished or not. Nothing is embedded or asked.
-
-    Example: vmem eval report runs/1 --choose-k-on held-out
-    """
-    moved = named_folders(dataset or ())
-    found = read_run(run_folder)
-    finish_run(
-        found,
-        run_folder,
-        memory=open_memory(found.info, memory) if memory else _find_memory(found.info),
-        datasets=_find_datasets(found, moved),
-        choose_k_on=choose_k_on,
-        pictures=pictures,
-    )
-
-
-def _find_memory(info: RunInfo) -> VisualMemory | None:
-
-    memory = find_memory(info)
-    if memory is None:
-        place = printable(info.about["memory"])
-        typer.echo(f"Note: neighbours' pictures are missing: the memory is not in {place}; give --memory", err=True)
-    return memory
-
-
-def _find_datasets(run: Run, moved: Mapping[str, Path]) -> dict[str, Dataset]:
-    """Return a run's data sets from where they lie, those that can be found."""
-    places = run.info.about["datasets"]
-    if strange := [name for name in moved if name not in places]:
-        raise InvalidArgument(f"--dataset {strange[0]}: no data set of the run; it has {', '.join(places)}")
-    found = {name: open_dataset(name, path, run.results.get(name)) for name, path in moved.items()}
-    for name, place in places.items():
-        if name in found:
-            continue
-        if dataset := find_dataset(name, [run.info]):
-            found[name] = dataset
-        else:
-            why = f"{printable(place)} does not hold them" if place else "the run does not say where they lie"
-            known = printable(name)
-            typer.echo(f"Note: queries of {known} have no pictures: {why}; give --dataset {known}=PATH", err=True)
-    return found
 
 
 def fusion(
@@ -196,19 +127,3 @@ def _compare(runs: list[tuple[Path, Run]]) -> Comparison:
         names = [str(folder) for folder, _ in runs]
     named = [(name, run) for name, (_, run) in zip(names, runs, strict=True)]
     return compare_runs(named) if len(named) > 1 else compare_with_vote(*named[0])
-
-
-def finish_run(
-    run: Run,
-    folder: Path,
-    *,
-    memory: VisualMemory | None,
-    datasets: Mapping[str, Dataset],
-    choose_k_on: str | None,
-    pictures: int,
-) -> None:
-    """Write a run's figures, plots and report, and print what matters."""
-    summary = summarise(run, folder, choose_k_on=choose_k_on)
-    print_summary(run, summary)
-    write_pages(run, summary, folder, memory=memory, datasets=datasets, pictured=pictures)
-    typer.echo(f"Look at {printable(folder / REPORT)}; figures in {printable(folder / 'metrics.json')}")

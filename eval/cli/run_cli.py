@@ -1,28 +1,40 @@
-"""vmem eval and vmem demo."""
+"""vmem eval run, and vmem eval report, which makes the same figures and pages of a log."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from agent.batch import BatchJobs
 from agent.cli import options
-from eval.cli.reading_cli import ChooseKOn, Pictures, finish_run
-from eval.datasets.loading import named_folders
+from eval.datasets.loading import load_dataset, named_folders
+from eval.metrics.votes import check_choice
 from eval.report import PICTURED
+from eval.report.printing import print_estimate, print_summary
+from eval.runs.finished import find_dataset, find_memory, open_dataset, open_memory
+from eval.runs.log import read_run
+from eval.runs.runner import check_run, estimate_run, run_evaluation
+from eval.runs.summary import REPORT, summarise, write_pages
+from eval.types import Dataset, Run, RunInfo
+from retrieval.errors import InvalidArgument
+from retrieval.memory import VisualMemory
+from retrieval.sources import expect_outside
 from retrieval.support.options import EmbedderOptions, flat
+from retrieval.support.terminal import printable
+from retrieval.voting import DEFAULT_METHOD
 
-if TYPE_CHECKING:
-    from eval.datasets.catalogue import Official
-    from eval.datasets.checking import Check
+ChooseKOn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Also score at the number of neighbours that is best on this data set of the run, held out for that;"
+        " 'test' takes each data set's own best, which is optimistic and marked so.",
+    ),
+]
+Pictures = Annotated[int, typer.Option(min=0, help="How many queries appear with pictures in the report.")]
 
 
-app = typer.Typer(no_args_is_help=True, help="Measure how well a memory classifies data sets, and compare runs.")
-datasets_app = typer.Typer()
-app.add_typer(datasets_app)
-demo_app = typer.Typer()
-
-
-@app.command()
 @flat()
 def run(
     memory: Annotated[Path, typer.Option(help="The memory to measure.")],
@@ -81,15 +93,6 @@ def run(
 
     Example: vmem eval run --memory pets/ --dataset indoors=test/indoors --dataset outdoors=test/outdoors --out runs/1
     """
-    from agent.batch import BatchJobs
-    from eval.datasets.loading import load_dataset
-    from eval.metrics.votes import check_choice
-    from eval.report.printing import print_estimate
-    from eval.runs.runner import check_run, estimate_run, run_evaluation
-    from retrieval.errors import InvalidArgument
-    from retrieval.sources import expect_outside
-    from retrieval.voting import DEFAULT_METHOD
-
     folders = named_folders(dataset)
     for folder in folders.values():
         expect_outside(out, folder)
@@ -130,139 +133,72 @@ def run(
     finish_run(done, out, memory=opened, datasets=datasets, choose_k_on=choose_k_on, pictures=pictures)
 
 
-@demo_app.command()
-def demo(
-    images: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Your own pictures, laid out as FOLDER/<label>/<image>. Left out: digits."),
+def report(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `vmem eval run` wrote.")],
+    memory: Annotated[
+        Path | None, typer.Option(help="Where the memory lies now. Left out: where it lay; without it, no pictures.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="The demo's own folder; everything it makes lies there.")] = Path("demo"),
-    embedder: Annotated[
-        str, typer.Option(help="A name that `vmem doctor` lists; this one needs no download.")
-    ] = "efficientnet-lite0",
-    queries: Annotated[int, typer.Option(min=1, help="How many pictures to hold out as queries.")] = 240,
-    limit: Annotated[int, typer.Option(min=2, help="How many of your pictures to use at most.")] = 3000,
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PATH", help="Where a data set lies now, if it was moved. Repeatable."),
+    ] = None,
+    choose_k_on: ChooseKOn = None,
+    pictures: Pictures = PICTURED,
 ) -> None:
-    """Run the main job on real pictures, offline: remember most, classify the rest and five shifted variants of them.
+    """Make a run's figures, plots and report again from its log, finished or not. Nothing is embedded or asked.
 
-    Without --images it takes scikit-learn's 1,797 scanned digits.
-
-    Prints a table of top-1 accuracy by voting method, and writes a page with the pictures that decided.
-
-    Example: vmem demo --images photos/ --out my-demo
+    Example: vmem eval report runs/1 --choose-k-on held-out
     """
-    from eval.demo import run_demo
-    from eval.report.printing import print_metrics
-    from retrieval.support.terminal import printable
-
-    made = run_demo(out, images=images, embedder=embedder, queries=queries, limit=limit, say=typer.echo)
-    print_metrics(made.metrics)
-    if made.left_out:
-        typer.echo(f"{made.left_out:,} pictures were left out (--limit {limit})")
-    typer.echo(f"Look at {printable(made.report)} in a browser. Then try:")
-    typer.echo(f"  vmem classify --memory {printable(made.memory)} PICTURE")
-
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+    moved = named_folders(dataset or ())
+    found = read_run(run_folder)
+    finish_run(
+        found,
+        run_folder,
+        memory=open_memory(found.info, memory) if memory else _find_memory(found.info),
+        datasets=_find_datasets(found, moved),
+        choose_k_on=choose_k_on,
+        pictures=pictures,
+    )
 
 
-@datasets_app.command()
-def datasets(as_json: AsJson = False) -> None:
-    """List the published data sets that are read by name: what they hold, and where to get them.
+def _find_memory(info: RunInfo) -> VisualMemory | None:
 
-    Any other name stands for your own pictures: a folder or an archive (tar, tar.gz, zip) laid out as <label>/<image>,
-    or a table: Parquet, a folder that Hugging Face's save_to_disk wrote, CSV, TSV or JSONL.
-
-    Columns of a table: path (of the picture, from the table's own folder on), or image (the picture itself, in Parquet
-    and Arrow); label, or labels where any of several is right (in CSV and TSV a JSON list); id, if the rows have names.
-    """
-    import json
-
-    from eval.datasets.catalogue import official_datasets
-    from retrieval.support.terminal import print_table
-
-    known = official_datasets().values()
-    if as_json:
-        typer.echo(json.dumps([_as_json(official) for official in known], indent=2))
-        return
-    rows = [
-        [one.name, f"{one.images:,}", f"{one.classes:,}", "200 classes" if one.masked else "", one.source]
-        for one in known
-    ]
-    print_table(["name", "images", "classes", "also scored over", "where from"], rows)
+    memory = find_memory(info)
+    if memory is None:
+        place = printable(info.about["memory"])
+        typer.echo(f"Note: neighbours' pictures are missing: the memory is not in {place}; give --memory", err=True)
+    return memory
 
 
-def _as_json(official: "Official") -> dict[str, Any]:
-    import dataclasses
+def _find_datasets(run: Run, moved: Mapping[str, Path]) -> dict[str, Dataset]:
+    """Return a run's data sets from where they lie, those that can be found."""
+    places = run.info.about["datasets"]
+    if strange := [name for name in moved if name not in places]:
+        raise InvalidArgument(f"--dataset {strange[0]}: no data set of the run; it has {', '.join(places)}")
+    found = {name: open_dataset(name, path, run.results.get(name)) for name, path in moved.items()}
+    for name, place in places.items():
+        if name in found:
+            continue
+        if dataset := find_dataset(name, [run.info]):
+            found[name] = dataset
+        else:
+            why = f"{printable(place)} does not hold them" if place else "the run does not say where they lie"
+            known = printable(name)
+            typer.echo(f"Note: queries of {known} have no pictures: {why}; give --dataset {known}=PATH", err=True)
+    return found
 
-    return {
-        "name": official.name,
-        "title": official.title,
-        "images": official.images,
-        "classes": official.classes,
-        "per_class": official.per_class,
-        "also_scored_over": len(official.subset) if official.subset else None,
-        "source": official.source,
-        "archives": [dataclasses.asdict(archive) for archive in official.archives],
-        "mistakes": [mistake.says for mistake in official.mistakes],
-    }
 
-
-@datasets_app.command()
-def check(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A name that `vmem eval datasets` lists, or any other for your own.")
-    ],
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="The folder, archive or table.")],
-    sample: Annotated[
-        int, typer.Option(min=0, help="How many pictures to open, spread over the set; 0 opens all.")
-    ] = 200,
-    as_json: AsJson = False,
+def finish_run(
+    run: Run,
+    folder: Path,
+    *,
+    memory: VisualMemory | None,
+    datasets: Mapping[str, Dataset],
+    choose_k_on: str | None,
+    pictures: int,
 ) -> None:
-    """Compare a copy of a data set with the published one: counts, classes, names, archive, pictures that open.
-
-    Exits with 1 where something is wrong.
-
-    Examples, of a folder, of an archive as it was downloaded, and of pictures of your own:
-
-    vmem eval check imagenet-v2-matched-frequency imagenetv2-matched-frequency-format-val/
-
-    vmem eval check imagenet-a imagenet-a.tar
-
-    vmem eval check mine pictures.zip --sample 0
-    """
-    import dataclasses
-    import json
-
-    from eval.datasets.checking import check_dataset
-
-    found = check_dataset(name, path, sample=sample)
-    if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(found), indent=2))
-    else:
-        _print_check(found)
-    if found.problems:
-        raise typer.Exit(1)
-
-
-def _print_check(found: "Check") -> None:
-    from retrieval.support.terminal import print_table, printable
-
-    def expected(number: int | None) -> str:
-        return "" if number is None else f"{number:,}"
-
-    rows = [
-        ["images", f"{found.images:,}", expected(found.expected_images)],
-        ["classes", f"{found.classes:,}", expected(found.expected_classes)],
-        ["images opened", f"{found.opened.count:,}", ""],
-    ]
-    if found.excluded:
-        rows.append(["images left out, with no right label", f"{found.excluded:,}", ""])
-    print_table([found.name, "found", "expected"], rows)
-    typer.echo(f"digest of ids and labels: {found.digest}")
-    for problem in found.problems:
-        typer.echo(f"PROBLEM  {printable(problem, longest=1000)}")
-    for note in found.notes:
-        typer.echo(f"note     {printable(note, longest=1000)}")
-    if not found.problems:
-        typer.echo("OK" if found.expected_images is not None else "Readable; there is nothing to compare it with")
+    """Write a run's figures, plots and report, and print what matters."""
+    summary = summarise(run, folder, choose_k_on=choose_k_on)
+    print_summary(run, summary)
+    write_pages(run, summary, folder, memory=memory, datasets=datasets, pictured=pictures)
+    typer.echo(f"Look at {printable(folder / REPORT)}; figures in {printable(folder / 'metrics.json')}")

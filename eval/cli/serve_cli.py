@@ -2,17 +2,16 @@
 
 import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from agent.cli import options
+from eval.app.context import ServeContext
+from eval.runs.log import expect_log
+from eval.types import ServeError
 from retrieval.support.options import EmbedderOptions, MemoryPath, flat
 
-if TYPE_CHECKING:
-    from eval.app.context import ServeContext
-
-app = typer.Typer()
 _CONCURRENCY = 4
 _SHORTEST = 16  # characters of a token: 96 bits where they are random
 
@@ -20,7 +19,6 @@ _SHORTEST = 16  # characters of a token: 96 bits where they are random
 _OFFERED = "model preset prompt fusion_weight shuffles thinking media_resolution max_reply_tokens timeout_seconds"
 
 
-@app.command()
 @flat(*_OFFERED.split(), "max_cost", "prices", "key_file")
 def serve(
     memory: MemoryPath,
@@ -50,9 +48,6 @@ def serve(
 
     Example: vmem serve pets/ --run runs/1 --model scripted
     """
-    from eval.app.context import ServeContext
-    from eval.runs.log import expect_log
-
     # Somebody pressed a button, so that the model is asked whatever the vote says; and presses one at a time.
     second = second.but(when="always", concurrency=_CONCURRENCY)
     token = _token(host, token_file)
@@ -73,7 +68,7 @@ def serve(
     _serve(context, host, port, token, open_browser=open_browser)
 
 
-def _serve(context: "ServeContext", host: str, port: int, token: str | None, *, open_browser: bool) -> None:
+def _serve(context: ServeContext, host: str, port: int, token: str | None, *, open_browser: bool) -> None:
     from eval.app.server import listen
     from eval.app.server import run as run_server
 
@@ -98,7 +93,6 @@ def _token(host: str, file: Path | None) -> str | None:
         ServeError: the file holds none.
     """
     from eval.app.server import is_loopback
-    from eval.types import ServeError
 
     if file is None:
         return None if is_loopback(host) else secrets.token_urlsafe(24)

@@ -2,19 +2,22 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
 
 from agent.cli import options
-from eval.datasets.loading import named_folders
+from agent.errors import PresetError
+from agent.presets import expect_free, load_preset, preset_names, presets_folder, save_preset
+from eval.datasets.loading import load_dataset, named_folders
+from eval.tuning.race import Course, Setting, draw_queries, estimate_queries, make_settings, plan_rungs, run_race
+from eval.tuning.verdict import Verdict, expect_baseline, judge, make_preset, print_plan, print_verdict, verdict_as_json
+from prompts.template import template_names
+from retrieval.errors import InvalidArgument
+from retrieval.sources import expect_outside
 from retrieval.support.options import EmbedderOptions, flat
+from retrieval.support.terminal import print_table, printable, write_text
 
-if TYPE_CHECKING:
-    from eval.tuning.race import Course, Setting
-    from eval.tuning.verdict import Verdict
-
-app = typer.Typer()
 _RESULT: Final = "tune.json"
 _LEDGER: Final = "spent.jsonl"
 _NEIGHBORS: Final = (5, 10, 20, 50)
@@ -23,7 +26,6 @@ _NEIGHBORS: Final = (5, 10, 20, 50)
 _OFFERED: Final = "when temperature thinking media_resolution max_reply_tokens concurrency requests_per_minute"
 
 
-@app.command()
 @flat(*_OFFERED.split(), "tokens_per_minute", "timeout_seconds", "max_cost", "prices", "key_file")
 def tune(
     memory: Annotated[Path, typer.Option(help="The memory that is asked.")],
@@ -79,14 +81,6 @@ def tune(
 
     Example: vmem prompt tune --memory pets/ --dataset q=tuning/ --model NAME --max-cost 5 --save best --out tuned/
     """
-    from agent.presets import expect_free
-    from eval.datasets.loading import load_dataset
-    from eval.tuning.race import Course, draw_queries, make_settings, plan_rungs
-    from eval.tuning.verdict import expect_baseline
-    from prompts.template import template_names
-    from retrieval.errors import InvalidArgument
-    from retrieval.sources import expect_outside
-
     if save and baseline:
         raise InvalidArgument("--save needs a race: leave out --baseline")
     if save:
@@ -121,9 +115,7 @@ def tune(
         _save(save, verdict, course, replace=replace)
 
 
-def _print_plan(settings: "Sequence[Setting]", course: "Course") -> None:
-    from eval.tuning.race import estimate_queries
-    from eval.tuning.verdict import print_plan
+def _print_plan(settings: Sequence[Setting], course: Course) -> None:
 
     each = {
         one.name: estimate_queries(course.stages_of(one), course.queries, course.model, kept=False) for one in settings
@@ -131,12 +123,8 @@ def _print_plan(settings: "Sequence[Setting]", course: "Course") -> None:
     print_plan(course.rungs, each, queries=len(course.queries))
 
 
-def _run(settings: "Sequence[Setting]", course: "Course", reference: "Setting | None") -> "Verdict":
+def _run(settings: Sequence[Setting], course: Course, reference: Setting | None) -> Verdict:
     """Run the race, print what it tells, and write that into its folder."""
-    from eval.tuning.race import run_race
-    from eval.tuning.verdict import judge, print_verdict, verdict_as_json
-    from retrieval.support.terminal import write_text
-
     meter = course.model.meter
     try:
         race = run_race(settings, course)
@@ -149,10 +137,7 @@ def _run(settings: "Sequence[Setting]", course: "Course", reference: "Setting | 
     return verdict
 
 
-def _save(name: str, verdict: "Verdict", course: "Course", *, replace: bool) -> None:
-    from agent.presets import save_preset
-    from eval.tuning.verdict import make_preset
-    from retrieval.support.terminal import printable
+def _save(name: str, verdict: Verdict, course: Course, *, replace: bool) -> None:
 
     assert verdict.recommended is not None
     source = f"{', '.join(course.paths or ())}; {course.out.resolve()}"
@@ -161,16 +146,11 @@ def _save(name: str, verdict: "Verdict", course: "Course", *, replace: bool) -> 
     typer.echo(f"Saved as {name}: {printable(path)}")
 
 
-@app.command()
 def presets() -> None:
     """List the settings that were saved under names, for --preset.
 
     Example: vmem prompt presets
     """
-    from agent.errors import PresetError
-    from agent.presets import load_preset, preset_names, presets_folder
-    from retrieval.support.terminal import print_table, printable
-
     rows: list[tuple[object, ...]] = []
     for name in preset_names():
         try:

@@ -57,9 +57,9 @@ _PROMPT: Final = {
 }
 _EVAL: Final = {
     "run": "eval.cli.run_cli:run",
-    "datasets": "eval.cli.run_cli:datasets",
-    "check": "eval.cli.run_cli:check",
-    "report": "eval.cli.reading_cli:report",
+    "datasets": "eval.cli.datasets_cli:datasets",
+    "check": "eval.cli.datasets_cli:check",
+    "report": "eval.cli.run_cli:report",
     "fusion": "eval.cli.reading_cli:fusion",
     "compare": "eval.cli.reading_cli:compare",
     "power": "eval.cli.reading_cli:power",
@@ -80,7 +80,7 @@ _COMMANDS: Final[dict[str, tuple[str, str | dict[str, str]]]] = {
     "demo": (
         "Run the main job on real pictures, offline: remember most, classify the rest and five shifted variants of"
         " them.",
-        "eval.cli.run_cli:demo",
+        "eval.cli.datasets_cli:demo",
     ),
     "memory": ("Build, edit, search and inspect a memory of labelled pictures.", _MEMORY),
     "embed": ("Write the features of labelled pictures to a Parquet file.", "retrieval.cli.memory_cli:embed"),

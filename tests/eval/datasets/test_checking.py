@@ -188,9 +188,9 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture(scope="module")
 def run() -> Run:
     """Return a runner of the commands, as the command line mounts them."""
-    code = "from eval.cli.run_cli import app; app()"
+    code = "from eval.cli.vmem import main; main()"
     return lambda *arguments: subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, "eval", *map(str, arguments)], capture_output=True, text=True, check=False
     )
 
 
