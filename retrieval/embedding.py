@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Final, Generic, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -162,6 +162,7 @@ def cached_features() -> list[tuple[str, int, int]]:
 Item = TypeVar("Item")
 _DECODED_BATCHES = 3  # ahead of the model
 _MODEL_THREADS = 2  # one stacks a batch, or feeds a GPU, while the other computes
+_NO_VECTOR = "what the model gives for {} is zero or not finite, in float32 too, and no vector: leave it out"
 _KNOWN_BATCHES = 2  # a group of pictures whose features are mostly known grows to no more batches than these
 
 
@@ -174,21 +175,9 @@ class Failure(Generic[Item]):
 
     item: Item
     error: ImageError
-
-    @property
-    def label(self) -> None:
-        """There is none: nothing was decided."""
-        return
-
-    @property
-    def source(self) -> Literal["none"]:
-        """Who decided: neither the model nor the vote."""
-        return "none"
-
-    @property
-    def code(self) -> str:
-        """The reason's code."""
-        return "unreadable"
+    label: ClassVar[None] = None  # nothing was decided
+    source: ClassVar[Literal["none"]] = "none"  # neither the model nor the vote decided
+    code: ClassVar[str] = "unreadable"  # of the reason
 
     @property
     def reason(self) -> str:
@@ -254,7 +243,8 @@ def embed_images(
     model = ThreadPoolExecutor(_MODEL_THREADS, thread_name_prefix="embed")
     try:
         embedding: deque[Future[EmbeddedBatch[Item]]] = deque()
-        for group in _groups(_ahead(decoders, prepare, items, _DECODED_BATCHES * embedder.batch_size), embedder):
+        batch_size = checked.batch_size
+        for group in _groups(_ahead(decoders, prepare, items, _DECODED_BATCHES * batch_size), batch_size):
             embedding.append(model.submit(_embed, checked, group, bool(thumbnail_pixels), features))
             if len(embedding) >= _MODEL_THREADS:
                 yield embedding.popleft().result()
@@ -281,14 +271,14 @@ def _ahead(
         yield item, result
 
 
-def _groups(prepared: Iterable[tuple[Item, _Prepared | ImageError]], embedder: Embedder) -> Iterator[_Group[Item]]:
+def _groups(prepared: Iterable[tuple[Item, _Prepared | ImageError]], batch_size: int) -> Iterator[_Group[Item]]:
     """Gather items until the model has a full batch to do."""
     group: _Group[Item] = []
     unknown = 0
     for item, result in prepared:
         group.append((item, result))
         unknown += isinstance(result, _Prepared) and result.vector is None
-        if unknown == embedder.batch_size or len(group) == _KNOWN_BATCHES * embedder.batch_size:
+        if unknown == batch_size or len(group) == _KNOWN_BATCHES * batch_size:
             yield group
             group, unknown = [], 0
     if group:
@@ -313,18 +303,18 @@ def _embed(
 ) -> EmbeddedBatch[Item]:
     prepared = [(item, result) for item, result in group if isinstance(result, _Prepared)]
     made = _vectors_of([result for _, result in prepared], embedder, features)
-    good = [(item, result, vector) for (item, result), vector in zip(prepared, made, strict=True) if vector is not None]
+    good = [(item, result) for (item, result), vector in zip(prepared, made, strict=True) if vector is not None]
     vectors = np.empty((len(good), embedder.identity.dimension), np.float32)
-    for row, (_, _, vector) in enumerate(good):
+    for row, vector in enumerate(vector for vector in made if vector is not None):
         vectors[row] = vector
     failed = iter(made)
     return EmbeddedBatch(
-        items=[item for item, _, _ in good],
+        items=[item for item, _ in good],
         vectors=vectors,
-        thumbnails=[result.thumbnail for _, result, _ in good] if thumbnails else [],
-        digests=[result.digest for _, result, _ in good] if thumbnails else [],
+        thumbnails=[result.thumbnail for _, result in good] if thumbnails else [],
+        digests=[result.digest for _, result in good] if thumbnails else [],
         failures=[
-            Failure(item, result if isinstance(result, ImageError) else _without_vector(result))
+            Failure(item, result if isinstance(result, ImageError) else ImageError(_NO_VECTOR.format(result.name)))
             for item, result in group
             if isinstance(result, ImageError) or next(failed) is None
         ],
@@ -362,12 +352,6 @@ def _stacked(
             " all expected"
         )
     return np.stack(pictures)
-
-
-def _without_vector(result: _Prepared) -> ImageError:
-    return ImageError(
-        f"what the model gives for {result.name} is zero or not finite, in float32 too, and no vector: leave it out"
-    )
 
 
 Recipe = tuple[str | Embedder | None, Requested, bool]
