@@ -1,10 +1,19 @@
-"""Commands as a user runs them, without the rest of the command line."""
+"""Commands as a user runs them, in this process."""
 
-from collections.abc import Callable
+import contextlib
+import io
+import logging
+import os
+import subprocess
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import typer
 from typer.testing import CliRunner
+
+from eval.cli.vmem import main
 
 Run = Callable[..., str]
 
@@ -21,3 +30,47 @@ def runner(*commands: Callable[..., Any]) -> Run:
         return result.output
 
     return invoke
+
+
+def vmem(*arguments: object, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the whole command line in this process, with variables of the environment; return it as a process done."""
+    words, out, err = list(map(str, arguments)), io.StringIO(), io.StringIO()
+    code = 0
+    with (
+        contextlib.chdir(cwd or Path.cwd()),
+        _environment(variables),
+        _as_it_was(),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            main(words)
+        except SystemExit as ended:
+            code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _as_it_was() -> Iterator[None]:
+    """Take back what the command line sets for its process: how warnings and steps are shown."""
+    rooms = [logging.getLogger(room) for room in ("retrieval", "prompts", "agent", "eval")]
+    states = [(room, list(room.handlers), room.level) for room in rooms]
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        try:
+            yield
+        finally:
+            for room, handlers, level in states:
+                room.handlers[:] = handlers
+                room.setLevel(level)

@@ -17,6 +17,7 @@ import typer
 from typer.main import get_command
 
 from eval.cli.vmem import app
+from tests import commands
 from tests.conftest import draw, save_dinov2
 
 Vmem = Callable[..., subprocess.CompletedProcess[str]]
@@ -26,15 +27,9 @@ Vmem = Callable[..., subprocess.CompletedProcess[str]]
 def vmem(tmp_path_factory: pytest.TempPathFactory) -> Vmem:
     """Return a runner of vmem in a folder of its own, offline, without a key."""
     folder = tmp_path_factory.mktemp("work")
-    keys = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
-    environment = {name: value for name, value in os.environ.items() if name not in keys}
-    environment |= {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(folder / "hub"), "COLUMNS": "120"}
-
-    def run(*arguments: object, **extra: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "eval.cli.vmem", *map(str, arguments)]
-        return subprocess.run(command, cwd=folder, env=environment | extra, capture_output=True, text=True, check=False)
-
-    return run
+    alone = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(folder / "hub"), "COLUMNS": "120"}
+    alone |= {"GEMINI_API_KEY": "", "GOOGLE_API_KEY": ""}
+    return lambda *arguments, **extra: commands.vmem(*arguments, cwd=folder, **alone | extra)
 
 
 def test_a_memory_is_built_searched_and_measured_from_the_command_line(

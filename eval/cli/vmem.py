@@ -6,6 +6,7 @@ import re
 import sys
 import traceback
 import warnings
+from collections.abc import Sequence
 from importlib import import_module
 from io import TextIOWrapper
 from typing import Annotated, Any, Final, NoReturn, TextIO
@@ -177,8 +178,12 @@ def _options(
 ) -> None: ...
 
 
-def main() -> None:
-    """Run the command line; an error is one sentence on standard error."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; an error is one sentence on standard error.
+
+    Args:
+        arguments: words of a command; None: those with which this process was started.
+    """
     warnings.showwarning = _show_as_note
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a terminal of few characters shows a mark for the others
@@ -186,7 +191,7 @@ def main() -> None:
     _show_steps()
     command = _tidied(typer.main.get_command(app))
     try:
-        command()
+        command(arguments)
     except (SystemExit, KeyboardInterrupt):
         raise
     except BaseException as error:  # a panic of a library in Rust is no Exception
