@@ -29,6 +29,7 @@ from eval.metrics.votes import are_right, final_labels, vote_labels
 from eval.runs.runner import find_unfinished
 from eval.types import Interval, Percent, QueryResults, Run, RunError
 from eval.wording import counted, points
+from retrieval.support.lazy import shown_by
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -274,10 +275,7 @@ class Comparison:
     before: Side
     others: list[RunComparison]
 
-    def _repr_html_(self) -> str:
-        from eval.report.printing import comparison_html
-
-        return comparison_html(self)
+    _repr_html_ = shown_by("eval.report.printing", "comparison_html")
 
 
 def compare_runs(runs: Sequence[tuple[str, Run]]) -> Comparison:

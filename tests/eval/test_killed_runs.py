@@ -14,9 +14,10 @@ import pytest
 
 from eval.runs.log import read_run
 from tests.agent.queries import noise
+from tests.commands import vmem
 
 KILLS = int(os.environ.get("VMEM_TEST_KILLS", "5"))
-COUNT = 700  # queries: three groups of a run that votes
+COUNT = 520  # queries: three groups of a run that votes
 HEADER = 2000  # bytes: more than the log's first line, less than a group
 
 
@@ -37,16 +38,17 @@ def queries(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_that_is_killed_again_and_again_has_the_figures_of_an_unbroken_one(
     built: Path, queries: Path, tmp_path: Path, way: tuple[str, ...]
 ) -> None:
-    command = [sys.executable, "-m", "eval.cli.vmem", "eval", "run", "--memory", str(built), "--k", "18"]
+    command = ["eval", "run", "--memory", str(built), "--k", "18"]
     command += ["--dataset", f"q={queries}", "--pictures", "5", "--precision", "float32", *way]
-    subprocess.run([*command, "--out", str(tmp_path / "whole"), "--no-cache"], check=True, capture_output=True)
-    broken = [*command, "--out", str(tmp_path / "broken"), "--no-cache"]
+    whole = vmem(*command, "--out", tmp_path / "whole", "--no-cache")
+    assert whole.returncode == 0, whole.stderr
+    broken = [sys.executable, "-m", "eval.cli.vmem", *command, "--out", str(tmp_path / "broken"), "--no-cache"]
     chance = random.Random(str(way))
     # Half of them as soon as there is something more in the log, half at any time.
     kills = sum(
         killed(broken, tmp_path / "broken" / "log.jsonl", chance, in_log=number % 2 == 0) for number in range(KILLS)
     )
-    subprocess.run(broken, check=True, capture_output=True)
+    assert vmem(*broken[3:]).returncode == 0
     assert kills >= 1
     assert sorted(read_run(tmp_path / "broken").results["q"].ids) == sorted(
         read_run(tmp_path / "whole").results["q"].ids

@@ -1,20 +1,18 @@
 """Commands that ask a model: runs, dry runs, batch runs, and what the cache of replies says."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests import commands
 from tests.agent.queries import noise
 from tests.gemini_server import GeminiServer
 
 KEY = "test-key-of-the-command-line"
-VMEM = [sys.executable, "-m", "eval.cli.vmem"]
 
 
 @pytest.fixture
@@ -34,10 +32,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def vmem(server: GeminiServer, cache: Path, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"GEMINI_API_KEY": KEY, "GOOGLE_GEMINI_BASE_URL": server.url, "VMEM_CACHE": str(cache)}
-    return subprocess.run(
-        [*VMEM, *map(str, arguments)], env=environment | variables, capture_output=True, text=True, check=False
-    )
+    own = {"GEMINI_API_KEY": KEY, "GOOGLE_GEMINI_BASE_URL": server.url, "VMEM_CACHE": str(cache)}
+    return commands.vmem(*arguments, **own | variables)
 
 
 def test_a_dry_run_says_what_the_run_would_take_and_asks_nothing(
@@ -150,7 +146,7 @@ def test_a_dry_run_needs_no_key(built: Path, server: GeminiServer, folder: Path,
 def test_options_are_looked_at_before_anything_is_embedded(
     built: Path, folder: Path, tmp_path: Path, options: tuple[str, ...], said: str
 ) -> None:
-    command = [*VMEM, "eval", "run", "--memory", str(built), "--dataset", f"q={folder}", "--out", str(tmp_path / "run")]
-    refused = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    command = ("eval", "run", "--memory", built, "--dataset", f"q={folder}", "--out", tmp_path / "run", *options)
+    refused = commands.vmem(*command)
     assert refused.returncode == 2 and said in refused.stderr and "openvino" not in refused.stderr
     assert not (tmp_path / "run").exists()

@@ -14,6 +14,7 @@ from agent.calls.cached import ReplyStore, sha256
 from agent.calls.metered import Meter
 from agent.presets import load_preset
 from eval.types import Dataset
+from tests import commands
 from tests.gemini_server import Call, GeminiServer
 
 KEY = "test-key-of-the-race"
@@ -45,14 +46,14 @@ def tune(built: Path, folder: Path, tmp_path: Path) -> Callable[..., list[str]]:
     def command(*more: str) -> list[str]:
         settings = [part for prompt in PROMPTS for part in ("--prompt", prompt)] + ["--k", "14", "--k", "18"]
         shared = ["--memory", str(built), "--dataset", f"q={folder}", "--out", str(tmp_path / "race")]
-        return [*VMEM, "prompt", "tune", *shared, *settings, "--precision", "float32", *more]
+        return ["prompt", "tune", *shared, *settings, "--precision", "float32", *more]
 
     return command
 
 
 @pytest.fixture
 def surroundings(tmp_path: Path, server: GeminiServer) -> dict[str, str]:
-    return os.environ | {
+    return {
         "GEMINI_API_KEY": KEY,
         "GOOGLE_GEMINI_BASE_URL": server.url,
         "VMEM_CACHE": str(tmp_path / "cache"),
@@ -64,7 +65,7 @@ def test_the_winner_is_saved_as_a_preset_that_a_run_takes(
     tune: Callable[..., list[str]], surroundings: dict[str, str], built: Path, folder: Path, tmp_path: Path
 ) -> None:
     def vmem(command: list[str]) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False)
+        return commands.vmem(*command, **surroundings)
 
     scripted = tune("--model", "scripted", "--save", "mine")
     done = vmem(scripted)
@@ -78,7 +79,7 @@ def test_the_winner_is_saved_as_a_preset_that_a_run_takes(
     taken = vmem(scripted)
     assert taken.returncode == 2 and "Error: there is a preset mine already" in taken.stderr
     run = ["eval", "run", "--memory", str(built), "--dataset", f"q={folder}", "--out", str(tmp_path / "run")]
-    measured = vmem([*VMEM, *run, "--model", "scripted", "--preset", "mine"])
+    measured = vmem([*run, "--model", "scripted", "--preset", "mine"])
     assert measured.returncode == 0, measured.stderr
     settings = json.loads((tmp_path / "run" / "metrics.json").read_text())["settings"]
     assert settings["k"] == 14 and settings["rerank"]["prompt"].startswith("rerank_v1 ")
@@ -87,9 +88,7 @@ def test_the_winner_is_saved_as_a_preset_that_a_run_takes(
 def test_a_dry_run_says_the_plan_and_asks_nothing(
     tune: Callable[..., list[str]], surroundings: dict[str, str], server: GeminiServer, tmp_path: Path
 ) -> None:
-    dry = subprocess.run(
-        tune("--model", "gemini-3.5-flash-lite", "--dry-run"), env=surroundings, capture_output=True, text=True
-    )
+    dry = commands.vmem(*tune("--model", "gemini-3.5-flash-lite", "--dry-run"), **surroundings)
     assert dry.returncode == 0 and "Nothing was asked" in dry.stdout and "$" in dry.stdout, dry.stderr
     assert server.generate_calls() == [] and not (tmp_path / "race").exists()
 
@@ -102,7 +101,9 @@ def test_money_is_kept_to_over_kills_and_nothing_is_paid_twice(
     chance, asked_again, kills = random.Random(0), 0, 0
     for _ in range(4):
         kept, before = kept_replies(tmp_path / "cache"), len(server.generate_calls())
-        running = subprocess.Popen(command, env=surroundings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        running = subprocess.Popen(
+            [*VMEM, *command], env=os.environ | surroundings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         seen = before + 1 + chance.randrange(20)
         while running.poll() is None and len(server.generate_calls()) < seen:
             with_timeout(running, 0.01)
@@ -110,7 +111,7 @@ def test_money_is_kept_to_over_kills_and_nothing_is_paid_twice(
         kills += running.wait() < 0
         asked_again += len(kept & digests(server.generate_calls()[before:]))
     kept, before = kept_replies(tmp_path / "cache"), len(server.generate_calls())
-    subprocess.run(command, env=surroundings, check=True, capture_output=True)
+    assert commands.vmem(*command, **surroundings).returncode == 0
     asked_again += len(kept & digests(server.generate_calls()[before:]))
     assert kills == 4 and asked_again == 0
     assert len(digests(server.generate_calls())) == 2 * 24 + 2 * 48
@@ -122,14 +123,10 @@ def test_money_is_kept_to_over_kills_and_nothing_is_paid_twice(
 def test_no_more_is_spent_than_was_allowed(
     tune: Callable[..., list[str]], surroundings: dict[str, str], server: GeminiServer, tmp_path: Path
 ) -> None:
-    poor = subprocess.run(
-        tune("--model", "gemini-3.5-flash-lite", "--max-cost", "0.02"), env=surroundings, capture_output=True, text=True
-    )
+    poor = commands.vmem(*tune("--model", "gemini-3.5-flash-lite", "--max-cost", "0.02"), **surroundings)
     assert poor.returncode == 2 and server.generate_calls() == []
     assert "Error: the race was not got through its first rung: it would cost about $" in poor.stderr
-    unknown = subprocess.run(
-        tune("--model", "scripted", "--max-cost", "1"), env=surroundings, capture_output=True, text=True
-    )
+    unknown = commands.vmem(*tune("--model", "scripted", "--max-cost", "1"), **surroundings)
     assert unknown.returncode == 2 and "Error: --max-cost needs the model's price" in unknown.stderr
 
 
