@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from agent.calls.ready import LoadedModel as LoadedModel
     from agent.calls.ready import load_model as load_model
     from agent.calls.ready import make_ready as make_ready
+    from agent.card import show as show
     from agent.classify import classify_batch as classify_batch
     from agent.classify import classify_batch_async as classify_batch_async
     from agent.classify import classify_with_rerank as classify_with_rerank
-    from agent.display import show as show
     from agent.errors import CircuitOpen as CircuitOpen
     from agent.errors import CutOff as CutOff
     from agent.errors import EmptyReply as EmptyReply
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 else:
     _HOMES = {
         "agent.calls.ready": "LoadedModel load_model make_ready",
+        "agent.card": "show",
         "agent.classify": "classify_batch classify_batch_async classify_with_rerank",
-        "agent.display": "show",
         "agent.errors": "CircuitOpen CutOff EmptyReply EveryRequestFails ModelError PassingFailure PresetError"
         " ReplyCacheError RequestFailure",
         "agent.models.scripted": "ScriptedModel",

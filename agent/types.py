@@ -78,7 +78,7 @@ class Prediction:
     orders: tuple[Order, ...] = ()  # where a query was asked in several orders
     spent: Usage = Usage()  # tokens paid for it now: none for kept replies, some for attempts that failed
 
-    _repr_html_ = shown_by("agent.display", "prediction_html")
+    _repr_html_ = shown_by("agent.card", "prediction_html")
 
     @property
     def code(self) -> str:

@@ -86,7 +86,7 @@ class Trial:
         return f"trial on {counted(len(self.dataset.samples), 'query')}: top-1 {figures}"
 
     def _repr_html_(self) -> str:
-        return self.comparison._repr_html_() + str(_spending_table(self.spending, len(self.dataset.samples)))
+        return str(self.comparison._repr_html_()) + str(_spending_table(self.spending, len(self.dataset.samples)))
 
 
 def try_prompts(

@@ -46,6 +46,7 @@ def classify(
 
     Example: vmem classify --memory pets/ query.jpg --model gemini-3.5-flash-lite
     """
+    from agent.card import prediction_lines
     from agent.classify import decide_stream
     from retrieval.embedding import Failure
     from retrieval.support.terminal import printable, track
@@ -68,7 +69,7 @@ def classify(
         elif as_json:
             typer.echo(_as_json(image, found))
         else:
-            _print_prediction(image, found)
+            typer.echo(f"{printable(image)}: " + "\n".join(prediction_lines(found)))
     if loaded and loaded.meter.prompt_tokens:
         typer.echo(str(loaded.meter), err=True)
     if failed:
@@ -139,17 +140,3 @@ def _as_json(image: Path, prediction: "Prediction | Failure[ImageLike]") -> str:
     from agent.types import prediction_record
 
     return json.dumps({"image": str(image)} | prediction_record(prediction))
-
-
-def _print_prediction(image: Path, prediction: "Prediction") -> None:
-    from retrieval.labels import display_name, full_name
-    from retrieval.support.terminal import printable
-
-    shares = zip(prediction.votes.labels[:4], prediction.votes.percents[:4], strict=True)
-    nearest = prediction.neighbors[:3]
-    typer.echo(f"{printable(image)}: {printable(full_name(prediction.label))}")
-    typer.echo("  votes    " + ", ".join(f"{printable(display_name(label))} {share} %" for label, share in shares))
-    typer.echo("  nearest  " + ", ".join(f"{printable(n.id)} ({n.distance:.3f})" for n in nearest))
-    if prediction.evidence:
-        typer.echo("  evidence " + ", ".join(printable(n.id) for n in prediction.evidence[:5]))
-    typer.echo(f"  {prediction.source:8} {printable(prediction.reason, longest=2000)}")

@@ -5,23 +5,28 @@ that could turn a line around.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlencode
 
 from fastapi import Response
-from fastapi.responses import FileResponse
-from nicegui import app, ui
+from markupsafe import escape
+from nicegui import ui
 from nicegui.element import Element
 from nicegui.elements.mixins.text_element import TextElement
 
-from eval.app.context import MAX_UPLOAD_BYTES, Job, Jobs, ServeContext
-from eval.wording import one_line
+from agent.card import templates
+from eval.app.context import MAX_UPLOAD_BYTES, Job, Jobs, ServeContext, item_page
+from eval.wording import counted
 from retrieval.errors import VisualMemoryError
-from retrieval.labels import full_name
+from retrieval.support.terminal import printable
+
+if TYPE_CHECKING:
+    import jinja2
 
 _PAGES: Final = {"/": "Query", "/memory": "Memory", "/runs": "Runs"}
 _STYLE: Final = '<link rel="stylesheet" href="/serve.css">'  # beside the page's own, which NiceGUI brings
@@ -40,7 +45,7 @@ def frame(context: ServeContext, title: str, *, here: str) -> Iterator[None]:
         title: the page's heading.
         here: the page's address, one of those in the navigation.
     """
-    ui.page_title(f"{title} · {one_line(context.name)}")
+    ui.page_title(f"{title} · {printable(context.name)}")
     ui.add_head_html(_STYLE)
     with tag("header", "top"):
         with tag("div", "row"):
@@ -53,7 +58,7 @@ def frame(context: ServeContext, title: str, *, here: str) -> Iterator[None]:
                 if address == here:
                     link.props["aria-current"] = "page"
     ui.timer(1.0, lambda: state.set_text(_state(context)))
-    with tag("div", "page") as main:
+    with tag("div", "page", "vmem") as main:
         words("h1", title)
         yield
     ui.skip_link(target=main)
@@ -71,7 +76,7 @@ def tag(name: str, *classes: str, **attributes: str) -> Element:
 
 def words(name: str, text: str, *classes: str, **attributes: str) -> TextElement:
     """Return an element that holds a text on one line, whatever is in it."""
-    return _dressed(TextElement(tag=name, text=one_line(text, longest=2000)), classes, attributes)
+    return _dressed(TextElement(tag=name, text=printable(text, longest=2000)), classes, attributes)
 
 
 def button(text: str, on_click: Handler, *classes: str, **attributes: str) -> TextElement:
@@ -124,7 +129,7 @@ async def told(work: Callable[[], T]) -> T | None:
 
 def tell(sentence: str) -> None:
     """Show what went wrong, until it is closed."""
-    ui.notify(one_line(sentence, longest=2000), color="negative", position="top", timeout=0, close_button="Close")
+    ui.notify(printable(sentence, longest=2000), color="negative", position="top", timeout=0, close_button="Close")
 
 
 _VALUE: Final = "event => emit(event.target.value)"
@@ -133,7 +138,7 @@ _VALUE: Final = "event => emit(event.target.value)"
 def _dressed(element: Dressed, classes: Sequence[str], attributes: Mapping[str, str]) -> Dressed:
     element.classes(" ".join(classes))
     for name, value in attributes.items():  # one by one: text for `props` would be parsed
-        element.props[name.replace("_", "-")] = one_line(value, longest=2000)
+        element.props[name.replace("_", "-")] = printable(value, longest=2000)
     return element
 
 
@@ -169,165 +174,43 @@ def address(path: str, parameters: Mapping[str, object]) -> str:
     return f"{path}?{urlencode(given)}" if given else path
 
 
-class Head:
-    """The head of a column that draws itself."""
-
-    name: str  # on narrow screens
-    order: str  # "ascending" or "descending" where the table is sorted by it, else ""
-
-    def __call__(self) -> None:
-        """Draw it."""
-        words("span", self.name)
-
-
-Cell = str | Head | Callable[[], Any]  # a text, or what draws something into the cell
 _LOOKS: Final = 0.25  # seconds between two looks at work that is under way
-_LONGEST_SHOWN: Final = 60  # characters of an id; the whole one stands in its title
-_MOST_OFFERED: Final = 2000  # labels that a field offers to choose from; any can be typed
 # The address is made here and not by the browser, so that it holds the fields alone that are filled in.
 _ASK: Final = """event => {
     event.preventDefault();
     const given = [...new FormData(event.target)].filter(([, value]) => value);
     location.assign(event.target.getAttribute('action') + '?' + new URLSearchParams(given));
 }"""
+_EDIT: Final = """event => {
+    const button = event.target.closest('[data-edit]');
+    if (button) emit(button.dataset.edit);
+}"""
 
 
-def add_style() -> None:
-    """Add the style of the parts to the page."""
-    ui.add_head_html('<link rel="stylesheet" href="/browse.css">')
-
-
-def register_style() -> None:
-    """Add the route of the style."""
-
-    @app.get("/browse.css")
-    def _style() -> FileResponse:
-        return FileResponse(Path(__file__).parent / "browse.css", headers={"Cache-Control": "no-cache"})
-
-
-def link(text: str, target: str, *classes: str, **attributes: str) -> Element:
-    """Return a link; ``target`` is an address within this server."""
-    anchor = words("a", text, *classes, **attributes)
-    anchor.props["href"] = target
-    return anchor
-
-
-def named(label: str) -> str:
-    """Return what a label is called and the label, on one line of bounded length."""
-    return one_line(full_name(label))
-
-
-def label_link(label: str) -> Element:
-    """Return a link to the pictures of a label."""
-    return link(named(label), address("/memory/class", {"label": label}))
-
-
-def short(name: str) -> Element:
-    """Return an id, cut where it is long."""
-    return words("span", one_line(name, longest=_LONGEST_SHOWN), "id", title=name)
-
-
-def table(
-    caption: str, heads: Sequence[str | Head], rows: Iterable[Sequence[Cell]], *, wide: Sequence[int] = ()
-) -> None:
-    """Draw a table; on a narrow screen each row becomes a card, with the heads beside the cells.
+def draw(template: str, macro: str, *, on_edit: Callable[[str], Awaitable[None]] | None = None, **values: Any) -> None:  # noqa: ANN401
+    """Draw a macro of a template of this folder.
 
     Args:
-        caption: what screen readers say of it.
-        heads: of the columns.
-        rows: of cells.
-        wide: columns that hold numbers, to be set to the right.
+        template: its name, without its ending.
+        macro: the macro's name.
+        on_edit: told the id of the item whose edit button is clicked.
+        values: what the macro asks for; texts may hold anything and stay texts.
     """
-    with tag("table", "list", role="table", aria_label=caption):
-        with tag("thead", role="rowgroup"), tag("tr", role="row"):
-            for place, head in enumerate(heads):
-                _cell("th", head, "number" if place in wide else "", scope="col", role="columnheader")
-        with tag("tbody", role="rowgroup"):
-            for row in rows:
-                with tag("tr", role="row"):
-                    for place, (head, cell) in enumerate(zip(heads, row, strict=True)):
-                        title = head.name if isinstance(head, Head) else str(head)
-                        _cell("td", cell, "number" if place in wide else "", role="cell", data_head=title)
+    part = getattr(_environment().get_template(f"{template}.html.jinja").module, macro)(**values)
+    drawn = ui.html(str(part), sanitize=False).on("submit", js_handler=_ASK)
+    if on_edit is not None:
+        drawn.on("click", lambda event: on_edit(str(event.args)), js_handler=_EDIT)
 
 
-def _cell(name: str, cell: Cell, *classes: str, **attributes: str) -> None:
-    if isinstance(cell, str):
-        words(name, cell, *classes, **attributes)
-        return
-    with tag(name, *classes, **attributes) as drawn:
-        cell()
-        if isinstance(cell, Head) and cell.order:
-            drawn.props["aria-sort"] = cell.order
-
-
-def pager(paging: Paging, path: str, parameters: Mapping[str, object], what: str) -> None:
-    """Draw where in a list a page stands, with links to those beside it."""
-    if paging.pages == 1:
-        return
-    with tag("nav", "pager", aria_label=f"Pages of {what}"):
-        for number, text in ((paging.number - 1, "← previous"), (paging.number + 1, "next →")):
-            if 1 <= number <= paging.pages:
-                link(text, address(path, {**parameters, "page": number}), aria_label=f"{text.strip('← →')} page")
-            else:
-                words("span", text, "soft", aria_hidden="true")
-            if number < paging.number:
-                words("span", f"page {paging.number:,} of {paging.pages:,}")
-
-
-def form(path: str) -> Element:
-    """Return a form whose fields become the parameters of a page's address."""
-    shape = tag("form", "filters", role="search").on("submit", js_handler=_ASK)
-    shape.props["action"] = path
-    return shape
-
-
-def one_of(name: str, title: str, options: Mapping[str, str], value: str) -> None:
-    """Draw a list to choose from; "" is everything."""
-    with tag("label", "field"):
-        words("span", title)
-        with tag("select") as select:
-            select.props["name"] = name
-            for option, text in options.items():
-                entry = words("option", text)
-                entry.props["value"] = option
-                entry.props["selected"] = option == value
-
-
-def text_field(name: str, title: str, value: str, *, offered: Sequence[str] = ()) -> None:
-    """Draw a field to type into, which offers some labels to choose from."""
-    with tag("label", "field"):
-        words("span", title)
-        field = tag("input", type="search", autocomplete="off")
-        field.props["name"] = name
-        field.props["defaultValue"] = value  # `value` would be set anew whenever something on the page changes
-    if offered:
-        field.props["list"] = f"offered-{name}"
-        with tag("datalist", id=f"offered-{name}"):
-            for label in offered[:_MOST_OFFERED]:
-                entry = words("option", "" if full_name(label) == label else named(label))
-                entry.props["value"] = label
-
-
-def show_button() -> None:
-    """Draw the button that asks for what a form's fields say."""
-    words("button", "Show", "main", type="submit")
-
-
-def tile(url: str | None, description: str, lines: Sequence[Cell], *classes: str) -> None:
-    """Draw a picture over some lines."""
-    with tag("li", "tile", *classes):
-        picture(url, description)
-        for line in lines:
-            _cell("div", line)
-
-
-def facts(told: Mapping[str, Cell]) -> None:
-    """Draw names with what they stand for."""
-    with tag("dl", "facts"):
-        for name, what in told.items():
-            with tag("div"):
-                words("dt", name)
-                _cell("dd", what)
+@lru_cache(maxsize=1)
+def _environment() -> "jinja2.Environment":
+    environment = templates(Path(__file__).parent)
+    environment.globals |= {
+        "counted": counted,
+        "item_page": item_page,
+        "link": lambda path, parameters: escape(address(path, parameters)),
+    }
+    return environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,7 +298,7 @@ class Picture:
     title: str  # beneath it
     note: str = ""  # beneath that
     spoken: str  # the button's name for who does not see it
-    mark: str = ""  # classes: "agrees" and "evidence" are outlined
+    mark: str = ""  # classes: "same" and "evidence" are outlined
 
 
 class PictureList(Element, component="pictures.js"):
@@ -431,7 +314,7 @@ class PictureList(Element, component="pictures.js"):
         """Show other pictures; those that were there already keep the focus."""
         self._keys = {picture.key for picture in pictures}
         self.props["pictures"] = [
-            asdict(picture) | {name: one_line(getattr(picture, name)) for name in ("title", "note", "spoken")}
+            asdict(picture) | {name: printable(getattr(picture, name)) for name in ("title", "note", "spoken")}
             for picture in pictures
         ]
 

@@ -6,26 +6,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+from markupsafe import Markup
 from nicegui import ui
 
-from eval.app.context import Edit, ServeContext, item_page
-from eval.app.frame import (
-    Cell,
-    LabelField,
-    add_style,
-    button,
-    frame,
-    link,
-    named,
-    picture,
-    short,
-    tag,
-    tile,
-    told,
-    words,
-)
-from eval.wording import one_line
+from eval.app.context import Edit, ServeContext
+from eval.app.frame import LabelField, button, draw, frame, picture, tag, tell, told, words
 from retrieval.labels import full_name
+from retrieval.support.terminal import printable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,12 +25,6 @@ class ShownItem:
     left_out: bool | None = None  # whether it takes no part in a question; None where there is none
 
 
-@dataclass(frozen=True, slots=True)
-class _Wish:
-    deed: str  # leave out, put back, relabel or forget
-    label: str = ""
-
-
 async def choose_and_edit(context: ServeContext, item: ShownItem) -> Edit | bool | None:
     """Show an item with what can be done, and do it, an edit after a confirmation.
 
@@ -54,16 +35,18 @@ async def choose_and_edit(context: ServeContext, item: ShownItem) -> Edit | bool
     wish = await _ask(context, item)
     if wish is None:
         return None
-    if wish.deed == "leave out":
+    do, label = wish
+    if do == "leave out":
         return True
-    if wish.deed == "forget":
+    if do == "forget":
         question = f"Forget {item.id}? It takes no part in any decision from then on."
         return await _edit(question, "Forget", lambda: context.edits.forget(item.id))
-    question = f"Relabel {item.id} from {full_name(item.label)} to {full_name(wish.label)}?"
-    return await _edit(question, "Relabel", lambda: context.edits.relabel(item.id, wish.label))
+    question = f"Relabel {item.id} from {full_name(item.label)} to {full_name(label)}?"
+    return await _edit(question, "Relabel", lambda: context.edits.relabel(item.id, label))
 
 
-async def _ask(context: ServeContext, item: ShownItem) -> _Wish | None:
+async def _ask(context: ServeContext, item: ShownItem) -> tuple[str, str] | None:
+    """Return what is wished, to leave out, relabel or forget, with the new label of a relabelling."""
     labels = (
         [] if context.read_only else await asyncio.to_thread(lambda: list(context.memory.snapshot().label_counts()))
     )
@@ -76,38 +59,38 @@ async def _ask(context: ServeContext, item: ShownItem) -> _Wish | None:
                 words("p", item.id, "soft small")
         if item.left_out is not None:
             name = "Put back" if item.left_out else "Leave out of this question"
-            button(name, lambda: dialog.submit(_Wish("leave out")), "main")
+            button(name, lambda: dialog.submit(("leave out", "")), "main")
         if not context.read_only:
             _edit_buttons(dialog, item, labels)
         button("Close", lambda: dialog.submit(None))
-    wish: _Wish | None = await _answer(dialog)
+    wish: tuple[str, str] | None = await _answer(dialog)
     return wish
 
 
 def _edit_buttons(dialog: ui.dialog, item: ShownItem, labels: list[str]) -> None:
     def relabel() -> None:
         if field.value.strip() and field.value != item.label:
-            dialog.submit(_Wish("relabel", field.value))
+            dialog.submit(("relabel", field.value))
 
     with tag("div", "row end"):
         field = LabelField("Label", item.label, labels, on_enter=relabel)
         button("Relabel…", relabel)
-    button("Forget…", lambda: dialog.submit(_Wish("forget")), "danger")
+    button("Forget…", lambda: dialog.submit(("forget", "")), "danger")
 
 
-async def _edit(question: str, deed: str, edit: Callable[[], Edit]) -> Edit | None:
+async def _edit(question: str, do: str, edit: Callable[[], Edit]) -> Edit | None:
     with _dialog(question) as dialog, tag("div", "dialog"):
         words("h2", question)
         words("p", "The memory gets a new version; Undo goes back to this one.", "soft")
         with tag("div", "row"):
-            button(deed, lambda: dialog.submit(True), "danger" if deed == "Forget" else "main")
+            button(do, lambda: dialog.submit(True), "danger" if do == "Forget" else "main")
             button("Cancel", lambda: dialog.submit(None))
     return await told(edit) if await _answer(dialog) else None
 
 
 def _dialog(name: str) -> ui.dialog:
     dialog = ui.dialog()
-    dialog.props["aria-label"] = one_line(name)
+    dialog.props["aria-label"] = printable(name)
     return dialog
 
 
@@ -155,17 +138,16 @@ _PAGES: Final = {
     "/memory/map": "Map",
     "/memory/versions": "Versions",
 }
-Shown = tuple[str, str, Sequence[Cell]]  # an item's id and label, and what else is said of it
 
 
 @contextmanager
 def memory_frame(context: ServeContext, title: str, *, here: str) -> Iterator[None]:
     """Draw the frame of a page of the memory, with links to the others and the way back from the last edit."""
-    add_style()
     with frame(context, title, here="/memory"):
         with tag("nav", "tabs", aria_label="The memory"):
             for path, name in _PAGES.items():
-                anchor = link(name, path)
+                anchor = words("a", name)
+                anchor.props["href"] = path
                 if path == here:
                     anchor.props["aria-current"] = "page"
         EditHistory(context, _reload)
@@ -176,25 +158,25 @@ async def _reload() -> None:
     ui.navigate.reload()
 
 
-def draw_items(context: ServeContext, items: Sequence[Shown]) -> None:
-    """Draw items as tiles beside each other."""
+def item_tiles(context: ServeContext, items: Sequence[tuple[str, str, Sequence[str]]]) -> list[dict[str, Any]]:
+    """Return items as the templates draw them: id, label, lines beneath, and the address of the picture."""
     urls = context.thumbnails.urls([item for item, _, _ in items])
-    with tag("ul", "tiles"):
-        for (item, label, lines), url in zip(items, urls, strict=True):
-            draw_item(context, item, label, url, lines)
+    return [
+        {"id": item, "label": label, "lines": lines, "url": Markup(url) if url else None}
+        for (item, label, lines), url in zip(items, urls, strict=True)
+    ]
 
 
-def draw_item(context: ServeContext, item: str, label: str, url: str | None, lines: Sequence[Cell] = ()) -> None:
-    """Draw an item with some lines, and what can be done with it."""
-    tile(url, f"{named(label)}, {item}", [lambda: short(item), *lines, lambda: _draw_deeds(context, item, label)])
+def draw_with_items(context: ServeContext, macro: str, **values: Any) -> None:  # noqa: ANN401
+    """Draw a part of a memory's pages, and edit those of its items whose button is clicked."""
 
-
-def _draw_deeds(context: ServeContext, item: str, label: str) -> None:
-    async def edit() -> None:
-        if await choose_and_edit(context, ShownItem(id=item, label=label)):
+    async def edit(item: str) -> None:
+        snapshot = context.memory.snapshot()
+        (row,) = snapshot.rows_of([item]).tolist()
+        if row < 0:
+            return tell(f"{item} is in the memory no more: load the page again")
+        if await choose_and_edit(context, ShownItem(id=item, label=str(snapshot.labels[row]))):
             ui.navigate.reload()
+        return None
 
-    with tag("div", "deeds"):
-        link("look at", item_page(item), aria_label=f"Look at {item} as a query")
-        if not context.read_only:
-            button("edit", edit, aria_label=f"Edit {item}")
+    draw("memory", macro, editable=not context.read_only, on_edit=edit, **values)

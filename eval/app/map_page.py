@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -11,9 +10,10 @@ from jaxtyping import Float, Int, Shaped
 from nicegui import events, ui
 from nicegui.element import Element
 
+from agent.card import label_text
 from eval.app.context import Jobs, ServeContext
-from eval.app.frame import Cell, Work, WorkPanel, label_link, named, table, tag, words
-from eval.app.items import draw_items, memory_frame
+from eval.app.frame import Work, WorkPanel, draw, tag, words
+from eval.app.items import draw_with_items, item_tiles, memory_frame
 from eval.report.plots import BLUE, GREEN, ORANGE, PINK
 from eval.wording import counted
 from retrieval.errors import InvalidArgument
@@ -222,20 +222,7 @@ def _draw(context: ServeContext, drawn: Projection) -> None:
     )
     with tag("div", "map"):
         _Map(context, drawn)
-    words("h2", "Classes that lie nearest to each other")
-    words("p", "By the mean of all their items: the map in words.", "soft")
-    rows: list[list[Cell]] = [
-        [
-            partial(label_link, one.label),
-            f"{one.items:,}",
-            partial(label_link, one.other),
-            f"{one.distance:.3f}",
-            f"{one.astray:,}",
-        ]
-        for one in drawn.near[:_NEAR]
-    ]
-    heads = ["class", "items", "nearest class", "distance", "items nearer to another class"]
-    table("Classes that lie nearest to each other", heads, rows, wide=(1, 3, 4))
+    draw("memory", "near_classes", near=drawn.near[:_NEAR])
 
 
 class _Map:
@@ -248,7 +235,8 @@ class _Map:
         self._at: int | None = None
         with tag("div"):
             chart = ui.echart(chart_options(drawn.places, self._series), renderer="canvas").classes("scatter")
-            _draw_legend(self._series)
+            shown = zip(self._series, looks(self._series), strict=True)
+            draw("memory", "legend", classes=[(label, colour, mark) for label, (colour, _, mark) in shown])
         chart.props["tabindex"] = "0"
         chart.props["role"] = "application"
         chart.props["aria-label"] = "Map of the embeddings: the arrow keys go from item to item"
@@ -278,7 +266,8 @@ class _Map:
         self._beside.clear()
         label = self._drawn.labels[place]
         with self._beside:
-            draw_items(self._context, [(self._drawn.ids[place], label, (named(label),))])
+            shown = item_tiles(self._context, [(self._drawn.ids[place], label, (label_text(label),))])
+            draw_with_items(self._context, "tiles", shown=shown)
 
     def _mark(self, place: int) -> None:
         """Have the chart show which item is meant."""
@@ -303,17 +292,6 @@ def next_item(places: np.ndarray, at: int, direction: tuple[int, int]) -> int:
 def looks(series: Mapping[str, list[int]]) -> list[tuple[str, str, str]]:
     """Return how each of the classes is drawn; "" stands for all that have no look of their own."""
     return [_OTHERS if not label else look for label, look in zip(series, [*_LOOKS, _OTHERS], strict=False)]
-
-
-def _draw_legend(series: Mapping[str, list[int]]) -> None:
-    with tag("ul", "legend", aria_label="Classes on the map"):
-        for label, (colour, _, mark) in zip(series, looks(series), strict=True):
-            with tag("li"):
-                words("span", mark, aria_hidden="true").style(f"color: {colour}")
-                if label:
-                    label_link(label)
-                else:
-                    words("span", "other classes")
 
 
 def chart_options(places: np.ndarray, series: Mapping[str, list[int]]) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-// A list of small pictures, each a button. Nodes are kept by key, so that the focus stays where it is.
+// A list of small pictures as on a card (card.html.jinja), each a button. Nodes are kept by key, so that the focus stays where it is.
 import { h } from "vue";
 
 function thumbnail(picture) {
-  if (!picture.source) return h("span", { class: "nothing" });
-  return h("img", { key: picture.source, src: picture.source, alt: "", loading: "lazy", decoding: "async" });
+  if (!picture.source) return h("span", { class: "photo nothing" });
+  return h("img", { class: "photo", key: picture.source, src: picture.source, alt: "", loading: "lazy", decoding: "async" });
 }
 
 export default {
@@ -11,12 +11,11 @@ export default {
   emits: ["choose"],
   render() {
     const one = (picture) =>
-      h("li", { key: picture.key }, [
+      h("li", { key: picture.key, class: picture.mark }, [
         h(
           "button",
           {
             type: "button",
-            class: picture.mark,
             "aria-label": picture.spoken,
             title: picture.spoken,
             onClick: () => this.$emit("choose", picture.key),
@@ -28,6 +27,6 @@ export default {
           ],
         ),
       ]);
-    return h("ol", { class: "pictures" }, this.pictures.map(one));
+    return h("ol", { class: "neighbors pictures" }, this.pictures.map(one));
   },
 };

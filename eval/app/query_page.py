@@ -3,15 +3,17 @@
 import asyncio
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Self
 
 import numpy as np
 from jaxtyping import Float
+from markupsafe import Markup
 from nicegui import ui
 
 from agent.calls import background
 from agent.calls.metered import cost_of
+from agent.card import View, make_view, prediction_card
 from agent.classify import Question, Stages
 from agent.presets import settle
 from agent.settings import Settings
@@ -23,8 +25,8 @@ from eval.app.frame import (
     PictureList,
     button,
     choice,
+    draw,
     frame,
-    named,
     picture,
     tag,
     tell,
@@ -32,7 +34,7 @@ from eval.app.frame import (
     words,
 )
 from eval.app.items import EditHistory, ShownItem, choose_and_edit
-from eval.wording import counted, some_lines
+from eval.wording import counted
 from prompts.cost import MODEL, estimate_prompt
 from prompts.template import load_template, template_names
 from prompts.types import Prompt, TextPart
@@ -94,9 +96,6 @@ def spoken(rank: int, neighbor: Neighbor) -> str:
     return f"Neighbour {rank}, {full_name(neighbor.label)}, distance {neighbor.distance:.2f}"
 
 
-_BARS: Final = 6
-
-
 class DecisionPanel:
     """Tells the decision, and how it differs from the one before."""
 
@@ -108,7 +107,7 @@ class DecisionPanel:
             with tag("div", role="status", aria_live="polite"):
                 self._verdict = words("p", "Nothing asked yet.", "verdict")
                 self._change = words("p", "", "change")
-            self._bars = tag("div", "votes")
+            self._bars = tag("div")
 
     def forget(self) -> None:
         """Begin anew with another picture, whose decision is no change of the last one's."""
@@ -124,17 +123,7 @@ class DecisionPanel:
         self.label = votes.winner
         self._bars.clear()
         with self._bars:
-            draw_bars(votes, most=_BARS)
-            if len(votes.labels) > _BARS:
-                words("span", f"and {len(votes.labels) - _BARS} more", "soft")
-
-
-def draw_bars(votes: Votes, *, most: int) -> None:
-    """Draw the heaviest labels of a vote, each with its share."""
-    for label, percent in list(zip(votes.labels, votes.percents, strict=True))[:most]:
-        words("span", named(label), title=named(label))
-        tag("progress", value=str(percent), max="100", aria_label=named(label))
-        words("span", f"{percent} %", "number")
+            draw("card", "votes", view=make_view((), votes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +192,12 @@ class PromptPanel:
         name = self._context.prompts.put(prompt)
         self._cost.set_text(await asyncio.to_thread(lambda: self._estimate(prompt)))
         self._parts.clear()
+        parts = [
+            part.text if isinstance(part, TextPart) else Markup(f"/prompt/{name}/{number}")
+            for number, part in enumerate(prompt.parts)
+        ]
         with self._parts:
-            _draw_parts(prompt, f"/prompt/{name}")
+            draw("parts", "prompt", name=prompt.template, parts=parts)
 
     def _prompt(self, asked: Asked) -> Prompt:
         settings = Settings(prompt=self._template, k=asked.k, voting=asked.voting)
@@ -249,20 +242,15 @@ class PromptPanel:
         return second.stages(asked.view, self._context.model, k=asked.k, voting=asked.voting)
 
     def _draw_answer(self, prediction: Prediction) -> None:
+        lines = [self._spent(prediction)]
+        if prediction.evidence:
+            ids = ", ".join(neighbor.id for neighbor in prediction.evidence)
+            lines.insert(0, f"Evidence, outlined among the neighbours: {ids}")
+        replies = tuple((reply.text, reply.served_by or reply.model) for reply in prediction.replies)
+        card = prediction_card(prediction, View(replies=replies, unfolded=True))
         self._answer.clear()
-        with self._answer:
-            sure = "" if prediction.confidence is None else f", confidence {prediction.confidence:.0%}"
-            words("p", f"{full_name(prediction.label)}{sure}", "verdict", role="status")
-            words("p", prediction.reason)
-            if prediction.ranking:
-                words("p", "Ranking: " + ", ".join(full_name(label) for label in prediction.ranking))
-            if prediction.evidence:
-                ids = ", ".join(neighbor.id for neighbor in prediction.evidence)
-                words("p", f"Evidence, outlined among the neighbours: {ids}")
-            words("p", self._spent(prediction), "soft")
-            for reply in prediction.replies:
-                words("h3", f"Reply of {reply.served_by or reply.model}")
-                _block(reply.text)
+        with self._answer, tag("div", role="status"):
+            draw("card", "card", shown=replace(card, lines=(*card.lines, *lines)))
 
     def _spent(self, prediction: Prediction) -> str:
         model = self._context.model
@@ -276,19 +264,6 @@ class PromptPanel:
 def _question(stages: Stages, asked: Asked) -> Question:
     (question,) = stages.questions([asked.picture], asked.vector)
     return question
-
-
-def _draw_parts(prompt: Prompt, address: str) -> None:
-    words("h3", f"Prompt {prompt.template}, as it would be sent")
-    for number, part in enumerate(prompt.parts):
-        if isinstance(part, TextPart):
-            _block(part.text)
-        else:
-            tag("img", src=f"{address}/{number}", alt=f"picture {number + 1} of the prompt", loading="lazy")
-
-
-def _block(text: str) -> None:
-    words("pre", "").set_text(some_lines(text))
 
 
 _SLIDE_SECONDS: Final = 0.05  # between two counts while the slider moves
@@ -441,7 +416,7 @@ class QueryPage:
         self._show_left_out()
 
     def _mark(self, neighbor: Neighbor) -> str:
-        agrees = "agrees" if neighbor.label == self._decision.label else ""
+        agrees = "same" if neighbor.label == self._decision.label else ""
         return f"{agrees} evidence" if neighbor.id in self._evidence else agrees
 
     def _show_left_out(self) -> None:

@@ -1,23 +1,20 @@
 """The queries of a run, or of two runs side by side, as columns that are filtered at once, however many there are."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Final
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
-from eval.comparing import Pairs, answer_all, pair_queries
-from eval.metrics.votes import final_labels, vote_labels
-from eval.report.cases import BETWEEN_RUNS, BY_SECOND_LOOK, BY_VOTE, UNREADABLE, Outcomes, query_flags
-from eval.types import QueryResults, Run
+from eval.comparing import answer_all, pair_queries
+from eval.metrics.votes import final_labels
+from eval.report.cases import BETWEEN_RUNS, BY_SECOND_LOOK, BY_VOTE, Outcomes, Queries, queries_of_run
+from eval.types import Run
 from retrieval.labels import display_name
 
-NO_ROW: Final = -1  # of a query whose picture could not be read
 OTHER_ANSWER: Final = "another answer"
-UNREADABLE_CODE: Final = "unreadable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +39,27 @@ class Filters:
         return {one.name: getattr(self, one.name) for one in fields(self)}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class QueryTable:
-    """Queries with one answer each, or with two to be compared."""
+    """Queries with one answer each, or with two to be compared: those of each data set, and all of them as columns."""
 
     heads: tuple[str, ...]  # whose answers they are
     outcomes: tuple[Outcomes, ...]  # to choose from
-    names: list[str]  # of data sets
-    dataset: Int[np.ndarray, " queries"]  # places in ``names``
-    rows: Int[np.ndarray, "queries sides"]  # in each side's `QueryResults`
-    ids: list[str]
-    truths: list[AbstractSet[str]]
-    answers: list[list[str]]  # of each side; "" where the picture could not be read
-    flags: Int[np.ndarray, " queries"]  # as in `eval.report.cases`
-    reasons: list[str]  # codes, of the last side; "" where no model was there to be asked
-    unreadable: dict[tuple[str, str], str] = field(default_factory=dict)  # data set and id → why
+    parts: list[Queries]  # a data set each
+
+    def __post_init__(self) -> None:
+        """Join the columns, so that a filter looks at all queries at once."""
+        nothing = np.zeros((0, len(self.heads)), np.int64)
+        self.names = [part.name for part in self.parts]
+        self.dataset = np.repeat(np.arange(len(self.parts)), [len(part.ids) for part in self.parts])
+        self.rows = np.concatenate([nothing, *(part.rows for part in self.parts)])
+        self.flags = np.concatenate([nothing[:, 0], *(part.flags for part in self.parts)])
+        self.ids = [query for part in self.parts for query in part.ids]
+        self.truths = [truth for part in self.parts for truth in part.truths]
+        self.answers = [
+            [label for part in self.parts for label in part.answers[side]] for side in range(len(self.heads))
+        ]
+        self.reasons = [reason.partition(":")[0] for part in self.parts for reason in part.reasons]  # their codes
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -102,7 +105,7 @@ class QueryTable:
 
     def _masks(self, filters: Filters) -> Iterator[Bool[np.ndarray, " queries"]]:
         if filters.dataset:
-            place = self.names.index(filters.dataset) if filters.dataset in self.names else NO_ROW
+            place = self.names.index(filters.dataset) if filters.dataset in self.names else -1
             yield self.dataset == place
         if filters.label:
             yield np.fromiter((filters.label in truth for truth in self.truths), bool, len(self))
@@ -133,13 +136,18 @@ class QueryTable:
         places = (place for place, known in enumerate(self.ids) if known == query)
         return next((place for place in places if self.names[self.dataset[place]] == dataset), None)
 
+    def part_of(self, place: int) -> tuple[Queries, int]:
+        """Return the data set of a query, and its place there."""
+        number = int(self.dataset[place])
+        return self.parts[number], place - int(self.dataset.searchsorted(number))
+
 
 def table_of_run(run: Run) -> QueryTable:
     """Return the queries of a run: the vote's answers, and beside them the final ones where a model was asked."""
     asked = any(results.outcomes is not None for results in run.results.values())
-    parts = [_part(name, results, asked=asked) for name, results in run.results.items()]
+    parts = [queries_of_run(name, results, asked=asked) for name, results in run.results.items()]
     heads = ("vote", "with the model") if asked else ("vote",)
-    return _joined(heads, BY_SECOND_LOOK if asked else BY_VOTE, parts)
+    return QueryTable(heads, BY_SECOND_LOOK if asked else BY_VOTE, parts)
 
 
 def table_of_two(heads: tuple[str, str], before: Run, after: Run) -> QueryTable:
@@ -149,73 +157,25 @@ def table_of_two(heads: tuple[str, str], before: Run, after: Run) -> QueryTable:
         RunError: other labels are right for the same id.
     """
     first, second = answer_all(before, final_labels), answer_all(after, final_labels)
-    pairs = {
-        name: pair_queries(first[name], second[name], dataset=name, after_name=heads[1])
-        for name in first
-        if name in second
-    }
-    return _joined(heads, BETWEEN_RUNS, [_pair(name, found) for name, found in pairs.items()])
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Part:
-    """One data set's part of a table."""
-
-    name: str
-    rows: Int[np.ndarray, "queries sides"]
-    ids: list[str]
-    truths: list[AbstractSet[str]]
-    answers: list[list[str]]
-    flags: Int[np.ndarray, " queries"]
-    reasons: list[str]
-    unreadable: Mapping[str, str] = field(default_factory=dict)
-
-
-def _part(name: str, results: QueryResults, *, asked: bool) -> _Part:
-    answers = [vote_labels(results), final_labels(results)] if asked else [vote_labels(results)]
-    gone = results.unreadable
-    rows = np.concatenate([np.arange(len(results)), np.full(len(gone), NO_ROW)])
-    return _Part(
-        name=name,
-        rows=np.repeat(rows[:, None], len(answers), axis=1),
-        ids=[*results.ids, *gone],
-        truths=[*results.truths, *[frozenset()] * len(gone)],
-        answers=[[*answer, *[""] * len(gone)] for answer in answers],
-        flags=np.concatenate([query_flags(results, answers), np.full(len(gone), UNREADABLE)]),
-        reasons=[*_codes(results, range(len(results))), *[UNREADABLE_CODE] * len(gone)],
-        unreadable=gone,
-    )
-
-
-def _pair(name: str, pairs: Pairs) -> _Part:
-    before, after = pairs.right
-    return _Part(
-        name=name,
-        rows=np.stack([pairs.before_rows, pairs.after_rows], axis=1),
-        ids=pairs.ids,
-        truths=list(pairs.truths),
-        answers=[labels.tolist() for labels in pairs.labels],
-        flags=before.astype(np.int64) | after.astype(np.int64) << 1,
-        reasons=_codes(pairs.after.results, pairs.after_rows.tolist()),
-    )
-
-
-def _codes(results: QueryResults, rows: Sequence[int]) -> list[str]:
-    return [""] * len(rows) if results.outcomes is None else [results.outcomes[row].code for row in rows]
-
-
-def _joined(heads: tuple[str, ...], outcomes: tuple[Outcomes, ...], parts: list[_Part]) -> QueryTable:
-    nothing = np.zeros((0, len(heads)), np.int64)
-    return QueryTable(
-        heads=heads,
-        outcomes=outcomes,
-        names=[part.name for part in parts],
-        dataset=np.repeat(np.arange(len(parts)), [len(part.ids) for part in parts]),
-        rows=np.concatenate([nothing, *(part.rows for part in parts)]),
-        ids=[query for part in parts for query in part.ids],
-        truths=[truth for part in parts for truth in part.truths],
-        answers=[[label for part in parts for label in part.answers[side]] for side in range(len(heads))],
-        flags=np.concatenate([nothing[:, 0], *(part.flags for part in parts)]),
-        reasons=[reason for part in parts for reason in part.reasons],
-        unreadable={(part.name, query): why for part in parts for query, why in part.unreadable.items()},
-    )
+    parts = []
+    for name in first:
+        if name not in second:
+            continue
+        pairs = pair_queries(first[name], second[name], dataset=name, after_name=heads[1])
+        was_right, is_right = pairs.right
+        told = pairs.after.results.outcomes
+        outcomes = [told[row] if told else None for row in pairs.after_rows.tolist()]
+        parts.append(
+            Queries(
+                name=name,
+                heads=heads,
+                rows=np.stack([pairs.before_rows, pairs.after_rows], axis=1),
+                ids=pairs.ids,
+                truths=list(pairs.truths),
+                answers=[labels.tolist() for labels in pairs.labels],
+                flags=was_right.astype(np.int64) | is_right.astype(np.int64) << 1,
+                reasons=[outcome.reason if outcome else "" for outcome in outcomes],
+                confidences=[outcome.confidence if outcome else None for outcome in outcomes],
+            )
+        )
+    return QueryTable(heads, BETWEEN_RUNS, parts)

@@ -2,68 +2,27 @@
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from fastapi import Request, Response
+from markupsafe import Markup, escape
 from nicegui import app, ui
 
+from agent.card import Address, View, label_text
 from eval.app.context import Jobs, ServeContext, item_page
-from eval.app.frame import (
-    Cell,
-    Paging,
-    Work,
-    WorkPanel,
-    add_style,
-    address,
-    facts,
-    form,
-    frame,
-    link,
-    named,
-    one_of,
-    pager,
-    picture,
-    picture_response,
-    short,
-    show_button,
-    table,
-    tag,
-    text_field,
-    tile,
-    words,
-)
-from eval.app.query_page import draw_bars
-from eval.app.query_table import NO_ROW, Filters, QueryTable, table_of_run, table_of_two
-from eval.comparing import (
-    Comparison,
-    PairedFigures,
-    compare_runs,
-    compare_with_vote,
-    conclude,
-    format_difference,
-    format_p,
-)
-from eval.report.cases import (
-    SHOWN_NEIGHBORS,
-    SHOWN_VOTES,
-    UNREADABLE,
-    Recomposer,
-    named_votes,
-    neighbors_of,
-    records_of,
-    reply_origin,
-    scaled,
-)
+from eval.app.frame import Paging, Work, WorkPanel, address, draw, frame, picture_response, words
+from eval.app.query_table import Filters, QueryTable, table_of_run, table_of_two
+from eval.comparing import Comparison, compare_runs, compare_with_vote, conclude
+from eval.report.cases import UNREADABLE, Queries, Recomposer, Source, Stored, make_views, scaled
+from eval.report.printing import figure_rows
 from eval.runs.finished import find_dataset
 from eval.runs.log import LOG, read_run
-from eval.types import QueryResults, Run, Sample
-from eval.wording import counted, some_lines
+from eval.types import Run, Sample
 from retrieval.errors import VisualMemoryError
-from retrieval.types import Neighbor, Votes
-from retrieval.voting import count_votes
+from retrieval.types import Neighbor
 
 NONE: Final = -1
 
@@ -167,10 +126,12 @@ class Shelf:
 
 _PICTURE_PIXELS: Final = 480
 _PICTURE_SECONDS: Final = 600  # how long browsers keep one: its file may change
+_ROWS: Final = 50  # queries on a page
 
 
-def register_query(context: ServeContext, shelf: Shelf, jobs: Jobs) -> None:
-    """Register the page and the pictures of queries."""
+def register(context: ServeContext) -> None:
+    """Register the pages and the pictures of queries."""
+    shelf, jobs = Shelf(context.runs), Jobs()
 
     @app.get("/runs/picture")
     def _picture(run: int, dataset: str, query: str) -> Response:
@@ -181,298 +142,154 @@ def register_query(context: ServeContext, shelf: Shelf, jobs: Jobs) -> None:
         small = scaled(sample.picture, _PICTURE_PIXELS) if sample else None
         return picture_response(small, kept_seconds=_PICTURE_SECONDS)
 
+    @ui.page("/runs")
+    def _runs(request: Request) -> None:
+        with frame(context, "Runs", here="/runs"):
+            _read(shelf, jobs, dict(request.query_params), partial(_draw_runs, shelf))
+
     @ui.page("/runs/query")
     def _query(request: Request) -> None:
-        asked = dict(request.query_params)
         with frame(context, "A query", here="/runs"):
-            draw_runs(shelf, jobs, asked, partial(_draw_query, context))
+            _read(shelf, jobs, dict(request.query_params), partial(_draw_query, context))
 
 
-def draw_runs(
-    shelf: Shelf, jobs: Jobs, asked: dict[str, str], draw: Callable[[Choice, dict[str, str], Looked], None]
+def _read(
+    shelf: Shelf, jobs: Jobs, asked: dict[str, str], show: Callable[[Choice, dict[str, str], Looked], None]
 ) -> None:
     """Draw something of the runs that an address asks for, once they are read."""
-    add_style()
     if not shelf.folders:
         words("p", "No run was given: start the server with `vmem serve MEMORY --run RUN`.")
         return
     choice = Choice.of(asked, runs=len(shelf.folders))
     work = Work(jobs, f"runs {choice.places}", shelf.version(choice), lambda: shelf.look(choice), offer="Reading")
-    WorkPanel(work, lambda looked: draw(choice, asked, looked), at_once=True)
+    WorkPanel(work, lambda looked: show(choice, asked, looked), at_once=True)
 
 
-def say(code: str) -> str:
-    """Return a reason's code as words."""
-    return code.replace("_", " ")
-
-
-def draw_answer(queries: QueryTable, place: int, side: int) -> None:
-    """Draw a side's answer, and whether it is right."""
-    if queries.flags[place] & UNREADABLE:
-        words("span", "none", "soft")
-        return
-    right = bool(queries.flags[place] & (1 << side))
-    words(
-        "span",
-        "✓" if right else "✗",
-        "right" if right else "wrong",
-        role="img",
-        aria_label="right" if right else "wrong",
+def _draw_runs(shelf: Shelf, choice: Choice, asked: dict[str, str], looked: Looked) -> None:
+    queries, filters = looked.table, Filters.of(asked)
+    fields = _fields(shelf, choice, filters, queries)
+    draw("runs", "filters", fields=fields, queries=queries, chosen=filters, clear=address("/runs", choice.parameters))
+    if looked.comparison:
+        draw("runs", "figures", **_figures(looked.comparison))
+    found = queries.select(filters)
+    paging = Paging.of(asked, size=_ROWS, total=len(found))
+    parameters = choice.parameters | filters.parameters
+    several = len(queries.names) > 1
+    draw(
+        "runs",
+        "listing",
+        found=len(found),
+        total=len(queries),
+        heads=["query", *["data set"] * several, "right", *queries.heads, *["reason"] * bool(queries.reason_codes)],
+        shown=[_row(queries, place, parameters) for place in found[paging.shown].tolist()],
+        paging=paging,
+        parameters=parameters,
     )
-    words("span", named(queries.answers[side][place]))
+
+
+def _fields(
+    shelf: Shelf, choice: Choice, filters: Filters, queries: QueryTable
+) -> Iterator[tuple[str, str, dict[str, str], str]]:
+    """Yield the lists to choose from: name, title, options and the one that is chosen."""
+    runs = {str(place): name for place, name in enumerate(shelf.names)}
+    yield "run", "run", runs, str(choice.run)
+    if len(runs) > 1:
+        yield "against", "compared with", {"": "no other run", **runs}, str(choice.parameters["against"])
+    if len(queries.names) > 1:
+        yield "dataset", "data set", {"": "all", **{name: name for name in queries.names}}, filters.dataset
+    yield "outcome", "outcome", {"": "all", **{name: name for name in queries.outcome_names}}, filters.outcome
+    if queries.reason_codes:
+        codes = {code: code.replace("_", " ") for code in queries.reason_codes}
+        yield "reason", "reason", {"": "all", **codes}, filters.reason
+
+
+def _row(queries: QueryTable, place: int, parameters: Mapping[str, object]) -> dict[str, Any]:
+    """Return a query as the list draws it: its cells, with a mark before each answer that says whether it is right."""
+    dataset, flags = queries.names[queries.dataset[place]], int(queries.flags[place])
+    marks = ["" if flags & UNREADABLE else "✓" if flags >> side & 1 else "✗" for side in range(len(queries.heads))]
+    return {
+        "id": queries.ids[place],
+        "address": _query_address(queries, place, parameters),
+        "before": [*[dataset] * (len(queries.names) > 1), ", ".join(map(label_text, sorted(queries.truths[place])))],
+        "answers": list(zip(marks, (answer[place] for answer in queries.answers), strict=True)),
+        "after": [queries.reasons[place].replace("_", " ")] if queries.reason_codes else [],
+    }
+
+
+def _query_address(queries: QueryTable, place: int, parameters: Mapping[str, object]) -> str:
+    named = {"in": queries.names[queries.dataset[place]], "id": queries.ids[place]}
+    return address("/runs/query", {**parameters, **named})
+
+
+def _figures(comparison: Comparison) -> dict[str, Any]:
+    """Return how the second side does against the first, as the page tells it."""
+    other = comparison.others[0]
+    columns, rows = figure_rows(comparison.before, other)
+    return {
+        "conclusion": conclude(comparison.before, other),
+        "gaps": [*comparison.before.unfinished, *other.after.unfinished],
+        "heads": columns,
+        "rows": rows,
+    }
 
 
 def _draw_query(context: ServeContext, choice: Choice, asked: Mapping[str, str], looked: Looked) -> None:
     queries, filters = looked.table, Filters.of(asked)
     parameters = choice.parameters | filters.parameters
     place = queries.find(asked.get("in", ""), asked.get("id", ""))
-    with tag("nav", "pager", aria_label="Queries"):
-        link("all queries", address("/runs", parameters))
-        if place is not None:
-            _draw_beside(looked, place, filters, parameters)
+    links = [("all queries", address("/runs", parameters))]
     if place is None:
-        words("p", "The run has no such query.", role="alert")
+        draw("runs", "query", links=links, id="", notes=[], shown=None)
         return
-    query, dataset = queries.ids[place], queries.names[queries.dataset[place]]
-    with tag("div", "asked"):
-        readable = (dataset, query) not in queries.unreadable
-        url = address("/runs/picture", {"run": choice.run, "dataset": dataset, "query": query})
-        picture(url if readable else None, "The query", "large")
-        facts(dict(_facts(looked, place)))
-    rows = queries.rows[place].tolist()
-    if NO_ROW in rows:
-        return
-    sides = list(zip(looked.runs, looked.folders, rows, strict=False))
-    with tag("div", "looks"):
-        for (run, folder, row), name in zip(sides, _names(looked), strict=True):
-            results = run.results[dataset]
-            record = records_of(folder, results, [row])[0]
-            _draw_side(context, _Seen.of(run, results, row, record), name)
+    part, at = queries.part_of(place)
+    readable = not queries.flags[place] & UNREADABLE
+    views, notes = _views(context, looked, part, at) if readable else ([], [])
+    url = address("/runs/picture", {"run": choice.run, "dataset": part.name, "query": part.ids[at]})
+    draw(
+        "runs",
+        "query",
+        links=[*links, *_links_beside(queries, place, filters, parameters)],
+        id=part.ids[at],
+        notes=notes,
+        shown=part.card(at, views, escape(url) if readable else None),
+    )
 
 
-def _names(looked: Looked) -> Sequence[str]:
-    """Return the headings of what each run saw; one run's own two answers stand on the same neighbours."""
-    return looked.table.heads if len(looked.runs) > 1 else ("What the run saw",)
-
-
-def _draw_beside(looked: Looked, place: int, filters: Filters, parameters: Mapping[str, object]) -> None:
-    """Draw links to the queries before and after, among those that the filters let through."""
-    queries, found = looked.table, looked.table.select(filters)
+def _links_beside(
+    queries: QueryTable, place: int, filters: Filters, parameters: Mapping[str, object]
+) -> Iterator[tuple[str, str]]:
+    """Yield links to the queries before and after, among those that the filters let through."""
+    found = queries.select(filters)
     after = int(found.searchsorted(place))
     here = after < len(found) and found[after] == place
     for text, beside in (("← previous query", after - 1), ("next query →", after + here)):
         if 0 <= beside < len(found):
-            other = found[beside]
-            target = {"in": queries.names[queries.dataset[other]], "id": queries.ids[other]}
-            link(text, address("/runs/query", {**parameters, **target}))
+            yield text, _query_address(queries, int(found[beside]), parameters)
 
 
-def _facts(looked: Looked, place: int) -> Iterator[tuple[str, Cell]]:
-    queries, dataset = looked.table, looked.table.names[looked.table.dataset[place]]
-    yield "query", lambda: short(queries.ids[place])
-    yield "data set", dataset
-    if why := queries.unreadable.get((dataset, queries.ids[place])):
-        yield "unreadable", why
-        return
-    yield "right", ", ".join(map(named, sorted(queries.truths[place])))
-    for side, head in enumerate(queries.heads):
-        yield head, partial(draw_answer, queries, place, side)
-    for run, name, row in zip(looked.runs, _names(looked), queries.rows[place].tolist(), strict=False):
-        if outcomes := run.results[dataset].outcomes:
-            told = f": {name}" if len(looked.runs) > 1 else ""
-            yield f"reason{told}", say(outcomes[row].reason)
-            if outcomes[row].confidence is not None:
-                yield f"confidence{told}", f"{outcomes[row].confidence:.2f}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """What a run saw of a query, and said."""
-
-    memory_id: str  # of the memory that it searched
-    truth: frozenset[str]
-    neighbors: tuple[Neighbor, ...]
-    votes: Votes
-    record: Mapping[str, Any]  # of the second look in the log; empty where there was none
-    recomposer: Recomposer | None
-
-    @classmethod
-    def of(cls, run: Run, results: QueryResults, row: int, record: Mapping[str, Any]) -> "_Seen":
-        """Return what a run's log and columns tell of one query."""
-        codes, distances = results.neighbor_labels.codes[[row]], results.neighbor_distances[[row]]
-        votes = count_votes(codes, distances, factors=results.factors([row]))[0]
-        settings = run.info.settings
-        return cls(
-            str(settings.get("memory", {}).get("id")),
-            results.truths[row],
-            neighbors_of(results, row),
-            named_votes(votes, results),
-            record,
-            Recomposer.of(settings),
-        )
-
-    @property
-    def shown(self) -> list[tuple[int, Neighbor]]:
-        """The nearest neighbours by rank, and those farther away that the model named as its evidence."""
-        shown = set(self.record.get("evidence", ()))
-        return [
-            (rank, one)
-            for rank, one in enumerate(self.neighbors, start=1)
-            if rank <= SHOWN_NEIGHBORS or one.id in shown
-        ]
-
-
-def _draw_side(context: ServeContext, seen: _Seen, name: str) -> None:
-    with tag("section", "panel", aria_label=name):
-        words("h2", name)
-        _draw_votes(seen.votes)
-        same = seen.memory_id == context.memory.settings.memory_id
-        words("h3", f"Nearest of {len(seen.neighbors)} neighbours")
+def _views(context: ServeContext, looked: Looked, part: Queries, at: int) -> tuple[list[View], list[str]]:
+    """Return what each run saw of a query, and remarks on it; one run's two answers stand on the same neighbours."""
+    views, notes = [], []
+    names = looked.table.heads if len(looked.runs) > 1 else ("What the run saw",)
+    for run, folder, name, row in zip(looked.runs, looked.folders, names, part.rows[at].tolist(), strict=False):
+        same = run.info.settings.get("memory", {}).get("id") == context.memory.settings.memory_id
         if not same:
-            words("p", "The run searched another memory than this one: no pictures.", "soft")
-        urls = context.thumbnails.urls([one.id for _, one in seen.shown]) if same else [None] * len(seen.shown)
-        evidence = set(seen.record.get("evidence", ()))
-        with tag("ol", "tiles"):
-            for (rank, one), url in zip(seen.shown, urls, strict=True):
-                _draw_neighbor(rank, one, url, right=one.label in seen.truth, evidence=one.id in evidence)
-        _draw_replies(seen, with_pictures=same, context=context)
+            notes.append(f"{name}: another memory than this one was searched, so there are no pictures.")
+        source = Source(
+            folder,
+            context.memory if same else None,
+            Recomposer.of(run.info.settings),
+            partial(_thumbnail_urls, context) if same else lambda near, stored: [None] * len(near),
+        )
+        (seen,) = make_views(source, run.results[part.name], [row], title=name)
+        linked = tuple(
+            replace(near, link=item_page(near.id)) if near.picture is not None else near for near in seen.neighbors
+        )
+        views.append(replace(seen, neighbors=linked, unfolded=True))
+        if len(looked.runs) > 1 and (outcomes := run.results[part.name].outcomes):
+            notes.append(f"{name}: {outcomes[row].reason}")
+    return views, notes
 
 
-def _draw_votes(votes: Votes) -> None:
-    words("h3", "Votes")
-    with tag("div", "votes"):
-        draw_bars(votes, most=SHOWN_VOTES)
-
-
-def _draw_neighbor(rank: int, one: Neighbor, url: str | None, *, right: bool, evidence: bool) -> None:
-    def draw_label() -> None:
-        words("span", "✓ " if right else "✗ ", "right" if right else "wrong", aria_hidden="true")
-        words("span", named(one.label))
-
-    told = f"Neighbour {rank}, {named(one.label)}, distance {one.distance:.3f}"
-    lines: list[Cell] = [draw_label, f"{rank} · {one.distance:.3f}" + (" · evidence" if evidence else "")]
-    if url is not None:
-        lines.append(lambda: link("look at", item_page(one.id), aria_label=f"Look at neighbour {rank} as a query"))
-    tile(url, told, lines, "evidence" if evidence else "")
-
-
-def _draw_replies(seen: _Seen, *, context: ServeContext, with_pictures: bool) -> None:
-    replies = seen.record.get("replies") or ()
-    if not replies:
-        return
-    words("h3", "The model's reply" if len(replies) == 1 else "The model's replies")
-    for reply in replies:
-        _draw_lines(reply["text"])
-        words("p", reply_origin(reply), "soft")
-    if seen.recomposer is None or not with_pictures:  # the memory tells which neighbours had a picture
-        return
-    ids = [one.id for one in seen.neighbors]
-    stored = dict(zip(ids, context.memory.thumbnails(ids), strict=True))
-    with tag("details"):
-        words("summary", "The prompt, without its pictures")
-        _draw_lines(seen.recomposer.prompt(seen.neighbors, seen.votes, stored))
-
-
-def _draw_lines(text: str) -> None:
-    with tag("pre"):
-        for line in some_lines(text).split("\n"):
-            words("div", line or " ")
-
-
-_ROWS = 50  # queries on a page
-
-
-def register(context: ServeContext) -> None:
-    """Register the page."""
-    shelf, jobs = Shelf(context.runs), Jobs()
-    register_query(context, shelf, jobs)
-
-    @ui.page("/runs")
-    def _runs(request: Request) -> None:
-        with frame(context, "Runs", here="/runs"):
-            draw_runs(shelf, jobs, dict(request.query_params), partial(_draw, shelf))
-
-
-def _draw(shelf: Shelf, choice: Choice, asked: dict[str, str], looked: Looked) -> None:
-    filters = Filters.of(asked)
-    _draw_form(shelf, choice, filters, looked.table)
-    if looked.comparison:
-        draw_figures(looked.comparison)
-    found = looked.table.select(filters)
-    words("h2", "Queries")
-    queries = counted(len(looked.table), "query")
-    words("p", f"{len(found):,} of {queries}", role="status")
-    paging = Paging.of(asked, size=_ROWS, total=len(found))
-    parameters = choice.parameters | filters.parameters
-    shown = found[paging.shown].tolist()
-    if not shown:
-        return
-    several = len(looked.table.names) > 1
-    table(
-        "Queries",
-        ["query", *["data set"] * several, "right", *looked.table.heads, *["reason"] * bool(looked.table.reason_codes)],
-        [list(_row(looked.table, place, parameters)) for place in shown],
-    )
-    pager(paging, "/runs", parameters, "queries")
-
-
-def _draw_form(shelf: Shelf, choice: Choice, filters: Filters, queries: QueryTable) -> None:
-    runs = {str(place): name for place, name in enumerate(shelf.names)}
-    with form("/runs"):
-        one_of("run", "run", runs, str(choice.run))
-        if len(runs) > 1:
-            one_of("against", "compared with", {"": "no other run", **runs}, str(choice.parameters["against"]))
-        if len(queries.names) > 1:
-            one_of("dataset", "data set", {"": "all", **{name: name for name in queries.names}}, filters.dataset)
-        one_of("outcome", "outcome", {"": "all", **{name: name for name in queries.outcome_names}}, filters.outcome)
-        if queries.reason_codes:
-            one_of(
-                "reason", "reason", {"": "all", **{code: say(code) for code in queries.reason_codes}}, filters.reason
-            )
-        text_field("label", "class", filters.label, offered=queries.labels)
-        text_field("text", "text in id or labels", filters.text)
-        show_button()
-        link("clear", address("/runs", choice.parameters))
-
-
-def draw_figures(comparison: Comparison) -> None:
-    """Draw how the second side does against the first."""
-    other = comparison.others[0]
-    words("p", conclude(comparison.before, other), "conclusion")
-    for gap in (*comparison.before.unfinished, *other.after.unfinished):
-        words("p", gap, "soft")
-    rows = [(dataset.name, dataset.figures) for dataset in other.datasets]
-    rows += [("all", other.overall)] if len(rows) > 1 else []
-    heads = ["data set", "queries", comparison.before.name, other.after.name, "difference", "fixed", "broken", "p"]
-    table("Figures by data set", heads, [list(_figures(*row)) for row in rows], wide=range(1, len(heads)))
-
-
-def _figures(name: str, figures: PairedFigures) -> Iterator[str]:
-    yield name
-    yield f"{figures.count:,}"
-    yield f"{figures.before:.1f} %"
-    yield f"{figures.after:.1f} %"
-    yield "{} ({})".format(*format_difference(figures))
-    yield f"{figures.fixed:,}"
-    yield f"{figures.broken:,}"
-    yield format_p(figures.adjusted).removeprefix("p = ").removeprefix("p ")
-
-
-def _row(queries: QueryTable, place: int, parameters: dict[str, object]) -> Iterator[Cell]:
-    dataset = queries.names[queries.dataset[place]]
-    query = queries.ids[place]
-    yield partial(_query_link, dataset, query, parameters)
-    if len(queries.names) > 1:
-        yield dataset
-    yield ", ".join(map(named, sorted(queries.truths[place])))
-    for side in range(len(queries.heads)):
-        yield partial(draw_answer, queries, place, side)
-    if queries.reason_codes:
-        yield say(queries.reasons[place])
-
-
-def _query_link(dataset: str, query: str, parameters: dict[str, object]) -> None:
-    with tag("a") as anchor:
-        short(query)
-    # Not by one of the drawing functions, which cut what is long.
-    anchor.props["href"] = address("/runs/query", {**parameters, "in": dataset, "id": query})
+def _thumbnail_urls(context: ServeContext, near: list[Neighbor], stored: Stored) -> list[Address]:
+    return [Markup(url) if url else None for url in context.thumbnails.urls([one.id for one in near])]

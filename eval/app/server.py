@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import FileResponse, PlainTextResponse
+from fastapi.responses import PlainTextResponse
 from nicegui import app as pages
 from nicegui import ui
 from starlette.datastructures import Headers, MutableHeaders
@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from eval.app import memory_pages, query_page, run_pages
 from eval.app.context import MAX_UPLOAD_BYTES, ServeContext
 from eval.app.frame import picture_response
+from eval.report.page import palette
 from eval.types import ServeError
 from prompts.types import ImagePart
 from retrieval.errors import ImageError, VisualMemoryError
@@ -204,7 +205,8 @@ def add_pictures(app: FastAPI, context: ServeContext) -> None:
 
     @app.get("/serve.css")
     def _style() -> Response:
-        return FileResponse(_FOLDER / "serve.css", headers={"Cache-Control": "no-cache"})
+        style = palette() + (_FOLDER / "serve.css").read_text(encoding="utf-8")
+        return Response(style, media_type="text/css", headers={"Cache-Control": "no-cache"})
 
     @app.get("/thumbnail/{stamp}/{row}")
     def _thumbnail(stamp: str, row: int) -> Response:

@@ -1,20 +1,22 @@
-"""What a page shows of some queries beside their columns, in the manner of the paper's Figures 5 and 6."""
+"""What a page shows of the queries of a run: all of them as columns, and some as decision cards with their pictures.
 
-import base64
+The cards are in the manner of the paper's Figures 5 and 6.
+"""
+
 import random
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Int
 
+from agent.card import Address, Card, View, jpeg_address, label_text, make_view
 from eval.metrics.votes import are_right, final_labels, vote_labels
 from eval.runs.log import lines_at
-from eval.types import Dataset, Outcome, QueryResults, Sample
-from eval.wording import one_line, some_lines
+from eval.types import Dataset, QueryResults, Sample
 from prompts.render import Exemplar, render
 from prompts.template import Template, load_template
 from prompts.types import MOST_CODES, UnknownPrompt
@@ -22,6 +24,8 @@ from retrieval.errors import ImageError
 from retrieval.images import ImageLike, decode, thumbnail
 from retrieval.labels import display_name
 from retrieval.memory import VisualMemory
+from retrieval.support.html import EVIDENCE
+from retrieval.support.terminal import printable
 from retrieval.types import Neighbor, Votes
 from retrieval.voting import count_votes
 
@@ -32,6 +36,7 @@ FELL_BACK: Final = 4  # the model was asked, and the vote decided
 UNREADABLE: Final = 8
 _NO_FALLBACK: Final = frozenset({"reranked", "decisive", "no_model"})
 NO_ANSWER: Final = -1
+NO_ROW: Final = -1  # of a query whose picture could not be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,7 @@ class Outcomes:
     value: int
 
 
+_BOTH: Final = FIRST_RIGHT | SECOND_RIGHT
 BY_VOTE: Final = (
     Outcomes("right", FIRST_RIGHT, FIRST_RIGHT),
     Outcomes("wrong", FIRST_RIGHT | UNREADABLE, 0),
@@ -51,18 +57,13 @@ BY_VOTE: Final = (
 BY_SECOND_LOOK: Final = (
     Outcomes("right", SECOND_RIGHT, SECOND_RIGHT),
     Outcomes("wrong", SECOND_RIGHT | UNREADABLE, 0),
-    Outcomes("fixed", FIRST_RIGHT | SECOND_RIGHT, SECOND_RIGHT),
-    Outcomes("broken", FIRST_RIGHT | SECOND_RIGHT, FIRST_RIGHT),
+    Outcomes("fixed", _BOTH, SECOND_RIGHT),
+    Outcomes("broken", _BOTH, FIRST_RIGHT),
     Outcomes("asked, but the vote decided", FELL_BACK, FELL_BACK),
     Outcomes("unreadable pictures", UNREADABLE, UNREADABLE),
 )
-FLAGS_OF_KIND: Final = {
-    "fixed": SECOND_RIGHT,
-    "broken": FIRST_RIGHT,
-    "wrong either way": 0,
-    "right either way": FIRST_RIGHT | SECOND_RIGHT,
-}
-BETWEEN_RUNS: Final = tuple(Outcomes(kind, FIRST_RIGHT | SECOND_RIGHT, flags) for kind, flags in FLAGS_OF_KIND.items())
+FLAGS_OF_KIND: Final = {"fixed": SECOND_RIGHT, "broken": FIRST_RIGHT, "wrong either way": 0, "right either way": _BOTH}
+BETWEEN_RUNS: Final = tuple(Outcomes(kind, _BOTH, flags) for kind, flags in FLAGS_OF_KIND.items())
 
 
 @dataclass(slots=True)
@@ -74,52 +75,122 @@ class Words:
     reasons: dict[str, int] = field(default_factory=dict)
 
     def label(self, label: str) -> int:
-        """Return a label's number."""
-        return self.labels.setdefault(label, len(self.labels))
-
-    def truth(self, labels: AbstractSet[str]) -> int:
-        """Return the number of a set of right labels."""
-        return self.truths.setdefault(labels, len(self.truths))
-
-    def reason(self, reason: str) -> int:
-        """Return the number of a reason."""
-        return self.reasons.setdefault(reason, len(self.reasons))
+        """Return a label's number; "" is no answer."""
+        return self.labels.setdefault(label, len(self.labels)) if label else NO_ANSWER
 
     def tables(self) -> dict[str, Any]:
         """Return the texts by number, for people: call it when every text is in."""
         truths = [sorted(map(self.label, truth)) for truth in self.truths]
         return {
-            "labels": list(map(one_line, self.labels)),
-            "names": [one_line(display_name(label)) for label in self.labels],
+            "labels": list(map(printable, self.labels)),
+            "names": [printable(display_name(label)) for label in self.labels],
             "truths": truths,
-            "reasons": [one_line(reason, longest=500) for reason in self.reasons],
+            "reasons": [printable(reason, longest=500) for reason in self.reasons],
         }
 
 
-def answered_columns(name: str, results: QueryResults, words: Words) -> dict[str, Any]:
-    """Return a data set's queries as columns, those with unreadable pictures last."""
-    votes = vote_labels(results)
-    answers = [votes] if results.outcomes is None else [votes, final_labels(results)]
-    outcomes = results.outcomes or ()
-    left_out = results.unreadable
-    return {
-        "name": one_line(name),
-        "heads": ["vote", "with the model"][: len(answers)],
-        "ids": [*map(one_line, results.ids), *map(one_line, left_out)],
-        "truths": [*map(words.truth, results.truths), *[words.truth(frozenset())] * len(left_out)],
-        "answers": [[*map(words.label, answer), *[NO_ANSWER] * len(left_out)] for answer in answers],
-        "flags": [*query_flags(results, answers).tolist(), *[UNREADABLE] * len(left_out)],
-        "reasons": [
-            *(words.reason(outcome.reason) for outcome in outcomes),
-            *([words.reason("")] * (len(results) - len(outcomes))),
-            *(words.reason(f"unreadable: {reason}") for reason in left_out.values()),
-        ],
-        "confidences": confidences(outcomes),
-    }
+@dataclass(frozen=True, slots=True, eq=False)
+class Queries:
+    """The queries of one data set as columns, with one answer each, or with two to be compared."""
+
+    name: str  # of the data set
+    heads: tuple[str, ...]  # whose answers they are
+    rows: Int[np.ndarray, "queries sides"]  # in each side's `QueryResults`; -1 where the picture could not be read
+    ids: list[str]
+    truths: list[AbstractSet[str]]
+    answers: list[list[str]]  # of each side; "" where the picture could not be read
+    flags: Int[np.ndarray, " queries"]
+    reasons: list[str]  # "code: sentence" of the last side; "" where no model was there to be asked
+    confidences: list[float | None]
+
+    def in_order(self, order: Int[np.ndarray, " some"]) -> "Queries":
+        """Return the queries in another order."""
+        places = order.tolist()
+
+        def moved(column: list[Any]) -> list[Any]:
+            return [column[place] for place in places]
+
+        return replace(
+            self,
+            rows=self.rows[order],
+            ids=moved(self.ids),
+            truths=moved(self.truths),
+            answers=list(map(moved, self.answers)),
+            flags=self.flags[order],
+            reasons=moved(self.reasons),
+            confidences=moved(self.confidences),
+        )
+
+    def columns(self, words: Words) -> dict[str, Any]:
+        """Return the columns as the page's script reads them."""
+        return {
+            "name": printable(self.name),
+            "heads": [printable(head, longest=60) for head in self.heads],
+            "ids": list(map(printable, self.ids)),
+            "truths": [words.truths.setdefault(truth, len(words.truths)) for truth in self.truths],
+            "answers": [list(map(words.label, answer)) for answer in self.answers],
+            "flags": self.flags.tolist(),
+            "reasons": [words.reasons.setdefault(reason, len(words.reasons)) for reason in self.reasons],
+            "confidences": [None if sure is None else round(sure, 3) for sure in self.confidences],
+        }
+
+    def card(self, place: int, views: Sequence[View] = (), query: Address = None, *, pictured: bool = True) -> Card:
+        """Return one query as a card; the page's script says the same of those that have none."""
+        flags, about = int(self.flags[place]), [f"{self.name}: {printable(self.ids[place])}"]
+        answers = [label_text(answer[place]) for answer in self.answers]
+        verdict, outcome = "The picture could not be used", ""
+        if not flags & UNREADABLE:
+            marks = ["✓" if flags >> side & 1 else "✗" for side in range(len(answers))]
+            outcome = "right" if marks[-1] == "✓" else "wrong"
+            truth = " or ".join(map(label_text, sorted(self.truths[place])))
+            verdict = f"{marks[-1]} {outcome}: {answers[-1]}" + ("" if outcome == "right" else f", but it is {truth}")
+            if len(answers) > 1:
+                told = zip(map(printable, self.heads), marks, answers, strict=True)
+                about.append(" · ".join(f"{head}: {mark} {answer}" for head, mark, answer in told))
+        if self.reasons[place]:
+            sure = self.confidences[place]
+            about.append(self.reasons[place] + ("" if sure is None else f" (confidence {round(100 * sure)} %)"))
+        return Card(verdict, tuple(about), outcome, query, pictured, tuple(views))
+
+
+def queries_of_run(name: str, results: QueryResults, *, asked: bool) -> Queries:
+    """Return a data set's queries, those with unreadable pictures last.
+
+    Args:
+        name: the data set's.
+        results: the queries.
+        asked: whether the final answers stand beside the vote's.
+    """
+    answers = [vote_labels(results), final_labels(results)] if asked else [vote_labels(results)]
+    gone, outcomes = results.unreadable, results.outcomes
+    rows = np.concatenate([np.arange(len(results)), np.full(len(gone), NO_ROW)])
+    reasons = [""] * len(results) if outcomes is None else [outcome.reason for outcome in outcomes]
+    sure = [None] * len(results) if outcomes is None else [outcome.confidence for outcome in outcomes]
+    return Queries(
+        name=name,
+        heads=("vote", "with the model")[: len(answers)],
+        rows=np.repeat(rows[:, None], len(answers), axis=1),
+        ids=[*results.ids, *gone],
+        truths=[*results.truths, *[frozenset[str]()] * len(gone)],
+        answers=[[*answer, *[""] * len(gone)] for answer in answers],
+        flags=np.concatenate([_flags(results, answers), np.full(len(gone), UNREADABLE)]),
+        reasons=[*reasons, *(f"unreadable: {reason}" for reason in gone.values())],
+        confidences=[*sure, *[None] * len(gone)],
+    )
+
+
+def _flags(results: QueryResults, answers: Sequence[Sequence[str]]) -> Int[np.ndarray, " queries"]:
+    flags = np.zeros(len(results), np.int64)
+    for place, answer in enumerate(answers):
+        flags |= are_right(answer, results.truths).astype(np.int64) << place
+    if results.outcomes is not None:
+        asked = (outcome.code not in _NO_FALLBACK for outcome in results.outcomes)
+        flags |= FELL_BACK * np.fromiter(asked, np.int64, len(results))
+    return flags
 
 
 def reading_order(
-    flags: Int[np.ndarray, " queries"], pictured: Iterable[int], *, second_look: bool
+    flags: Int[np.ndarray, " queries"], pictured: Sequence[int], *, second_look: bool
 ) -> Int[np.ndarray, " queries"]:
     """Return queries in the order in which a page lists them, those that are wrong in the end first.
 
@@ -140,76 +211,32 @@ def reading_order(
     return np.lexsort((bare, kind))
 
 
-def in_order(
-    columns: Mapping[str, Any], cases: Mapping[int, Any], order: Int[np.ndarray, " queries"]
-) -> tuple[dict[str, Any], dict[int, Any]]:
-    """Return a data set's columns, and its pictured queries by row, in another order of the queries."""
-    rows = order.tolist()
-    moved = {
-        name: [column[row] for row in rows] if len(column) == len(rows) else column
-        for name in ("ids", "truths", "flags", "reasons", "confidences")
-        for column in (columns[name],)
-    }
-    answers = [[column[row] for row in rows] for column in columns["answers"]]
-    place_of = {row: place for place, row in enumerate(rows)}
-    return {**columns, **moved, "answers": answers}, {
-        place_of[row]: cases[row] for row in sorted(cases, key=place_of.__getitem__)
-    }
-
-
-def query_flags(results: QueryResults, answers: Sequence[Sequence[str]]) -> Int[np.ndarray, " queries"]:
-    """Return the flags of answered queries.
-
-    Args:
-        results: the queries.
-        answers: the vote's, and the second look's where there was one.
-    """
-    flags = np.zeros(len(results), np.int64)
-    for place, answer in enumerate(answers):
-        flags |= are_right(answer, results.truths).astype(np.int64) << place
-    if results.outcomes is not None:
-        asked = (outcome.code not in _NO_FALLBACK for outcome in results.outcomes)
-        flags |= FELL_BACK * np.fromiter(asked, np.int64, len(results))
-    return flags
-
-
-def confidences(outcomes: Iterable[Outcome]) -> list[float | None]:
-    """Return what was claimed, as exactly as a page shows it."""
-    return [None if outcome.confidence is None else round(outcome.confidence, 3) for outcome in outcomes]
-
-
-def choices(outcomes: Sequence[Outcomes]) -> list[tuple[str, int, int]]:
-    """Return the filter's choices as the page's script reads them."""
-    return [(choice.name, choice.mask, choice.value) for choice in outcomes]
-
-
-QUERY_PIXELS: Final = 160
-NEIGHBOR_PIXELS: Final = 96
+_QUERY_PIXELS: Final = 160
+_NEIGHBOR_PIXELS: Final = 96
 _QUALITY: Final = 75  # of JPEG: half the bytes of 85, and as good at this size
-NO_PICTURE: Final = -1
 
 
 class Pictures:
     """The pictures of a page."""
 
     def __init__(self) -> None:
-        self.encoded: list[str] = []  # JPEG in base64, by number
-        self._numbers: dict[Hashable, int] = {}
+        self.addresses: list[Address] = []  # by number
+        self._numbers: dict[Hashable, int | None] = {}
 
-    def query(self, sample: Sample | None, key: Hashable) -> int:
-        """Return the number of a query's picture, -1 where there is none that can be used."""
-        return self._number(key, None if sample is None else sample.picture, QUERY_PIXELS)
+    def query(self, sample: Sample | None, key: Hashable) -> int | None:
+        """Return the number of a query's picture, None where there is none that can be used."""
+        return self._number(key, None if sample is None else sample.picture, _QUERY_PIXELS)
 
-    def neighbor(self, stored: bytes | None, key: Hashable) -> int:
-        """Return the number of a neighbour's picture, -1 where the memory keeps none."""
-        return self._number(key, None if stored is None else lambda: stored, NEIGHBOR_PIXELS)
+    def neighbor(self, stored: bytes | None, key: Hashable) -> int | None:
+        """Return the number of a neighbour's picture, None where the memory keeps none."""
+        return self._number(key, None if stored is None else lambda: stored, _NEIGHBOR_PIXELS)
 
-    def _number(self, key: Hashable, read: Callable[[], ImageLike] | None, pixels: int) -> int:
+    def _number(self, key: Hashable, read: Callable[[], ImageLike] | None, pixels: int) -> int | None:
         if key not in self._numbers:
             small = None if read is None else scaled(read, pixels)
-            self._numbers[key] = NO_PICTURE if small is None else len(self.encoded)
+            self._numbers[key] = None if small is None else len(self.addresses)
             if small is not None:
-                self.encoded.append(base64.b64encode(small).decode())
+                self.addresses.append(jpeg_address(small))
         return self._numbers[key]
 
 
@@ -263,12 +290,9 @@ class Recomposer:
         return render(self.template, _STAND_IN, exemplars, candidates).text
 
 
-SHOWN_NEIGHBORS: Final = 10
-SHOWN_VOTES: Final = 5
 _TOGETHER: Final = 20  # queries whose neighbours' pictures are read at once
-_FLIPS, _ERRORS, _RIGHT = 0.4, 0.4, 0.2  # parts of the pictured queries, where there are enough of each
-SAME_LABEL: Final = 1  # bits of a neighbour's flags
-EVIDENCE: Final = 2
+_PARTS: Final = (0.4, 0.4, 0.2)  # flips, errors and right ones among pictured queries, where there are enough of each
+Stored = Mapping[str, bytes | None]  # pictures that a memory keeps, by id
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,12 +302,22 @@ class Source:
     folder: Path  # of the run
     memory: VisualMemory | None
     recomposer: Recomposer | None
-    words: Words
-    pictures: Pictures
+    addresses: Callable[[list[Neighbor], Stored], list[Address]]  # of neighbours' pictures
 
-    def neighbor_picture(self, item: str, stored: Mapping[str, bytes | None]) -> int:
-        """Return the number of a neighbour's picture."""
-        return self.pictures.neighbor(stored.get(item), (self.memory.path if self.memory else None, item))
+    def stored(self, ids: Sequence[str]) -> Stored:
+        """Return the pictures that the memory keeps of some items."""
+        return {} if self.memory is None else dict(zip(ids, self.memory.thumbnails(ids), strict=True))
+
+
+def file_source(folder: Path, memory: VisualMemory | None, settings: Mapping[str, Any], pictures: Pictures) -> Source:
+    """Return a source whose pictures are numbers among those of a page."""
+    lies = memory.path if memory else None
+    return Source(
+        folder,
+        memory,
+        Recomposer.of(settings),
+        lambda near, stored: [pictures.neighbor(stored.get(one.id), (lies, one.id)) for one in near],
+    )
 
 
 def share_out(pictured: int, groups: int) -> list[int]:
@@ -300,15 +334,15 @@ def choose_pictured(flags: Int[np.ndarray, " queries"], count: int, *, second_lo
     draw = random.Random(0)
     for pool in pools:
         draw.shuffle(pool)
-    quotas = [round(part * count) for part in (_FLIPS, _ERRORS, _RIGHT)]
+    quotas = [round(part * count) for part in _PARTS]
     chosen = [row for pool, quota in zip(pools, quotas, strict=True) for row in pool[:quota]]
     rest = [row for pool, quota in zip(pools, quotas, strict=True) for row in pool[quota:]]
     return sorted((chosen + rest)[:count])
 
 
 def make_views(
-    source: Source, results: QueryResults, rows: Sequence[int], *, second_look: bool = True
-) -> Iterator[dict[str, Any]]:
+    source: Source, results: QueryResults, rows: Sequence[int], *, title: str = "", second_look: bool = True
+) -> Iterator[View]:
     """Yield, for some queries, what a run saw: neighbours, votes, and of the second look prompt and replies.
 
     Raises:
@@ -317,76 +351,40 @@ def make_views(
     """
     for start in range(0, len(rows), _TOGETHER):
         some = list(rows[start : start + _TOGETHER])
-        records = records_of(source.folder, results, some) if second_look else [{}] * len(some)
+        records: list[Mapping[str, Any]] = [{}] * len(some)
+        if second_look and results.outcomes is not None and len(results.places):
+            lines = lines_at(source.folder, [results.places[row] for row in some])
+            records = [line.get("rerank", {}) for line in lines]
         codes, distances = results.neighbor_labels.codes[some], results.neighbor_distances[some]
         votes = count_votes(codes, distances, factors=results.factors(some))
-        stored = _stored_pictures(source.memory, results, some)
+        shown = np.unique(results.neighbor_ids.codes[some]).tolist() if source.memory else []
+        stored = source.stored([results.neighbor_ids.names[code] for code in shown])
         for row, record, vote in zip(some, records, votes, strict=True):
-            near, named = neighbors_of(results, row), named_votes(vote, results)
-            seen = _view(source, near, results.truths[row], named, record.get("evidence", ()), stored)
-            yield seen | _conversation(source, near, named, record, stored)
-
-
-def _conversation(
-    source: Source,
-    near: Sequence[Neighbor],
-    votes: Votes,
-    record: Mapping[str, Any],
-    stored: Mapping[str, bytes | None],
-) -> dict[str, Any]:
-    if not record.get("replies"):
-        return {}
-    replies = [[some_lines(reply["text"]), reply_origin(reply)] for reply in record["replies"]]
-    if source.recomposer is None or source.memory is None:  # which tells the neighbours that were shown with a picture
-        return {"replies": replies}
-    return {"replies": replies, "prompt": some_lines(source.recomposer.prompt(near, votes, stored))}
+            labels = tuple(results.neighbor_labels.names[code] for code in vote.labels)
+            seen = _view(source, results, row, Votes(labels, vote.weights), record, stored)
+            yield replace(seen, title=title)
 
 
 def _view(
-    source: Source,
-    near: Sequence[Neighbor],
-    truth: frozenset[str],
-    votes: Votes,
-    evidence: Sequence[str],
-    stored: Mapping[str, bytes | None],
-) -> dict[str, Any]:
-    """Return the nearest neighbours, and those farther away that the model names as its evidence in the last places."""
-    named = set(evidence)
-    far = [rank for rank, n in enumerate(near) if rank >= SHOWN_NEIGHBORS and n.id in named][:SHOWN_NEIGHBORS]
-    ranks = [*range(min(len(near), SHOWN_NEIGHBORS - len(far))), *far]
-    shown = [
-        [
-            rank + 1,
-            source.neighbor_picture(near[rank].id, stored),
-            source.words.label(near[rank].label),
-            round(near[rank].distance, 3),
-            SAME_LABEL * (near[rank].label in truth) + EVIDENCE * (near[rank].id in named),
-        ]
-        for rank in ranks
-    ]
-    percents = list(zip(votes.labels, votes.percents, strict=True))[:SHOWN_VOTES]
-    return {"near": shown, "votes": [[source.words.label(label), percent] for label, percent in percents]}
+    source: Source, results: QueryResults, row: int, votes: Votes, record: Mapping[str, Any], stored: Stored
+) -> View:
+    near = _neighbors(results, row)
+    seen = make_view(
+        near,
+        votes,
+        evidence=dict.fromkeys(record.get("evidence", ()), EVIDENCE),
+        truth=results.truths[row],
+        pictures=lambda shown: source.addresses(shown, stored),
+    )
+    if not record.get("replies"):
+        return seen
+    replies = tuple((reply["text"], _origin(reply)) for reply in record["replies"])
+    if source.recomposer is None or source.memory is None:  # which tells the neighbours that were shown with a picture
+        return replace(seen, replies=replies)
+    return replace(seen, replies=replies, prompt=source.recomposer.prompt(near, votes, stored))
 
 
-def records_of(folder: Path, results: QueryResults, rows: Sequence[int]) -> list[Mapping[str, Any]]:
-    """Return what the log holds of the second look at some queries."""
-    if results.outcomes is None or not len(results.places):
-        return [{}] * len(rows)
-    return [line.get("rerank", {}) for line in lines_at(folder, [results.places[row] for row in rows])]
-
-
-def _stored_pictures(
-    memory: VisualMemory | None, results: QueryResults, rows: Sequence[int]
-) -> dict[str, bytes | None]:
-    if memory is None:
-        return {}
-    codes = np.unique(results.neighbor_ids.codes[list(rows)])
-    ids = [results.neighbor_ids.names[code] for code in codes.tolist()]
-    return dict(zip(ids, memory.thumbnails(ids), strict=True))
-
-
-def neighbors_of(results: QueryResults, row: int) -> tuple[Neighbor, ...]:
-    """Return the neighbours of a query, nearest first."""
+def _neighbors(results: QueryResults, row: int) -> tuple[Neighbor, ...]:
     factors = results.factors(row)
     found = zip(
         results.neighbor_ids.of(row),
@@ -398,12 +396,6 @@ def neighbors_of(results: QueryResults, row: int) -> tuple[Neighbor, ...]:
     return tuple(Neighbor(item, label, distance, -1, factor) for item, label, distance, factor in found)
 
 
-def named_votes(votes: Votes, results: QueryResults) -> Votes:
-    """Return votes for labels in place of those for their numbers."""
-    return Votes(tuple(results.neighbor_labels.names[code] for code in votes.labels), votes.weights)
-
-
-def reply_origin(reply: Mapping[str, Any]) -> str:
+def _origin(reply: Mapping[str, Any]) -> str:
     """Return who gave a reply, from its record in a log."""
-    told = [one_line(reply.get("served_by") or ""), "from the cache" if reply.get("from_cache") else ""]
-    return ", ".join(filter(None, told))
+    return ", ".join(filter(None, [reply.get("served_by") or "", "from the cache" if reply.get("from_cache") else ""]))

@@ -1,12 +1,13 @@
 """A comparison of runs as one self-contained page: differences, moved classes, and every query with a new answer."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from agent.card import View
 from eval.comparing import (
     Comparison,
     DatasetComparison,
@@ -22,40 +23,21 @@ from eval.report.cases import (
     BETWEEN_RUNS,
     FLAGS_OF_KIND,
     Pictures,
-    Recomposer,
-    Source,
+    Queries,
     Words,
-    choices,
-    choose_pictured,
-    confidences,
+    file_source,
     find_samples,
-    in_order,
     make_views,
-    reading_order,
     share_out,
 )
-from eval.report.page import svg_address, write_page
+from eval.report.page import Gallery, choose_listed, svg_address, write_page
 from eval.report.plots import as_svg, differences
 from eval.runs.finished import find_dataset, find_memory
 from eval.runs.runner import say_damage
-from eval.types import Dataset, QueryResults, Run
-from eval.wording import one_line
+from eval.types import QueryResults, Run
+from retrieval.support.terminal import printable
 
 _TEMPLATE: Final = "comparison.html.jinja"
-
-
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """One side at one data set."""
-
-    side: Side
-    source: Source
-    results: QueryResults
-
-    def views(self, rows: Sequence[int]) -> Iterator[dict[str, Any]]:
-        """Yield what it saw of some queries."""
-        title = {"title": one_line(self.side.name, longest=60)}
-        return (title | seen for seen in make_views(self.source, self.results, rows, second_look=not self.side.vote))
 
 
 def write_comparison(path: Path, comparison: Comparison, runs: Sequence[tuple[Path, Run]]) -> None:
@@ -73,34 +55,40 @@ def write_comparison(path: Path, comparison: Comparison, runs: Sequence[tuple[Pa
         RunError: a folder's log is not its run's.
     """
     words, pictures = Words(), Pictures()
-    sources = [_source(folder, run, words, pictures) for folder, run in runs]
+    sources = [file_source(folder, find_memory(run.info), run.info.settings, pictures) for folder, run in runs]
     pairs = [(other, dataset) for other in comparison.others for dataset in other.datasets]
     found = {name: find_dataset(name, [run.info for _, run in runs]) for name in {dataset.name for _, dataset in pairs}}
-    groups, cases = [], []
+    gallery: Gallery = []
     for (other, dataset), count in zip(pairs, share_out(PICTURED, len(pairs)), strict=True):
-        looks = [
-            _Look(side, sources[side.run], runs[side.run][1].results[dataset.name])
-            for side in (comparison.before, other.after)
+        sides = (comparison.before, other.after)
+        results = [runs[side.run][1].results[dataset.name] for side in sides]
+        queries = _queries(dataset, sides, results[1], several=len(comparison.others) > 1)
+        listed, places = choose_listed(queries, count, second_look=True)
+        samples = find_samples(found[dataset.name], [listed.ids[place] for place in places])
+        views = [
+            make_views(sources[side.run], seen, rows.tolist(), title=side.name, second_look=not side.vote)
+            for side, seen, rows in zip(sides, results, listed.rows[places].T, strict=True)
         ]
-        columns = _columns(dataset, looks, words, several=len(comparison.others) > 1)
-        shown = _cases(dataset, looks, found[dataset.name], count)
-        order = reading_order(np.array(columns["flags"], np.int64), shown, second_look=True)
-        columns, shown = in_order(columns, shown, order)
-        groups.append(columns)
-        cases.append(shown)
+        cards = {
+            place: listed.card(place, _told_apart(*seen), pictures.query(sample, (dataset.name, listed.ids[place])))
+            for place, sample, *seen in zip(places, samples, *views, strict=True)
+        }
+        gallery.append((listed, cards))
     write_page(
         path,
         _TEMPLATE,
+        gallery,
+        pictures,
+        [_classes(dataset.classes, words) for _, dataset in pairs],
+        words,
+        BETWEEN_RUNS,
         comparison=comparison,
-        conclusions=[one_line(conclude(comparison.before, other), longest=1000) for other in comparison.others],
-        gaps=[one_line(gap, longest=500) for gap in (*_say_unfinished(comparison), *_say_damage(runs))],
+        conclusions=[printable(conclude(comparison.before, other), longest=1000) for other in comparison.others],
+        gaps=[printable(gap, longest=500) for gap in (*_say_unfinished(comparison), *_say_damage(runs))],
         format_p=format_p,
         format_difference=format_difference,
         describe_setting=describe_setting,
         plot=svg_address(as_svg(differences(list(_difference_rows(comparison))))),
-        classes=[_classes(dataset.classes, words) for _, dataset in pairs],
-        gallery=words.tables() | {"groups": groups, "outcomes": choices(BETWEEN_RUNS)},
-        cases={"pictures": pictures.encoded, "groups": cases},
     )
 
 
@@ -115,52 +103,32 @@ def _say_damage(runs: Sequence[tuple[Path, Run]]) -> Iterator[str]:
         yield from (f"{folder.name}: {said}" for said in say_damage(run))
 
 
-def _source(folder: Path, run: Run, words: Words, pictures: Pictures) -> Source:
-    return Source(folder, find_memory(run.info), Recomposer.of(run.info.settings), words, pictures)
-
-
-def _columns(dataset: DatasetComparison, looks: Sequence[_Look], words: Words, *, several: bool) -> dict[str, Any]:
-    """Return the queries that got another answer as columns; ``several``: the name must tell whose answer it is."""
+def _queries(dataset: DatasetComparison, sides: Sequence[Side], after: QueryResults, *, several: bool) -> Queries:
+    """Return the queries that got another answer; ``several``: the name must tell whose answer it is."""
     flips = dataset.flips
-    after = looks[1]
-    told = None if after.side.vote else after.results.outcomes
-    outcomes = [] if told is None else [told[flip.after_row] for flip in flips]
-    heads = [one_line(look.side.name, longest=60) for look in looks]
-    return {
-        "name": one_line(dataset.name) + (f" · {heads[1]}" if several else ""),
-        "heads": heads,
-        "ids": [one_line(flip.id) for flip in flips],
-        "truths": [words.truth(flip.truth) for flip in flips],
-        "answers": [[words.label(flip.before) for flip in flips], [words.label(flip.after) for flip in flips]],
-        "flags": [FLAGS_OF_KIND[flip.kind] for flip in flips],
-        "reasons": [words.reason(outcome.reason) for outcome in outcomes] or [words.reason("")] * len(flips),
-        "confidences": confidences(outcomes),
-    }
+    told = None if sides[1].vote else after.outcomes
+    outcomes = [told[flip.after_row] if told else None for flip in flips]
+    return Queries(
+        name=printable(dataset.name) + (f" · {sides[1].name}" if several else ""),
+        heads=tuple(side.name for side in sides),
+        rows=np.array([(flip.before_row, flip.after_row) for flip in flips], np.int64).reshape(-1, 2),
+        ids=[flip.id for flip in flips],
+        truths=[flip.truth for flip in flips],
+        answers=[[flip.before for flip in flips], [flip.after for flip in flips]],
+        flags=np.array([FLAGS_OF_KIND[flip.kind] for flip in flips], np.int64),
+        reasons=[outcome.reason if outcome else "" for outcome in outcomes],
+        confidences=[outcome.confidence if outcome else None for outcome in outcomes],
+    )
 
 
-def _cases(
-    dataset: DatasetComparison, looks: Sequence[_Look], found: Dataset | None, count: int
-) -> dict[int, dict[str, Any]]:
-    flags = np.array([FLAGS_OF_KIND[flip.kind] for flip in dataset.flips], np.int64)
-    places = choose_pictured(flags, count, second_look=True)
-    flips = [dataset.flips[place] for place in places]
-    before = looks[0].views([flip.before_row for flip in flips])
-    after = looks[1].views([flip.after_row for flip in flips])
-    pictures = looks[0].source.pictures
-    samples = find_samples(found, [flip.id for flip in flips])
-    return {
-        place: {"picture": pictures.query(sample, (dataset.name, flip.id)), "views": _told_apart(*views)}
-        for place, flip, sample, views in zip(places, flips, samples, zip(before, after, strict=True), strict=True)
-    }
-
-
-def _told_apart(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _told_apart(before: View, after: View) -> list[View]:
     """Return the views of both sides; where they saw the same neighbours these are shown once."""
-    if [near[:4] for near in before["near"]] != [near[:4] for near in after["near"]]:
+    was, now = ([replace(near, evidence="") for near in seen.neighbors] for seen in (before, after))
+    if was != now:
         return [before, after]
-    if "replies" not in before:
-        return [{**after, "title": ""}]
-    return [{name: told for name, told in before.items() if name not in ("near", "votes")}, after]
+    if not before.replies:
+        return [replace(after, title="")]
+    return [replace(before, neighbors=(), votes=(), more_labels=0, more_neighbors=0), after]
 
 
 def _classes(classes: Sequence[MovedClass], words: Words) -> dict[str, Any]:

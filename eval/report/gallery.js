@@ -4,12 +4,10 @@
 const PAGE = 20;
 const PAUSE_MILLISECONDS = 150;
 const UNREADABLE = 8; // bits of a query's flags; bits 0 and 1 say whether its answers are right
-const SAME_LABEL = 1; // bits of a neighbour's
-const EVIDENCE = 2;
 
 const read = (id) => JSON.parse(document.getElementById(id).textContent);
 const gallery = read("gallery-data");
-const kept = read("case-data");
+const pictures = read("picture-data");
 const codes = gallery.reasons.map((reason) => reason.split(":")[0]);
 
 const make = (tag, attributes, ...children) => {
@@ -26,37 +24,14 @@ const bothOf = (label) =>
 
 // One query
 
-const picture = (number, text) =>
-  number < 0
-    ? make("span", { class: "photo nothing", role: "img", "aria-label": `${text}: no picture` })
-    : make("img", { class: "photo", src: `data:image/jpeg;base64,${kept.pictures[number]}`, alt: text });
+const cards = gallery.groups.map(() => new Map()); // of queries with pictures: their templates
+document.querySelectorAll("template.case").forEach((one) => cards[one.dataset.group].set(Number(one.dataset.place), one));
 
-const neighbor = ([rank, number, label, distance, flags]) => {
-  const mark = (flags & SAME_LABEL ? "✓ " : "✗ ") + (flags & EVIDENCE ? "★ " : "");
-  const caption = make("span", { class: "label", title: bothOf(label) }, mark, make("bdi", {}, nameOf(label)));
-  const nth = rank > 10 ? `#${rank} ` : "";
-  const shown = picture(number, `neighbour ${rank}`);
-  return make("li", { class: flags & SAME_LABEL ? "same" : "other" }, shown, caption, nth + distance.toFixed(3));
+const card = (template) => {
+  const made = document.importNode(template.content, true).firstElementChild;
+  made.querySelectorAll("[data-picture]").forEach((image) => { image.src = pictures[image.dataset.picture]; });
+  return made;
 };
-
-const votes = (percents) =>
-  make("div", { class: "votes" }, ...percents.flatMap(([label, part]) => [
-    make("span", { title: bothOf(label) }, make("bdi", {}, nameOf(label))),
-    make("progress", { value: part, max: 100, "aria-label": "share of the vote" }),
-    make("span", {}, `${part} %`),
-  ]));
-
-const folded = (title, text) => make("details", {}, make("summary", { class: "small" }, title), make("pre", {}, text));
-
-const neighbors = (near) =>
-  make("ol", { class: "neighbors", tabindex: 0, "aria-label": "neighbours, nearest first" }, ...near.map(neighbor));
-
-const view = (seen) => [
-  ...(seen.title ? [make("p", { class: "view" }, make("bdi", {}, seen.title))] : []),
-  ...(seen.near ? [votes(seen.votes), neighbors(seen.near)] : []),
-  ...(seen.prompt ? [folded("Prompt", seen.prompt)] : []),
-  ...(seen.replies || []).map(([text, origin]) => folded(origin ? `Reply (${origin})` : "Reply", text)),
-];
 
 const verdict = (group, query) => {
   const last = group.heads.length - 1;
@@ -71,7 +46,7 @@ const answers = (group, query) => {
   if (group.heads.length < 2 || group.flags[query] & UNREADABLE) return [];
   const told = group.heads.map((head, place) =>
     `${head}: ${(group.flags[query] >> place) & 1 ? "✓" : "✗"} ${bothOf(group.answers[place][query])}`);
-  return [make("p", { class: "small" }, told.join(" · "))];
+  return [make("p", { class: "soft small" }, told.join(" · "))];
 };
 
 const reason = (group, query) => {
@@ -81,16 +56,17 @@ const reason = (group, query) => {
   return told ? [make("p", { class: "soft small" }, told)] : [];
 };
 
+// A card without pictures has the classes that card.html.jinja gives to the others.
 const article = (place, query) => {
+  const template = cards[place].get(query);
+  if (template) return card(template);
   const group = gallery.groups[place];
-  const found = kept.groups[place][query];
   const [outcome, told] = verdict(group, query);
   const facts = make("div", { class: "facts" },
-    make("p", { class: "verdict" }, make("bdi", {}, told)),
-    make("p", { class: "soft small" }, make("bdi", {}, `${group.name}: ${group.ids[query]}`)),
-    ...answers(group, query), ...reason(group, query), ...(found ? found.views.flatMap(view) : []));
-  const left = found ? [make("div", { class: "query" }, picture(found.picture, "the query"))] : [];
-  return make("article", { class: `decision ${outcome} ${found ? "" : "text"}` }, ...left, facts);
+    make("p", { class: "verdict" }, told),
+    make("p", { class: "soft small" }, `${group.name}: ${group.ids[query]}`),
+    ...answers(group, query), ...reason(group, query));
+  return make("article", { class: `decision ${outcome} text` }, facts);
 };
 
 // Filters
@@ -116,11 +92,10 @@ const select = () => {
   matches = [];
   gallery.groups.forEach((group, place) => {
     if (fields.group.value !== "" && Number(fields.group.value) !== place) return;
-    const isPictured = kept.groups[place];
     for (let query = 0; query < group.ids.length; query++) {
       if ((group.flags[query] & mask) !== value) continue;
       if (onlyReason && codes[group.reasons[query]] !== onlyReason) continue;
-      if (fields.pictured.checked && !(query in isPictured)) continue;
+      if (fields.pictured.checked && !cards[place].has(query)) continue;
       if (fitting && !fitting.truths[group.truths[query]] &&
           !group.answers.some((column) => fitting.labels[column[query]])) continue;
       matches.push(place, query);
@@ -173,7 +148,7 @@ const updatePagers = [...document.querySelectorAll("nav.pages")].map(pager);
 const shownCodes = [...new Set(codes)].filter((code) => code).sort();
 fields.reason.append(...shownCodes.map((code) => make("option", { value: code }, code)));
 fields.reason.parentElement.hidden = shownCodes.length === 0;
-fields.pictured.checked = kept.groups.some((group) => Object.keys(group).length > 0);
+fields.pictured.checked = cards.some((group) => group.size > 0);
 let waiting = 0;
 form.addEventListener("input", () => {
   clearTimeout(waiting);

@@ -3,101 +3,137 @@
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from markupsafe import Markup
 
+from agent.card import Card, card_style, templates
 from eval.report import PICTURED
 from eval.report.cases import (
     BY_SECOND_LOOK,
     BY_VOTE,
+    UNREADABLE,
+    Outcomes,
     Pictures,
-    Recomposer,
+    Queries,
     Source,
     Words,
-    answered_columns,
-    choices,
     choose_pictured,
+    file_source,
     find_samples,
-    in_order,
     make_views,
+    queries_of_run,
     reading_order,
     share_out,
 )
 from eval.report.plots import as_svg, draw_plots
 from eval.runs.runner import find_unfinished, lacks_pictures, masked_notes, say_damage, say_unusable
 from eval.types import Dataset, Metrics, QueryResults, Run, Spending
-from eval.wording import counted, one_line
+from eval.wording import counted
 from retrieval.memory import VisualMemory
-from retrieval.support.terminal import write_text
+from retrieval.support.terminal import printable, write_text
 from retrieval.voting import DEFAULT_METHOD, METHODS
 
 if TYPE_CHECKING:
-    from markupsafe import Markup
-
+    import jinja2
 
 _FOLDER: Final = Path(__file__).parent
 _SCRIPTS: Final = ("gallery.js", "classes.js")  # one after the other
 _MARKUP: Final = {ord(c): f"\\u{ord(c):04x}" for c in "<>&"}  # JSON reads them back as they were
+Gallery = list[tuple[Queries, dict[int, Card]]]  # data sets, each with the cards of its pictured queries by place
 
 
-def write_page(path: Path, template: str, **values: object) -> None:
+def palette() -> str:
+    """Return the style that reports and the page of ``vmem serve`` have in common: colours and cards."""
+    return (_FOLDER / "palette.css").read_text(encoding="utf-8") + card_style()
+
+
+def write_page(
+    path: Path,
+    template: str,
+    gallery: Gallery,
+    pictures: Pictures,
+    classes: Sequence[Mapping[str, Any]],
+    words: Words,
+    outcomes: Sequence[Outcomes],
+    **values: object,
+) -> None:
     """Write a page from a template of this folder.
 
     Its policy lets a browser run the one script that stands in the file, by its digest, and load nothing.
 
+    Args:
+        path: the file.
+        template: its name.
+        gallery: the queries.
+        pictures: those that the cards name by number.
+        classes: the table of classes of each data set.
+        words: the texts that queries and classes name by number.
+        outcomes: what the filter offers.
+        values: whatever else the template asks for.
+
     Raises:
         StorageError: the file cannot be written.
     """
-    import jinja2
-    from markupsafe import Markup
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    script = "".join((_FOLDER / name).read_text(encoding="utf-8") for name in _SCRIPTS)
+    style = palette() + (_FOLDER / "page.css").read_text(encoding="utf-8")
+    groups = [queries.columns(words) for queries, _ in gallery]
+    page = (
+        _environment()
+        .get_template(template)
+        .render(
+            script=Markup(script),
+            style=Markup(style),
+            policy=f"default-src 'none'; img-src data:; script-src '{_digest(script)}'; style-src '{_digest(style)}';"
+            " base-uri 'none'; form-action 'none'",
+            gallery=words.tables() | {"groups": groups, "outcomes": [(o.name, o.mask, o.value) for o in outcomes]},
+            cards=[cards for _, cards in gallery],
+            pictures=pictures.addresses,
+            classes=classes,
+            **values,
+        )
     )
+    write_text(path, page)
+
+
+@lru_cache(maxsize=1)
+def _environment() -> "jinja2.Environment":
+    environment = templates(_FOLDER)
     environment.filters |= {
         "json": embedded_json,
-        "line": partial(one_line, longest=80),
-        "text": partial(one_line, longest=500),
         "percent": lambda value: "–" if value is None else f"{value:.1f}",
         "count": lambda value: f"{value:,}",
         "dollars": lambda value: "unknown" if value is None else f"${value:,.4f}",
         "seconds": lambda value: "–" if value is None else f"{value:.2f} s",
     }
-    script = "".join((_FOLDER / name).read_text(encoding="utf-8") for name in _SCRIPTS)
-    style = (_FOLDER / "page.css").read_text(encoding="utf-8")
     environment.globals["counted"] = counted
-    page = environment.get_template(template).render(
-        script=Markup(script),
-        style=Markup(style),
-        policy=f"default-src 'none'; img-src data:; script-src '{_digest(script)}'; style-src '{_digest(style)}';"
-        " base-uri 'none'; form-action 'none'",
-        **values,
-    )
-    write_text(path, page)
+    return environment
 
 
-def embedded_json(content: Any) -> "Markup":  # noqa: ANN401
+def embedded_json(content: Any) -> Markup:  # noqa: ANN401
     """Return JSON that may stand inside a script element: it holds no character that HTML reads, and only ASCII."""
-    from markupsafe import Markup
-
     return Markup(json.dumps(content, separators=(",", ":")).translate(_MARKUP))
 
 
-def svg_address(svg: str) -> str:
+def svg_address(svg: str) -> Markup:
     """Return a drawing as an address for an image: there it runs nothing, and its names meet no others."""
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+    return Markup("data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode())
 
 
 def _digest(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def choose_listed(queries: Queries, pictured: int, *, second_look: bool) -> tuple[Queries, list[int]]:
+    """Return queries in the order in which a page lists them, and the places of those that carry pictures."""
+    readable = int((queries.flags & UNREADABLE == 0).sum())  # the others come last
+    rows = choose_pictured(queries.flags[:readable], pictured, second_look=second_look)
+    order = reading_order(queries.flags, rows, second_look=second_look)
+    return queries.in_order(order), np.flatnonzero(np.isin(order, rows)).tolist()
 
 
 _FIRST: Final = "; figures are of those that came first, which may all be of a few classes"
@@ -129,7 +165,7 @@ def describe_run(run: Run, memory: VisualMemory | None) -> list[tuple[str, str]]
         ("Queries", _queries(run)),
         ("Program", run.info.about.get("version")),
     ]
-    return [(term, one_line(told)) for term, told in described if told not in (None, "")]
+    return [(term, printable(told)) for term, told in described if told not in (None, "")]
 
 
 def flatten(settings: Mapping[str, Any], *, under: str = "") -> list[tuple[str, str]]:
@@ -139,7 +175,7 @@ def flatten(settings: Mapping[str, Any], *, under: str = "") -> list[tuple[str, 
         if isinstance(value, Mapping):
             lines += flatten(value, under=f"{under}{name} · ")
         else:
-            lines.append((one_line(under + name), one_line(value, longest=500)))
+            lines.append((printable(under + name), printable(value, longest=500)))
     return lines
 
 
@@ -170,7 +206,7 @@ def say_gaps(run: Run, metrics: Mapping[str, Metrics]) -> list[str]:
             if lacking
         ),
     ]
-    return [one_line(sentence, longest=500) for sentence in sentences]
+    return [printable(sentence, longest=500) for sentence in sentences]
 
 
 _TEMPLATE: Final = "report.html.jinja"
@@ -204,19 +240,20 @@ def write_report(
         RunError: the folder's log is not the run's.
         NotAMemory: the memory is damaged.
     """
-    words = Words()
-    source = Source(folder, memory, Recomposer.of(run.info.settings), words, Pictures())
-    listed = [
-        _listed(source, name, run.results[name], datasets.get(name), count)
-        for name, count in zip(metrics, share_out(pictured, len(metrics)), strict=True)
-    ]
-    groups, cases = [columns for columns, _ in listed], [found for _, found in listed]
-    classes = [_classes(figures, words) for figures in metrics.values()]
+    words, pictures = Words(), Pictures()
+    source = file_source(folder, memory, run.info.settings, pictures)
     second_look = any(figures.rerank for figures in metrics.values())
-    outcomes = choices(BY_SECOND_LOOK if second_look else BY_VOTE)
     write_page(
         path,
         _TEMPLATE,
+        [
+            _listed(source, pictures, name, run.results[name], datasets.get(name), count)
+            for name, count in zip(metrics, share_out(pictured, len(metrics)), strict=True)
+        ],
+        pictures,
+        [_classes(figures, words) for figures in metrics.values()],
+        words,
+        BY_SECOND_LOOK if second_look else BY_VOTE,
         metrics=metrics,
         spending=spending,
         methods=METHODS,
@@ -229,26 +266,21 @@ def write_report(
         summary=describe_run(run, memory),
         settings=flatten(run.info.settings) + flatten(run.info.about),
         plots=[(plot.title, svg_address(as_svg(plot.figure))) for plot in draw_plots(metrics, spending)],
-        classes=classes,
-        gallery=words.tables() | {"groups": groups, "outcomes": outcomes},
-        cases={"pictures": source.pictures.encoded, "groups": cases},
     )
 
 
 def _listed(
-    source: Source, name: str, results: QueryResults, dataset: Dataset | None, count: int
-) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
-    """Return the columns of a data set's queries, and what is shown of the pictured ones, flips and errors first."""
-    second_look = results.outcomes is not None
-    columns = answered_columns(name, results, source.words)
-    flags = np.array(columns["flags"], np.int64)
-    rows = choose_pictured(flags[: len(results)], count, second_look=second_look)
-    samples = find_samples(dataset, [results.ids[row] for row in rows])
-    cases = {
-        row: {"picture": source.pictures.query(sample, (name, results.ids[row])), "views": [seen]}
-        for row, sample, seen in zip(rows, samples, make_views(source, results, rows), strict=True)
+    source: Source, pictures: Pictures, name: str, results: QueryResults, dataset: Dataset | None, count: int
+) -> tuple[Queries, dict[int, Card]]:
+    """Return a data set's queries, and the cards of the pictured ones, flips and errors first."""
+    asked = results.outcomes is not None
+    listed, places = choose_listed(queries_of_run(name, results, asked=asked), count, second_look=asked)
+    samples = find_samples(dataset, [listed.ids[place] for place in places])
+    views = make_views(source, results, listed.rows[places, 0].tolist())
+    return listed, {
+        place: listed.card(place, [seen], pictures.query(sample, (name, listed.ids[place])))
+        for place, sample, seen in zip(places, samples, views, strict=True)
     }
-    return in_order(columns, cases, reading_order(flags, rows, second_look=second_look))
 
 
 def _classes(metrics: Metrics, words: Words) -> dict[str, Any]:

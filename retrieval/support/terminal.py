@@ -21,8 +21,11 @@ def printable(text: object, *, longest: int = 200) -> str:
 
     Labels and file names come from anywhere; one that carries an escape sequence must not drive the terminal.
     """
+    whole = str(text)
+    if len(whole) <= longest and whole.isprintable():  # almost all names, and a page may hold hundreds of thousands
+        return whole
     # Cut first: a name may be megabytes long.
-    clean = "".join("�" if breaks_a_line(c) else c for c in str(text)[: longest + 1])
+    clean = "".join("�" if breaks_a_line(c) else c for c in whole[: longest + 1])
     return clean if len(clean) <= longest else clean[:longest] + "…"
 
 

@@ -18,7 +18,7 @@ from retrieval import VisualMemory
 from tests.browser import Browser, needs_chromium
 from tests.conftest import draw
 from tests.eval.made_runs import made_run
-from tests.eval.test_report import HOSTILE
+from tests.markup import HOSTILE
 
 pytestmark = needs_chromium
 PHONE = 390  # pixels

@@ -19,7 +19,7 @@ from prompts.types import Prompt
 from retrieval import VisualMemory
 from tests.browser import Browser, needs_chromium
 from tests.conftest import COLOURS, draw
-from tests.eval.test_report import HOSTILE
+from tests.markup import HOSTILE
 from tests.serving import Served, serving
 
 PHONE = 390  # pixels
@@ -142,16 +142,16 @@ def test_a_query_tells_what_the_run_saw_and_what_the_model_said(page: Browser, s
     page.click("[aria-label=Queries] tbody a")
     page.wait_for("location.pathname === '/runs/query'")
     ready(page)
-    page.wait_for("document.querySelectorAll('.tiles .tile').length >= 10")
+    page.wait_for("document.querySelectorAll('.neighbors li').length >= 10")
     text = page.evaluate("document.querySelector('.page').innerText")
-    assert "no <b>JSON</b>\nat all" in text and "unusable reply" in text and "<i>" in text
+    assert "no <b>JSON</b>\nat all" in text and "unusable_reply" in text and "<i>" in text
     assert ODD in text or "blue" in text
     page.wait_for("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
     assert page.evaluate("document.querySelectorAll('[onerror], .page b, .page i').length") == 0
-    query = page.evaluate("document.querySelector('.facts .id').innerText")
+    query = page.evaluate("document.querySelector('.asked .id').innerText")
     page.evaluate("[...document.querySelectorAll('.pager a')].find(a => a.innerText.includes('next')).id = 'next'")
     page.click("#next")
-    page.wait_for(f"![undefined, {query!r}].includes(document.querySelector('.facts .id')?.innerText)")
+    page.wait_for(f"![undefined, {query!r}].includes(document.querySelector('.asked .id')?.innerText)")
     assert "outcome=asked" in page.evaluate("location.search")
 
 
@@ -159,9 +159,9 @@ def test_a_query_tells_what_the_run_saw_and_what_the_model_said(page: Browser, s
 def test_evidence_is_marked_in_words(page: Browser, served: Served) -> None:
     visit(page, served, "/runs?run=1&reason=reranked")
     page.click("[aria-label=Queries] tbody a")
-    page.wait_for("document.querySelectorAll('.tile.evidence').length === 1")
-    assert "2 · " in page.evaluate("document.querySelector('.tile.evidence').innerText")
-    assert "evidence" in page.evaluate("document.querySelector('.tile.evidence').innerText")
+    page.wait_for("document.querySelectorAll('.neighbors .evidence').length === 1")
+    shown = page.evaluate("document.querySelector('.neighbors .evidence').innerText")
+    assert "#2 · " in shown and "★ evidence" in shown
 
 
 @needs_chromium
@@ -177,8 +177,8 @@ def test_two_runs_stand_side_by_side(page: Browser, served: Served) -> None:
     cells = page.evaluate(CELLS)
     assert cells and all(row[3] != row[4] for row in cells)
     page.click("[aria-label=Queries] tbody a")
-    page.wait_for("document.querySelectorAll('.looks > section').length === 2")
-    assert page.evaluate("[...document.querySelectorAll('.looks h2')].map(node => node.innerText)") == [
+    page.wait_for("document.querySelectorAll('.decision .view').length === 2")
+    assert page.evaluate("[...document.querySelectorAll('.decision .view h3')].map(node => node.innerText)") == [
         "plain",
         "asked",
     ]
@@ -191,7 +191,7 @@ def test_a_picture_that_could_not_be_read_says_why(page: Browser, served: Served
     page.click("[aria-label=Queries] tbody a")
     page.wait_for("document.querySelector('.facts') !== null")
     assert "is not a picture" in page.evaluate("document.querySelector('.facts').innerText")
-    assert page.evaluate("document.querySelector('.asked .nothing').ariaLabel") == "The query, no picture kept"
+    assert page.evaluate("document.querySelector('.query .nothing').ariaLabel") == "the query: no picture"
 
 
 @needs_chromium

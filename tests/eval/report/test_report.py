@@ -2,11 +2,9 @@
 
 import base64
 import hashlib
-import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -27,54 +25,8 @@ from eval.types import Dataset, Run, Sample
 from retrieval import VisualMemory
 from tests.conftest import draw
 from tests.eval.made_runs import made_run
-
-HOSTILE = [
-    "</script><script>document.title = 'owned'</script>",
-    '"><img src=x onerror="document.title = \'owned\'">',
-    "\u202egnp.exe",
-    "x" * 10_000,
-    "$\\frac",
-    "two\nlines\u2028three",
-    "{{ 7 * 7 }}",
-    "<!--",
-]
-
-
-class Page(HTMLParser):
-    """A page's elements, scripts and text."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts: list[str] = []
-        self.text = ""
-        self.source = path.read_text(encoding="utf-8")
-        self._inside = ""
-        self.feed(self.source)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self._inside = tag
-        if tag == "script":
-            self.scripts.append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._inside = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._inside == "script":
-            self.scripts[-1] += data
-        elif self._inside != "style":
-            self.text += data
-
-    def data(self, name: str) -> Any:
-        """Return what a data block holds."""
-        ids = [attributes.get("id") for tag, attributes in self.elements if tag == "script"]
-        return json.loads(self.scripts[ids.index(name)])
-
-    def count(self, wanted: str, **attributes: str) -> int:
-        """Return how many elements of a kind have some attributes."""
-        return sum(tag == wanted and attributes.items() <= found.items() for tag, found in self.elements)
+from tests.eval.report_page import Page
+from tests.markup import HOSTILE
 
 
 def report(path: Path, run: Run, *, folder: Path | None = None, **options: Any) -> Page:
@@ -139,11 +91,11 @@ def test_every_query_is_listed_with_those_that_could_not_be_used(tmp_path: Path)
 
 def test_the_page_lists_errors_first_and_of_each_kind_those_with_pictures(tmp_path: Path) -> None:
     page = report(tmp_path, made_run({"val": 300}, rerank=True), pictured=20)
-    (group,), (cases,) = page.data("gallery-data")["groups"], page.data("case-data")["groups"]
+    (group,), cards = page.data("gallery-data")["groups"], page.listed()
     order = [FIRST_RIGHT, 0, SECOND_RIGHT, FIRST_RIGHT | SECOND_RIGHT]  # broken, wrong, fixed, right
     kinds = [order.index(flags & 3) for flags in group["flags"][:-1]]
     assert kinds == sorted(kinds) and set(kinds) == {0, 1, 2, 3}
-    pictured = [str(place) in cases for place in range(len(kinds))]
+    pictured = [place in cards for place in range(len(kinds))]
     assert sum(pictured) == 20
     for kind in range(4):
         ours = [has for has, its in zip(pictured, kinds, strict=True) if its == kind]
@@ -183,22 +135,24 @@ def test_figures_of_a_centred_run_are_marked_as_transductive(tmp_path: Path) -> 
 
 def test_queries_show_neighbours_votes_prompt_reply_and_reason(asked: Callable[..., Page]) -> None:
     page = asked()
-    gallery, cases = page.data("gallery-data"), page.data("case-data")
-    first = cases["groups"][0]["0"]
-    (view,) = first["views"]
-    assert len(view["near"]) == 10 and [near[0] for near in view["near"]] == [*range(1, 10), 15]
-    assert [near[0] for near in view["near"] if near[4] & 2] == [2, 15]
-    assert 'Neighbour 1, labelled "' in view["prompt"] and "[picture 19]" in view["prompt"]
-    assert '"evidence": [2, 15]' in view["replies"][0][0]
-    assert cases["groups"][0]["1"]["views"][0]["replies"][0][0] == "no <b>JSON</b>\nat all"
+    gallery, first, second = page.data("gallery-data"), page.listed()[0], page.listed()[1]
+    ranks = [re.findall(r"#(\d+) · 0\.\d{3}", near.text) for near in first.neighbors]
+    assert ranks == [[str(rank)] for rank in (*range(1, 10), 15)]
+    marked = [near.text for near in first.neighbors if "evidence" in near.frame]
+    assert len(marked) == 2 and "#2 · " in marked[0] and "#15 · " in marked[1]
+    assert all("★ evidence" in text for text in marked)
+    assert 'Neighbour 1, labelled "' in first.unfold("Prompt") and "[picture 19]" in first.unfold("Prompt")
+    assert '"evidence": [2, 15]' in first.unfold("Reply")
+    assert second.unfold("Reply") == "no <b>JSON</b>\nat all"
     assert gallery["reasons"][gallery["groups"][0]["reasons"][1]].startswith("unusable_reply: ")
-    assert first["picture"] >= 0 and sum(percent for _, percent in view["votes"]) == 100
+    assert first.picture is not None and sum(map(int, re.findall(r"(\d+) %", first.text.partition(")")[2]))) == 100
 
 
 def test_each_picture_is_in_the_page_once(asked: Callable[..., Page]) -> None:
-    cases = asked().data("case-data")
-    shown = {near[1] for case in cases["groups"][0].values() for view in case["views"] for near in view["near"]}
-    assert len(cases["pictures"]) == len(set(cases["pictures"])) == len(shown) + 6
+    page = asked()
+    shown = {near.picture for card in page.cards for near in card.neighbors}
+    pictures = page.data("picture-data")
+    assert len(pictures) == len(set(pictures)) == len(shown) + 6
 
 
 def test_another_template_by_the_same_name_is_not_taken_for_the_prompt(asked: Callable[..., Page]) -> None:
@@ -206,15 +160,14 @@ def test_another_template_by_the_same_name_is_not_taken_for_the_prompt(asked: Ca
         rerank = run.info.settings["rerank"] | {"prompt": "rerank_v1 0000000000000000"}
         return replace(run, info=replace(run.info, settings=run.info.settings | {"rerank": rerank}))
 
-    views = [case["views"][0] for case in asked(change).data("case-data")["groups"][0].values()]
-    assert all("prompt" not in view and "replies" in view for view in views)
+    folded = [[title for title, _ in card.folded] for card in asked(change).cards]
+    assert folded and all(titles == ["Reply"] for titles in folded)
 
 
 def test_where_pictures_are_gone_there_are_gaps(asked: Callable[..., Page]) -> None:
     gone = {"q": Dataset([Sample("red/0", Path("/nowhere.png"), frozenset(["red"]))])}
     page = asked(memory=None, datasets=gone)
-    cases = page.data("case-data")
-    assert cases["pictures"] == [] and cases["groups"][0]["0"]["picture"] == -1
+    assert page.data("picture-data") == [] and page.listed()[0].picture is None
     assert page.count("span", **{"class": "photo nothing", "role": "img"}) > 0
 
 
@@ -225,11 +178,11 @@ def test_a_comparison_finds_pictures_where_the_runs_say_they_lay(built: Path, pi
     run = run_evaluation(stages.memory, sets, tmp_path, k=18, stages=stages, paths=paths, progress=False)
     write_comparison(tmp_path / "comparison.html", compare_with_vote("asked", run), [(tmp_path, run)])
     page = Page(tmp_path / "comparison.html")
-    group, cases = page.data("gallery-data")["groups"][0], page.data("case-data")
+    group, first = page.data("gallery-data")["groups"][0], page.listed()[0]
     assert group["ids"] == run.results["q"].ids and group["heads"] == ["asked (vote)", "asked"]
-    assert set(group["flags"]) == {FIRST_RIGHT} and cases["groups"][0]["0"]["picture"] >= 0
-    (view,) = cases["groups"][0]["0"]["views"]
-    assert all(near[1] >= 0 for near in view["near"]) and view["replies"][0][0] == '{"ranking": ["B"]}'
+    assert set(group["flags"]) == {FIRST_RIGHT} and first.picture is not None
+    assert len(first.neighbors) == 10 and all(near.picture is not None for near in first.neighbors)
+    assert first.unfold("Reply") == '{"ranking": ["B"]}'
 
 
 def test_flips_and_errors_are_pictured_first_and_some_right_ones_stay() -> None:
@@ -244,5 +197,9 @@ def test_flips_and_errors_are_pictured_first_and_some_right_ones_stay() -> None:
 
 def test_a_browser_without_scripts_still_finds_figures_plots_and_some_queries(tmp_path: Path) -> None:
     page = report(tmp_path, made_run({"val": 300}, rerank=True))
-    assert page.count("article") == 3 and page.count("figure") == 4 and page.count("form", id="filters") == 1
+    assert (
+        page.count("article") == 3 + len(page.cards)
+        and page.count("figure") == 4
+        and page.count("form", id="filters") == 1
+    )
     assert "with the model" in page.text

@@ -12,7 +12,7 @@ from eval.app.memory_pages import filter_classes
 from retrieval import VisualMemory
 from tests.browser import Browser, needs_chromium
 from tests.conftest import COLOURS, draw
-from tests.eval.test_report import HOSTILE
+from tests.markup import HOSTILE
 from tests.serving import Served, serving
 
 MANY = 120  # classes of one item each

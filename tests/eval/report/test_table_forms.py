@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eval.report.tables import Table, format_table, make_table
-from tests.eval.test_tables import OURS, figures, finished_run
+from tests.eval.finished import OURS, figures, finished_run
 
 
 def read_csv(table: Table) -> list[dict[str, str]]:

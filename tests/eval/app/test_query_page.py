@@ -8,7 +8,7 @@ import pytest
 from retrieval import VisualMemory
 from tests.browser import Browser, needs_chromium
 from tests.conftest import COLOURS, draw
-from tests.eval.test_report import HOSTILE
+from tests.markup import HOSTILE
 from tests.serving import Served, serving
 
 pytestmark = needs_chromium

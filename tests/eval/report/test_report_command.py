@@ -16,6 +16,7 @@ from retrieval import VisualMemory
 from retrieval.errors import InvalidArgument
 from retrieval.support.jsonlines import sealed, unsealed
 from tests.conftest import draw
+from tests.eval.report_page import FoundCard, Page
 
 
 @pytest.fixture
@@ -31,19 +32,18 @@ def place(built: Path, pictures: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def report(place: Path, *options: str) -> tuple[str, str, dict]:
-    """Return what the command says, the page, and the pictures that it shows of queries, by data set."""
+def report(place: Path, *options: str) -> tuple[str, str, dict[str, list[FoundCard]]]:
+    """Return what the command says, the page, and the cards of the pictured queries, by data set."""
     said = CliRunner().invoke(app, ["eval", "report", str(place / "run"), *options], catch_exceptions=False)
-    page = (place / "run" / "report.html").read_text()
-    cases = json.loads(re.findall(r'id="case-data">(.*?)</script>', page)[0])
-    names = [group["name"] for group in json.loads(re.findall(r'id="gallery-data">(.*?)</script>', page)[0])["groups"]]
-    return said.output, page, dict(zip(names, cases["groups"], strict=True))
+    page = Page(place / "run" / "report.html")
+    names = [group["name"] for group in page.data("gallery-data")["groups"]]
+    return said.output, page.source, {name: list(page.listed(n).values()) for n, name in enumerate(names)}
 
 
-def has_pictures(cases: dict) -> tuple[bool, bool]:
+def has_pictures(cards: list[FoundCard]) -> tuple[bool, bool]:
     """Tell whether queries and neighbours have their pictures."""
-    near = [neighbor[1] for case in cases.values() for view in case["views"] for neighbor in view["near"]]
-    return all(case["picture"] >= 0 for case in cases.values()), all(number >= 0 for number in near)
+    near = [neighbor.picture is not None for card in cards for neighbor in card.neighbors]
+    return all(card.picture is not None for card in cards), all(near)
 
 
 def cut(place: Path, *, lines: int) -> None:

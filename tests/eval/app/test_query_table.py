@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from eval.app.frame import Paging, address
-from eval.app.query_table import OTHER_ANSWER, UNREADABLE_CODE, Filters, QueryTable, table_of_run, table_of_two
+from eval.app.query_table import OTHER_ANSWER, Filters, QueryTable, table_of_run, table_of_two
 from eval.report.cases import BETWEEN_RUNS
 from eval.types import QueryResults, Run, RunError
 from tests.eval.made_runs import made_run
@@ -23,7 +23,8 @@ def test_a_table_holds_every_query_of_a_run_and_its_unreadable_pictures(table: Q
     gone = table.select(Filters(outcome="unreadable pictures"))
     assert [table.ids[place] for place in gone] == ["val-broken.JPEG", "sketch-broken.JPEG"]
     assert set(table.rows[gone].ravel()) == {-1}
-    assert table.unreadable["val", "val-broken.JPEG"].startswith("it breaks off")
+    part, at = table.part_of(int(gone[0]))
+    assert part.ids[at] == "val-broken.JPEG" and part.reasons[at].startswith("unreadable: it breaks off")
 
 
 def test_a_query_stands_where_its_data_set_has_it(table: QueryTable) -> None:
@@ -71,12 +72,12 @@ def test_a_text_is_looked_for_in_ids_and_in_names_of_labels_whatever_the_case() 
 
 def test_reason_codes_come_with_the_most_frequent_first(table: QueryTable) -> None:
     assert table.reason_codes[0] == "reranked"
-    assert {"decisive", UNREADABLE_CODE} < set(table.reason_codes)
+    assert {"decisive", "unreadable"} < set(table.reason_codes)
 
 
 def test_a_run_without_a_model_has_one_answer_and_no_reasons() -> None:
     table = table_of_run(made_run({"val": 40}, rerank=False))
-    assert table.heads == ("vote",) and table.reason_codes == [UNREADABLE_CODE]
+    assert table.heads == ("vote",) and table.reason_codes == ["unreadable"]
     assert OTHER_ANSWER not in table.outcome_names
     right, wrong = (set(table.select(Filters(outcome=name)).tolist()) for name in ("right", "wrong"))
     assert right | wrong == set(range(40)) and not right & wrong
