@@ -14,13 +14,14 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from eval.experiments.base import BY_METHOD, accuracy_every_k, right_neighbors
-from eval.experiments.catalogue import CATALOGUE, write_analysis
-from eval.experiments.material import Given
+from eval.experiments import CATALOGUE
+from eval.experiments.base import BY_METHOD, accuracy_every_k, write_analysis
+from eval.experiments.inputs import Inputs
 from eval.neighbors import Origin, read_neighbors, write_neighbors
 from eval.types import Names, Neighborhoods, QueryResults
 
@@ -85,14 +86,13 @@ def timed(what, limit=None):
 
 def vote(found):
     """Time voting by four methods at every k, and plain Python beside it."""
-    results, right = found.results, right_neighbors(found)
-    weighings = list(BY_METHOD.values())
+    results, weighings = found.results, list(BY_METHOD.values())
     with timed("voting, four methods, every k", 10) as ours:
-        accuracy_every_k(results.neighbor_labels.codes, results.neighbor_distances, right, weighings)
+        accuracy_every_k(found, weighings)
     some = min(SAMPLE, len(results))
-    few = accuracy_every_k(
-        results.neighbor_labels.codes[:some], results.neighbor_distances[:some], right[:some], weighings
-    )
+    ids, labels = (Names(names.codes[:some], names.names) for names in (results.neighbor_ids, results.neighbor_labels))
+    cut = QueryResults(results.ids[:some], results.truths[:some], ids, labels, results.neighbor_distances[:some], {})
+    few = accuracy_every_k(replace(found, results=cut), weighings)
     started = time.perf_counter()
     plain = [afresh(results, method, some) for method in BY_METHOD]
     seconds = (time.perf_counter() - started) * len(results) / some
@@ -117,12 +117,12 @@ def main():
         with timed(f"reading {path.stat().st_size / 1e6:.0f} MB of JSON", 30):
             found = read_neighbors(path)
         vote(found)
-        given = Given(found, unknown=found)
+        inputs = Inputs(found, unknown=found)
         with timed("all analyses of neighbours, written", 300):
             for entry in CATALOGUE.values():
-                if not given.missing(entry):
+                if not inputs.missing(entry):
                     with timed(f"  {entry.name}", 30 if entry.name == "label_noise" else None):
-                        write_analysis(given.analyse(entry), Path(temporary) / "analyses")
+                        write_analysis(inputs.analyse(entry), Path(temporary) / "analyses")
 
 
 if __name__ == "__main__":

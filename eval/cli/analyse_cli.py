@@ -8,8 +8,11 @@ from typing import Annotated
 import typer
 
 from eval.datasets.loading import load_dataset, named_folders
-from eval.experiments.catalogue import CATALOGUE, Entry, find_entry, write_analysis
-from eval.experiments.material import Given, from_file, from_memory, from_run, gather, read_taxonomy
+from eval.experiments import CATALOGUE, find_entry
+from eval.experiments.base import Entry, write_analysis
+from eval.experiments.embedded import embed
+from eval.experiments.granularity import read_taxonomy
+from eval.experiments.inputs import Inputs, from_file, from_memory, from_run
 from eval.neighbors import Origin, read_neighbors, write_neighbors
 from eval.report.plots import slugs
 from eval.runs.log import ABOUT, LOG, read_header
@@ -157,7 +160,7 @@ def _given(
     taxonomy: Path | None,
     *,
     k: int,
-) -> Iterator[Given]:
+) -> Iterator[Inputs]:
 
     if (run is not None) + (neighbors is not None) + bool(memories) != 1:
         raise InvalidArgument("give one of --run RUN, --neighbors FILE, and --memory M with --dataset NAME=PATH")
@@ -173,18 +176,18 @@ def _given(
 
 def _search(
     memories: Sequence[Path], datasets: Sequence[str], unknown: str | None, taxonomy: Path | None, *, k: int
-) -> Iterator[Given]:
+) -> Iterator[Inputs]:
 
     loaded = {name: load_dataset(name, folder) for name, folder in named_folders(datasets).items()}
     strange = {name: load_dataset(name, folder) for name, folder in named_folders([unknown] if unknown else []).items()}
     levels = read_taxonomy(taxonomy) if taxonomy else None
-    first, *others = map(VisualMemory.open, memories)
-    other = next((gather(first, name, queries) for name, queries in strange.items()), None)
+    first, *further = map(VisualMemory.open, memories)
+    other = next((embed(first, name, queries) for name, queries in strange.items()), None)
     for name, queries in loaded.items():
-        yield from_memory(first, name, queries, k=k, unknown=other, others=others, taxonomy=levels)
+        yield from_memory(first, name, queries, k=k, unknown=other, further=further, taxonomy=levels)
 
 
-def _write_all(entries: Sequence[Entry], given: Iterator[Given], out: Path, *, skip: bool) -> None:
+def _write_all(entries: Sequence[Entry], given: Iterator[Inputs], out: Path, *, skip: bool) -> None:
     """Run analyses on each data set; with ``skip`` what one needs and is not there is said, and the others go on."""
     names: list[str] = []
     said: set[str] = set()
@@ -219,7 +222,7 @@ def _print_list() -> None:
     needs = {
         "neighbors": "--run, --neighbors or --memory",
         "two": "the same, and --unknown",
-        "material": "--memory and --dataset",
+        "memory": "--memory and --dataset",
     }
     rows = [(entry.name, entry.title, entry.source, needs[entry.needs]) for entry in CATALOGUE.values()]
     print_table(["analysis", "what it shows", "paper", "needs"], rows)

@@ -1,26 +1,32 @@
-"""What an analysis is given and what it gives."""
+"""What every analysis works on and gives, how its plot and its files are made, and the paper's figures beside ours."""
 
+import csv
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING, Final
+from functools import partial, wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Literal, ParamSpec
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from eval.metrics.intervals import mcnemar_p
 from eval.metrics.votes import interval, is_right, percent, truth_codes, winners
-from eval.types import Interval, Percent, QueryResults
-from eval.types import Neighborhoods as Neighborhoods
+from eval.report.plots import as_png, as_svg, drawing, readable
+from eval.report.tables import csv_text, markdown_text
+from eval.types import Interval, Neighborhoods, Percent, QueryResults
 from retrieval.errors import InvalidArgument
+from retrieval.storage.places import writing
 from retrieval.voting import METHODS, Factors, neighbor_weights, previous_places, query_slices
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
 Cell = str | int | float | None
+Row = tuple[Cell, ...]
+Axes = Any  # matplotlib's, or an array of them; it is loaded only to draw
+_Drawn = ParamSpec("_Drawn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +37,122 @@ class Analysis:
     title: str
     source: str  # where in the paper: "Figures 2, 7 and 8; Tables 4 to 9"
     columns: tuple[str, ...]
-    rows: list[tuple[Cell, ...]]
+    rows: list[Row]
     finding: str  # what it shows, in a plain sentence with its figures
     draw: "Callable[[], Figure]"  # with units on the axes, and the paper's curve beside ours where it states numbers
     notes: list[str] = field(default_factory=list)  # how it differs from the paper's, one sentence each
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One analysis as the catalogue lists it."""
+
+    function: Callable[..., Analysis]  # of the name on the command line
+    needs: Literal["neighbors", "two", "memory"]  # one Neighborhoods; those of known and unknown queries; an Embedded
+    title: str
+    source: str  # where in the paper
+
+    @property
+    def name(self) -> str:
+        """The name on the command line."""
+        return self.function.__name__
+
+
+def caption(name: str, embedder: str) -> str:
+    """Return what stands above a plot, in characters that its font has."""
+    return f"{readable(name)}, {readable(embedder)}"
+
+
+def plotted(
+    inches: tuple[float, float], *, rows: tuple[int, ...] = (), legend: int = 0, fontsize: int = 8
+) -> Callable[[Callable[Concatenate[Axes, _Drawn], None]], "Callable[Concatenate[str, _Drawn], Figure]"]:
+    """Turn a function that draws on axes into one that takes a title in their place and returns the figure.
+
+    Args:
+        inches: width and height.
+        rows: relative heights of several axes, one above the other, which then come as an array; else there is one.
+        legend: columns of the legend below the axes; 0: none.
+        fontsize: of the legend.
+    """
+
+    def decorate(
+        paint: Callable[Concatenate[Axes, _Drawn], None],
+    ) -> "Callable[Concatenate[str, _Drawn], Figure]":
+        @wraps(paint)
+        def draw(title: str, *args: _Drawn.args, **options: _Drawn.kwargs) -> "Figure":
+            with drawing(inches, title, rows=rows) as (figure, axes):
+                if rows:
+                    axes[0].set_title(title)
+                paint(axes, *args, **options)
+                if legend:
+                    figure.legend(loc="outside lower center", ncols=legend, fontsize=fontsize)
+            return figure
+
+        return draw  # type: ignore[return-value]  # mypy takes the title for an option as well
+
+    return decorate
+
+
+def write_analysis(analysis: Analysis, folder: Path) -> list[Path]:
+    """Write an analysis into a folder, made if need be, and return its files: NAME.md, .csv, .png and .svg.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    figure = analysis.draw()
+    encoded = {
+        "md": as_markdown(analysis).encode(errors="replace"),
+        "csv": as_csv(analysis).encode(errors="replace"),
+        "png": as_png(figure),
+        "svg": as_svg(figure).encode(),
+    }
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    written = [folder / f"{analysis.name}.{ending}" for ending in encoded]
+    for path, content in zip(written, encoded.values(), strict=True):
+        with writing(path):
+            path.write_bytes(content)
+    return written
+
+
+def as_markdown(analysis: Analysis) -> str:
+    """Return title, finding, plot, table and notes, the figures rounded for reading."""
+
+    def line(texts: Sequence[str]) -> str:
+        return "| " + " | ".join(map(markdown_text, texts)) + " |"
+
+    lines = [
+        f"# {markdown_text(analysis.title)}",
+        "",
+        f"Paper: {markdown_text(analysis.source)}.",
+        "",
+        markdown_text(analysis.finding),
+        "",
+        f"![{markdown_text(analysis.title)}]({analysis.name}.png)",
+        "",
+        line(analysis.columns),
+        "|" + "---:|" * len(analysis.columns),
+        *(line([_rounded(cell) for cell in row]) for row in analysis.rows),
+        "",
+        *(f"- {markdown_text(note)}" for note in analysis.notes),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _rounded(cell: Cell) -> str:
+    if not isinstance(cell, float):
+        return "–" if cell is None else str(cell)
+    return f"{cell:.2f}" if cell == 0 or abs(cell) >= 1 else f"{cell:.3g}"
+
+
+def as_csv(analysis: Analysis) -> str:
+    """Return the table with all digits; an empty cell is a figure that there is not."""
+    text = io.StringIO(newline="")
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(map(csv_text, analysis.columns))
+    for row in analysis.rows:
+        lines.writerow([csv_text(cell) if isinstance(cell, str) else "" if cell is None else cell for cell in row])
+    return text.getvalue()
 
 
 Weighing = Callable[[np.ndarray], np.ndarray]  # distances (queries × k) → weights of the same shape, above 0
@@ -47,12 +165,11 @@ def right_neighbors(found: Neighborhoods) -> Bool[np.ndarray, "queries k"]:
 
 
 def accuracy_every_k(
-    labels: Int[np.ndarray, "queries k"],
-    distances: Float[np.ndarray, "queries k"],
-    right: Bool[np.ndarray, "queries k"],
+    found: Neighborhoods,
     weighings: Sequence[Weighing],
     *,
-    factors: Factors | None = None,
+    labels: Int[np.ndarray, "queries k"] | None = None,
+    truths: Int[np.ndarray, "queries allowed"] | None = None,
 ) -> Float[np.ndarray, "weighings k"]:
     """Return top-1 in percent when the nearest 1, 2, …, k neighbours vote, for each way of weighing them.
 
@@ -60,19 +177,22 @@ def accuracy_every_k(
     instead of winners only their being right is kept, so that a further weighing costs a fraction of the first.
 
     Args:
-        labels: of the neighbours as numbers from 0, nearest first.
-        distances: of the neighbours.
-        right: which neighbours carry a right label of their query.
+        found: the neighbours; their reliabilities multiply the weights.
         weighings: each gives every neighbour a weight above 0.
-        factors: above 0, by which weights are multiplied; None: 1.
+        labels: other ones of the neighbours, as numbers like theirs; None: their own.
+        truths: what `truth_codes` gives for the queries, where it is at hand.
     """
-    counts = np.zeros((len(weighings), labels.shape[1]), np.int64)
-    for some in query_slices(len(labels)):
-        places, hits = previous_places(labels[some]), np.ascontiguousarray(right[some].T)
+    results = found.results
+    codes = results.neighbor_labels.codes if labels is None else labels
+    right = is_right(codes, truth_codes(results) if truths is None else truths)
+    counts = np.zeros((len(weighings), results.k), np.int64)
+    for some in query_slices(len(codes)):
+        places, hits = previous_places(codes[some]), np.ascontiguousarray(right[some].T)
+        factors = results.factors(some)
         for number, weigh in enumerate(weighings):
-            weights = weigh(distances[some])
-            counts[number] += _count_right(places, (weights if factors is None else weights * factors[some]).T, hits)
-    return 100.0 * counts / max(1, len(labels))
+            weights = weigh(results.neighbor_distances[some])
+            counts[number] += _count_right(places, (weights if factors is None else weights * factors).T, hits)
+    return 100.0 * counts / max(1, len(codes))
 
 
 def _count_right(
@@ -140,11 +260,11 @@ def best_over_k(right: Bool[np.ndarray, "queries k"]) -> Best:
     return Best(percent(chosen), interval(chosen), k, percent(right[:, -1]), chosen)
 
 
-def draw_best(axes: "Axes", places: Float[np.ndarray, " places"], best: Sequence[Best], **style: str) -> None:
+def draw_best(axes: Axes, places: Float[np.ndarray, " places"], best: Sequence[Best], **style: str) -> None:
     """Draw accuracies with their intervals, each at its place."""
     middle = np.array([one.top1 for one in best])
     reach = np.abs(np.array([one.interval for one in best]).T - middle)
-    axes.errorbar(places, middle, yerr=reach, capsize=3, ls="none", **style)  # type: ignore[arg-type]
+    axes.errorbar(places, middle, yerr=reach, capsize=3, ls="none", **style)
 
 
 SHOWN_FOR_OTHERS: Final = "dinov2-vitl14"  # the paper's main model, beside embedders that it did not measure

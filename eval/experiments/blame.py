@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from eval.experiments.base import Analysis, Cell, Neighborhoods
+from eval.experiments.base import Analysis, Axes, Row, plotted
+from eval.experiments.embedded import Embedded
 from eval.experiments.gallery import Pictures, Section, Tile, draw_gallery, fetch
-from eval.experiments.material import Material
 from eval.metrics.intervals import SEED
 from eval.metrics.votes import is_right, truth_codes
-from eval.report.plots import BLUE, INK, ORANGE, drawing, plain_numbers, readable
-from eval.types import QueryResults
+from eval.report.plots import BLUE, INK, ORANGE, plain_numbers, readable
+from eval.types import Neighborhoods, QueryResults
 from eval.wording import counted
-from retrieval.curation.pruning import other_places
+from retrieval.curation.pruning import nearest_others
 from retrieval.errors import InvalidArgument
 from retrieval.labels import display_name
 from retrieval.view import DEFAULT_NEIGHBORS
@@ -65,11 +65,6 @@ class VoteLedger:
         """Return the items that decide most errors, those first that hurt more; none that decides no error."""
         worst = np.lexsort((-self.hurt, -self.caused))[:count]
         return [item for item in worst.tolist() if self.caused[item]]
-
-    def decided_queries(self) -> Int[np.ndarray, " pairs"]:
-        """Return the queries that are right without some item, one entry for each such item."""
-        queries: np.ndarray = self.mended[0]
-        return queries
 
     def queries_decided_by(self, item: int) -> list[int]:
         """Return the queries that are right without an item, in order."""
@@ -189,48 +184,48 @@ def draw_errors(
     found: Neighborhoods, ledger: VoteLedger, pictures: Pictures | None, query_pictures: Pictures | None, *, seed: int
 ) -> "Figure":
     """Draw a few errors, chosen at random, with their neighbours, and the items that decide most errors."""
+    results, shown = found.results, min(_NEIGHBORS, ledger.k)
     wrong = np.flatnonzero(~ledger.right)
     chosen = np.sort(np.random.default_rng(seed).choice(wrong, min(_ERRORS, len(wrong)), replace=False)).tolist()
     decided = {item: ledger.queries_decided_by(item)[:_DECIDED] for item in ledger.deciders(_ITEMS)}
-    near = found.results.neighbor_ids.codes[:, : min(_NEIGHBORS, ledger.k)]
-    queries = fetch(query_pictures, [ledger.query_ids[q] for q in [*chosen, *sum(decided.values(), [])]])
-    items = fetch(pictures, [ledger.item_names[item] for item in [*decided, *near[chosen].ravel().tolist()]])
-    ranks = [f"neighbour {rank}" for rank in range(1, near.shape[1] + 1)]
+    near = results.neighbor_ids.codes[chosen, :shown]
+    asked = fetch(query_pictures, [ledger.query_ids[q] for q in [*chosen, *sum(decided.values(), [])]])
+    items = fetch(pictures, [ledger.item_names[item] for item in [*decided, *near.ravel().tolist()]])
+
+    def query(number: int, *said: str) -> Tile:
+        name, truth = ledger.query_ids[number], ", ".join(map(display_name, sorted(ledger.truths[number])))
+        return Tile(name, (truth, *said), asked.get(name), INK)
+
+    def neighbors(number: int) -> list[Tile]:
+        """Return the nearest neighbours with their part of the vote, in blue where their label is right."""
+        row = np.s_[number : number + 1, : ledger.k]
+        weights = neighbor_weights(results.neighbor_distances[row], ledger.method, factors=results.factors(row))[0]
+        shares = 100 * weights / weights.sum()
+        names, labels = results.neighbor_ids.of(number)[:shown], results.neighbor_labels.of(number)
+        return [
+            Tile(
+                name,
+                (display_name(label), f"{share:.0f} % of the vote"),
+                items.get(name),
+                BLUE if label in ledger.truths[number] else ORANGE,
+            )
+            for name, label, share in zip(names, labels, shares, strict=False)
+        ]
+
     errors = [
-        [_query(ledger, query, queries, f"taken for {display_name(ledger.label_names[ledger.winners[query]])}"),
-         *_neighbors(found, ledger, query, items)]
-        for query in chosen
-    ]  # fmt: skip
-    worst = [
-        [_item(ledger, item, items), *(_query(ledger, query, queries) for query in some)]
-        for item, some in decided.items()
+        [query(number, f"taken for {display_name(ledger.label_names[ledger.winners[number]])}"), *neighbors(number)]
+        for number in chosen
     ]
-    sections = [Section(["error", *ranks], errors), Section(["item", "right without it"], worst)]
+    worst = []
+    for item, mended in decided.items():
+        name, about = ledger.item_names[item], f"decides {counted(int(ledger.caused[item]), 'error')}"
+        tile = Tile(name, (display_name(ledger.label_of(item)), about), items.get(name), ORANGE)
+        worst.append([tile, *map(query, mended)])
+    sections = [
+        Section(["error", *(f"neighbour {rank}" for rank in range(1, shown + 1))], errors),
+        Section(["item", "right without it"], worst),
+    ]
     return draw_gallery(*sections, title=f"{readable(found.name)}: errors, and items that decide most")
-
-
-def _query(ledger: VoteLedger, query: int, pictures: dict[str, bytes], *said: str) -> Tile:
-    name = ledger.query_ids[query]
-    return Tile(name, (", ".join(map(display_name, sorted(ledger.truths[query]))), *said), pictures.get(name), INK)
-
-
-def _neighbors(found: Neighborhoods, ledger: VoteLedger, query: int, pictures: dict[str, bytes]) -> list[Tile]:
-    """Return the nearest neighbours with their part of the vote, in blue where their label is right."""
-    results, tiles = found.results, []
-    near = np.s_[query : query + 1, : ledger.k]
-    weights = neighbor_weights(results.neighbor_distances[near], ledger.method, factors=results.factors(near))[0]
-    names, labels = results.neighbor_ids.of(query), results.neighbor_labels.of(query)
-    for rank in range(min(_NEIGHBORS, ledger.k)):
-        edge = BLUE if labels[rank] in ledger.truths[query] else ORANGE
-        lines = (display_name(labels[rank]), f"{100 * weights[rank] / weights.sum():.0f} % of the vote")
-        tiles.append(Tile(names[rank], lines, pictures.get(names[rank]), edge))
-    return tiles
-
-
-def _item(ledger: VoteLedger, item: int, pictures: dict[str, bytes]) -> Tile:
-    name = ledger.item_names[item]
-    lines = (display_name(ledger.label_of(item)), f"decides {counted(int(ledger.caused[item]), 'error')}")
-    return Tile(name, lines, pictures.get(name), ORANGE)
 
 
 _FAR_MORE: Final = 2.0  # times the help: below it, an item between two labels that look alike is as likely
@@ -238,13 +233,12 @@ _MAJORITY: Final = 0.5  # of the vote of an item's own neighbours: less is commo
 _EXAMINED: Final = 10_000  # of the items that hurt most, those whose own neighbours are asked: seconds, not minutes
 _DRAWN: Final = 100  # suspects with a mark of their own in the plot
 _WORST: Final = 10  # items that the finding speaks of
-_COLUMNS: Final = ("kind", "name", "label", "queries", "helped", "hurt", "errors", "saved", "its neighbours say")
 
 
 def blame(
     found: Neighborhoods,
     *,
-    material: Material | None = None,
+    embedded: Embedded | None = None,
     k: int | None = None,
     method: str = DEFAULT_METHOD,
     shown: int = 10,
@@ -262,7 +256,7 @@ def blame(
 
     Args:
         found: the queries' neighbours.
-        material: the memory that they were found in, for the neighbours of suspects.
+        embedded: the memory that they were found in, for the neighbours of suspects.
         k: neighbours that vote, 2 or more; None: 50, or all where there are fewer.
         method: one of `retrieval.voting.METHODS`.
         shown: rows of each kind.
@@ -276,65 +270,69 @@ def blame(
     """
     k = min(DEFAULT_NEIGHBORS, found.results.k) if k is None else k
     ledger = keep_ledger(found.results, k=k, method=method)
-    suspects = _suspects(ledger, material)
-    rows = [*_item_rows(ledger, shown), *_label_rows(ledger, shown), *_pair_rows(ledger, shown)]
+    suspects = _suspects(ledger, embedded)
+    queries = Counter(", ".join(sorted(truth)) for truth in ledger.truths)
 
     def draw() -> "Figure":
         if pictures is None and query_pictures is None:
-            return _scatter(found.name, ledger, [item for item, _ in suspects])
+            title = f"{readable(found.name)}: what each item's votes did"
+            return _scatter(title, ledger, [item for item, _ in suspects[:_DRAWN]])
         return draw_errors(found, ledger, pictures, query_pictures, seed=seed)
 
     return Analysis(
         name="blame",
         title=f"{found.name}: items and labels that errors go back to",
         source="Section 3.7; Figures 5, 6 and 16",
-        columns=_COLUMNS,
-        rows=rows + [_item_row("suspect", ledger, item, said) for item, said in suspects[:shown]],
-        finding=_finding(ledger, suspects, asked=material is not None),
+        columns=("kind", "name", "label", "queries", "helped", "hurt", "errors", "saved", "its neighbours say"),
+        rows=[
+            *(_item_row("item", ledger, item) for item in ledger.deciders(shown)),
+            *_label_rows(ledger, shown),
+            *(
+                ("pair", truth, answer, queries[truth], None, None, count, None, None)
+                for (truth, answer), count in confused_pairs(ledger)[:shown]
+            ),
+            *(_item_row("suspect", ledger, item, said) for item, said in suspects[:shown]),
+        ],
+        finding=_finding(ledger, suspects, asked=embedded is not None),
         draw=draw,
-        notes=_notes(ledger, material, len(suspects)),
+        notes=_notes(ledger, embedded, len(suspects)),
     )
 
 
-def _suspects(ledger: VoteLedger, material: Material | None) -> list[tuple[int, str | None]]:
+def _suspects(ledger: VoteLedger, embedded: Embedded | None) -> list[tuple[int, str | None]]:
     """Return the items that are probably labelled wrongly, surest first, each with what its neighbours vote for."""
     worst = np.argsort(ledger.helped - ledger.hurt, kind="stable")
     worst = worst[ledger.hurt[worst] > _FAR_MORE * ledger.helped[worst]][:_EXAMINED]
-    if material is None or not worst.size:
+    if embedded is None or not worst.size:
         return [(item, None) for item in worst.tolist()]
-    said, shares, own = _own_neighbors(worst, ledger, material)
+    said, shares, own = _own_neighbors(worst, ledger, embedded)
     order = np.argsort(own - shares, kind="stable")
     outvoted = order[(said[order] != ledger.item_labels[worst[order]]) & (shares[order] > _MAJORITY)]
     return [(int(worst[place]), ledger.label_names[said[place]]) for place in outvoted.tolist()]
 
 
 def _own_neighbors(
-    items: Int[np.ndarray, " some"], ledger: VoteLedger, material: Material
+    items: Int[np.ndarray, " some"], ledger: VoteLedger, embedded: Embedded
 ) -> tuple[Int[np.ndarray, " some"], Float[np.ndarray, " some"], Float[np.ndarray, " some"]]:
     """Return what the items' own neighbours vote for, its share of their vote, and that of the item's label."""
-    places = {name: row for row, name in enumerate(material.item_ids)}
-    rows = np.array([places[ledger.item_names[item]] for item in items.tolist()])
-    near, distances = material.search(material.vectors[rows], ledger.k + 1)
-    others = other_places(near, rows)
-    near, distances = (found[others].reshape(len(rows), -1) for found in (near, distances))
-    labels = material.labels[near]
+    places = {name: row for row, name in enumerate(embedded.item_ids)}
+    asked = np.array([places[ledger.item_names[item]] for item in items.tolist()])
+    blocks = nearest_others(embedded.vectors, embedded.search, k=ledger.k, asked=asked)
+    rows, near, distances = map(np.concatenate, zip(*blocks, strict=True))
+    labels = embedded.labels[near]
     said, shares = heaviest_labels(labels, distances, count=1, method=ledger.method)
     weights = neighbor_weights(distances, ledger.method)
-    own = (weights * (labels == material.labels[rows][:, None])).sum(axis=1) / weights.sum(axis=1)
+    own = (weights * (labels == embedded.labels[rows][:, None])).sum(axis=1) / weights.sum(axis=1)
     return said[:, 0], shares[:, 0], own
 
 
-def _item_rows(ledger: VoteLedger, shown: int) -> list[tuple[Cell, ...]]:
-    return [_item_row("item", ledger, item, None) for item in ledger.deciders(shown)]
-
-
-def _item_row(kind: str, ledger: VoteLedger, item: int, said: str | None) -> tuple[Cell, ...]:
+def _item_row(kind: str, ledger: VoteLedger, item: int, said: str | None = None) -> Row:
     names = (kind, ledger.item_names[item], ledger.label_of(item), int(ledger.seen[item]))
     votes = (round(float(ledger.helped[item]), 2), round(float(ledger.hurt[item]), 2))
     return (*names, *votes, int(ledger.caused[item]), int(ledger.saved[item]), said)
 
 
-def _label_rows(ledger: VoteLedger, shown: int) -> list[tuple[Cell, ...]]:
+def _label_rows(ledger: VoteLedger, shown: int) -> list[Row]:
     """Return the answers of most errors, with the ledger of all their items."""
     size = len(ledger.label_names)
     helped, hurt, saved = (
@@ -350,14 +348,6 @@ def _label_rows(ledger: VoteLedger, shown: int) -> list[tuple[Cell, ...]]:
     ]  # fmt: skip
 
 
-def _pair_rows(ledger: VoteLedger, shown: int) -> list[tuple[Cell, ...]]:
-    queries = Counter(", ".join(sorted(truth)) for truth in ledger.truths)
-    return [
-        ("pair", truth, answer, queries[truth], None, None, count, None, None)
-        for (truth, answer), count in confused_pairs(ledger)[:shown]
-    ]
-
-
 def confused_pairs(ledger: VoteLedger) -> list[tuple[tuple[str, str], int]]:
     """Return (true label, wrong answer) with the number of queries, most first; several right labels count as one."""
     wrong = np.flatnonzero(~ledger.right).tolist()
@@ -367,7 +357,7 @@ def confused_pairs(ledger: VoteLedger) -> list[tuple[tuple[str, str], int]]:
 
 
 def _finding(ledger: VoteLedger, suspects: Sequence[tuple[int, str | None]], *, asked: bool) -> str:
-    errors, decided = int((~ledger.right).sum()), len(np.unique(ledger.decided_queries()))
+    errors, decided = int((~ledger.right).sum()), len(np.unique(ledger.mended[0]))
     if not errors:
         return f"Not one of {counted(len(ledger.right), 'query')} is answered wrongly."
     worst = len({query for item in ledger.deciders(_WORST) for query in ledger.queries_decided_by(item)})
@@ -382,7 +372,7 @@ def _finding(ledger: VoteLedger, suspects: Sequence[tuple[int, str | None]], *, 
     return f"{said} {counted(len(suspects), 'item')} may be labelled wrongly or show something odd (suspects)."
 
 
-def _notes(ledger: VoteLedger, material: Material | None, suspects: int) -> list[str]:
+def _notes(ledger: VoteLedger, embedded: Embedded | None, suspects: int) -> list[str]:
     share = 100 * float((ledger.seen > 0).mean())
     asked = f"and their own {ledger.k} neighbours give another label more than half their vote"
     return [
@@ -390,30 +380,26 @@ def _notes(ledger: VoteLedger, material: Material | None, suspects: int) -> list
         f"Without an item: its vote is not counted, the others keep the weight of their rank (k = {ledger.k},"
         f" {ledger.method}), and no further neighbour moves up.",
         f"{share:.1f} % of the {counted(len(ledger.seen), 'item')} that neighbours name voted at this k."
-        if material is None
-        else f"{int((ledger.seen > 0).sum()):,} of the memory's {counted(len(material.item_ids), 'item')} voted.",
+        if embedded is None
+        else f"{int((ledger.seen > 0).sum()):,} of the memory's {counted(len(embedded.item_ids), 'item')} voted.",
         f"Suspects ({suspects:,}) hurt more than {_FAR_MORE:g} times as much as they help"
-        + (f", {asked}" if material else "; their own neighbours were not asked, for want of the memory")
+        + (f", {asked}" if embedded else "; their own neighbours were not asked, for want of the memory")
         + f"; at most {_EXAMINED:,} are looked at. A right label on an odd picture is suspected as well.",
     ]
 
 
-def _scatter(name: str, ledger: VoteLedger, suspects: Sequence[int]) -> "Figure":
+@plotted((5.2, 4.2), legend=3)
+def _scatter(axes: Axes, ledger: VoteLedger, suspects: Sequence[int]) -> None:
     from matplotlib.colors import LogNorm
 
-    with drawing((5.2, 4.2), f"{readable(name)}: what each item's votes did") as (figure, axes):
-        there = ledger.seen > 0
-        grey = LogNorm(vmin=0.3)  # so that a single item is not white
-        where = (ledger.helped[there], ledger.hurt[there])
-        bins = axes.hexbin(*where, gridsize=45, norm=grey, mincnt=1, cmap="Greys", linewidths=0.1)
-        most = float(max(ledger.helped.max(), ledger.hurt.max(), 1e-9))
-        axes.plot([0, most], [0, most], color=BLUE, ls="--", lw=1, label="as much hurt as help")
-        axes.plot([0, most / _FAR_MORE], [0, most], color=INK, ls=":", lw=1, label=f"{_FAR_MORE:g} times as much")
-        few = list(suspects[:_DRAWN])
-        axes.plot(
-            ledger.helped[few], ledger.hurt[few], "^", color=ORANGE, markersize=4, label=f"suspects (first {_DRAWN})"
-        )
-        axes.set(xlabel="votes given to right labels (queries)", ylabel="votes given to wrong labels (queries)")
-        plain_numbers(figure.colorbar(bins, ax=axes, label="items").ax)
-        figure.legend(fontsize=8, loc="outside lower center", ncols=3)
-    return figure
+    there = ledger.seen > 0
+    grey = LogNorm(vmin=0.3)  # so that a single item is not white
+    where = (ledger.helped[there], ledger.hurt[there])
+    bins = axes.hexbin(*where, gridsize=45, norm=grey, mincnt=1, cmap="Greys", linewidths=0.1)
+    most = float(max(ledger.helped.max(), ledger.hurt.max(), 1e-9))
+    axes.plot([0, most], [0, most], color=BLUE, ls="--", lw=1, label="as much hurt as help")
+    axes.plot([0, most / _FAR_MORE], [0, most], color=INK, ls=":", lw=1, label=f"{_FAR_MORE:g} times as much")
+    places = (ledger.helped[suspects], ledger.hurt[suspects])
+    axes.plot(*places, "^", color=ORANGE, markersize=4, label=f"suspects (first {_DRAWN})")
+    axes.set(xlabel="votes given to right labels (queries)", ylabel="votes given to wrong labels (queries)")
+    plain_numbers(axes.figure.colorbar(bins, ax=axes, label="items").ax)

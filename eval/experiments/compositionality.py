@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from jaxtyping import Float, Int
 
-from eval.experiments.base import Analysis, Cell
+from eval.experiments.base import Analysis, Axes, Row, plotted
+from eval.experiments.embedded import Embedded
 from eval.experiments.gallery import Pictures, Section, Tile, draw_gallery, fetch
-from eval.experiments.material import Material
 from eval.metrics.intervals import SEED
-from eval.metrics.votes import is_right, truth_codes
-from eval.report.plots import BLUE, INK, ORANGE, drawing, readable
+from eval.metrics.votes import is_right, percent, truth_codes
+from eval.report.plots import BLUE, INK, ORANGE, readable
 from eval.wording import counted
 from retrieval.errors import InvalidArgument
 from retrieval.labels import display_name
@@ -22,19 +22,6 @@ if TYPE_CHECKING:
 
 _PICTURED: Final = 3  # neighbours before and after, as in Figure 17
 _NOTHING: Final = 1e-3  # a residual this short is what float16 makes of the same picture twice
-_COLUMNS: Final = (
-    "query",
-    "label",
-    "nearest",
-    "its label",
-    "distance",
-    "residual's nearest",
-    "residual's label",
-    "residual's distance",
-    "another label",
-    "labels before",
-    "labels after",
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,24 +35,24 @@ class Residuals:
     residual_distances: Float[np.ndarray, "left k"]
 
 
-def find_residuals(material: Material, k: int) -> Residuals:
+def find_residuals(embedded: Embedded, k: int) -> Residuals:
     """Return the k neighbours of each query, and of the query less its nearest neighbour, scaled to length 1.
 
     Queries that equal their nearest neighbour are left out: nothing remains of them.
     """
-    found = material.neighbors().results
+    found = embedded.neighbors().results
     rows, distances = found.neighbor_ids.codes[:, :k], found.neighbor_distances[:, :k]
-    residuals = material.queries - material.vectors[rows[:, 0]]
+    residuals = embedded.queries - embedded.vectors[rows[:, 0]]
     lengths = np.linalg.norm(residuals, axis=1, keepdims=True)
     left = np.flatnonzero(lengths[:, 0] > _NOTHING)
     if not left.size:
         raise InvalidArgument("every query equals its nearest neighbour: give queries that the memory does not hold")
-    after, distances_after = material.search(residuals[left] / lengths[left], rows.shape[1])
+    after, distances_after = embedded.search(residuals[left] / lengths[left], rows.shape[1])
     return Residuals(left, rows[left], distances[left], after, distances_after)
 
 
 def compositionality(
-    material: Material,
+    embedded: Embedded,
     *,
     k: int = 10,
     shown: int = 6,
@@ -76,7 +63,7 @@ def compositionality(
     """Return what the residual of each query finds; all queries count, a few drawn at random are listed and pictured.
 
     Args:
-        material: the memory and the queries.
+        embedded: the memory and the queries.
         k: neighbours among which labels are counted, before and after.
         shown: queries in the table and in the gallery.
         seed: of their choice.
@@ -88,73 +75,70 @@ def compositionality(
     """
     if k < 1 or shown < 1:
         raise InvalidArgument(f"k={k}, shown={shown}: 1 or more expected of both")
-    found = find_residuals(material, k)
+    found = find_residuals(embedded, k)
     count = len(found.queries)
     chosen = np.sort(np.random.default_rng(seed).choice(count, min(shown, count), replace=False)).tolist()
-    summary = _Summary.of(material, found)
+    summary, finding = _summary(embedded, found)
 
     def draw() -> "Figure":
         if pictures is None and query_pictures is None:
-            return _histogram(material, found)
-        return _gallery(material, found, chosen, pictures, query_pictures)
+            return _histogram(f"{readable(embedded.name)}: queries and their residuals", found)
+        return _gallery(embedded, found, chosen, pictures, query_pictures)
 
+    notes = [
+        "The paper shows queries with several objects, chosen by hand, and gives no figures; here every query counts,"
+        f" and those listed are drawn at random (seed {seed}).",
+        "Nothing is taken out of the memory: the residual is searched among all its items, the neighbour included."
+        " Embeddings have length 1 before one is subtracted from the other, and so has the residual before the search.",
+        f"Labels are counted among {counted(found.rows.shape[1], 'neighbour')};"
+        " another label: than that of the query's nearest neighbour.",
+    ]
+    if same := len(embedded.query_ids) - count:
+        notes.append(f"Left out: {counted(same, 'query')} equal to the nearest neighbour, of which nothing is left.")
     return Analysis(
         name="compositionality",
-        title=f"{material.name}: neighbours of a query, and of its residual (query minus nearest neighbour)",
+        title=f"{embedded.name}: neighbours of a query, and of its residual (query minus nearest neighbour)",
         source="Figure 17, appendix O",
-        columns=_COLUMNS,
-        rows=[summary.row(), *(_row(material, found, place) for place in chosen)],
-        finding=summary.finding(),
+        columns=(
+            "query",
+            "label",
+            "nearest",
+            "its label",
+            "distance",
+            "residual's nearest",
+            "residual's label",
+            "residual's distance",
+            "another label",
+            "labels before",
+            "labels after",
+        ),
+        rows=[summary, *(_row(embedded, found, place) for place in chosen)],
+        finding=finding,
         draw=draw,
-        notes=_notes(material, found, k, seed),
+        notes=notes,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Summary:
-    queries: int
-    k: int
-    before: float  # mean cosine distance of the nearest
-    after: float
-    another: float  # percent of queries whose residual's nearest has another label than the query's nearest
-    by_chance: float  # percent, for an item drawn at random
-    labels_before: float  # mean number of labels among k
-    labels_after: float
-    right_before: float  # percent of queries whose nearest has a right label
-    right_after: float
-
-    @classmethod
-    def of(cls, material: Material, found: Residuals) -> "_Summary":
-        nearest, after = material.labels[found.rows], material.labels[found.residual_rows]
-        shares = np.bincount(material.labels, minlength=len(material.label_names)) / len(material.labels)
-        truths = truth_codes(material.neighbors().results)[found.queries]
-        return cls(
-            queries=len(found.queries),
-            k=nearest.shape[1],
-            before=float(found.distances[:, 0].mean()),
-            after=float(found.residual_distances[:, 0].mean()),
-            another=100.0 * float((nearest[:, 0] != after[:, 0]).mean()),
-            by_chance=100.0 * float(1.0 - shares[nearest[:, 0]].mean()),
-            labels_before=float(count_distinct(nearest).mean()),
-            labels_after=float(count_distinct(after).mean()),
-            right_before=100.0 * float(is_right(nearest[:, :1], truths).mean()),
-            right_after=100.0 * float(is_right(after[:, :1], truths).mean()),
-        )
-
-    def row(self) -> tuple[Cell, ...]:
-        name = f"all {counted(self.queries, 'query')}"
-        before = (f"right for {self.right_before:.1f} %", round(self.before, 3))
-        after = (f"right for {self.right_after:.1f} %", round(self.after, 3), f"{self.another:.1f} %")
-        return (name, None, None, *before, None, *after, round(self.labels_before, 2), round(self.labels_after, 2))
-
-    def finding(self) -> str:
-        return (
-            "Where the nearest neighbour's vector is subtracted from the query's and the rest is searched in the same"
-            f" memory, {self.another:.1f} % of queries find another label first (an item drawn at random has another in"
-            f" {self.by_chance:.1f} %), at a mean distance of {self.after:.2f} instead of {self.before:.2f}; among"
-            f" {self.k} neighbours stand {self.labels_after:.1f} labels instead of {self.labels_before:.1f}, and the"
-            f" first one is right for {self.right_after:.1f} % instead of {self.right_before:.1f} %."
-        )
+def _summary(embedded: Embedded, found: Residuals) -> tuple[Row, str]:
+    """Return the row of all queries, and what it says."""
+    nearest, after = embedded.labels[found.rows], embedded.labels[found.residual_rows]
+    shares = np.bincount(embedded.labels, minlength=len(embedded.label_names)) / len(embedded.labels)
+    truths = truth_codes(embedded.neighbors().results)[found.queries]
+    right, right_after = (percent(is_right(labels[:, :1], truths)[:, 0]) for labels in (nearest, after))
+    distance, distance_after = (float(d[:, 0].mean()) for d in (found.distances, found.residual_distances))
+    labels, labels_after = (float(count_distinct(each).mean()) for each in (nearest, after))
+    another = percent(nearest[:, 0] != after[:, 0])  # of the queries
+    by_chance = 100.0 * float(1.0 - shares[nearest[:, 0]].mean())  # for an item drawn at random
+    before = (f"right for {right:.1f} %", round(distance, 3))
+    changed = (f"right for {right_after:.1f} %", round(distance_after, 3), f"{another:.1f} %")
+    name = f"all {counted(len(nearest), 'query')}"
+    return (name, None, None, *before, None, *changed, round(labels, 2), round(labels_after, 2)), (
+        "Where the nearest neighbour's vector is subtracted from the query's and the rest is searched in the same"
+        f" memory, {another:.1f} % of queries find another label first (an item drawn at random has another in"
+        f" {by_chance:.1f} %), at a mean distance of {distance_after:.2f} instead of {distance:.2f}; among"
+        f" {nearest.shape[1]} neighbours stand {labels_after:.1f} labels instead of {labels:.1f}, and the"
+        f" first one is right for {right_after:.1f} % instead of {right:.1f} %."
+    )
 
 
 def count_distinct(labels: Int[np.ndarray, "queries k"]) -> Int[np.ndarray, " queries"]:
@@ -164,17 +148,17 @@ def count_distinct(labels: Int[np.ndarray, "queries k"]) -> Int[np.ndarray, " qu
     return distinct
 
 
-def _row(material: Material, found: Residuals, place: int) -> tuple[Cell, ...]:
+def _row(embedded: Embedded, found: Residuals, place: int) -> Row:
     query = int(found.queries[place])
-    labels, after = material.labels[found.rows[place]], material.labels[found.residual_rows[place]]
+    labels, after = embedded.labels[found.rows[place]], embedded.labels[found.residual_rows[place]]
     return (
-        material.query_ids[query],
-        ", ".join(sorted(material.truths[query])),
-        material.item_ids[found.rows[place, 0]],
-        material.label_names[labels[0]],
+        embedded.query_ids[query],
+        ", ".join(sorted(embedded.truths[query])),
+        embedded.item_ids[found.rows[place, 0]],
+        embedded.label_names[labels[0]],
         round(float(found.distances[place, 0]), 3),
-        material.item_ids[found.residual_rows[place, 0]],
-        material.label_names[after[0]],
+        embedded.item_ids[found.residual_rows[place, 0]],
+        embedded.label_names[after[0]],
         round(float(found.residual_distances[place, 0]), 3),
         "yes" if labels[0] != after[0] else "no",
         len(set(labels.tolist())),
@@ -182,50 +166,32 @@ def _row(material: Material, found: Residuals, place: int) -> tuple[Cell, ...]:
     )
 
 
-def _notes(material: Material, found: Residuals, k: int, seed: int) -> list[str]:
-    notes = [
-        "The paper shows queries with several objects, chosen by hand, and gives no figures; here every query counts,"
-        f" and those listed are drawn at random (seed {seed}).",
-        "Nothing is taken out of the memory: the residual is searched among all its items, the neighbour included."
-        " Embeddings have length 1 before one is subtracted from the other, and so has the residual before the search.",
-        f"Labels are counted among {counted(min(k, found.rows.shape[1]), 'neighbour')};"
-        " another label: than that of the query's nearest neighbour.",
-    ]
-    if same := len(material.query_ids) - len(found.queries):
-        notes.append(f"Left out: {counted(same, 'query')} equal to the nearest neighbour, of which nothing is left.")
-    return notes
-
-
-def _histogram(material: Material, found: Residuals) -> "Figure":
-    with drawing((5.2, 3.8), f"{readable(material.name)}: queries and their residuals") as (figure, axes):
-        both = (found.distances[:, 0], found.residual_distances[:, 0])
-        edges = np.linspace(min(map(np.min, both)), max(map(np.max, both)) + 1e-6, 41)
-        axes.hist(both[0], edges, color=BLUE, alpha=0.75, label="query")
-        axes.hist(both[1], edges, color=ORANGE, histtype="step", lw=1.8, label="query minus nearest neighbour")
-        axes.set(xlabel="cosine distance of the nearest neighbour", ylabel="queries")
-        figure.legend(loc="outside lower center", ncols=2)
-    return figure
+@plotted((5.2, 3.8), legend=2, fontsize=9)
+def _histogram(axes: Axes, found: Residuals) -> None:
+    both = (found.distances[:, 0], found.residual_distances[:, 0])
+    edges = np.linspace(min(map(np.min, both)), max(map(np.max, both)) + 1e-6, 41)
+    axes.hist(both[0], edges, color=BLUE, alpha=0.75, label="query")
+    axes.hist(both[1], edges, color=ORANGE, histtype="step", lw=1.8, label="query minus nearest neighbour")
+    axes.set(xlabel="cosine distance of the nearest neighbour", ylabel="queries")
 
 
 def _gallery(
-    material: Material, found: Residuals, chosen: Sequence[int], pictures: Pictures | None, queries: Pictures | None
+    embedded: Embedded, found: Residuals, chosen: Sequence[int], pictures: Pictures | None, queries: Pictures | None
 ) -> "Figure":
     pictured = min(_PICTURED, found.rows.shape[1])
     sides = (found.rows, found.distances, BLUE), (found.residual_rows, found.residual_distances, ORANGE)
-    items = fetch(pictures, [material.item_ids[row] for side in sides for row in side[0][chosen, :pictured].flat])
-    asked = fetch(queries, [material.query_ids[found.queries[place]] for place in chosen])
+    items = fetch(pictures, [embedded.item_ids[row] for side in sides for row in side[0][chosen, :pictured].flat])
+    asked = fetch(queries, [embedded.query_ids[found.queries[place]] for place in chosen])
     rows = []
     for place in chosen:
-        query = material.query_ids[found.queries[place]]
-        truth = ", ".join(sorted(material.truths[found.queries[place]]))
+        query = embedded.query_ids[found.queries[place]]
+        truth = ", ".join(sorted(embedded.truths[found.queries[place]]))
         tiles = [Tile(query, (truth,), asked.get(query), INK)]
         for near, distances, edge in sides:
-            for row, distance in zip(
-                near[place, :pictured].tolist(), distances[place, :pictured].tolist(), strict=True
-            ):
-                lines = (display_name(material.label_names[material.labels[row]]), f"distance {distance:.2f}")
-                tiles.append(Tile(material.item_ids[row], lines, items.get(material.item_ids[row]), edge))
+            for row, distance in zip(near[place, :pictured], distances[place, :pictured], strict=True):
+                name, label = embedded.item_ids[row], display_name(embedded.label_names[embedded.labels[row]])
+                tiles.append(Tile(name, (label, f"distance {distance:.2f}"), items.get(name), edge))
         rows.append(tiles)
     ranks = range(1, pictured + 1)
     headings = ["query", *(f"neighbour {rank}" for rank in ranks), *(f"residual {rank}" for rank in ranks)]
-    return draw_gallery(Section(headings, rows), title=f"{readable(material.name)}: {readable(material.embedder)}")
+    return draw_gallery(Section(headings, rows), title=f"{readable(embedded.name)}: {readable(embedded.embedder)}")

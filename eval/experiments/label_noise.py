@@ -1,21 +1,27 @@
 """Accuracy while labels in the memory are replaced by random ones (Geirhos et al., appendix D, Figure 10)."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from eval.experiments.base import BY_METHOD, UNCHANGED_UP_TO, Analysis, Neighborhoods, accuracy_every_k, best
+from eval.experiments.base import (
+    BY_METHOD,
+    UNCHANGED_UP_TO,
+    Analysis,
+    Axes,
+    accuracy_every_k,
+    best,
+    caption,
+    plotted,
+)
 from eval.metrics.intervals import SEED
-from eval.metrics.votes import is_right, truth_codes
-from eval.report.plots import INK, STROKES, drawing, readable
-from eval.types import Percent
+from eval.metrics.votes import truth_codes
+from eval.report.plots import INK, STROKES
+from eval.types import Neighborhoods
 from retrieval.errors import InvalidArgument
 from retrieval.voting import DEFAULT_METHOD
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 LEVELS: Final = tuple(range(0, 101, 5))  # percent: 21 levels
 _KS: Final = (1, 10, 50, 100)
@@ -38,16 +44,15 @@ def label_noise(found: Neighborhoods, *, levels: Sequence[int] = LEVELS, seed: i
     """
     if not levels or not all(0 <= level <= 100 for level in levels):
         raise InvalidArgument(f"levels from 0 to 100 percent expected: got {list(levels)}")
-    results = found.results
-    truths, curves = truth_codes(results), []
-    for labels in corrupt(found, levels, seed=seed):
-        right = is_right(labels, truths)
-        weighings = [BY_METHOD[DEFAULT_METHOD]]
-        distances, factors = results.neighbor_distances, results.reliabilities
-        curves.append(accuracy_every_k(labels, distances, right, weighings, factors=factors)[0])
-    top1 = np.array(curves)
-    ks = [k for k in _KS if k <= results.k] or [results.k]
+    truths, rank = truth_codes(found.results), [BY_METHOD[DEFAULT_METHOD]]
+    top1 = np.concatenate(
+        [accuracy_every_k(found, rank, labels=labels, truths=truths) for labels in corrupt(found, levels, seed=seed)]
+    )
+    ks = [k for k in _KS if k <= found.results.k] or [found.results.k]
     bests = [best(curve) for curve in top1]
+    by_level = {level: top for level, (top, _) in zip(levels, bests, strict=True)}
+    first, last = min(levels), max(levels)
+    unchanged = [level for level, top in by_level.items() if top >= by_level[first] - _UNCHANGED]
     return Analysis(
         name="label_noise",
         title="Accuracy of rank voting with random labels in the memory",
@@ -57,8 +62,10 @@ def label_noise(found: Neighborhoods, *, levels: Sequence[int] = LEVELS, seed: i
             (level, *curve[[k - 1 for k in ks]].tolist(), *top)
             for level, curve, top in zip(levels, top1, bests, strict=True)
         ],
-        finding=_finding(levels, [top for top, _ in bests]),
-        draw=lambda: _draw(found, levels, top1, ks),
+        finding=f"At the best k, rank voting is right for {by_level[first]:.1f} % with {first:g} % random labels and"
+        f" loses at most {_UNCHANGED:g} points up to {max(unchanged):g} %; with {last:g} % it is right for"
+        f" {by_level[last]:.1f} %.",
+        draw=lambda: _draw(caption(found.name, found.embedder), levels, top1, ks),
         notes=[
             "Corrupted are the items that are a neighbour of some query; the others change no vote.",
             f'The paper states that accuracy is "almost unchanged" up to about {UNCHANGED_UP_TO:.0f} % on ImageNet, at'
@@ -87,25 +94,11 @@ def corrupt(found: Neighborhoods, levels: Sequence[int], *, seed: int) -> Iterat
         yield np.where(turn < round(level / 100 * len(by_id)), replacement, labels.codes)
 
 
-def _finding(levels: Sequence[int], tops: Sequence[Percent]) -> str:
-    clean = tops[int(np.argmin(levels))]
-    kept = [level for level, top in zip(levels, tops, strict=True) if top >= clean - _UNCHANGED]
-    first, last, worst = min(levels), max(levels), tops[int(np.argmax(levels))]
-    return (
-        f"At the best k, rank voting is right for {clean:.1f} % with {first:g} % random labels and loses at most"
-        f" {_UNCHANGED:g} points up to {max(kept):g} %; with {last:g} % it is right for {worst:.1f} %."
-    )
-
-
-def _draw(
-    found: Neighborhoods, levels: Sequence[int], top1: Float[np.ndarray, "levels k"], ks: Sequence[int]
-) -> "Figure":
-    with drawing((6.4, 4.2), f"{readable(found.name)}, {readable(found.embedder)}") as (figure, axes):
-        for k, marker, (colour, stroke) in zip(ks, "os^v", STROKES.values(), strict=False):
-            axes.plot(levels, top1[:, k - 1], marker, ls=stroke, color=colour, markersize=3, label=f"k = {k}")
-        stated = f"ImageNet almost unchanged up to about {UNCHANGED_UP_TO:.0f} % (paper, appendix D)"
-        axes.axvline(UNCHANGED_UP_TO, color=INK, lw=1, ls=(0, (1, 1)), label=stated)
-        axes.set(xlabel="memory items with a random label (%)", ylabel="top-1 accuracy of rank voting (%)")
-        axes.set_ylim(bottom=0)
-        figure.legend(fontsize=8, loc="outside lower center", ncols=3)
-    return figure
+@plotted((6.4, 4.2), legend=3)
+def _draw(axes: Axes, levels: Sequence[int], top1: Float[np.ndarray, "levels k"], ks: Sequence[int]) -> None:
+    for k, marker, (colour, stroke) in zip(ks, "os^v", STROKES.values(), strict=False):
+        axes.plot(levels, top1[:, k - 1], marker, ls=stroke, color=colour, markersize=3, label=f"k = {k}")
+    stated = f"ImageNet almost unchanged up to about {UNCHANGED_UP_TO:.0f} % (paper, appendix D)"
+    axes.axvline(UNCHANGED_UP_TO, color=INK, lw=1, ls=(0, (1, 1)), label=stated)
+    axes.set(xlabel="memory items with a random label (%)", ylabel="top-1 accuracy of rank voting (%)")
+    axes.set_ylim(bottom=0)

@@ -2,22 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float
 
-from eval.experiments.base import Analysis, Cell, right_by_k
-from eval.experiments.material import MOST_NEIGHBORS, Material, class_order, neighbors_within
+from eval.experiments.base import Analysis, Axes, Row, plotted, right_by_k
+from eval.experiments.embedded import MOST_NEIGHBORS, Embedded, class_order
 from eval.metrics.votes import percent
-from eval.report.plots import BLUE, GREEN, INK, ORANGE, PINK, drawing, readable
+from eval.report.plots import BLUE, GREEN, INK, ORANGE, PINK, readable
 from eval.types import Percent
 from retrieval.errors import InvalidArgument
 from retrieval.voting import DEFAULT_METHOD
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 FRACTIONS: Final = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 PUBLISHED_SIZES: Final = (1e3, 1e9)  # for which appendix F gives its fits
@@ -47,9 +43,48 @@ class _Size:
     errors: list[Percent]  # of rank voting, one a repeat
     nearest: list[Percent]  # errors of the nearest neighbour alone
 
+    @property
+    def error(self) -> Percent:
+        return float(np.mean(self.errors))
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    embedder: str
+    sizes: list[_Size]
+    fit: Fit | None
+
+    def rows(self) -> list[Row]:
+        return [self._row(size) for size in self.sizes]
+
+    def _row(self, size: _Size) -> Row:
+        at = np.array([size.items], float)
+        inside = PUBLISHED_SIZES[0] <= size.items <= PUBLISHED_SIZES[1]
+        published = [float(line.error(at)[0]) if inside else None for line in PUBLISHED.values()]
+        fitted = float(self.fit.error(at)[0]) if self.fit and size.items > 1 else None
+        spread = (size.error, min(size.errors), max(size.errors), float(np.mean(size.nearest)))
+        return self.embedder, size.items, len(size.errors), *spread, fitted, *published
+
+    def fall(self) -> str:
+        first, last = self.sizes[0], self.sizes[-1]
+        return (
+            f"{self.embedder}: the error falls from {first.error:.1f} % with {first.items:,} items to "
+            f"{last.error:.1f} % with {last.items:,}."
+        )
+
+    def slope(self) -> list[str]:
+        if not self.fit:
+            return []
+        published = " and ".join(f"{line.slope:.2f}" for line in PUBLISHED.values())
+        items, errors = np.array([(size.items, size.error) for size in self.sizes if size.items > 1]).T
+        return [
+            f"{self.embedder}'s fit has a slope of {self.fit.slope:.2f}, against the paper's {published}, and is off "
+            f"by {np.abs(self.fit.error(items) - errors).max():.1f} points at most."
+        ]
+
 
 def memory_size(
-    *materials: Material,
+    *memories: Embedded,
     fractions: Sequence[float] = FRACTIONS,
     repeats: int = 3,
     seed: int = 0,
@@ -61,21 +96,21 @@ def memory_size(
     one item a class comes first.
 
     Args:
-        materials: the same queries and memory by one embedder or several.
+        memories: the same queries and memory by one embedder or several.
         fractions: of each class, above 0 and at most 1.
         repeats: draws of each part that is not the whole.
         seed: of the draws.
         k: neighbours that vote.
 
     Raises:
-        InvalidArgument: no material, two by one embedder, a fraction out of bounds, no repeat, or no query.
+        InvalidArgument: no memory, two by one embedder, a fraction out of bounds, no repeat, or no query.
     """
-    _check(materials, fractions, repeats)
-    measured = {material.embedder: _measure(material, fractions, repeats, seed, k) for material in materials}
-    fits = {name: fit_error([size.items for size in sizes], _means(sizes)) for name, sizes in measured.items()}
+    _check(memories, fractions, repeats)
+    measured = [_measure(embedded, fractions, repeats, seed, k) for embedded in memories]
+    slopes = [sentence for one in measured for sentence in one.slope()]
     return Analysis(
         name="memory_size",
-        title=f"Memory size: {materials[0].name}",
+        title=f"Memory size: {memories[0].name}",
         source="Figure 3 and appendix F",
         columns=(
             "embedder",
@@ -88,9 +123,9 @@ def memory_size(
             "our fit (%)",
             *(f"paper's fit, {name} (%)" for name in PUBLISHED),
         ),
-        rows=[_row(name, size, fits[name]) for name, sizes in measured.items() for size in sizes],
-        finding=f"{_finding(measured)} {_fit_sentence(measured, fits)}".strip(),
-        draw=lambda: _draw(readable(materials[0].name), measured, fits),
+        rows=[row for one in measured for row in one.rows()],
+        finding=" ".join([*(one.fall() for one in measured), *slopes]),
+        draw=lambda: _draw(readable(memories[0].name), measured),
         notes=[
             f"Error of {DEFAULT_METHOD} voting with {k} neighbours, or with all items where there are fewer; the paper "
             "does not say with how many. In a memory hardly larger than that, distant items outvote near ones.",
@@ -113,100 +148,56 @@ def fit_error(items: Sequence[int], errors: Sequence[Percent]) -> Fit | None:
     return Fit(float(slope), float(offset))
 
 
-def _check(materials: Sequence[Material], fractions: Sequence[float], repeats: int) -> None:
-    if not materials or not all(material.query_ids for material in materials):
+def _check(memories: Sequence[Embedded], fractions: Sequence[float], repeats: int) -> None:
+    if not memories or not all(embedded.query_ids for embedded in memories):
         raise InvalidArgument("memory size is measured on queries: give at least one data set with pictures")
-    if len({material.embedder for material in materials}) < len(materials):
+    if len({embedded.embedder for embedded in memories}) < len(memories):
         raise InvalidArgument("two of the memories are by one embedder: memory size is compared between embedders")
-    wrong = [fraction for fraction in fractions if not 0 < fraction <= 1]
-    if wrong or not fractions:
+    if not fractions or not all(0 < fraction <= 1 for fraction in fractions):
         raise InvalidArgument(f"fractions {list(fractions)}: numbers above 0 and up to 1 expected")
     if repeats < 1:
         raise InvalidArgument(f"repeats={repeats}: one draw or more expected")
 
 
-def _measure(material: Material, fractions: Sequence[float], repeats: int, seed: int, k: int) -> list[_Size]:
-    sizes = np.bincount(material.labels)[material.labels]  # of each item's class
-    orders = [class_order(material.labels, np.random.default_rng([seed, repeat])) for repeat in range(repeats)]
+def _measure(embedded: Embedded, fractions: Sequence[float], repeats: int, seed: int, k: int) -> _Measured:
+    class_sizes = np.bincount(embedded.labels)[embedded.labels]  # of each item's class
+    orders = [class_order(embedded.labels, np.random.default_rng([seed, repeat])) for repeat in range(repeats)]
     found: dict[int, _Size] = {}
     for fraction in (0.0, *sorted(fractions)):  # 0: one item a class
         for order in orders[:1] if fraction == 1.0 else orders:
-            kept = order < np.maximum(1, np.round(fraction * sizes))
+            kept = order < np.maximum(1, np.round(fraction * class_sizes))
             size = found.setdefault(int(kept.sum()), _Size(int(kept.sum()), [], []))
             if len(size.errors) < repeats:  # two fractions may keep as many of small classes
-                right = right_by_k(neighbors_within(material, kept, k=k), DEFAULT_METHOD)
+                right = right_by_k(embedded.neighbors_within(kept, k=k), DEFAULT_METHOD)
                 size.errors.append(100.0 - percent(right[:, -1]))
                 size.nearest.append(100.0 - percent(right[:, 0]))
-    return list(found.values())
+    fit = fit_error(list(found), [size.error for size in found.values()])
+    return _Measured(embedded.embedder, list(found.values()), fit)
 
 
-def _means(sizes: Sequence[_Size]) -> list[Percent]:
-    return [float(np.mean(size.errors)) for size in sizes]
+@plotted((6.4, 4.8), legend=2)
+def _draw(axes: Axes, measured: Sequence[_Measured]) -> None:
+    for place, one in enumerate(measured):
+        colour, marker = _STROKES[place % len(_STROKES)]
+        name, items = readable(one.embedder), np.array([size.items for size in one.sizes], float)
+        middle = np.array([size.error for size in one.sizes])
+        reach = [middle - [min(size.errors) for size in one.sizes], [max(size.errors) for size in one.sizes] - middle]
+        axes.errorbar(items, middle, yerr=reach, fmt=marker, color=colour, capsize=3, label=name)
+        nearest = [np.mean(size.nearest) for size in one.sizes]
+        axes.plot(items, nearest, marker, mfc="none", color=colour, ms=5, label=f"{name}, nearest alone")
+        if one.fit:
+            fitted = np.geomspace(max(items.min(), 2), items.max(), 50)
+            axes.plot(fitted, one.fit.error(fitted), color=colour, lw=1, label=f"our fit, slope {one.fit.slope:.2f}")
+    published = np.geomspace(PUBLISHED_SIZES[0], 1.28e6, 50)  # on to ImageNet's size
+    for (name, line), stroke in zip(PUBLISHED.items(), ("--", ":"), strict=True):
+        label = f"paper's fit, {name}, ImageNet"
+        axes.plot(published, line.error(published), color=INK, lw=1, ls=stroke, label=label)
+    axes.plot(*PUBLISHED_ONE_EACH, "*", color=INK, ms=11, label="paper, ViT-L14, one item a class")
+    axes.set(xscale="log", yscale="log", xlabel="items in memory", ylabel="top-1 error (%)")
+    _plain_ticks(axes)
 
 
-def _row(embedder: str, size: _Size, fit: Fit | None) -> tuple[Cell, ...]:
-    at = np.array([size.items], float)
-    published = [
-        float(line.error(at)[0]) if PUBLISHED_SIZES[0] <= size.items <= PUBLISHED_SIZES[1] else None
-        for line in PUBLISHED.values()
-    ]
-    fitted = float(fit.error(at)[0]) if fit and size.items > 1 else None
-    spread = (float(np.mean(size.errors)), min(size.errors), max(size.errors), float(np.mean(size.nearest)))
-    return embedder, size.items, len(size.errors), *spread, fitted, *published
-
-
-def _finding(measured: dict[str, list[_Size]]) -> str:
-    return " ".join(
-        f"{name}: the error falls from {np.mean(sizes[0].errors):.1f} % with {sizes[0].items:,} items to "
-        f"{np.mean(sizes[-1].errors):.1f} % with {sizes[-1].items:,}."
-        for name, sizes in measured.items()
-    )
-
-
-def _fit_sentence(measured: dict[str, list[_Size]], fits: dict[str, Fit | None]) -> str:
-    published = " and ".join(f"{line.slope:.2f}" for line in PUBLISHED.values())
-    return " ".join(
-        f"{name}'s fit has a slope of {fit.slope:.2f}, against the paper's {published}, and is off by "
-        f"{_farthest(measured[name], fit):.1f} points at most."
-        for name, fit in fits.items()
-        if fit
-    )
-
-
-def _farthest(sizes: Sequence[_Size], fit: Fit) -> float:
-    counted = [size for size in sizes if size.items > 1]
-    fitted = fit.error(np.array([size.items for size in counted], float))
-    return float(np.abs(fitted - _means(counted)).max())
-
-
-def _draw(title: str, measured: dict[str, list[_Size]], fits: dict[str, Fit | None]) -> "Figure":
-    with drawing((6.4, 4.8), title) as (figure, axes):
-        for place, (name, sizes) in enumerate(measured.items()):
-            _draw_sizes(axes, name, sizes, fits[name], _STROKES[place % len(_STROKES)])
-        published = np.geomspace(PUBLISHED_SIZES[0], 1.28e6, 50)  # on to ImageNet's size
-        for (name, line), stroke in zip(PUBLISHED.items(), ("--", ":"), strict=True):
-            label = f"paper's fit, {name}, ImageNet"
-            axes.plot(published, line.error(published), color=INK, lw=1, ls=stroke, label=label)
-        axes.plot(*PUBLISHED_ONE_EACH, "*", color=INK, ms=11, label="paper, ViT-L14, one item a class")
-        axes.set(xscale="log", yscale="log", xlabel="items in memory", ylabel="top-1 error (%)")
-        _plain_ticks(axes)
-        figure.legend(loc="outside lower center", ncols=2, fontsize=8)
-    return figure
-
-
-def _draw_sizes(axes: "Axes", name: str, sizes: Sequence[_Size], fit: Fit | None, stroke: tuple[str, str]) -> None:
-    colour, marker = stroke
-    items, middle = np.array([size.items for size in sizes], float), np.array(_means(sizes))
-    reach = [middle - [min(size.errors) for size in sizes], [max(size.errors) for size in sizes] - middle]
-    axes.errorbar(items, middle, yerr=reach, fmt=marker, color=colour, capsize=3, label=readable(name))
-    nearest = [np.mean(size.nearest) for size in sizes]
-    axes.plot(items, nearest, marker, mfc="none", color=colour, ms=5, label=f"{readable(name)}, nearest alone")
-    if fit:
-        line = np.geomspace(max(items.min(), 2), items.max(), 50)
-        axes.plot(line, fit.error(line), color=colour, lw=1, label=f"our fit, slope {fit.slope:.2f}")
-
-
-def _plain_ticks(axes: "Axes") -> None:
+def _plain_ticks(axes: Axes) -> None:
     """Write numbers as such: powers of ten would need mathematical text, which labels are not trusted with."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 

@@ -1,20 +1,27 @@
 """Table 3: accuracy with unreliable items left out of the memory, or with less weight the more often they are wrong."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
-from jaxtyping import Bool
 
-from eval.experiments.base import OPTIMISTIC, Analysis, Best, Cell, best_over_k, draw_best, right_by_k
-from eval.experiments.material import MOST_NEIGHBORS, Material, neighbors_within
-from eval.report.plots import BLUE, GREEN, INK, ORANGE, drawing, readable
+from eval.experiments.base import (
+    OPTIMISTIC,
+    Analysis,
+    Axes,
+    Best,
+    Row,
+    best_over_k,
+    caption,
+    draw_best,
+    plotted,
+    right_by_k,
+)
+from eval.experiments.embedded import MOST_NEIGHBORS, Embedded
+from eval.report.plots import BLUE, GREEN, INK, ORANGE
 from eval.types import Percent
 from retrieval.curation.pruning import HARD_LIMIT, NEIGHBORS, count_self_votes, kept_items, reliability
 from retrieval.voting import DEFAULT_METHOD, METHODS
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 PUBLISHED: Final[dict[str, dict[str, Percent]]] = {  # Table 3: DINOv2 ViT-L14 on ImageNet
     "none": {"plurality": 83.2, "distance": 83.3, "softmax": 83.6, "rank": 83.6},
@@ -27,7 +34,7 @@ Scores = dict[str, dict[str, Best]]  # pruning → voting method → accuracy
 
 
 def pruning(
-    material: Material,
+    embedded: Embedded,
     *,
     k: int = MOST_NEIGHBORS,
     self_neighbors: Mapping[str, int] = NEIGHBORS,
@@ -39,7 +46,7 @@ def pruning(
     whatever the size of classes. `vmem memory prune` does so with ``--paper``.
 
     Args:
-        material: a memory and queries.
+        embedded: a memory and queries.
         k: the most neighbours that vote; each figure is that of the best number up to it.
         self_neighbors: with which the memory answers each of its own items, for soft and for hard pruning.
         limit: wrong votes from which hard pruning leaves an item out.
@@ -48,15 +55,21 @@ def pruning(
         InvalidArgument: no query, or hard pruning leaves no item.
     """
     hurt = {
-        kind: count_self_votes(material.vectors, material.labels, material.search, k=neighbors).hurt
+        kind: count_self_votes(embedded.vectors, embedded.labels, embedded.search, k=neighbors).hurt
         for kind, neighbors in self_neighbors.items()
     }
     kept = kept_items(hurt["hard"], limit=limit)
-    scores = _scores(material, kept, reliability(hurt["soft"]), k)
-    left_out, plain = len(kept) - int(kept.sum()), scores["none"][DEFAULT_METHOD].top1
+    everything = embedded.neighbors_within(np.ones(len(kept), bool), k=k)
+    pruned = embedded.neighbors_within(kept, k=k)
+    reached = reliability(hurt["soft"])[everything.neighbor_ids.codes]
+    scores = {
+        "none": {method: best_over_k(right_by_k(everything, method)) for method in METHODS},
+        "hard": {method: best_over_k(right_by_k(pruned, method)) for method in METHODS},
+        "soft": {method: best_over_k(right_by_k(everything, method, factors=reached)) for method in METHODS},
+    }
     return Analysis(
         name="pruning",
-        title=f"Memory pruning: {material.name}, {material.embedder}",
+        title=f"Memory pruning: {embedded.name}, {embedded.embedder}",
         source="Section 3.6, Table 3 and appendix I",
         columns=(
             "pruning",
@@ -72,10 +85,10 @@ def pruning(
             "paper: change",
         ),
         rows=[_row(kind, method, scores) for kind in scores for method in METHODS],
-        finding=f"Rank voting reaches {plain:.1f} % without pruning. Hard pruning leaves out "
-        f"{left_out:,} of {len(kept):,} items and changes that by {_change(scores, 'hard')}, soft pruning by "
-        f"{_change(scores, 'soft')}.",
-        draw=lambda: _draw(f"{readable(material.name)}, {readable(material.embedder)}", scores),
+        finding=f"Rank voting reaches {scores['none'][DEFAULT_METHOD].top1:.1f} % without pruning. Hard pruning leaves "
+        f"out {len(kept) - int(kept.sum()):,} of {len(kept):,} items and changes that by {_change(scores, 'hard')}, "
+        f"soft pruning by {_change(scores, 'soft')}.",
+        draw=lambda: _draw(caption(embedded.name, embedded.embedder), scores),
         notes=[
             OPTIMISTIC,
             "A vote is wrong where the item's label is not that of the item asked about, whatever the whole vote "
@@ -90,18 +103,7 @@ def pruning(
     )
 
 
-def _scores(material: Material, kept: Bool[np.ndarray, " items"], factors: np.ndarray, k: int) -> Scores:
-    everything = neighbors_within(material, np.ones(len(kept), bool), k=k)
-    pruned = neighbors_within(material, kept, k=k)
-    reached = factors[everything.neighbor_ids.codes]
-    return {
-        "none": {method: best_over_k(right_by_k(everything, method)) for method in METHODS},
-        "hard": {method: best_over_k(right_by_k(pruned, method)) for method in METHODS},
-        "soft": {method: best_over_k(right_by_k(everything, method, factors=reached)) for method in METHODS},
-    }
-
-
-def _row(kind: str, method: str, scores: Scores) -> tuple[Cell, ...]:
+def _row(kind: str, method: str, scores: Scores) -> Row:
     best, plain = scores[kind][method], scores["none"][method]
     p = best.p_of_change(plain) if kind != "none" else None
     published = PUBLISHED[kind][method]
@@ -114,19 +116,17 @@ def _change(scores: Scores, kind: str) -> str:
     return f"{best.top1 - plain.top1:+.2f} points (p = {best.p_of_change(plain):.2g})"
 
 
-def _draw(title: str, scores: Scores) -> "Figure":
-    with drawing((6.4, 4.0), title) as (figure, axes):
-        places = np.arange(len(METHODS))
-        for side, (kind, (colour, marker)) in enumerate(_STROKES.items()):
-            where = places + 0.2 * (side - 1)
-            label = f"{kind} pruning".replace("none", "no")
-            draw_best(axes, where, [scores[kind][method] for method in METHODS], color=colour, fmt=marker, label=label)
-            if kind != "none":  # the paper's accuracies are another embedder's and off the scale, but not its gains
-                gains = [PUBLISHED[kind][method] - PUBLISHED["none"][method] for method in METHODS]
-                ours = np.array([scores["none"][method].top1 for method in METHODS])
-                axes.plot(where + 0.08, ours + gains, "_", color=GREEN, ms=10, mew=2)
-        axes.plot([], [], "_", color=GREEN, ms=10, mew=2, label="no pruning + the paper's gain (Table 3)")
-        axes.set_xticks(places, METHODS)
-        axes.set(xlabel="voting method", ylabel="top-1 accuracy at the best k (%)")
-        figure.legend(loc="outside lower center", ncols=2, fontsize=8)
-    return figure
+@plotted((6.4, 4.0), legend=2)
+def _draw(axes: Axes, scores: Scores) -> None:
+    places = np.arange(len(METHODS))
+    for side, (kind, (colour, marker)) in enumerate(_STROKES.items()):
+        where = places + 0.2 * (side - 1)
+        label = f"{kind} pruning".replace("none", "no")
+        draw_best(axes, where, [scores[kind][method] for method in METHODS], color=colour, fmt=marker, label=label)
+        if kind != "none":  # the paper's accuracies are another embedder's and off the scale, but not its gains
+            gains = [PUBLISHED[kind][method] - PUBLISHED["none"][method] for method in METHODS]
+            ours = np.array([scores["none"][method].top1 for method in METHODS])
+            axes.plot(where + 0.08, ours + gains, "_", color=GREEN, ms=10, mew=2)
+    axes.plot([], [], "_", color=GREEN, ms=10, mew=2, label="no pruning + the paper's gain (Table 3)")
+    axes.set_xticks(places, METHODS)
+    axes.set(xlabel="voting method", ylabel="top-1 accuracy at the best k (%)")

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from jaxtyping import Bool
 
-from eval.experiments.base import Analysis, Cell, right_by_k
-from eval.experiments.material import MOST_NEIGHBORS, Material, neighbors_within
+from eval.experiments.base import Analysis, Row, caption, right_by_k
+from eval.experiments.embedded import MOST_NEIGHBORS, Embedded
 from eval.metrics.votes import percent
 from eval.report.plots import BLUE, INK, ORANGE, drawing, readable
-from eval.types import Percent, QueryResults
+from eval.types import Percent
 from retrieval.errors import InvalidArgument
 from retrieval.indexes import choose_kind
 from retrieval.indexes.base import ArrayBlocks
@@ -29,6 +29,8 @@ PUBLISHED_MILLISECONDS: Final = 20.0  # below which the paper deletes an item fr
 
 @dataclass(frozen=True, slots=True)
 class _Forgotten:
+    """One row of the table: its fields are the columns."""
+
     name: str  # of the forget set
     items: int
     milliseconds: float  # until every query is answered without them
@@ -41,9 +43,12 @@ class _Forgotten:
     same_neighbors: Percent  # as in the memory made anew
     same_answers: Percent  # of all four voting methods at every k
 
+    def row(self) -> Row:
+        return tuple(getattr(self, field) for field in self.__slots__)
+
 
 def unlearning(
-    material: Material,
+    embedded: Embedded,
     *,
     shares: Sequence[float] = SHARES,
     classes: Sequence[str] | None = None,
@@ -53,7 +58,7 @@ def unlearning(
     """Measure efficiency, utility and forgetting quality for sets of items and for classes (section 3.4).
 
     Args:
-        material: a memory and queries.
+        embedded: a memory and queries.
         shares: of the items, at random; 0 for a single item.
         classes: that are forgotten, one at a time; None: one drawn at random.
         seed: of the draws.
@@ -63,15 +68,16 @@ def unlearning(
         InvalidArgument: a share out of bounds, a class that is not in the memory or is every query's, nothing left, or
             no query.
     """
-    if not material.query_ids:
+    if not embedded.query_ids:
         raise InvalidArgument("unlearning is measured on queries: give a data set with pictures")
-    sets = _forget_sets(material, shares, classes, seed)
-    done = [_forget(material, name, gone, label, k) for name, gone, label in sets]
+    sets = _forget_sets(embedded, shares, classes, seed)
+    done = [_forget(embedded, name, gone, label, k) for name, gone, label in sets]
     worst = min(done, key=lambda one: (one.same_answers, one.same_neighbors, -one.left))
     dearest = min(done, key=lambda one: one.after - one.before)
+    apart = "The whole memory is searched approximately and the one made anew exactly, which alone tells them apart."
     return Analysis(
         name="unlearning",
-        title=f"Unlearning: {material.name}, {material.embedder}",
+        title=f"Unlearning: {embedded.name}, {embedded.embedder}",
         source="Section 3.4",
         columns=(
             "forgotten",
@@ -86,29 +92,32 @@ def unlearning(
             "same neighbours (%)",
             "same answers (%)",
         ),
-        rows=[_row(one) for one in done],
+        rows=[one.row() for one in done],
         finding=f"After forgetting, {sum(one.left for one in done):,} places among neighbours are held by forgotten "
         f"items, and at least {worst.same_answers:.2f} % of the answers are those of a memory that never held them; "
         f"the rest changes most with {dearest.name}, by {dearest.after - dearest.before:+.2f} points.",
-        draw=lambda: _draw(f"{readable(material.name)}, {readable(material.embedder)}", done),
+        draw=lambda: _draw(caption(embedded.name, embedded.embedder), done),
         notes=[
-            f"Rank voting with {k} neighbours. Times are for all {len(material.query_ids):,} queries, and differ from "
+            f"Rank voting with {k} neighbours. Times are for all {len(embedded.query_ids):,} queries, and differ from "
             "run to run; no picture is embedded again, which a memory made anew may need as well.",
             f"Items are masked, not erased from the disk, for which the paper states less than "
             f"{PUBLISHED_MILLISECONDS:.0f} ms an item.",
-            *_approximate(len(material.item_ids)),
+            *([] if choose_kind("auto", items=len(embedded.item_ids)) == "exact" else [apart]),
             "What the embedder itself learnt of a picture is not forgotten, here or in the paper.",
         ],
     )
 
 
 def _forget_sets(
-    material: Material, shares: Sequence[float], classes: Sequence[str] | None, seed: int
+    embedded: Embedded, shares: Sequence[float], classes: Sequence[str] | None, seed: int
 ) -> list[tuple[str, Bool[np.ndarray, " items"], str | None]]:
     """Return name, items and label of each set that is to be forgotten; a random set has no label."""
-    random, items = np.random.default_rng(seed), len(material.item_ids)
+    random, items = np.random.default_rng(seed), len(embedded.item_ids)
     shuffled = random.permutation(items)
-    labels = _draw_class(material, random) if classes is None else list(classes)
+    if classes is None:  # a class that is not every query's, where there is one
+        sorts = set(embedded.truths)
+        some = [label for label in embedded.label_names if any(label not in truth for truth in sorts)]
+        classes = [some[random.integers(len(some))]] if some else []
     sets: list[tuple[str, Bool[np.ndarray, " items"], str | None]] = []
     for share in shares:
         if not 0 <= share < 1:
@@ -116,32 +125,31 @@ def _forget_sets(
         gone = np.zeros(items, bool)
         gone[shuffled[: max(1, round(share * items))]] = True
         sets.append((f"{100 * share:g} % of the items" if share else "1 item", gone, None))
-    for label in labels:
-        if label not in material.label_names:
+    for label in classes:
+        if label not in embedded.label_names:
             raise InvalidArgument(f"{label!r} is no class of the memory: forget one that it has")
-        if all(label in truth for truth in material.truths):
+        if all(label in truth for truth in embedded.truths):
             raise InvalidArgument(f"every query is of the class {label!r}: nothing would be left to measure")
-        sets.append((f"class {display_name(label)}", material.labels == material.label_names.index(label), label))
+        sets.append((f"class {display_name(label)}", embedded.labels == embedded.label_names.index(label), label))
     return sets
 
 
-def _draw_class(material: Material, random: np.random.Generator) -> list[str]:
-    """Return a class that is not every query's; none where there is no such class."""
-    sorts = set(material.truths)
-    some = [label for label in material.label_names if any(label not in truth for truth in sorts)]
-    return [some[random.integers(len(some))]] if some else []
-
-
-def _forget(material: Material, name: str, gone: Bool[np.ndarray, " items"], label: str | None, k: int) -> _Forgotten:
-    before = neighbors_within(material, np.ones(len(gone), bool), k=k)
+def _forget(embedded: Embedded, name: str, gone: Bool[np.ndarray, " items"], label: str | None, k: int) -> _Forgotten:
+    before = embedded.neighbors_within(np.ones(len(gone), bool), k=k)
     start = time.perf_counter()
-    after = neighbors_within(material, ~gone, k=k)
+    after = embedded.neighbors_within(~gone, k=k)
     middle = time.perf_counter()
-    anew = _made_anew(material, ~gone, after.k)
+    items = np.flatnonzero(~gone)  # of a memory made anew, which never held the others
+    found, distances = ExactIndex.build(ArrayBlocks(embedded.vectors[items])).search(embedded.queries, after.k)
     end = time.perf_counter()
-    own = np.array([label in truth for truth in material.truths], bool)
+    rows, rebuilt = after.neighbor_ids.codes, items[found]
+    own = np.array([label in truth for truth in embedded.truths], bool)
     was, now = (right_by_k(results, DEFAULT_METHOD)[:, -1] for results in (before, after))
-    rows = after.neighbor_ids.codes
+    same = [
+        predict_every_k(after.neighbor_labels.codes, after.neighbor_distances, method=method)
+        == predict_every_k(embedded.labels[rebuilt], distances, method=method)
+        for method in METHODS
+    ]
     return _Forgotten(
         name=name,
         items=int(gone.sum()),
@@ -152,37 +160,9 @@ def _forget(material: Material, name: str, gone: Bool[np.ndarray, " items"], lab
         own_before=percent(was[own]) if own.any() else None,
         own_after=percent(now[own]) if own.any() else None,
         left=int(gone[rows].sum()),
-        same_neighbors=100.0 * float(np.mean(rows == anew[0])),
-        same_answers=_agreement(material, after, anew),
+        same_neighbors=100.0 * float(np.mean(rows == rebuilt)),
+        same_answers=100.0 * float(np.mean(same)),
     )
-
-
-def _made_anew(material: Material, kept: Bool[np.ndarray, " items"], k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows and distances from an index that never held the others."""
-    items = np.flatnonzero(kept)
-    found, distances = ExactIndex.build(ArrayBlocks(material.vectors[items])).search(material.queries, k)
-    return items[found], distances
-
-
-def _agreement(material: Material, masked: QueryResults, anew: tuple[np.ndarray, np.ndarray]) -> Percent:
-    rows, distances = anew
-    same = [
-        predict_every_k(masked.neighbor_labels.codes, masked.neighbor_distances, method=method)
-        == predict_every_k(material.labels[rows], distances, method=method)
-        for method in METHODS
-    ]
-    return 100.0 * float(np.mean(same))
-
-
-def _approximate(items: int) -> list[str]:
-    if choose_kind("auto", items=items) == "exact":
-        return []
-    return ["The whole memory is searched approximately and the one made anew exactly, which alone tells them apart."]
-
-
-def _row(one: _Forgotten) -> tuple[Cell, ...]:
-    cost = (one.milliseconds, one.rebuilt_milliseconds, one.before, one.after, one.own_before, one.own_after)
-    return one.name, one.items, *cost, one.left, one.same_neighbors, one.same_answers
 
 
 def _draw(title: str, done: list[_Forgotten]) -> "Figure":

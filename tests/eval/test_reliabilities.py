@@ -10,7 +10,7 @@ import pytest
 from agent import classify_with_rerank
 from agent.types import prediction_record
 from eval.experiments.aggregation import aggregation
-from eval.experiments.base import BY_METHOD, accuracy_every_k, right_neighbors
+from eval.experiments.base import BY_METHOD, accuracy_every_k
 from eval.experiments.blame import flips
 from eval.metrics.votes import vote_labels, winners
 from eval.neighbors import read_neighbors, write_neighbors
@@ -99,8 +99,7 @@ def test_analyses_count_with_them(results: QueryResults, method: str) -> None:
     found = Neighborhoods("q", "small", results)
     codes, distances = results.neighbor_labels.codes, results.neighbor_distances
     answers = predict_every_k(codes, distances, method=method, factors=results.reliabilities)
-    right = right_neighbors(found)
-    curve = accuracy_every_k(codes, distances, right, [BY_METHOD[method]], factors=results.reliabilities)[0]
+    curve = accuracy_every_k(found, [BY_METHOD[method]])[0]
     truths = [next(iter(truth)) for truth in results.truths]
     named = np.array(results.neighbor_labels.names, object)[answers]
     assert curve.tolist() == pytest.approx((100 * (named == np.array(truths, object)[:, None]).mean(axis=0)).tolist())

@@ -4,8 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from eval.experiments.base import Neighborhoods
-from eval.types import QueryResults
+from eval.types import Neighborhoods, QueryResults
 from tests.eval.made_runs import made_run
 
 

@@ -5,11 +5,10 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from eval.experiments.base import Neighborhoods
 from eval.experiments.blame import blame, confused_pairs, flips, keep_ledger
-from eval.experiments.material import Material
+from eval.experiments.embedded import Embedded
 from eval.report.plots import as_png
-from eval.types import Names, QueryResults
+from eval.types import Names, Neighborhoods, QueryResults
 from retrieval.errors import InvalidArgument
 from retrieval.voting import METHODS, neighbor_weights
 
@@ -125,7 +124,7 @@ def test_pairs_are_counted_among_wrong_answers_only_and_the_most_frequent_come_f
     assert all(answer not in truth.split(", ") for (truth, answer), _ in pairs)
 
 
-def planted(swapped: int) -> tuple[Material, set[str]]:
+def planted(swapped: int) -> tuple[Embedded, set[str]]:
     """Return a memory of four clear groups in which some items have another group's label."""
     random = np.random.default_rng(0)
     groups = np.repeat(np.arange(4), 50)
@@ -135,7 +134,7 @@ def planted(swapped: int) -> tuple[Material, set[str]]:
     bad = random.choice(200, swapped, replace=False)
     labels = groups.copy()
     labels[bad] = (labels[bad] + 1) % 4
-    material = Material(
+    embedded = Embedded(
         name="val",
         embedder="made",
         item_ids=[f"item {row}" for row in range(200)],
@@ -146,20 +145,20 @@ def planted(swapped: int) -> tuple[Material, set[str]]:
         queries=vectors[200:],
         truths=[frozenset([LABELS[group]]) for group in groups],
     )
-    return material, {f"item {row}" for row in bad}
+    return embedded, {f"item {row}" for row in bad}
 
 
 def test_label_errors_that_were_planted_are_the_suspects_and_their_neighbours_say_the_true_label() -> None:
-    material, bad = planted(8)
-    suspects = [row for row in blame(material.neighbors(20), material=material).rows if row[0] == "suspect"]
+    embedded, bad = planted(8)
+    suspects = [row for row in blame(embedded.neighbors(20), embedded=embedded).rows if row[0] == "suspect"]
     assert {str(row[1]) for row in suspects} == bad
     for row in suspects:
         assert row[8] == LABELS[int(str(row[1]).split()[1]) // 50] != row[2]
 
 
 def test_a_memory_without_label_errors_has_no_suspects() -> None:
-    material, _ = planted(0)
-    analysis = blame(material.neighbors(20), material=material)
+    embedded, _ = planted(0)
+    analysis = blame(embedded.neighbors(20), embedded=embedded)
     assert [row for row in analysis.rows if row[0] != "label"] == []
     assert analysis.finding == "Not one of 200 queries is answered wrongly."
 

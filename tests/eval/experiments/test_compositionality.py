@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from eval.experiments.compositionality import compositionality, count_distinct, find_residuals
-from eval.experiments.material import Material
+from eval.experiments.embedded import Embedded
 from eval.report.plots import as_png, as_svg
 from retrieval.errors import InvalidArgument
 from tests.conftest import draw
@@ -22,12 +22,12 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-def made(*, items: int = 40, queries: int = 12, same: int = 0, seed: int = 0) -> Material:
+def made(*, items: int = 40, queries: int = 12, same: int = 0, seed: int = 0) -> Embedded:
     random = np.random.default_rng(seed)
     vectors = unit(random.normal(size=(items, 8)))
     asked = unit(random.normal(size=(queries, 8)))
     asked[:same] = vectors[:same]
-    return Material(
+    return Embedded(
         name="val",
         embedder="made",
         item_ids=[f"item {number}" for number in range(items)],
@@ -48,10 +48,10 @@ def nearest_by_hand(vectors: Sequence[Sequence[float]], asked: Sequence[float]) 
 
 
 def test_residuals_and_their_neighbours_are_those_computed_by_hand() -> None:
-    material = made()
-    found = find_residuals(material, 5)
-    vectors = material.vectors.tolist()
-    for place, asked in enumerate(material.queries.tolist()):
+    embedded = made()
+    found = find_residuals(embedded, 5)
+    vectors = embedded.vectors.tolist()
+    for place, asked in enumerate(embedded.queries.tolist()):
         before = nearest_by_hand(vectors, asked)[:5]
         residual = [x - y for x, y in zip(asked, vectors[before[0][1]], strict=True)]
         after = nearest_by_hand(vectors, residual)[:5]
@@ -61,15 +61,15 @@ def test_residuals_and_their_neighbours_are_those_computed_by_hand() -> None:
 
 
 def test_the_summary_counts_what_a_plain_loop_over_all_queries_counts() -> None:
-    material = made()
-    found = find_residuals(material, 5)
-    summary = compositionality(material, k=5).rows[0]
-    nearest, after = material.labels[found.rows], material.labels[found.residual_rows]
+    embedded = made()
+    found = find_residuals(embedded, 5)
+    summary = compositionality(embedded, k=5).rows[0]
+    nearest, after = embedded.labels[found.rows], embedded.labels[found.residual_rows]
     another = sum(a != b for a, b in zip(nearest[:, 0].tolist(), after[:, 0].tolist(), strict=True))
     assert summary[8] == f"{100 * another / 12:.1f} %"
     assert summary[9] == round(sum(len(set(row)) for row in nearest.tolist()) / 12, 2)
     assert summary[10] == round(sum(len(set(row)) for row in after.tolist()) / 12, 2)
-    right = sum(LABELS[row[0]] in truth for row, truth in zip(after.tolist(), material.truths, strict=True))
+    right = sum(LABELS[row[0]] in truth for row, truth in zip(after.tolist(), embedded.truths, strict=True))
     assert summary[6] == f"right for {100 * right / 12:.1f} %"
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from eval.experiments.aggregation import aggregation, hyperparameters
-from eval.experiments.base import AGGREGATION, Neighborhoods, same_model, where
+from eval.experiments.base import AGGREGATION, same_model, where
 from eval.experiments.label_noise import corrupt, label_noise
 from eval.experiments.reliability import calibration, detect, distances, fit_logarithm, hit_rate, reliability
-from eval.types import Names
+from eval.types import Names, Neighborhoods
 from retrieval.errors import InvalidArgument
 from tests.eval.experiments.found import column, made_neighborhoods, plain_top1
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.experiments.latency_storage import latency_storage, median_seconds, recall
-from eval.experiments.material import Material, OnDisk, feature_bytes
+from eval.experiments.embedded import Embedded
+from eval.experiments.latency_storage import OnDisk, feature_bytes, latency_storage, median_seconds, recall
 from eval.report.plots import as_png
 from retrieval.embedders.base import foreign_vectors
 from retrieval.errors import InvalidArgument
@@ -30,8 +30,8 @@ def ticking(*seconds: float) -> Callable[[], float]:
 
 
 @pytest.fixture
-def material(random_vectors: Callable[..., np.ndarray]) -> Material:
-    return Material(
+def embedded(random_vectors: Callable[..., np.ndarray]) -> Embedded:
+    return Embedded(
         name="val",
         embedder="made",
         item_ids=[f"item {row}" for row in range(64)],
@@ -50,21 +50,21 @@ def test_the_median_counts_and_the_warm_up_does_not() -> None:
     assert len(calls) == 4
 
 
-def test_times_are_those_of_the_clock_a_query(material: Material) -> None:
-    row = latency_storage(material, sizes=[64], kinds=["exact"], runs=1, clock=ticking(0.5)).rows[0]
+def test_times_are_those_of_the_clock_a_query(embedded: Embedded) -> None:
+    row = latency_storage(embedded, sizes=[64], kinds=["exact"], runs=1, clock=ticking(0.5)).rows[0]
     # Half a second each: for one query, for a batch of five, for the votes of five, and for the index.
     assert row[:9] == ("made", "exact", 64, 500.0, 100.0, 10, 100.0, 100.0, 0.5)
 
 
-def test_every_size_has_a_row_for_every_index_and_sizes_grow_by_four(material: Material) -> None:
-    analysis = latency_storage(material, kinds=["exact"], runs=1)
+def test_every_size_has_a_row_for_every_index_and_sizes_grow_by_four(embedded: Embedded) -> None:
+    analysis = latency_storage(embedded, kinds=["exact"], runs=1)
     assert [row[2] for row in analysis.rows[:4]] == [1, 4, 16, 64]
     assert all(len(row) == len(analysis.columns) for row in analysis.rows)
     assert as_png(analysis.draw())[:4] == b"\x89PNG"
 
 
-def test_features_take_four_or_two_bytes_a_number_and_a_share_of_the_pictures(material: Material) -> None:
-    row = latency_storage(material, sizes=[16], kinds=["exact"], runs=1, on_disk=OnDisk(pictures=64 * 1000)).rows[0]
+def test_features_take_four_or_two_bytes_a_number_and_a_share_of_the_pictures(embedded: Embedded) -> None:
+    row = latency_storage(embedded, sizes=[16], kinds=["exact"], runs=1, on_disk=OnDisk(pictures=64 * 1000)).rows[0]
     assert row[9:] == (round(16 * 8 * 4 / 1e6, 2), round(16 * 8 * 2 / 1e6, 2), round(16_000 / 1e6, 2), 3.2)
 
 
@@ -79,8 +79,8 @@ def test_the_papers_sizes_are_float32_in_binary_units_with_some_bytes_an_item(
     assert val / 2**20 == pytest.approx(megabytes, abs=1)
 
 
-def test_the_papers_rows_are_one_to_three_percent_of_the_pictures(material: Material) -> None:
-    rows = [row for row in latency_storage(material, sizes=[4], runs=1).rows if "(paper)" in str(row[0])]
+def test_the_papers_rows_are_one_to_three_percent_of_the_pictures(embedded: Embedded) -> None:
+    rows = [row for row in latency_storage(embedded, sizes=[4], runs=1).rows if "(paper)" in str(row[0])]
     shares = [row[12] for row in rows]
     assert len(shares) == 5 and all(isinstance(share, float) and 1 <= share <= 3.2 for share in shares)
 
@@ -90,9 +90,9 @@ def test_recall_counts_the_true_neighbours_in_any_order() -> None:
 
 
 @pytest.mark.parametrize("options", [{"runs": 0}, {"sizes": [0]}, {"sizes": [65]}, {"sizes": []}])
-def test_impossible_runs_and_sizes_are_refused(material: Material, options: dict[str, object]) -> None:
+def test_impossible_runs_and_sizes_are_refused(embedded: Embedded, options: dict[str, object]) -> None:
     with pytest.raises(InvalidArgument, match="sizes from 1 to 64 expected"):
-        latency_storage(material, **options)
+        latency_storage(embedded, **options)
 
 
 def test_the_sizes_on_disk_are_those_of_the_files(built: Path, pictures: Path) -> None:

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from eval.experiments.material import class_order
+from eval.experiments.embedded import class_order
 from eval.experiments.memory_size import PUBLISHED, fit_error, memory_size
 from eval.metrics.votes import are_right, vote_labels
 from eval.report.plots import as_png, as_svg
 from retrieval.errors import InvalidArgument
-from tests.eval.experiments.made_material import made_material, rebuilt
+from tests.eval.experiments.made_embedded import made_embedded, rebuilt
 
 
 def test_the_fit_is_the_papers_polyfit_of_logarithms() -> None:
@@ -40,42 +40,42 @@ def test_points_without_a_logarithm_are_left_out() -> None:
 
 
 def test_each_size_is_that_of_a_memory_made_anew() -> None:
-    material = made_material(noise=1.2)
-    analysis = memory_size(material, fractions=(0.1, 0.5), repeats=1, seed=5, k=20)
-    order = class_order(material.labels, np.random.default_rng([5, 0]))
+    embedded = made_embedded(noise=1.2)
+    analysis = memory_size(embedded, fractions=(0.1, 0.5), repeats=1, seed=5, k=20)
+    order = class_order(embedded.labels, np.random.default_rng([5, 0]))
     assert [row[1] for row in analysis.rows] == [8, 24, 120]
     for row, each in zip(analysis.rows, (1, 3, 15), strict=True):
-        small = rebuilt(material, order < each)
-        right = are_right(vote_labels(small.neighbors(20).results), material.truths)
+        small = rebuilt(embedded, order < each)
+        right = are_right(vote_labels(small.neighbors(20).results), embedded.truths)
         assert row[3] == pytest.approx(100 - 100 * right.mean())
 
 
 def test_repeats_spread_and_the_whole_memory_is_measured_once() -> None:
-    rows = memory_size(made_material(noise=1.2), fractions=(0.2, 1.0), repeats=4).rows
+    rows = memory_size(made_embedded(noise=1.2), fractions=(0.2, 1.0), repeats=4).rows
     assert [row[2] for row in rows] == [4, 4, 1]
     assert all(row[4] <= row[3] <= row[5] for row in rows)
     assert rows[-1][4] == rows[-1][5]
 
 
 def test_the_same_seed_gives_the_same_rows() -> None:
-    material = made_material(noise=1.2)
-    assert memory_size(material, seed=1).rows == memory_size(material, seed=1).rows
-    assert memory_size(material, seed=1).rows != memory_size(material, seed=2).rows
+    embedded = made_embedded(noise=1.2)
+    assert memory_size(embedded, seed=1).rows == memory_size(embedded, seed=1).rows
+    assert memory_size(embedded, seed=1).rows != memory_size(embedded, seed=2).rows
 
 
 def test_several_embedders_stand_below_each_other() -> None:
-    analysis = memory_size(made_material(), replace(made_material(seed=1), embedder="other"), repeats=1)
+    analysis = memory_size(made_embedded(), replace(made_embedded(seed=1), embedder="other"), repeats=1)
     assert {row[0] for row in analysis.rows} == {"none", "other"}
     assert as_png(analysis.draw()).startswith(b"\x89PNG")
 
 
 def test_a_name_that_looks_like_mathematics_is_drawn_as_text() -> None:
-    analysis = memory_size(replace(made_material(), embedder=r"$\frac"), repeats=1)
+    analysis = memory_size(replace(made_embedded(), embedder=r"$\frac"), repeats=1)
     assert "<svg" in as_svg(analysis.draw())
 
 
 def test_a_memory_without_errors_has_no_fit() -> None:
-    analysis = memory_size(made_material(noise=0.0), repeats=1)
+    analysis = memory_size(made_embedded(noise=0.0), repeats=1)
     assert {row[7] for row in analysis.rows} == {None}
     assert as_png(analysis.draw())
 
@@ -86,12 +86,12 @@ def test_a_memory_without_errors_has_no_fit() -> None:
 )
 def test_what_makes_no_sense_is_refused(options: dict[str, object], said: str) -> None:
     with pytest.raises(InvalidArgument, match=said):
-        memory_size(made_material(), **options)  # type: ignore[arg-type]
+        memory_size(made_embedded(), **options)  # type: ignore[arg-type]
 
 
 def test_one_embedder_twice_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="by one embedder"):
-        memory_size(made_material(), made_material(seed=1))
+        memory_size(made_embedded(), made_embedded(seed=1))
 
 
 def test_no_material_is_refused() -> None:

@@ -8,7 +8,7 @@ from eval.experiments.unlearning import unlearning
 from eval.metrics.votes import are_right, vote_labels
 from eval.report.plots import as_png
 from retrieval.errors import InvalidArgument
-from tests.eval.experiments.made_material import made_material, rebuilt
+from tests.eval.experiments.made_embedded import made_embedded, rebuilt
 
 
 def named(analysis: Analysis) -> list[dict[str, Cell]]:
@@ -16,7 +16,7 @@ def named(analysis: Analysis) -> list[dict[str, Cell]]:
 
 
 def test_nothing_forgotten_is_left_and_answers_are_those_of_a_memory_that_never_held_it() -> None:
-    rows = named(unlearning(made_material(noise=1.2, each=120), classes=["a0", "b1"]))
+    rows = named(unlearning(made_embedded(noise=1.2, each=120), classes=["a0", "b1"]))
     assert [row["forgotten"] for row in rows] == [
         "1 item", "1 % of the items", "10 % of the items", "50 % of the items", "class a0", "class b1"
     ]  # fmt: skip
@@ -28,18 +28,18 @@ def test_nothing_forgotten_is_left_and_answers_are_those_of_a_memory_that_never_
 
 
 def test_a_forgotten_class_is_never_named_and_the_rest_is_as_in_a_memory_made_anew() -> None:
-    material = made_material(noise=1.2)
-    row = named(unlearning(material, shares=(), classes=["b1"], k=20))[0]
-    anew = rebuilt(material, material.labels != material.label_names.index("b1")).neighbors(20).results
-    rest = np.array(["b1" not in truth for truth in material.truths])
-    right = are_right(vote_labels(anew), material.truths)
+    embedded = made_embedded(noise=1.2)
+    row = named(unlearning(embedded, shares=(), classes=["b1"], k=20))[0]
+    anew = rebuilt(embedded, embedded.labels != embedded.label_names.index("b1")).neighbors(20).results
+    rest = np.array(["b1" not in truth for truth in embedded.truths])
+    right = are_right(vote_labels(anew), embedded.truths)
     assert row["rest after (%)"] == pytest.approx(100 * right[rest].mean())
     assert row["class after (%)"] == 0.0
 
 
 def test_the_same_seed_forgets_the_same() -> None:
     timeless = [
-        [[cell for column, cell in row.items() if "time" not in column] for row in named(unlearning(made_material()))]
+        [[cell for column, cell in row.items() if "time" not in column] for row in named(unlearning(made_embedded()))]
         for _ in range(2)
     ]
     assert timeless[0] == timeless[1]
@@ -50,13 +50,13 @@ def test_the_same_seed_forgets_the_same() -> None:
 )
 def test_what_makes_no_sense_is_refused(options: dict[str, object], said: str) -> None:
     with pytest.raises(InvalidArgument, match=said):
-        unlearning(made_material(), **options)  # type: ignore[arg-type]
+        unlearning(made_embedded(), **options)  # type: ignore[arg-type]
 
 
 def test_forgetting_everything_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="no item of the memory is kept"):
-        unlearning(made_material(), shares=(0.999,))
+        unlearning(made_embedded(), shares=(0.999,))
 
 
 def test_the_plot_is_a_picture() -> None:
-    assert as_png(unlearning(made_material()).draw()).startswith(b"\x89PNG")
+    assert as_png(unlearning(made_embedded()).draw()).startswith(b"\x89PNG")

@@ -4,19 +4,19 @@ from dataclasses import replace
 
 import numpy as np
 
-from eval.experiments.material import Material
+from eval.experiments.embedded import Embedded
 
 
-def made_material(
+def made_embedded(
     *, classes: int = 8, each: int = 30, queries: int = 6, noise: float = 0.6, dimension: int = 16, seed: int = 0
-) -> Material:
+) -> Embedded:
     """Return classes "a0", "a1", "b0", …, each letter a group of two whose centres lie close together."""
     draw = np.random.default_rng(seed)
     names = [f"{chr(ord('a') + number // 2)}{number % 2}" for number in range(classes)]
     groups = draw.normal(size=(classes // 2 + 1, dimension))
     centres = np.array([groups[number // 2] + 0.5 * draw.normal(size=dimension) for number in range(classes)])
     labels, asked = np.repeat(np.arange(classes), each), np.repeat(np.arange(classes), queries)
-    return Material(
+    return Embedded(
         name="made",
         embedder="none",
         item_ids=[f"item {row}" for row in range(len(labels))],
@@ -34,10 +34,10 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-def rebuilt(material: Material, kept: np.ndarray) -> Material:
+def rebuilt(embedded: Embedded, kept: np.ndarray) -> Embedded:
     """Return a memory made anew of some items."""
     rows = np.flatnonzero(kept)
-    ids = [material.item_ids[row] for row in rows]
+    ids = [embedded.item_ids[row] for row in rows]
     return replace(
-        material, item_ids=ids, vectors=material.vectors[rows], labels=material.labels[rows], _found={}, _index=[]
+        embedded, item_ids=ids, vectors=embedded.vectors[rows], labels=embedded.labels[rows], _found={}, _index=[]
     )
