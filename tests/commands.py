@@ -18,11 +18,17 @@ from eval.cli.vmem import main
 Run = Callable[..., str]
 
 
-def runner(*commands: Callable[..., Any]) -> Run:
-    """Return what runs one of some commands by its name and returns what it prints."""
+def app_of(*commands: Callable[..., Any]) -> typer.Typer:
+    """Return some commands as a program; a single one goes by no name."""
     app = typer.Typer()
     for command in commands:
         app.command()(command)
+    return app
+
+
+def runner(*commands: Callable[..., Any]) -> Run:
+    """Return what runs one of some commands by its name and returns what it prints."""
+    app = app_of(*commands)
 
     def invoke(*arguments: object) -> str:
         result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)

@@ -1,26 +1,26 @@
-"""vmem memory prune and why: which items mislead, and what a decision hangs on."""
+"""vmem memory prune, why and duplicates: which items mislead, what a decision hangs on, and what is there twice."""
 
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
-from retrieval.support.options import AsJson, Backend, Cache, Device, EmbedderOverride, MemoryPath, Precision, Sheet
+from retrieval.curation.duplicates import DISTANCE, Twin, find_duplicates, find_leaks, open_queries
+from retrieval.curation.explaining import Attribution, explain
+from retrieval.curation.pruning import Pruning
+from retrieval.curation.sheets import Tile, check_sheet, write_sheet
+from retrieval.memory import VisualMemory
+from retrieval.support.options import AsJson, EmbedderOptions, MemoryPath, Sheet, flat
+from retrieval.support.terminal import print_table, printable, way_back
+from retrieval.types import Neighbor
+from retrieval.voting import check_method
 
-if TYPE_CHECKING:
-    Pictures = Callable[[Sequence[str]], list[bytes | None]]
-    from retrieval.curation.duplicates import Twin
-    from retrieval.curation.explaining import Attribution
-    from retrieval.curation.pruning import Pruning
-    from retrieval.memory import VisualMemory
-    from retrieval.types import Neighbor
-
-
-_SHOWN = 30  # rows of a table
+Pictures = Callable[[Sequence[str]], list[bytes | None]]
+_SHOWN: Final = 30  # rows of a table, or pairs of a sheet
 
 
 def prune(
@@ -66,21 +66,11 @@ def prune(
 
     Example: vmem memory prune pets/ --dry-run --sheet worst.png
     """
-    from retrieval.curation.sheets import check_sheet
-    from retrieval.memory import VisualMemory
-    from retrieval.support.terminal import printable, way_back
-
     if sheet:
         check_sheet(sheet)
     opened = VisualMemory.open(memory)
     if undo:
-        before = opened.version
-        opened.set_reliability(None)
-        if opened.version == before:
-            typer.echo(f"{printable(memory)}: nothing to change, every item counts fully")
-        else:
-            typer.echo(f"{printable(memory)}: every item counts fully again, version {opened.version}")
-            typer.echo(way_back(memory))
+        _count_fully(memory, opened)
         return
     found = opened.prune(
         method=method,
@@ -92,27 +82,31 @@ def prune(
         offset=offset,
     )
     if not as_json:
-        _show_pruning(found, worst)
+        _print_pruning(found, worst)
     if sheet:
         _write_offenders(opened, found, worst, sheet)
     if not dry_run:
         found = opened.write_pruning(found, many=yes or _confirmed(found))
     if as_json:
         typer.echo(json.dumps(_record(opened, found, worst)))
+    elif found.written:
+        typer.echo(f"{printable(memory)}: pruned, version {opened.version}")
+        typer.echo(way_back(memory))
     else:
-        typer.echo(_written(memory, opened, found, dry_run))
+        typer.echo("a dry run: nothing was written" if dry_run else "nothing to change: nothing was written")
 
 
-def _confirmed(found: "Pruning") -> bool:
-    """Ask whether many items may be touched, where they would be and somebody is there to ask."""
-    if found.is_worse or not found.is_many or not sys.stdin.isatty():
-        return False
-    return typer.confirm(f"Let {found.touched:,} of {len(found.ids):,} items count less?", err=True)
+def _count_fully(path: Path, memory: VisualMemory) -> None:
+    before = memory.version
+    memory.set_reliability(None)
+    if memory.version == before:
+        typer.echo(f"{printable(path)}: nothing to change, every item counts fully")
+    else:
+        typer.echo(f"{printable(path)}: every item counts fully again, version {memory.version}")
+        typer.echo(way_back(path))
 
 
-def _show_pruning(found: "Pruning", worst: int) -> None:
-    from retrieval.support.terminal import print_table
-
+def _print_pruning(found: Pruning, worst: int) -> None:
     rows = [(one.id, one.label, one.helped, one.hurt, f"{one.reliability:.3f}") for one in found.worst(worst)]
     print_table(["item", "label", "helped", "hurt", "reliability"], rows)
     typer.echo(
@@ -121,17 +115,14 @@ def _show_pruning(found: "Pruning", worst: int) -> None:
     )
 
 
-def _written(path: Path, memory: "VisualMemory", found: "Pruning", dry_run: bool) -> str:
-    from retrieval.support.terminal import printable, way_back
-
-    if dry_run:
-        return "a dry run: nothing was written"
-    if found.written:
-        return f"{printable(path)}: pruned, version {memory.version}\n{way_back(path)}"
-    return "nothing to change: nothing was written"
+def _confirmed(found: Pruning) -> bool:
+    """Ask whether many items may be touched, where they would be and somebody is there to ask."""
+    if found.is_worse or not found.is_many or not sys.stdin.isatty():
+        return False
+    return typer.confirm(f"Let {found.touched:,} of {len(found.ids):,} items count less?", err=True)
 
 
-def _record(memory: "VisualMemory", found: "Pruning", worst: int) -> dict[str, Any]:
+def _record(memory: VisualMemory, found: Pruning, worst: int) -> dict[str, Any]:
     return {
         "items": len(found.ids),
         "left_out": found.left_out,
@@ -143,10 +134,7 @@ def _record(memory: "VisualMemory", found: "Pruning", worst: int) -> dict[str, A
     }
 
 
-def _write_offenders(memory: "VisualMemory", found: "Pruning", worst: int, sheet: Path) -> None:
-    from retrieval.curation.sheets import Tile, write_sheet
-    from retrieval.support.terminal import printable
-
+def _write_offenders(memory: VisualMemory, found: Pruning, worst: int, sheet: Path) -> None:
     offenders = found.worst(worst)
     if not offenders:
         typer.echo(f"no item hurts: {printable(sheet)} is not written", err=True)
@@ -159,16 +147,14 @@ def _write_offenders(memory: "VisualMemory", found: "Pruning", worst: int, sheet
     write_sheet(sheet, f"{memory.path}: items that hurt most", [tiles])
 
 
+@flat()
 def why(
     memory: MemoryPath,
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The query picture.")],
     k: Annotated[int, typer.Option("--k", min=1, help="How many neighbours vote.")] = 50,
     voting: Annotated[str, typer.Option(help="rank, plurality, distance or softmax.")] = "rank",
-    embedder: EmbedderOverride = None,
-    device: Device = "auto",
-    backend: Backend = "auto",
-    precision: Precision = "auto",
-    cache: Cache = True,
+    *,
+    embedding: EmbedderOptions,
     as_json: AsJson = False,
 ) -> None:
     """Show what the vote on a picture hangs on: each neighbour's part in it, and the fewest whose removal flips it.
@@ -177,14 +163,8 @@ def why(
 
     Example: vmem memory why pets/ query.jpg
     """
-    from retrieval.curation.explaining import explain
-    from retrieval.memory import VisualMemory
-    from retrieval.voting import check_method
-
     check_method(voting)
-    opened = VisualMemory.open(
-        memory, embedder=embedder, device=device, backend=backend, precision=precision, cache=cache
-    )
+    opened = embedding.open(memory)
     near, found = explain(opened, image, k=k, method=voting)
     if as_json:
         typer.echo(json.dumps(_attribution_record(near, found)))
@@ -192,7 +172,7 @@ def why(
         _print_attribution(near, found)
 
 
-def _attribution_record(near: "tuple[Neighbor, ...]", found: "Attribution") -> dict[str, Any]:
+def _attribution_record(near: tuple[Neighbor, ...], found: Attribution) -> dict[str, Any]:
     voters = zip(near, found.effects, strict=False)
     flip = found.flip and {"label": found.flip.label, "removed": [near[place].id for place in found.flip.removed]}
     return {
@@ -204,9 +184,7 @@ def _attribution_record(near: "tuple[Neighbor, ...]", found: "Attribution") -> d
     }
 
 
-def _print_attribution(near: "tuple[Neighbor, ...]", found: "Attribution") -> None:
-    from retrieval.support.terminal import print_table, printable
-
+def _print_attribution(near: tuple[Neighbor, ...], found: Attribution) -> None:
     removed = set(found.flip.removed) if found.flip else set()
     rows = [
         (rank + 1, f"{100 * effect:+.2f}", neighbor.label, f"{neighbor.distance:.4f}", neighbor.id,
@@ -229,9 +207,7 @@ def _print_attribution(near: "tuple[Neighbor, ...]", found: "Attribution") -> No
     )
 
 
-_PAIRS_SHOWN = 30  # pairs of a table or a sheet
-
-
+@flat()
 def duplicates(
     memory: MemoryPath,
     against: Annotated[
@@ -244,33 +220,22 @@ def duplicates(
     distance: Annotated[
         float | None,
         typer.Option(
-            min=0.0,
-            max=2.0,
-            help="Cosine distance up to which pictures are twins, by embedder. Left out: 0.05.",
+            min=0.0, max=2.0, help="Cosine distance up to which pictures are twins, by embedder. Left out: 0.05."
         ),
     ] = None,
     k: Annotated[int, typer.Option("--k", min=1, help="How many neighbours of each picture to look at.")] = 10,
     sheet: Sheet = None,
-    embedder: EmbedderOverride = None,
-    device: Device = "auto",
-    backend: Backend = "auto",
-    precision: Precision = "auto",
-    cache: Cache = True,
+    *,
+    embedding: EmbedderOptions,
     as_json: AsJson = False,
 ) -> None:
     """Find pictures that are in a memory twice or nearly so, or queries that have a twin in it: leakage.
 
     Example: vmem memory duplicates pets/ --against test-photos/ --sheet leaks.html
     """
-    from retrieval.curation.duplicates import DISTANCE, find_duplicates
-    from retrieval.curation.sheets import check_sheet
-    from retrieval.memory import VisualMemory
-
     if sheet:
         check_sheet(sheet)
-    opened = VisualMemory.open(
-        memory, embedder=embedder, device=device, backend=backend, precision=precision, cache=cache
-    )
+    opened = embedding.open(memory)
     limit = DISTANCE if distance is None else distance
     if against:
         _show_leaks(opened, against, limit, k, sheet, as_json)
@@ -289,10 +254,8 @@ def duplicates(
 
 
 def _show_leaks(
-    memory: "VisualMemory", against: Path, distance: float, k: int, sheet: Path | None, as_json: bool
+    memory: VisualMemory, against: Path, distance: float, k: int, sheet: Path | None, as_json: bool
 ) -> None:
-    from retrieval.curation.duplicates import find_leaks, open_queries
-
     queries = open_queries(memory, against)
     leaks = find_leaks(memory, queries.batches(), distance=distance, k=k)
     asked = len({leak.id for leak in leaks})
@@ -311,40 +274,35 @@ def _show_leaks(
         _write_twins(memory, leaks, queries.pictures, sheet)
 
 
-def _counted(twins: "list[Twin]") -> str:
+def _counted(twins: list[Twin]) -> str:
     exact, differing = sum(twin.exact for twin in twins), sum(not twin.same_label for twin in twins)
     return f"{len(twins):,} pairs, {exact:,} of the very same content, {differing:,} under different labels"
 
 
-def _records(twins: "Iterable[Twin]") -> list[dict[str, Any]]:
+def _records(twins: Iterable[Twin]) -> list[dict[str, Any]]:
     return [asdict(twin) | {"same_label": twin.same_label} for twin in twins]
 
 
-def _print_twins(twins: "list[Twin]", columns: list[str]) -> None:
-    from retrieval.support.terminal import print_table
-
+def _print_twins(twins: list[Twin], columns: list[str]) -> None:
     if not twins:
         return
-    rows = [(t.id, t.label, t.twin_id, t.twin_label, f"{t.distance:.4f}", _remark(t)) for t in twins[:_PAIRS_SHOWN]]
+    rows = [(t.id, t.label, t.twin_id, t.twin_label, f"{t.distance:.4f}", _remark(t)) for t in twins[:_SHOWN]]
     print_table(columns, rows)
-    if len(twins) > _PAIRS_SHOWN:
-        typer.echo(f"… and {len(twins) - _PAIRS_SHOWN:,} pairs more (--json lists all)")
+    if len(twins) > _SHOWN:
+        typer.echo(f"… and {len(twins) - _SHOWN:,} pairs more (--json lists all)")
 
 
-def _remark(twin: "Twin") -> str:
+def _remark(twin: Twin) -> str:
     said = ("same content" if twin.exact else "", "" if twin.same_label else "different labels")
     return ", ".join(filter(None, said))
 
 
-def _write_twins(memory: "VisualMemory", twins: "list[Twin]", pictures: "Pictures", sheet: Path) -> None:
+def _write_twins(memory: VisualMemory, twins: list[Twin], pictures: Pictures, sheet: Path) -> None:
     """Write the nearest pairs, side by side under the same number."""
-    from retrieval.curation.sheets import Tile, write_sheet
-    from retrieval.support.terminal import printable
-
     if not twins:
         typer.echo(f"there are no pairs: {printable(sheet)} is not written", err=True)
         return
-    shown = twins[:_PAIRS_SHOWN]
+    shown = twins[:_SHOWN]
     ours, theirs = pictures([twin.id for twin in shown]), memory.thumbnails([twin.twin_id for twin in shown])
     tiles = [
         tile

@@ -1,17 +1,19 @@
-"""vmem memory relabel, history, diff, tag, untag, checkout: edits, and the versions that they make."""
+"""vmem memory relabel, history, diff, tag, untag, checkout, undo, compact, check: edits, and their versions."""
 
 import json
 from collections import Counter
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
 
-from retrieval.support.options import AsJson, Ids, IdsFrom, MemoryPath, OfLabel, Where
-
-if TYPE_CHECKING:
-    from retrieval.storage.checking import Check
-
+from retrieval.erasing.erase import unlink_pending
+from retrieval.errors import NotAMemory
+from retrieval.memory import VisualMemory
+from retrieval.storage.checking import Check, check_memory, go_back
+from retrieval.storage.history import Entry, Version
+from retrieval.support.options import AsJson, Ids, IdsFrom, MemoryPath, OfLabel, Where, listed_ids
+from retrieval.support.terminal import print_table, printable, way_back
 
 _SHOWN: Final = 50  # changes of a table
 _LABELS_SHOWN: Final = 5  # that items had before
@@ -30,10 +32,6 @@ def relabel(
 
     Example: vmem memory relabel pets/ tabby --id cat/17.jpg --id cat/18.jpg
     """
-    from retrieval.memory import VisualMemory
-    from retrieval.support.options import listed_ids
-    from retrieval.support.terminal import printable, way_back
-
     opened = VisualMemory.open(memory)
     before = opened.version
     opened.relabel(to, ids=listed_ids(ids, ids_from), label=label, where=where)
@@ -63,10 +61,6 @@ def history(
 
     Example: vmem memory history pets/
     """
-    from retrieval.memory import VisualMemory
-    from retrieval.storage.history import Entry, Version
-    from retrieval.support.terminal import print_table
-
     opened = VisualMemory.open(memory)
     listed: list[Version | Entry] = [*(opened.history if every else opened.commands)(limit=limit or None)]
     if as_json:
@@ -98,9 +92,6 @@ def diff(
 
     Example: vmem memory diff pets/ 12 before-pruning
     """
-    from retrieval.memory import VisualMemory
-    from retrieval.support.terminal import print_table
-
     opened = VisualMemory.open(memory)
     changes = (opened if after is None else opened.at(as_version(after))).diff(as_version(before))
     if as_json:
@@ -130,8 +121,6 @@ def tag(
 
     Example: vmem memory tag pets/ before-pruning
     """
-    from retrieval.memory import VisualMemory
-
     opened = VisualMemory.open(memory)
     opened.tag(name, version=version)
     typer.echo(f"version {opened.version if version is None else version} is tagged {name}")
@@ -144,8 +133,6 @@ def untag(
 
     Example: vmem memory untag pets/ before-pruning
     """
-    from retrieval.memory import VisualMemory
-
     VisualMemory.open(memory).untag(name)
     typer.echo(f"the tag {name} is gone")
 
@@ -163,12 +150,6 @@ def checkout(
 
     Example: vmem memory checkout pets/ before-pruning
     """
-    from retrieval.erasing.erase import unlink_pending
-    from retrieval.errors import NotAMemory
-    from retrieval.memory import VisualMemory
-    from retrieval.storage.checking import go_back
-    from retrieval.support.terminal import printable, way_back
-
     before = 0
     try:
         if not repair:
@@ -196,9 +177,6 @@ def undo(memory: MemoryPath) -> None:
 
     Example: vmem memory undo pets/
     """
-    from retrieval.memory import VisualMemory
-    from retrieval.support.terminal import printable, way_back
-
     opened = VisualMemory.open(memory)
     version, before = opened.version, len(opened)
     undone = opened.undo()
@@ -225,9 +203,6 @@ def compact(
 
     Example: vmem memory compact pets/ --keep 5
     """
-    from retrieval.memory import VisualMemory
-    from retrieval.support.terminal import printable
-
     opened = VisualMemory.open(memory)
     before = opened.stats().bytes_on_disk
     dropped = opened.compact(keep=keep)
@@ -252,9 +227,6 @@ def check(memory: MemoryPath, as_json: AsJson = False) -> None:
 
     Example: vmem memory check pets/
     """
-    from retrieval.storage.checking import check_memory
-    from retrieval.support.terminal import printable
-
     found = check_memory(memory)
     if as_json:
         typer.echo(json.dumps({"sound": found.sound, **asdict(found)}))
@@ -268,9 +240,7 @@ def check(memory: MemoryPath, as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-def _print(found: "Check", *, name: str) -> None:
-    from retrieval.support.terminal import printable
-
+def _print(found: Check, *, name: str) -> None:
     for what in (*found.table, *found.index)[:_LISTED]:
         typer.echo(f"DAMAGED  {printable(what, longest=500)}")
     more = len(found.table) + len(found.index) - _LISTED

@@ -1,44 +1,42 @@
-"""vmem memory: build a memory, add to it, search it, look at it."""
+"""vmem memory: build a memory, add to it, search it, look at it; and vmem embed."""
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import typer
 
-from retrieval.cli.curation_cli import duplicates, prune, why
-from retrieval.cli.history_cli import check, checkout, compact, diff, history, relabel, tag, undo, untag
+from retrieval.building import add_features, build_from_features, build_memory, list_pictures
+from retrieval.cluster import RayEmbedding, parse_shard
+from retrieval.edits import AddReport, list_unreadable
+from retrieval.embedders import load_embedder
+from retrieval.embedders.base import Calibration, MadeBy, Requested
+from retrieval.embedding import EmbeddedBatch, FeatureCache, embed_images
+from retrieval.errors import InvalidArgument
+from retrieval.memory import VisualMemory
+from retrieval.parquet import FeatureFile, write_features
+from retrieval.sources import Item, expect_outside, is_manifest
+from retrieval.storage.places import PASSED_OVER
 from retrieval.support.options import (
     AsJson,
     Backend,
     Cache,
     Device,
     EmbedderName,
-    EmbedderOverride,
+    EmbedderOptions,
     FolderOrFile,
     MemoryPath,
     Precision,
     Ray,
     ShardOption,
+    flat,
 )
-
-if TYPE_CHECKING:
-    from retrieval.cluster import Shard
-    from retrieval.edits import AddReport
-    from retrieval.embedders.base import MadeBy, Requested
-    from retrieval.embedding import EmbeddedBatch
-    from retrieval.images import ImageLike
-    from retrieval.memory import VisualMemory
-    from retrieval.sources import Item
+from retrieval.support.terminal import counter, print_table, printable, track
 
 
-app = typer.Typer(no_args_is_help=True, help="Build, edit, search and inspect a memory of labelled pictures.")
-
-
-@app.command()
 def build(
     memory: MemoryPath,
     folder: FolderOrFile,
@@ -73,11 +71,6 @@ def build(
 
     Example: vmem memory build pets/ photos/ --embedder dinov2-vits14
     """
-    from retrieval.building import build_from_features, build_memory
-    from retrieval.cluster import parse_shard
-    from retrieval.parquet import FeatureFile
-    from retrieval.sources import is_manifest
-
     if folder.is_file() and not is_manifest(folder):
         FeatureFile.open(folder)  # first: a file of anything else is the greater mistake
         _expect_none(shard=shard, embedder=embedder)
@@ -98,7 +91,7 @@ def build(
     _print_report(built, report)
 
 
-@app.command()
+@flat()
 def add(
     memory: MemoryPath,
     folder: FolderOrFile,
@@ -110,11 +103,8 @@ def add(
         str,
         typer.Option(help="Put before each id, which is the file's path below FOLDER: keeps two folders apart."),
     ] = "",
-    embedder: EmbedderOverride = None,
-    device: Device = "auto",
-    backend: Backend = "auto",
-    precision: Precision = "auto",
-    cache: Cache = True,
+    *,
+    embedding: EmbedderOptions,
     shard: ShardOption = None,
     ray: Ray = None,
 ) -> None:
@@ -127,23 +117,14 @@ def add(
 
     Example: vmem memory add pets/ more-photos/ --id-prefix march/
     """
-    from retrieval.building import add_features, list_pictures
-    from retrieval.cluster import parse_shard
-    from retrieval.memory import VisualMemory
-    from retrieval.parquet import FeatureFile
-    from retrieval.sources import is_manifest
-
-    opened = VisualMemory.open(
-        memory, embedder=embedder, device=device, backend=backend, precision=precision, cache=cache
-    )
+    opened = embedding.open(memory)
     part = parse_shard(shard) if shard else None
     way: dict[str, Any] = {"on_duplicate": on_duplicate, "id_prefix": id_prefix, "shard": part}
     if ray:
-        from retrieval.cluster import RayEmbedding
-
         known = opened.settings.embedder
+        name = embedding.embedder or known.origin
         way["embedded_by"] = RayEmbedding(
-            embedder or known.origin, address=ray, requested=opened.requested, cache=cache, expected=known
+            name, address=ray, requested=opened.requested, cache=embedding.cache, expected=known
         )
     if not folder.is_file():
         list_pictures(folder)  # of which one must be usable
@@ -159,28 +140,20 @@ def add(
     _print_report(opened, report)
 
 
-@app.command()
+@flat()
 def search(
     memory: MemoryPath,
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The query picture.")],
     k: Annotated[int, typer.Option("--k", help="How many neighbours.")] = 10,
-    embedder: EmbedderOverride = None,
-    device: Device = "auto",
-    backend: Backend = "auto",
-    precision: Precision = "auto",
-    cache: Cache = True,
+    *,
+    embedding: EmbedderOptions,
     as_json: AsJson = False,
 ) -> None:
     """Show the remembered pictures nearest to one picture.
 
     Example: vmem memory search pets/ query.jpg --k 5
     """
-    from retrieval.memory import VisualMemory
-    from retrieval.support.terminal import print_table
-
-    neighbors = VisualMemory.open(
-        memory, embedder=embedder, device=device, backend=backend, precision=precision, cache=cache
-    ).search(image, k=k)[0]
+    neighbors = embedding.open(memory).search(image, k=k)[0]
     if as_json:
         found = [{"id": n.id, "label": n.label, "distance": n.distance} for n in neighbors]
         typer.echo(json.dumps(found))
@@ -189,15 +162,11 @@ def search(
     print_table(["rank", "distance", "label", "id"], rows)
 
 
-@app.command()
 def stats(memory: MemoryPath, as_json: AsJson = False) -> None:
     """Show a memory's size, classes, embedder, index and version.
 
     Example: vmem memory stats pets/
     """
-    from retrieval.memory import VisualMemory
-    from retrieval.support.terminal import print_table, printable
-
     numbers = VisualMemory.open(memory).stats()
     if as_json:
         typer.echo(json.dumps(asdict(numbers)))
@@ -210,23 +179,14 @@ def stats(memory: MemoryPath, as_json: AsJson = False) -> None:
         typer.echo(f"… and {len(numbers.labels) - 50:,} classes more (--json lists all)")
 
 
-for _command in (why, relabel, prune, duplicates, history, diff, tag, untag, checkout, undo, compact, check):
-    app.command()(_command)
-
-
 def _expect_none(**options: str | None) -> None:
     """Raise InvalidArgument for options that say how pictures are embedded, where features are given."""
-    from retrieval.errors import InvalidArgument
-
     for name, value in options.items():
         if value is not None:
             raise InvalidArgument(f"--{name} {value} is for pictures, and a file of features is given: leave it out")
 
 
-def _print_report(memory: "VisualMemory", report: "AddReport") -> None:
-    from retrieval.storage.places import PASSED_OVER
-    from retrieval.support.terminal import printable
-
+def _print_report(memory: VisualMemory, report: AddReport) -> None:
     parts = [f"added {report.added:,}"]
     if report.replaced:
         parts.append(f"replaced {report.replaced:,}")
@@ -239,10 +199,6 @@ def _print_report(memory: "VisualMemory", report: "AddReport") -> None:
     typer.echo(f"{printable(memory.path)}: {', '.join(parts)}; {len(memory):,} pictures in all")
 
 
-embed_app = typer.Typer()
-
-
-@embed_app.command()
 def embed(
     folder: Annotated[
         Path,
@@ -270,86 +226,45 @@ def embed(
 
     Example: vmem embed photos/ --out features.parquet --embedder dinov2-vits14
     """
-    from retrieval.cluster import parse_shard
-    from retrieval.edits import list_unreadable
-    from retrieval.embedders.base import Requested
-    from retrieval.parquet import write_features
-    from retrieval.support.terminal import printable
-
     part = parse_shard(shard) if shard else None
-    pictures = _listed(folder, out, part)
-    out = part.name(out) if part else out
+    target = part.name(out) if part else out
+    if not folder.is_file():
+        expect_outside(out, folder)
+    elif target.resolve() == folder.resolve():
+        raise InvalidArgument(f"{out} is the manifest itself, and would be written over: choose another --out")
+    found = list_pictures(folder)
+    calibration = list(found.for_calibration())  # of all shards, so that int8 has the same ranges in each
+    items, total = (part.stream(found.items), part.size(len(found.items))) if part else (found.items, len(found.items))
+    if part and not total:
+        raise InvalidArgument(
+            f"shard {part.number}/{part.count} of {len(found.items)} pictures is empty: take fewer shards"
+        )
     requested = Requested(device, backend, precision)
+    batches: Iterator[EmbeddedBatch[Item]]
+    made_by: MadeBy
     if ray:
-        batches, made_by = _embed_on_ray(pictures, embedder, requested, cache=cache, address=ray)
+        cluster = RayEmbedding(embedder, address=ray, requested=requested, calibration=calibration, cache=cache)
+        counted = _counted(cluster.stream(items, image_of=lambda item: item.image), total)
+        first = next(counted)  # by then it is known what made it
+        batches, made_by = itertools.chain([first], counted), cluster.embedder
     else:
-        batches, made_by = _embed_here(pictures, embedder, requested, cache=cache)
+        made_by = loaded = load_embedder(embedder, **requested.to_dict(), calibration=Calibration(calibration))
+        batches = embed_images(
+            track(items, "Embedding", total=total),
+            loaded,
+            image_of=lambda item: item.image,
+            features=FeatureCache(loaded.identity, loaded.execution) if cache else None,
+        )
     typer.echo(f"{printable(made_by.identity.name)}: {made_by.execution}", err=True)
-    written, unreadable = write_features(out, batches, made_by)
-    listing = out.with_name(out.name + ".unreadable.tsv")
+    written, unreadable = write_features(target, batches, made_by)
+    listing = target.with_name(target.name + ".unreadable.tsv")
     list_unreadable(listing, unreadable)
-    typer.echo(f"{printable(out)}: {written:,} features of {made_by.identity.dimension} dimensions")
+    typer.echo(f"{printable(target)}: {written:,} features of {made_by.identity.dimension} dimensions")
     if unreadable:
         typer.echo(f"{len(unreadable):,} files could not be used (listed in {printable(listing)})")
 
 
-class _Pictures(NamedTuple):
-    items: Iterable["Item"]
-    total: int
-    calibration: list["ImageLike"]  # of all shards, so that int8 has the same ranges in each
-
-
-_Embedded = tuple[Iterator["EmbeddedBatch[Item]"], "MadeBy"]
-
-
-def _listed(folder: Path, out: Path, part: "Shard | None") -> _Pictures:
-    """Return the pictures, or this worker's part of them."""
-    from retrieval.building import list_pictures
-    from retrieval.errors import InvalidArgument
-    from retrieval.sources import expect_outside
-
-    if not folder.is_file():
-        expect_outside(out, folder)
-    elif (part.name(out) if part else out).resolve() == folder.resolve():
-        raise InvalidArgument(f"{out} is the manifest itself, and would be written over: choose another --out")
-    found = list_pictures(folder)
-    items, calibration = found.items, list(found.for_calibration())
-    if not part:
-        return _Pictures(items, len(items), calibration)
-    total = part.size(len(items))
-    if not total:
-        raise InvalidArgument(f"shard {part.number}/{part.count} of {len(items)} pictures is empty: take fewer shards")
-    return _Pictures(part.stream(items), total, calibration)
-
-
-def _embed_here(pictures: _Pictures, name: str, requested: "Requested", *, cache: bool) -> _Embedded:
-    from retrieval.embedders import load_embedder
-    from retrieval.embedders.base import Calibration
-    from retrieval.embedding import FeatureCache, embed_images
-    from retrieval.support.terminal import track
-
-    loaded = load_embedder(name, **requested.to_dict(), calibration=Calibration(pictures.calibration))
-    batches = embed_images(
-        track(pictures.items, "Embedding", total=pictures.total),
-        loaded,
-        image_of=lambda item: item.image,
-        features=FeatureCache(loaded.identity, loaded.execution) if cache else None,
-    )
-    return batches, loaded
-
-
-def _embed_on_ray(pictures: _Pictures, name: str, requested: "Requested", *, cache: bool, address: str) -> _Embedded:
-    from retrieval.cluster import RayEmbedding
-
-    cluster = RayEmbedding(name, address=address, requested=requested, calibration=pictures.calibration, cache=cache)
-    batches = _counted(cluster.stream(pictures.items, image_of=lambda item: item.image), pictures.total)
-    first = next(batches)  # by then it is known what made it
-    return itertools.chain([first], batches), cluster.embedder
-
-
-def _counted(batches: Iterator["EmbeddedBatch[Item]"], total: int) -> Iterator["EmbeddedBatch[Item]"]:
-    from retrieval.support.terminal import counter
-
+def _counted(batches: Iterator[EmbeddedBatch[Item]], total: int) -> Iterator[EmbeddedBatch[Item]]:
     with counter("Embedding on the cluster", total=total) as bar:
         for batch in batches:
             bar.advance(len(batch.items) + len(batch.failures), "")

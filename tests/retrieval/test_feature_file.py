@@ -10,12 +10,13 @@ from typer.testing import CliRunner
 
 from retrieval import VisualMemory
 from retrieval.building import add_features, build_from_features
-from retrieval.cli.memory_cli import app, embed_app
+from retrieval.cli.memory_cli import add, build, embed
 from retrieval.embedders import load_embedder
 from retrieval.embedding import embed_images
 from retrieval.errors import EmbedderMismatch, FolderError, InvalidArgument, MemoryExists
 from retrieval.parquet import FeatureFile, write_features
 from retrieval.sources import list_labelled_files
+from tests.commands import app_of
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +111,7 @@ def test_a_file_that_says_of_itself_what_no_one_can_read_is_refused(features: Pa
 def test_features_do_not_take_the_place_of_their_manifest(pictures: Path, checkpoint: Path, tmp_path: Path) -> None:
     manifest = foreign(tmp_path / "list.parquet", vector=None, file=[str(pictures / "red" / "0.png")] * 3)
     before = manifest.read_bytes()
-    told = CliRunner().invoke(embed_app, [str(manifest), "--out", str(manifest), "--embedder", str(checkpoint)])
+    told = CliRunner().invoke(app_of(embed), [str(manifest), "--out", str(manifest), "--embedder", str(checkpoint)])
     assert isinstance(told.exception, InvalidArgument) and "is the manifest itself" in str(told.exception)
     assert manifest.read_bytes() == before
 
@@ -133,6 +134,6 @@ def test_what_lay_in_a_files_place_stays_until_the_new_one_is_whole(checkpoint: 
 def test_options_about_embedding_are_refused_where_features_are_given(command: str, tmp_path: Path) -> None:
     build_from_features(tmp_path / "memory", foreign(tmp_path / "theirs.parquet"))
     arguments = [command, str(tmp_path / "memory"), str(tmp_path / "theirs.parquet"), "--shard", "1/2"]
-    refused = CliRunner().invoke(app, arguments)
+    refused = CliRunner().invoke(app_of(build, add), arguments)
     assert isinstance(refused.exception, InvalidArgument)
     assert "--shard 1/2 is for pictures" in str(refused.exception)

@@ -10,8 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from retrieval.cli.memory_cli import app as memory_app
-from retrieval.cli.memory_cli import embed_app
+from retrieval.cli.memory_cli import add, embed, search
 from retrieval.cluster import RayEmbedding, _translated
 from retrieval.embedders import load_embedder
 from retrieval.embedders.base import Requested
@@ -21,6 +20,7 @@ from retrieval.images import ImageLike
 from retrieval.memory import VisualMemory
 from retrieval.parquet import FeatureFile
 from retrieval.sources import LabelledFile, list_labelled_files
+from tests.commands import app_of
 from tests.conftest import draw
 
 # Ray's own modules set what Ray's own modules warn of.
@@ -80,7 +80,7 @@ def test_a_cluster_does_what_one_machine_does(checkpoint: Path, hostile: Path) -
 def test_features_of_a_cluster_are_those_of_one_machine(checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
     options = ["--embedder", str(checkpoint), "--backend", "openvino", "--precision", "float32", "--no-cache"]
     for out, more in (("far.parquet", ["--ray", "local"]), ("near.parquet", [])):
-        told = CliRunner().invoke(embed_app, [str(pictures), "--out", str(tmp_path / out), *options, *more])
+        told = CliRunner().invoke(app_of(embed), [str(pictures), "--out", str(tmp_path / out), *options, *more])
         assert told.exit_code == 0 and "18 features of 32 dimensions" in told.stdout
     far, near = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("far", "near"))
     assert far["id"].to_pylist() == near["id"].to_pylist() and far["label"].to_pylist() == near["label"].to_pylist()
@@ -104,7 +104,8 @@ def test_no_pictures_start_nothing() -> None:
 def test_a_memory_is_added_to_by_a_cluster(checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
     memory = VisualMemory.create(tmp_path / "memory", embedder=str(checkpoint), cache=False, **FLOAT32.to_dict())
     told = CliRunner().invoke(
-        memory_app, ["add", str(memory.path), str(pictures), "--ray", "local", "--precision", "float32", "--no-cache"]
+        app_of(add, search),
+        ["add", str(memory.path), str(pictures), "--ray", "local", "--precision", "float32", "--no-cache"],
     )
     assert told.exit_code == 0 and "added 18; 18 pictures in all" in told.stdout
     opened = VisualMemory.open(memory.path, cache=False, **FLOAT32.to_dict())
