@@ -1,9 +1,13 @@
-"""Embedding on a Ray cluster: one copy of the embedder on each GPU, or where there is none on each machine."""
+"""Work split over machines: by shards that each works off by itself, or by a Ray cluster.
+
+A cluster has one copy of the embedder on each GPU, or where there is none on each machine.
+"""
 
 import itertools
 import json
 import logging
 import os
+import pickle
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +32,49 @@ if TYPE_CHECKING:
 
 PATH: Final = b"p"  # begins a picture's cell that holds its path, as the system spells it
 BYTES: Final = b"b"  # begins one that holds its bytes
+LOCAL: Final = "local"  # as an address: a cluster of this machine alone, started for the length of the work
+_BLOCK: Final = 512  # pictures that a worker is handed at a time: some seconds' work for the slowest models
+_BLOCKS_PER_WORKER: Final = 4  # at least, so that none waits long for the last
+
+Item = TypeVar("Item")
+Raised = TypeVar("Raised", bound=VisualMemoryError)
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One worker's part of the work; parts of the same ``count`` never overlap and leave nothing out."""
+
+    number: int  # from 1
+    count: int
+
+    def pick(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Return this worker's items: every ``count``-th, so that each worker gets some of every label."""
+        return items[self.number - 1 :: self.count]
+
+    def stream(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Yield what `pick` returns, of what is not listed but read."""
+        return itertools.islice(items, self.number - 1, None, self.count)
+
+    def size(self, total: int) -> int:
+        """Return how many of ``total`` items are this worker's."""
+        return len(range(self.number - 1, total, self.count))
+
+    def name(self, file: Path) -> Path:
+        """Return the name of this worker's own file beside the others': ``features-2-of-8.parquet``."""
+        return file.with_name(f"{file.stem}-{self.number}-of-{self.count}{file.suffix}")
+
+
+def parse_shard(text: str) -> Shard:
+    """Return the shard that ``i/n`` says: worker i of n.
+
+    Raises:
+        InvalidArgument: anything else than two whole numbers with 1 <= i <= n.
+    """
+    parts = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    shard = Shard(int(parts[1]), int(parts[2])) if parts else Shard(0, 0)
+    if not 1 <= shard.number <= shard.count:
+        raise InvalidArgument(f"shard={text!r}: worker i of n as i/n with 1 <= i <= n expected, such as 2/8")
+    return shard
 
 
 def to_cell(image: ImageLike) -> bytes:
@@ -70,47 +117,26 @@ class Worker:
         import pyarrow as pa
 
         if self._embedder is None:
-            return pa.table({"about": [self._about]})
+            return pa.table({"about": [self._about], "batch": [b""]})
         pictures = list(zip(block["number"].to_pylist(), block["image"].to_pylist(), strict=True))
-        batches = embed_images(
-            pictures,
-            self._embedder,
-            image_of=lambda picture: _from_cell(picture[1]),
-            thumbnail_pixels=self._thumbnail_pixels,
-            features=self._features,
+        batches = list(
+            embed_images(
+                pictures,
+                self._embedder,
+                image_of=lambda picture: _from_cell(picture[1]),
+                thumbnail_pixels=self._thumbnail_pixels,
+                features=self._features,
+            )
         )
-        return pa.concat_tables([self._rows(batch, self._embedder.identity.dimension) for batch in batches])
-
-    def _rows(self, batch: EmbeddedBatch[tuple[int, bytes]], dimension: int) -> "pyarrow.Table":
-        import pyarrow as pa
-
-        good, bad = len(batch.items), len(batch.failures)
-        vectors = np.zeros((good + bad, dimension), np.float32)
-        vectors[:good] = batch.vectors
-        nothing: list[None] = [None] * bad
-        unasked: list[None] = [None] * good
-        return pa.table(
-            {
-                "number": [number for number, _ in (*batch.items, *(failure.item for failure in batch.failures))],
-                "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), dimension),
-                "thumbnail": pa.array([*(batch.thumbnails or unasked), *nothing], pa.binary()),
-                "digest": pa.array([*(batch.digests or unasked), *nothing], pa.string()),
-                "error": pa.array(
-                    [None] * good + [type(failure.error).__name__ for failure in batch.failures], pa.string()
-                ),
-                "reason": pa.array([None] * good + [str(failure.error) for failure in batch.failures], pa.string()),
-                # Once a batch is enough to tell what made it.
-                "about": pa.array([self._about] + [None] * (good + bad - 1), pa.string()),
-            }
+        batch = (
+            [number for batch in batches for number, _ in batch.items],
+            np.concatenate([batch.vectors for batch in batches]),
+            [thumbnail for batch in batches for thumbnail in batch.thumbnails],
+            [digest for batch in batches for digest in batch.digests],
+            [(bad.item[0], type(bad.error).__name__, str(bad.error)) for batch in batches for bad in batch.failures],
         )
-
-
-LOCAL: Final = "local"  # as an address: a cluster of this machine alone, started for the length of the work
-_BLOCK: Final = 512  # pictures that a worker is handed at a time: some seconds' work for the slowest models
-_BLOCKS_PER_WORKER: Final = 4  # at least, so that none waits long for the last
-
-Item = TypeVar("Item")
-Raised = TypeVar("Raised", bound=VisualMemoryError)
+        # A pickle, as all is that Ray sends: its machines run each other's code in any case.
+        return pa.table({"about": [self._about], "batch": pa.array([pickle.dumps(batch)], pa.binary())})
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +211,14 @@ class RayEmbedding:
         with _cluster(self._address), _translated():
             dataset = self._dataset(listed, image_of, thumbnail_pixels)
             for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-                self._notice(block)
-                yield _batch(block, listed)
+                for about, batch in zip(block["about"].to_pylist(), block["batch"].to_pylist(), strict=True):
+                    self._notice(parse_json(about))
+                    numbers, vectors, thumbnails, digests, failed = pickle.loads(batch)
+                    failures = [
+                        Failure(listed[number], _our_error(name, reason, ImageError)) for number, name, reason in failed
+                    ]
+                    items = [listed[number] for number in numbers]
+                    yield EmbeddedBatch(items, vectors, thumbnails, digests, failures)
 
     def _dataset(
         self, listed: list[Item], image_of: Callable[[Item], ImageLike], thumbnail_pixels: int | None
@@ -206,21 +238,20 @@ class RayEmbedding:
             **share,
         )
 
-    def _notice(self, block: "pyarrow.Table") -> None:
-        for told in block["about"].drop_null().to_pylist():
-            about = parse_json(told)
-            if "refused" in about:
-                kind, sentence = about["refused"]
-                raise _our_error(kind, sentence, VisualMemoryError)
-            made_by = ClusterEmbedder(EmbedderIdentity.from_json(about["identity"]), Execution(**about["execution"]))
-            check_embedder(made_by.identity, self._expected or made_by.identity, "the memory")
-            first = self._made_by = self._made_by or made_by
-            if made_by != first:
-                raise EmbedderMismatch(
-                    f"one machine of the cluster runs {first.identity.fingerprint} in {first.execution.precision},"
-                    f" another {made_by.identity.fingerprint} in {made_by.execution.precision}: put the same weights"
-                    " on all, and say --precision"
-                )
+    def _notice(self, about: dict[str, Any]) -> None:
+        """Note what made some vectors; raise where a worker has no embedder, or another one than expected."""
+        if "refused" in about:
+            kind, sentence = about["refused"]
+            raise _our_error(kind, sentence, VisualMemoryError)
+        made_by = ClusterEmbedder(EmbedderIdentity.from_json(about["identity"]), Execution(**about["execution"]))
+        check_embedder(made_by.identity, self._expected or made_by.identity, "the memory")
+        first = self._made_by = self._made_by or made_by
+        if made_by != first:
+            raise EmbedderMismatch(
+                f"one machine of the cluster runs {first.identity.fingerprint} in {first.execution.precision},"
+                f" another {made_by.identity.fingerprint} in {made_by.execution.precision}: put the same weights"
+                " on all, and say --precision"
+            )
 
 
 def _cells(listed: list[Item], start: int, size: int, image_of: Callable[[Item], ImageLike]) -> "pyarrow.Table":
@@ -228,28 +259,6 @@ def _cells(listed: list[Item], start: int, size: int, image_of: Callable[[Item],
 
     cells = [to_cell(image_of(item)) for item in listed[start : start + size]]
     return pa.table({"number": np.arange(start, start + len(cells)), "image": pa.array(cells, pa.binary())})
-
-
-def _batch(block: "pyarrow.Table", listed: list[Item]) -> EmbeddedBatch[Item]:
-    failed = np.array(block["error"].is_valid())
-    vectors = block["vector"].combine_chunks().flatten().to_numpy().reshape(len(block), -1)
-    numbers = block["number"].to_pylist()
-    good = np.flatnonzero(~failed).tolist()
-    thumbnails, digests = block["thumbnail"].to_pylist(), block["digest"].to_pylist()
-    kept = any(thumbnails)
-    return EmbeddedBatch(
-        items=[listed[numbers[row]] for row in good],
-        vectors=vectors[good],
-        thumbnails=[thumbnails[row] for row in good] if kept else [],
-        digests=[digests[row] for row in good] if kept else [],
-        failures=[
-            Failure(listed[number], _our_error(name, reason, ImageError))
-            for number, name, reason in zip(
-                numbers, block["error"].to_pylist(), block["reason"].to_pylist(), strict=True
-            )
-            if name
-        ],
-    )
 
 
 def _our_error(name: str, sentence: str, otherwise: type[Raised]) -> Raised:
@@ -311,43 +320,3 @@ def _cluster(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One worker's part of the work; parts of the same ``count`` never overlap and leave nothing out."""
-
-    number: int  # from 1
-    count: int
-
-    def pick(self, items: Sequence[T]) -> Sequence[T]:
-        """Return this worker's items: every ``count``-th, so that each worker gets some of every label."""
-        return items[self.number - 1 :: self.count]
-
-    def stream(self, items: Iterable[T]) -> Iterator[T]:
-        """Yield what `pick` returns, of what is not listed but read."""
-        return itertools.islice(items, self.number - 1, None, self.count)
-
-    def size(self, total: int) -> int:
-        """Return how many of ``total`` items are this worker's."""
-        return len(range(self.number - 1, total, self.count))
-
-    def name(self, file: Path) -> Path:
-        """Return the name of this worker's own file beside the others': ``features-2-of-8.parquet``."""
-        return file.with_name(f"{file.stem}-{self.number}-of-{self.count}{file.suffix}")
-
-
-def parse_shard(text: str) -> Shard:
-    """Return the shard that ``i/n`` says: worker i of n.
-
-    Raises:
-        InvalidArgument: anything else than two whole numbers with 1 <= i <= n.
-    """
-    parts = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
-    shard = Shard(int(parts[1]), int(parts[2])) if parts else Shard(0, 0)
-    if not 1 <= shard.number <= shard.count:
-        raise InvalidArgument(f"shard={text!r}: worker i of n as i/n with 1 <= i <= n expected, such as 2/8")
-    return shard

@@ -1,6 +1,7 @@
 """Pictures that are in a memory twice or nearly so, and queries that have a twin in it: leakage from test to memory."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -8,11 +9,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from retrieval.curation.pruning import blocks_of, nearest_others, search_rows
+from retrieval.curation.pruning import nearest_others, search_rows
 from retrieval.embedders.base import check_embedder
 from retrieval.embedding import content_digest
 from retrieval.errors import ImageError, InvalidArgument
-from retrieval.images import ImageLike, decode, thumbnail
+from retrieval.images import decode, thumbnail
 from retrieval.parquet import ROWS, FeatureFile
 from retrieval.sources import Item, is_manifest, list_labelled_files, read_manifest
 from retrieval.storage.places import is_memory
@@ -87,8 +88,7 @@ def find_duplicates(
     Raises:
         InvalidArgument: ``k`` below 1, a distance outside 0 to 2, or a view without some items.
     """
-    _check(distance, k)
-    snapshot = _whole(memory)
+    snapshot = _whole(memory, distance, k)
     if len(snapshot.ids) < 2:
         return Duplicates(len(snapshot.ids), [], [])
     contents = _contents(snapshot.digests)
@@ -111,40 +111,28 @@ def find_leaks(
     Raises:
         InvalidArgument: ``k`` below 1, a distance outside 0 to 2, an empty memory, or a view without some items.
     """
-    _check(distance, k)
-    snapshot = _whole(memory)
+    snapshot = _whole(memory, distance, k)
     k, leaks = min(k, len(snapshot.ids)) or k, []
     for batch in queries:
         rows, distances = search_rows(snapshot)(batch.vectors, k)
-        query, rank = np.nonzero(distances <= distance)
-        leaks += [
-            _leak(batch, snapshot, asked, row, far)
-            for asked, row, far in zip(
-                query.tolist(), rows[query, rank].tolist(), distances[query, rank].tolist(), strict=True
-            )
-        ]
+        asked, rank = np.nonzero(distances <= distance)
+        near = zip(asked.tolist(), rows[asked, rank].tolist(), distances[asked, rank].tolist(), strict=True)
+        for query, row, far in near:
+            exact = batch.digests[query] is not None and batch.digests[query] == snapshot.digests[row]
+            item = snapshot.ids[row], snapshot.labels[row]
+            leaks.append(Twin(batch.ids[query], batch.labels[query], *item, max(far, 0.0), exact))
     return sorted(leaks, key=lambda leak: (not leak.exact, leak.distance))
 
 
-def _leak(batch: QueryBatch, snapshot: "Snapshot", asked: int, row: int, distance: float) -> Twin:
-    digest = batch.digests[asked]
-    exact = digest is not None and digest == snapshot.digests[row]
-    item = snapshot.ids[row], snapshot.labels[row]
-    return Twin(batch.ids[asked], batch.labels[asked], *item, max(distance, 0.0), exact)
-
-
-def _whole(memory: "MemoryView") -> "Snapshot":
+def _whole(memory: "MemoryView", distance: float, k: int) -> "Snapshot":
     """Return a version with all its items, those that were pruned away too."""
-    if len(memory) != len(memory.snapshot().rows):
-        raise InvalidArgument("a view without some items cannot be compared: give the memory itself, or `at` a version")
-    return memory.snapshot().unpruned()
-
-
-def _check(distance: float, k: int) -> None:
     if not 0 <= distance <= 2 or k < 1:
         raise InvalidArgument(
             f"distance {distance} and k={k}: a distance from 0 to 2 and 1 or more neighbours expected"
         )
+    if len(memory) != len(memory.snapshot().rows):
+        raise InvalidArgument("a view without some items cannot be compared: give the memory itself, or `at` a version")
+    return memory.snapshot().unpruned()
 
 
 def _near_pairs(
@@ -152,12 +140,10 @@ def _near_pairs(
 ) -> tuple[Int[np.ndarray, "pairs two"], Float[np.ndarray, " pairs"]]:
     """Return the rows of each pair of twins once, nearest first, and their distances."""
     vectors = snapshot.vectors()
-    found = nearest_others(vectors, search_rows(snapshot), k=k)
+    found = nearest_others(vectors, search_rows(snapshot), k=k, doing="Comparing each picture" if progress else "")
     same = _links(contents)
     pairs, distances = [same], [1.0 - np.einsum("pd,pd->p", vectors[same[:, 0]], vectors[same[:, 1]])]
-    for own, rows, far in track(
-        found, "Comparing each picture", total=blocks_of(len(vectors)), unit=" blocks", shown=progress
-    ):
+    for own, rows, far in found:
         query, rank = np.nonzero(far <= distance)
         pairs.append(np.sort(np.stack([own[query], rows[query, rank]], axis=1), axis=1))
         distances.append(far[query, rank])
@@ -263,18 +249,14 @@ def _of_items(memory: "MemoryView", items: Iterable[Item], total: int, progress:
                 yield QueryBatch(ids, labels, batch.vectors, [content_digest(item.image) for item in batch.items])
 
     def pictures(ids: Sequence[str]) -> list[bytes | None]:
-        wanted = set(ids)
-        found = {item.id: _small(item.image) for item in items if item.id in wanted}
+        wanted, found = set(ids), {}
+        for item in items:
+            if item.id in wanted:
+                with suppress(ImageError):  # gone since it was embedded
+                    found[item.id] = thumbnail(decode(item.image), longest_side=_LONGEST_SIDE)
         return [found.get(id_) for id_ in ids]
 
     return Queries(total, batches, pictures, unreadable)
-
-
-def _small(image: ImageLike) -> bytes | None:
-    try:
-        return thumbnail(decode(image), longest_side=_LONGEST_SIDE)
-    except ImageError:  # gone since it was embedded
-        return None
 
 
 def _of_features(memory: "MemoryView", path: Path, progress: bool) -> Queries:
@@ -283,9 +265,8 @@ def _of_features(memory: "MemoryView", path: Path, progress: bool) -> Queries:
 
     def batches() -> Iterator[QueryBatch]:
         blocks = -(-len(features) // ROWS)
-        for ids, labels, vectors in track(
-            features.batches(), "Comparing", total=blocks, unit=" blocks", shown=progress
-        ):
+        batched = track(features.batches(), "Comparing", total=blocks, unit=" blocks", shown=progress)
+        for ids, labels, vectors in batched:
             unit = to_unit_vectors(vectors, dimension=features.identity.dimension)
             yield QueryBatch(ids, labels, unit, [None] * len(ids))
 

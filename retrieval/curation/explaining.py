@@ -79,10 +79,9 @@ def attribute(
         InvalidArgument: k below 1, no neighbour, or no such method.
     """
     line = _Line(neighbors, k, method)
-    margin, *without = line.margins([(), *((out,) for out in range(line.k))])
-    return Attribution(
-        line.labels[line.winner], margin, tuple(margin - less for less in without), _find_flip(line, whole=whole)
-    )
+    margin = line.margin(())
+    effects = tuple(margin - line.margin((out,)) for out in range(line.k))
+    return Attribution(line.labels[line.winner], margin, effects, _find_flip(line, whole=whole))
 
 
 def smallest_flip(
@@ -123,18 +122,16 @@ class _Line:
         codes, distances, factors = self.codes[near], self._distances[near], self._factors[near]
         return int(predict_every_k(codes, distances, method=self._method, factors=factors)[0, -1])
 
-    def margins(self, cases: Iterable[Sequence[int]]) -> list[float]:
+    def margin(self, removed: Iterable[int]) -> float:
         """Return the winner's lead over the next label, as a share, when some items are taken out; below 0: behind."""
-        return [self._margin(self._voters(removed)) for removed in cases]
+        voters = self._voters(removed)
+        weights = self.weights[voters, np.arange(len(voters))]
+        totals = np.bincount(self.codes[voters], weights, len(self.labels))
+        next_best = np.delete(totals, self.winner).max(initial=0.0)
+        return float((totals[self.winner] - next_best) / (totals.sum() or 1.0))
 
     def _voters(self, removed: Iterable[int]) -> Int[np.ndarray, " voters"]:
         return np.delete(np.arange(len(self.codes)), list(removed))[: self.k]
-
-    def _margin(self, voters: Int[np.ndarray, " voters"]) -> float:
-        weights = self.weights[voters, np.arange(len(voters))]
-        totals = np.bincount(self.codes[voters], weights, len(self.labels))
-        others = np.delete(totals, self.winner).max(initial=0.0)
-        return float((totals[self.winner] - others) / (totals.sum() or 1.0))
 
 
 def _find_flip(line: _Line, *, whole: bool) -> Flip | None:
@@ -143,52 +140,52 @@ def _find_flip(line: _Line, *, whole: bool) -> Flip | None:
     for items, leads in enumerate(_leads(line, rivals)):
         if items > line.k and (flip := _flip_at(line, rivals, leads, items, line.k)):
             return flip
-    for kept in range(line.k - 1, 0, -1) if whole else ():
-        if flip := _flip_at(line, rivals, leads, len(line.codes), kept):
+    for voted in range(line.k - 1, 0, -1) if whole else ():
+        if flip := _flip_at(line, rivals, leads, len(line.codes), voted):
             return flip
     return None
 
 
-def _leads(line: _Line, rivals: Sequence[int]) -> Iterator[Float[np.ndarray, "rivals kept two"]]:
-    """Yield, after 0, 1, 2, … items, the most by which each rival can lead, by number kept and by who voted last."""
+def _leads(line: _Line, rivals: Sequence[int]) -> Iterator[Float[np.ndarray, "rivals voted two"]]:
+    """Yield, after 0, 1, 2, … items, the most by which each rival can lead, by number voted and by who voted last."""
     row_of = {rival: row for row, rival in enumerate(rivals)}
     best = np.full((len(rivals), line.k + 1, 2), -np.inf)
     best[:, 0, _RIVAL] = 0.0
     yield best
     for code, weights in zip(line.codes.tolist(), line.weights, strict=True):
-        kept = best[:, :-1].copy()
+        voted = best[:, :-1].copy()
         if code == line.winner:
-            kept[..., _WINNER], kept[..., _RIVAL] = kept.max(axis=2) - weights, -np.inf
+            voted[..., _WINNER], voted[..., _RIVAL] = voted.max(axis=2) - weights, -np.inf
         elif (row := row_of.get(code)) is not None:
-            kept[row, :, _RIVAL], kept[row, :, _WINNER] = kept[row].max(axis=1) + weights, -np.inf
+            voted[row, :, _RIVAL], voted[row, :, _WINNER] = voted[row].max(axis=1) + weights, -np.inf
         best = best.copy()
-        np.maximum(best[:, 1:], kept, out=best[:, 1:])
+        np.maximum(best[:, 1:], voted, out=best[:, 1:])
         yield best
 
 
 def _flip_at(
-    line: _Line, rivals: Sequence[int], leads: Float[np.ndarray, "rivals kept two"], items: int, kept: int
+    line: _Line, rivals: Sequence[int], leads: Float[np.ndarray, "rivals voted two"], items: int, voted: int
 ) -> Flip | None:
     """Return the flip that keeps so many of the first items, if there is one."""
     near = _ROUNDING * float(line.weights[: line.k, 0].sum())
-    reached = np.argwhere(leads[:, kept] >= -near).tolist()
-    for row, last in sorted(reached, key=lambda place: -leads[place[0], kept, place[1]]):
-        removed = _trace(line, rivals[row], items, kept, last)
+    reached = np.argwhere(leads[:, voted] >= -near).tolist()
+    for row, last in sorted(reached, key=lambda place: -leads[place[0], voted, place[1]]):
+        removed = _trace(line, rivals[row], items, voted, last)
         if (winner := line.winner_without(removed)) != line.winner:
             return Flip(removed, line.labels[winner])
     return None
 
 
-def _trace(line: _Line, rival: int, items: int, kept: int, last: int) -> tuple[int, ...]:
+def _trace(line: _Line, rival: int, items: int, voted: int, last: int) -> tuple[int, ...]:
     """Return which items are taken out on the way to a rival's best lead."""
     steps = [leads[0] for leads, _ in zip(_leads(line, [rival]), range(items + 1), strict=False)]
     removed = []
     for item in range(items - 1, -1, -1):
         before = steps[item]
-        if before[kept, last] == steps[item + 1][kept, last]:
+        if before[voted, last] == steps[item + 1][voted, last]:
             removed.append(item)
             continue
-        kept -= 1
+        voted -= 1
         if line.codes[item] in (line.winner, rival):
-            last = int(before[kept].argmax())
+            last = int(before[voted].argmax())
     return tuple(reversed(removed))

@@ -53,6 +53,7 @@ def count_self_votes(
     *,
     k: int,
     within: Int[np.ndarray, " items"] | None = None,
+    progress: bool = False,
 ) -> Ledger:
     """Return how often each item helps and hurts when every item of a memory is a query to all others (appendix I).
 
@@ -64,11 +65,13 @@ def count_self_votes(
         search: answers from the same vectors, in the same order.
         k: neighbours of each query.
         within: how many of each query's nearest neighbours count, as `half_of_class` gives them; None: all k.
+        progress: whether to show a bar.
 
     Raises:
         InvalidArgument: k below 1.
     """
-    return count_votes(((own, rows) for own, rows, _ in nearest_others(vectors, search, k=k)), labels, within=within)
+    found = nearest_others(vectors, search, k=k, doing="Asking about each item" if progress else "")
+    return count_votes(((own, rows) for own, rows, _ in found), labels, within=within)
 
 
 def half_of_class(labels: Int[np.ndarray, " items"]) -> Int[np.ndarray, " items"]:
@@ -83,11 +86,12 @@ def nearest_others(
     *,
     k: int,
     asked: Int[np.ndarray, " asked"] | None = None,
+    doing: str = "",
 ) -> Iterator[tuple[Int[np.ndarray, " some"], Int[np.ndarray, "some k"], Float[np.ndarray, "some k"]]]:
     """Yield rows of items with rows and distances of their k nearest others, some thousand items at a time.
 
     k is clipped to the number of other items, and to what the search gives less one. ``asked``: rows of the items that
-    are asked about; None: all.
+    are asked about; None: all. ``doing``: what a bar says that is shown meanwhile; empty for none.
 
     Raises:
         InvalidArgument: k below 1.
@@ -95,16 +99,12 @@ def nearest_others(
     if k < 1:
         raise InvalidArgument(f"k={k}: each item is to be answered with one neighbour or more")
     asked = np.arange(len(vectors)) if asked is None else asked
-    for start in range(0, len(asked), _ITEMS_AT_A_TIME):
+    starts = range(0, len(asked), _ITEMS_AT_A_TIME)
+    for start in track(starts, doing, total=len(starts), unit=" blocks", shown=bool(doing)):
         own = asked[start : start + _ITEMS_AT_A_TIME]
         rows, distances = search(vectors[own], min(k + 1, len(vectors)))
-        others = other_places(rows, own)
-        yield own, *(found[others].reshape(len(own), -1) for found in (rows, distances))
-
-
-def blocks_of(items: int) -> int:
-    """Return how many times `nearest_others` yields for so many items, for a progress bar."""
-    return -(-items // _ITEMS_AT_A_TIME)
+        counted = other_places(rows, own)
+        yield own, *(found[counted].reshape(len(own), -1) for found in (rows, distances))
 
 
 def other_places(
@@ -135,32 +135,22 @@ def count_votes(
     """
     helped, hurt = np.zeros(len(labels), np.int64), np.zeros(len(labels), np.int64)
     for queries, neighbors in found:
-        counted = _counted(queries, neighbors, within)
-        same = labels[neighbors] == labels[queries][:, None]
+        same, counted = _judged(queries, neighbors, labels, within)
         helped += np.bincount(neighbors[same & counted], minlength=len(labels))
         hurt += np.bincount(neighbors[~same & counted], minlength=len(labels))
     return Ledger(helped, hurt)
 
 
-def wrong_votes(
+def _judged(
     queries: Int[np.ndarray, " queries"],
     neighbors: Int[np.ndarray, "queries k"],
     labels: Int[np.ndarray, " items"],
-    *,
-    within: Int[np.ndarray, " items"] | None = None,
-) -> Bool[np.ndarray, "queries k"]:
-    """Tell which neighbours hurt the items that they are neighbours of; arguments as for `count_votes`."""
-    differs: np.ndarray = labels[neighbors] != labels[queries][:, None]
-    differs &= _counted(queries, neighbors, within)
-    return differs
-
-
-def _counted(
-    queries: Int[np.ndarray, " queries"], neighbors: Int[np.ndarray, "queries k"], within: np.ndarray | None
-) -> Bool[np.ndarray, "#queries k"]:
+    within: Int[np.ndarray, " items"] | None,
+) -> tuple[Bool[np.ndarray, "queries k"], Bool[np.ndarray, "#queries k"]]:
+    """Tell which neighbours have the labels of the items that they are neighbours of, and which of them count."""
     ranks = np.arange(neighbors.shape[1])[None]
-    counted: np.ndarray = ranks >= 0 if within is None else ranks < within[queries][:, None]
-    return counted
+    counted = ranks >= 0 if within is None else ranks < within[queries][:, None]
+    return labels[neighbors] == labels[queries][:, None], counted
 
 
 def leave_one_out(
@@ -314,11 +304,9 @@ class Pruning:
     def worst(self, count: int) -> list[Offender]:
         """Return the items that hurt most often, of equal ones those first that help less; none that never hurts."""
         order = np.lexsort((self.ledger.helped, -self.ledger.hurt))[:count]
-        return [self._offender(row) for row in order.tolist() if self.ledger.hurt[row]]
-
-    def _offender(self, row: int) -> Offender:
-        helped, hurt = int(self.ledger.helped[row]), int(self.ledger.hurt[row])
-        return Offender(str(self.ids[row]), str(self.labels[row]), helped, hurt, float(self.reliability[row]))
+        columns = (self.ids, self.labels, self.ledger.helped, self.ledger.hurt, self.reliability)
+        found = (Offender(*values) for values in zip(*(column[order].tolist() for column in columns), strict=True))
+        return [offender for offender in found if offender.hurt]
 
 
 def find_pruning(
@@ -347,12 +335,14 @@ def find_pruning(
     current = np.ones(len(values), np.float32) if current is None else current
 
     def without_own_judgement(own: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        judged = wrong_votes(own, rows[:, :neighbors], codes, within=within)
+        same, counted = _judged(own, rows[:, :neighbors], codes, within)
         others = ledger.hurt[rows]
-        others[:, :neighbors] -= judged
+        others[:, :neighbors] -= ~same & counted
         return factor(np.maximum(others, 0))  # an index that is not exact may have found others
 
-    vectors, asked = snapshot.vectors(), _drawn(len(codes))
+    vectors, asked = snapshot.vectors(), np.arange(len(codes))
+    if len(asked) > _ASKED:  # the same ones of as many at each time
+        asked = np.sort(np.random.default_rng(0).choice(len(codes), _ASKED, replace=False))
     was = leave_one_out(vectors, codes, asked, current, k=_VOTERS)
     # Where items are left out their ranks are others' and nothing tells whom an item of those asked had judged.
     is_ = leave_one_out(
@@ -391,12 +381,12 @@ def keep_ledger(
     Raises:
         InvalidArgument: ``neighbors`` below 1, or fewer than two items.
     """
-    items = len(snapshot.ids)
-    if items < 2:
-        raise InvalidArgument(f"a memory of {items} items cannot be asked about its own: 2 or more expected")
-    found = nearest_others(snapshot.vectors(), search_rows(snapshot), k=neighbors)
-    blocks = track(found, "Asking about each item", total=blocks_of(items), unit=" blocks", shown=progress)
-    return count_votes(((own, rows) for own, rows, _ in blocks), _codes(snapshot), within=within)
+    if len(snapshot.ids) < 2:
+        raise InvalidArgument(
+            f"a memory of {len(snapshot.ids)} items cannot be asked about its own: 2 or more expected"
+        )
+    search, codes = search_rows(snapshot), _codes(snapshot)
+    return count_self_votes(snapshot.vectors(), codes, search, k=neighbors, within=within, progress=progress)
 
 
 def search_rows(snapshot: "Snapshot") -> Search:
@@ -411,13 +401,6 @@ def search_rows(snapshot: "Snapshot") -> Search:
 
 def _codes(snapshot: "Snapshot") -> Int[np.ndarray, " items"]:
     return encode_labels(snapshot.labels[:, None])[0][:, 0]
-
-
-def _drawn(items: int) -> Int[np.ndarray, " asked"]:
-    """Return the rows of the items that the accuracy is measured on; the same ones of as many at each time."""
-    if items <= _ASKED:
-        return np.arange(items)
-    return np.sort(np.random.default_rng(0).choice(items, _ASKED, replace=False))
 
 
 def _factor(method: str, limit: int, scale: float, offset: float) -> Callable[[np.ndarray], np.ndarray]:

@@ -81,8 +81,11 @@ def _page(title: str, rows: Sequence[Sequence[Tile]]) -> str:
         return html.escape(printable(words))
 
     def figure(tile: Tile) -> str:
-        lines = "<br>".join(map(text, tile.lines))
-        return f"<figure>{_embedded(tile.picture)}<figcaption>{lines}</figcaption></figure>"
+        image, shown = shown_picture(tile.picture, longest_side=_SIDE), '<div class="none"></div>'
+        if image is not None:
+            encoded = base64.b64encode(thumbnail(image, longest_side=_SIDE)).decode()
+            shown = f'<img alt="" src="data:image/jpeg;base64,{encoded}">'
+        return f"<figure>{shown}<figcaption>{'<br>'.join(map(text, tile.lines))}</figcaption></figure>"
 
     sections = "\n".join(f"<section>{''.join(map(figure, row))}</section>" for row in rows)
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -92,20 +95,11 @@ def _page(title: str, rows: Sequence[Sequence[Tile]]) -> str:
     )
 
 
-def _embedded(picture: bytes | None) -> str:
-    image = shown_picture(picture, longest_side=_SIDE)
-    if image is None:
-        return '<div class="none"></div>'
-    return (
-        f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(thumbnail(image, longest_side=_SIDE)).decode()}">'
-    )
-
-
 def _drawing(title: str, rows: Sequence[Sequence[Tile]]) -> "Image":
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(_FONT)
-    lines = [(part, start == 0) for row in rows for start, part in enumerate(_wrapped(row))]
+    lines = [(row[start : start + COLUMNS], start == 0) for row in rows for start in range(0, len(row), COLUMNS)]
     if len(lines) > _MOST_LINES:
         raise InvalidArgument(f"{len(lines)} rows of pictures are too many for a PNG: write .html, or show fewer")
     heights = [_SIDE + _LINE * max(len(tile.lines) for tile in line) + 2 * _GAP for line, _ in lines]
@@ -121,10 +115,6 @@ def _drawing(title: str, rows: Sequence[Sequence[Tile]]) -> "Image":
     return sheet
 
 
-def _wrapped(tiles: Sequence[Tile]) -> list[Sequence[Tile]]:
-    return [tiles[start : start + COLUMNS] for start in range(0, len(tiles), COLUMNS)]
-
-
 def _draw_line(sheet: "Image", pen: "ImageDraw", tiles: Sequence[Tile], top: int, font: "Font") -> None:
     for place, tile in enumerate(tiles):
         left = _GAP + place * (_SIDE + _GAP)
@@ -134,8 +124,7 @@ def _draw_line(sheet: "Image", pen: "ImageDraw", tiles: Sequence[Tile], top: int
         else:
             sheet.paste(image, (left + (_SIDE - image.width) // 2, top + (_SIDE - image.height) // 2))
         for number, line in enumerate(tile.lines):
-            place_of_text = (left, top + _SIDE + 2 + number * _LINE)
-            pen.text(place_of_text, _fitting(line, font, _SIDE), "black", font)
+            pen.text((left, top + _SIDE + 2 + number * _LINE), _fitting(line, font, _SIDE), "black", font)
 
 
 def _fitting(text: str, font: "Font", width: int) -> str:
@@ -182,7 +171,12 @@ def show_attribution(memory: MemoryView, neighbors: Sequence[Neighbor], found: A
     ]
     ids = [neighbors[place].id for place in places]
     tiles = item_tiles(memory, ids, texts, marked={neighbors[place].id for place in removed})
-    return Shown(_lead(found) + grid(tiles) + _turn(found))
+    lead = Markup("<div><b>{}</b> leads by {} % of the vote; below each neighbour: how that changes without it.</div>")
+    turn = text_line("Taking out any of those that were looked at does not turn the vote.")
+    if found.flip:
+        told = Markup("<div>Without those framed ({}) it is <b>{}</b>; no smaller set turns the vote.</div>")
+        turn = told.format(len(removed), label_words(found.flip.label))
+    return Shown(lead.format(label_words(found.label), f"{100 * found.margin:.1f}") + grid(tiles) + turn)
 
 
 def item_tiles(
@@ -197,15 +191,3 @@ def item_tiles(
         picture_tile(picture, [label, *lines], marked=item in marked)
         for item, picture, label, lines in zip(ids, memory.thumbnails(ids), named, texts, strict=True)
     ]
-
-
-def _lead(found: Attribution) -> Markup:
-    told = Markup("<div><b>{}</b> leads by {} % of the vote; below each neighbour: how that changes without it.</div>")
-    return told.format(label_words(found.label), f"{100 * found.margin:.1f}")
-
-
-def _turn(found: Attribution) -> Markup:
-    if found.flip is None:
-        return text_line("Taking out any of those that were looked at does not turn the vote.")
-    told = Markup("<div>Without those framed ({}) it is <b>{}</b>; no smaller set turns the vote.</div>")
-    return told.format(len(found.flip.removed), label_words(found.flip.label))

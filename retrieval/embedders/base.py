@@ -203,6 +203,11 @@ class EmbedderIdentity:
             )
         return cls(**fields)
 
+    def prepare(self, image: Image.Image) -> UInt8[np.ndarray, "crop crop 3"]:
+        """Return a decoded RGB picture scaled and cropped for the model; not of vectors made elsewhere."""
+        assert self.preprocessing is not None
+        return self.preprocessing.scale_and_crop(image)
+
     @property
     def fingerprint(self) -> str:
         """The identity in a few words: name, dimension and the head of the weights' digest."""
@@ -244,23 +249,13 @@ class MadeBy(Protocol):
 
     @property
     def execution(self) -> Execution:
-        """How it ran."""
+        """How it runs, or ran, which a memory only records."""
         ...
 
 
 @runtime_checkable
-class Embedder(Protocol):
+class Embedder(MadeBy, Protocol):
     """Turns decoded pictures into unit vectors, in two steps so that the first can run in threads ahead."""
-
-    @property
-    def identity(self) -> EmbedderIdentity:
-        """What a memory must insist on."""
-        ...
-
-    @property
-    def execution(self) -> Execution:
-        """How it runs, which a memory only records."""
-        ...
 
     @property
     def batch_size(self) -> int:

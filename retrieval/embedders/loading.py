@@ -120,8 +120,6 @@ def _load_openvino(
     if precision == "bfloat16" and not processor.bfloat16:
         raise InvalidArgument(f"{_EMULATED}: use --precision float32")
     model = openvino.converted(checkpoint)
-    preprocessing = model.identity.preprocessing
-    assert preprocessing is not None
     exact, tried = (openvino.openvino_execution(one, processor) for one in ("float32", "bfloat16"))
 
     def way(execution: Execution) -> Embedder:
@@ -137,7 +135,7 @@ def _load_openvino(
 
         def measure() -> Agreement:
             some = list(itertools.islice(pixels, _MEASURED_PICTURES))
-            some = some or [preprocessing.scale_and_crop(picture) for picture in probe_pictures()]
+            some = some or [model.identity.prepare(picture) for picture in probe_pictures()]
             return measure_agreement(
                 lambda: openvino.OpenVinoEmbedder(copy, in_int8, processor), way(exact), np.stack(some)
             )

@@ -256,10 +256,9 @@ def _quantised(model: ConvertedModel, pixels: list[np.ndarray], digest: str, pro
 
 def _usable_pixels(model: ConvertedModel, pictures: Iterable[ImageLike]) -> Iterator[np.ndarray]:
     """Yield the pictures that can be used, as the model sees them."""
-    assert model.identity.preprocessing is not None
     for picture in pictures:
         with suppress(ImageError):
-            yield model.identity.preprocessing.scale_and_crop(decode(picture))
+            yield model.identity.prepare(decode(picture))
 
 
 class OpenVinoEmbedder:
@@ -294,8 +293,7 @@ class OpenVinoEmbedder:
 
     def prepare(self, image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
         """Return a decoded RGB picture scaled and cropped for the model."""
-        assert self.identity.preprocessing is not None
-        return self.identity.preprocessing.scale_and_crop(image)
+        return self.identity.prepare(image)
 
     def embed(self, pixels: UInt8[np.ndarray, "batch height width 3"]) -> Float[np.ndarray, "batch dimension"]:
         """Return one float32 vector of length 1 per picture.
@@ -320,11 +318,11 @@ class OpenVinoEmbedder:
         """Compile for single pictures, or load what that found out before, and embed the first."""
         compiled = self.compiled
         start_afresh(compiled)
-        kept = compiled.is_dir()
-        with loading(compiled if kept else self._model.parent):
-            request = (self._load(compiled) if kept else self._compile_into(compiled)).create_infer_request()
+        known = compiled.is_dir()
+        with loading(compiled if known else self._model.parent):
+            request = (self._load(compiled) if known else self._compile_into(compiled)).create_infer_request()
             features = _features(request, pixels)
-        if kept and not np.isfinite(features).all():
+        if known and not np.isfinite(features).all():
             drop(compiled)  # whatever it is of: the next process does without
         else:
             self._single = request
@@ -365,8 +363,8 @@ class OpenVinoEmbedder:
         # One more than there are streams, so that each has its next chunk waiting.
         return ThreadPoolExecutor(streams + 1, thread_name_prefix="openvino", initializer=own_request)
 
-    def _compile(self, model: Any, hint: str, kept: dict[str, str]) -> Any:  # noqa: ANN401 - OpenVINO is untyped
-        return openvino_runtime().Core().compile_model(model, "CPU", self._settings(hint) | kept)
+    def _compile(self, model: Any, hint: str, caching: dict[str, str]) -> Any:  # noqa: ANN401 - OpenVINO is untyped
+        return openvino_runtime().Core().compile_model(model, "CPU", self._settings(hint) | caching)
 
     def _settings(self, hint: str) -> dict[str, str]:
         rest = "bf16" if self._processor.bfloat16 else "f32"  # for the few layers that int8 leaves out

@@ -46,11 +46,6 @@ class EmbeddingModule(torch.nn.Module):
         channels_last = (pixels.float() - self.mean) / self.std
         return self.pool(self.backbone, channels_last.to(self.dtype).permute(0, 3, 1, 2)).float()
 
-    def to_precision(self, dtype: torch.dtype) -> None:
-        """Turn the backbone's weights, and what it is given, into another type."""
-        self.backbone.to(dtype)
-        self.dtype = dtype
-
 
 def weights_digest(state: Mapping[str, torch.Tensor]) -> str:
     """Return the SHA-256 of a model's tensors, whatever file format they came in."""
@@ -106,7 +101,8 @@ class TorchEmbedder:
         self.batch_size = _BATCH_SIZES[device]  # that keep the device busy; less after it ran out of memory
         self._autocast = device == "cpu" and precision == "bfloat16"
         if not self._autocast:
-            module.to_precision(getattr(torch, precision))
+            module.dtype = getattr(torch, precision)
+            module.backbone.to(module.dtype)
         # Convolutions run two to three times as fast on this layout; transformers do not notice it.
         self._module = module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._compile_after = _COMPILE_AFTER[device] if compile_after is None else compile_after
@@ -122,8 +118,7 @@ class TorchEmbedder:
 
     def prepare(self, image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
         """Return a decoded RGB picture scaled and cropped for the model."""
-        assert self.identity.preprocessing is not None
-        return self.identity.preprocessing.scale_and_crop(image)
+        return self.identity.prepare(image)
 
     def embed(self, pixels: UInt8[np.ndarray, "batch height width 3"]) -> Float[np.ndarray, "batch dimension"]:
         """Return one float32 vector of length 1 per picture; what does not fit into memory at once goes in halves."""

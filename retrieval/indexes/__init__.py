@@ -1,4 +1,4 @@
-"""Indexes by kind."""
+"""Indexes by kind: which there are, and which suits a memory of some size."""
 
 from importlib import import_module
 from importlib.util import find_spec
@@ -11,12 +11,7 @@ from retrieval.errors import InvalidArgument
 from retrieval.indexes.base import ArrayBlocks, Index
 from retrieval.support.outside import without_address
 
-KINDS: Final = ("auto", "exact", "scann", "milvus")
-_CLASSES: Final = {
-    "exact": ("retrieval.indexes.exact", "ExactIndex"),
-    "scann": ("retrieval.indexes.scann", "ScannIndex"),
-    "milvus": ("retrieval.indexes.milvus", "MilvusIndex"),
-}
+_CLASSES: Final = {"exact": "ExactIndex", "scann": "ScannIndex", "milvus": "MilvusIndex"}  # in the modules so named
 
 SCANN_FROM: Final = 50_000
 """``auto`` takes ScaNN from this size on: exact search then costs several milliseconds a query, against a fraction of
@@ -31,17 +26,13 @@ def choose_kind(kind: str, *, items: int) -> str:
     Raises:
         InvalidArgument: no such kind, or one whose package is not installed.
     """
-    name, colon, _ = kind.partition(":")
-    if name not in KINDS or (colon and name != "milvus"):
-        raise InvalidArgument(f"no index {without_address(kind)!r}: choose one of {', '.join(KINDS)}, milvus:URI")
     scann_installed = find_spec("scann") is not None
-    if name == "scann" and not scann_installed:
+    if kind == "auto":
+        return "scann" if scann_installed and items >= SCANN_FROM else "exact"
+    index_class(kind)
+    if kind == "scann" and not scann_installed:
         raise InvalidArgument("index 'scann' needs the package scann, which is for Linux: use --index exact")
-    if name == "milvus":
-        index_class(kind)  # which says what is wrong with the address, or is not installed
-    if kind != "auto":
-        return kind
-    return "scann" if scann_installed and items >= SCANN_FROM else "exact"
+    return kind
 
 
 def index_class(kind: str) -> Any:  # noqa: ANN401 - type[Index], which cannot be checked when run: Index is a protocol
@@ -51,14 +42,11 @@ def index_class(kind: str) -> Any:  # noqa: ANN401 - type[Index], which cannot b
         InvalidArgument: there is no such kind, or nothing can be at the address.
     """
     name, colon, uri = kind.partition(":")
-    if colon and name == "milvus":
-        from retrieval.indexes.milvus import on_server
-
-        return on_server(uri)
-    if colon or name not in _CLASSES:
-        raise InvalidArgument(f"no index {without_address(kind)!r}: choose one of {', '.join(_CLASSES)}, milvus:URI")
-    module, class_name = _CLASSES[name]
-    return getattr(import_module(module), class_name)
+    if name not in _CLASSES or (colon and name != "milvus"):
+        known = ", ".join(("auto", *_CLASSES))
+        raise InvalidArgument(f"no index {without_address(kind)!r}: choose one of {known}, milvus:URI")
+    module = import_module(f"retrieval.indexes.{name}")
+    return module.on_server(uri) if colon else getattr(module, _CLASSES[name])
 
 
 def build_index(kind: str, vectors: Float[np.ndarray, "items dimension"]) -> Index:

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -25,7 +26,7 @@ from tests.conftest import draw
 
 # Ray's own modules set what Ray's own modules warn of.
 pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*")
-FLOAT32 = Requested(backend="openvino", precision="float32")  # no torch to be imported by each worker
+FLOAT32: dict[str, Any] = {"backend": "openvino", "precision": "float32"}  # no torch to be imported by each worker
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -64,9 +65,9 @@ def stacked(batches: list[EmbeddedBatch[LabelledFile]]) -> np.ndarray:
 
 def test_a_cluster_does_what_one_machine_does(checkpoint: Path, hostile: Path) -> None:
     files = list_labelled_files(hostile)
-    cluster = RayEmbedding(str(checkpoint), requested=FLOAT32, cache=False)
+    cluster = RayEmbedding(str(checkpoint), requested=Requested(**FLOAT32), cache=False)
     far = list(cluster.stream(files, image_of=picture_of, thumbnail_pixels=32))
-    alone = load_embedder(str(checkpoint), **FLOAT32.to_dict())
+    alone = load_embedder(str(checkpoint), **FLOAT32)
     near = list(embed_images(files, alone, image_of=picture_of, thumbnail_pixels=32))
     assert (cluster.embedder.identity, cluster.embedder.execution) == (alone.identity, alone.execution)
     assert [item for batch in far for item in batch.items] == [item for batch in near for item in batch.items]
@@ -102,16 +103,16 @@ def test_no_pictures_start_nothing() -> None:
 
 
 def test_a_memory_is_added_to_by_a_cluster(checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
-    memory = VisualMemory.create(tmp_path / "memory", embedder=str(checkpoint), cache=False, **FLOAT32.to_dict())
+    memory = VisualMemory.create(tmp_path / "memory", embedder=str(checkpoint), cache=False, **FLOAT32)
     told = CliRunner().invoke(
         app_of(add, search),
         ["add", str(memory.path), str(pictures), "--ray", "local", "--precision", "float32", "--no-cache"],
     )
     assert told.exit_code == 0 and "added 18; 18 pictures in all" in told.stdout
-    opened = VisualMemory.open(memory.path, cache=False, **FLOAT32.to_dict())
+    opened = VisualMemory.open(memory.path, cache=False, **FLOAT32)
     path = next(pictures.glob("red/*.png"))
     nearest = opened.search(path, k=1)[0][0]
-    assert (nearest.id, nearest.distance) == (f"red/{path.name}", pytest.approx(0, abs=1e-4))
+    assert nearest.id == f"red/{path.name}" and nearest.distance == pytest.approx(0, abs=1e-4)
     assert opened.thumbnails([nearest.id])[0]
 
 

@@ -72,7 +72,7 @@ def test_a_tie_goes_to_the_label_that_reaches_it_first() -> None:
 def test_the_effects_are_those_of_voting_anew() -> None:
     near = line("aabab", seed=4)
     found = attribute(near, k=3, method="plurality")
-    assert (found.label, found.margin) == ("a", pytest.approx(1 / 3))
+    assert found.label == "a" and found.margin == pytest.approx(1 / 3)
     # Without one of the first two, "a b a" votes, as before; without the third it is "a a a".
     assert found.effects == pytest.approx((0.0, 0.0, 1 / 3 - 1.0))
 

@@ -368,7 +368,7 @@ def test_int8_without_a_usable_picture_is_refused(checkpoint: Path) -> None:
         ({"device": "cpu", "precision": "float16"}, "float16 is for GPUs"),
     ],
 )
-def test_choices_that_cannot_be_are_refused(checkpoint: Path, asked: dict[str, str], expected: str) -> None:
+def test_choices_that_cannot_be_are_refused(checkpoint: Path, asked: dict[str, Any], expected: str) -> None:
     with pytest.raises(InvalidArgument, match=expected):
         load_embedder(str(checkpoint), **asked)
 

@@ -26,8 +26,8 @@ from retrieval.errors import (
     UnusableVectors,
     VisualMemoryWarning,
 )
-from retrieval.images import decode
 from tests.conftest import cannot_here, draw, save_dinov2
+from tests.retrieval.embedders.ways import embed
 
 PICTURES = [draw((200, 30, 30), 1, (300, 200)), draw((10, 90, 90), 2, (223, 301)), draw((0, 0, 0), 3, (40, 31))]
 
@@ -35,12 +35,9 @@ PICTURES = [draw((200, 30, 30), 1, (300, 200)), draw((10, 90, 90), 2, (223, 301)
 NO_HUB = "http://127.0.0.1:9"  # where nobody answers
 
 
-def embed(embedder, pictures: list[Image.Image]) -> np.ndarray:
-    return embedder.embed(np.stack([embedder.prepare(decode(picture)) for picture in pictures]))
-
-
 def cosine(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    return (one * other).sum(-1) / np.linalg.norm(one, axis=-1) / np.linalg.norm(other, axis=-1)
+    lengths: np.ndarray = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
+    return np.asarray(np.einsum("pd,pd->p", one, other) / lengths)
 
 
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
@@ -284,7 +281,8 @@ def test_no_vector_of_a_model_whose_weights_are_not_finite_leaves_it(precision: 
 
 def own(**parts: Any) -> Faulty:
     """Return an embedder like `Faulty`, in parts another."""
-    return type("Own", (Faulty,), parts)()
+    made: Faulty = type("Own", (Faulty,), parts)()
+    return made
 
 
 @pytest.mark.parametrize(
