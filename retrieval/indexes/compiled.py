@@ -39,22 +39,9 @@ def _prefetch(typing: Any, rows: Any, place: Any) -> Any:  # noqa: ANN401 - Numb
     return types.void(rows, types.int64), generate
 
 
-@njit(nogil=True)
-@no_type_check  # whatever wraps a function cannot be compiled
-def _choose(places, skip, positions, rough, counts, at) -> np.int64:
-    """Fill in which of a query's candidates count, and at which places their rows are; return how many they are."""
-    count = 0
-    for candidate in range(len(positions)):
-        position = positions[candidate]
-        if not (np.isnan(rough[candidate]) or (skip.size and skip[position])):
-            counts[count], at[count] = candidate, places[position]
-            count += 1
-    return count
-
-
 # Sums may be taken in any order, but what is no number is still told.
 @njit(nogil=True, fastmath={"reassoc", "contract"})
-@no_type_check
+@no_type_check  # whatever wraps a function cannot be compiled
 def _compare(rows, lengths, at, query, distances) -> None:
     """Fill in the cosine distances of a query to the rows at some places."""
     size, count = rows.shape[1] * rows.itemsize, len(at)
@@ -93,7 +80,12 @@ def compare(rows, lengths, places, skip, queries, positions, rough, numbers) -> 
     some = positions.shape[1]
     counts, at, distances = np.empty(some, np.int64), np.empty(some, np.int64), np.empty(some, np.float32)
     for query in range(len(positions)):
-        count = _choose(places, skip, positions[query], rough[query], counts, at)
+        count = 0
+        for candidate in range(some):
+            position = positions[query, candidate]
+            if not (np.isnan(rough[query, candidate]) or (skip.size and skip[position])):
+                counts[count], at[count] = candidate, places[position]
+                count += 1
         _compare(rows, lengths, at[:count], queries[query], distances)
         numbers[query] = NOTHING
         for here in range(count):

@@ -284,19 +284,27 @@ print("torch" in sys.modules, embedder.execution.backend)
 """
 
 
-def test_a_second_process_needs_no_torch(checkpoint: Path, tmp_path: Path) -> None:
-    program = EMBED_ONE.format(place=str(checkpoint))
-    first, second = (run_python(program, VMEM_CACHE=str(tmp_path)) for _ in range(2))
-    assert first.stdout.split() == ["True", "openvino"], first.stderr
-    assert second.stdout.split() == ["False", "openvino"], second.stderr
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a home of somebody who never ran this before."""
+    return tmp_path_factory.mktemp("home")
 
 
-def test_converting_reports_to_nobody(checkpoint: Path, tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    home.mkdir()
-    ran = run_python(EMBED_ONE.format(place=str(checkpoint)), HOME=str(home), VMEM_CACHE=str(tmp_path / "cache"))
-    assert ran.returncode == 0, ran.stderr
-    assert not (home / "intel").exists()  # where OpenVINO's telemetry keeps whom it reports
+@pytest.fixture(scope="module")
+def first_and_second(checkpoint: Path, home: Path, tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
+    """Return what a process says that converts a model, and one that finds it converted."""
+    program, cache = EMBED_ONE.format(place=str(checkpoint)), str(tmp_path_factory.mktemp("cache"))
+    ran = [run_python(program, VMEM_CACHE=cache, HOME=str(home)) for _ in range(2)]
+    assert [one.returncode for one in ran] == [0, 0], ran
+    return [one.stdout.split() for one in ran]
+
+
+def test_a_second_process_needs_no_torch(first_and_second: list[list[str]]) -> None:
+    assert first_and_second == [["True", "openvino"], ["False", "openvino"]]
+
+
+def test_converting_reports_to_nobody(first_and_second: list[list[str]], home: Path) -> None:
+    assert first_and_second and not (home / "intel").exists()  # where OpenVINO's telemetry keeps whom it reports
 
 
 def test_weights_that_were_replaced_are_converted_anew(tmp_path: Path) -> None:
