@@ -147,13 +147,14 @@ def test_skipped_vectors_are_never_found(kind: str, items: int, make: Make) -> N
 
 @pytest.fixture(scope="module")
 def crowded(random_vectors: Vectors) -> Callable[[str], Made]:
-    """Return what builds an index in which a thousand vectors, from 5000 on, lie around one point."""
+    """Return what builds an index in which a thousand vectors, from 5000 on, lie around one point; 40 are copies."""
 
     @cache
     def build(kind: str) -> Made:
         vectors = random_vectors(TREE, 24)
         vectors[5000:6000] = random_vectors(1, 24, seed=7) + 0.02 * vectors[5000:6000]
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors[100:4100:100] = vectors[50]
         return Made(vectors, vectors, build_index(kind, vectors), None)
 
     return build
@@ -309,9 +310,8 @@ def test_an_index_without_a_tree_is_worn_once_it_is_large_enough_for_one(random_
 
 
 @needs_scann
-def test_neighbours_in_a_tree_do_not_depend_on_the_queries_beside(random_vectors: Vectors) -> None:
-    vectors = random_vectors(BRUTE_FORCE_BELOW + 2000, 96)
-    index = build_index("scann", vectors)
+def test_neighbours_in_a_tree_do_not_depend_on_the_queries_beside(make: Make) -> None:
+    index, vectors = make("scann", TREE).index, make("scann", TREE).vectors
     few, many = vectors[: scann.BATCHED_FROM - 1], vectors[:700]
     alone = [index.search(query[None], 50) for query in few]
     for kind_of_answer, answer in enumerate(index.search(few, 50)):
@@ -367,10 +367,9 @@ def test_zeros_are_zeros_in_fixed_point_and_no_direction() -> None:
 
 
 @needs_scann
-def test_equal_vectors_in_a_tree_come_in_order_of_position(random_vectors: Vectors) -> None:
-    vectors = random_vectors(BRUTE_FORCE_BELOW, 24)
-    vectors[100:4100:100] = vectors[50]
-    positions, _ = build_index("scann", vectors).search(vectors[50:51], 30)
+def test_equal_vectors_in_a_tree_come_in_order_of_position(crowded: Callable[[str], Made]) -> None:
+    made = crowded("scann")
+    positions, _ = made.index.search(made.vectors[50:51], 30)
     assert positions[0].tolist() == [50, *range(100, 3000, 100)]
 
 
