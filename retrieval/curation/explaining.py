@@ -84,20 +84,6 @@ def attribute(
     return Attribution(line.labels[line.winner], margin, effects, _find_flip(line, whole=whole))
 
 
-def smallest_flip(
-    neighbors: Sequence[Neighbor], *, k: int, method: str = DEFAULT_METHOD, whole: bool = False
-) -> Flip | None:
-    """Return the fewest neighbours without which the nearest k of the others give another answer; None: none is told.
-
-    Exact for every method: walking outwards, each neighbour is kept or taken out, and the best lead that a rival can
-    have over the winner depends on nothing but how many were kept so far and which of the two voted last. Where sums
-    are equal but for rounding, one set of that size is tried. Time grows with neighbours × k × labels.
-
-    Args, Raises: as for `attribute`. With n neighbours sets of up to n - k are looked at, up to n - 1 of a ``whole``.
-    """
-    return _find_flip(_Line(neighbors, k, method), whole=whole)
-
-
 class _Line:
     """The neighbours of one query in a row, and what each would weigh at each rank."""
 
@@ -135,6 +121,13 @@ class _Line:
 
 
 def _find_flip(line: _Line, *, whole: bool) -> Flip | None:
+    """Return the fewest neighbours without which the nearest k of the others give another answer; None: none is told.
+
+    Exact for every method: walking outwards, each neighbour votes or is taken out, and the best lead that a rival can
+    have over the winner depends on nothing but how many voted so far and which of the two did so last. Where sums
+    are equal but for rounding, one set of that size is tried. Time grows with neighbours × k × labels. Of n neighbours
+    sets of up to n - k are looked at, up to n - 1 of a ``whole``.
+    """
     rivals = [code for code in range(len(line.labels)) if code != line.winner]
     leads = np.empty(0)
     for items, leads in enumerate(_leads(line, rivals)):

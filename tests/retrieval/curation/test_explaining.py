@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from retrieval import VisualMemory
-from retrieval.curation.explaining import attribute, explain, smallest_flip
+from retrieval.curation.explaining import Flip, attribute, explain
 from retrieval.errors import InvalidArgument
 from retrieval.types import Neighbor
-from retrieval.voting import METHODS, predict_every_k
+from retrieval.voting import DEFAULT_METHOD, METHODS, predict_every_k
 
 
 def line(labels: str, *, seed: int = 0, pruned: bool = False) -> list[Neighbor]:
@@ -21,6 +21,10 @@ def line(labels: str, *, seed: int = 0, pruned: bool = False) -> list[Neighbor]:
         Neighbor(str(row), label, distance, row, factor)
         for row, (label, distance, factor) in enumerate(zip(labels, distances, factors, strict=True))
     ]
+
+
+def smallest_flip(near: list[Neighbor], *, k: int, method: str = DEFAULT_METHOD, whole: bool = False) -> Flip | None:
+    return attribute(near, k=k, method=method, whole=whole).flip
 
 
 def vote(near: list[Neighbor], k: int, method: str) -> str:
