@@ -26,7 +26,7 @@ from eval.metrics.intervals import (
     wilson_interval,
 )
 from eval.metrics.votes import are_right, final_labels, vote_labels
-from eval.runs.runner import find_unfinished
+from eval.runs.finished import find_unfinished
 from eval.types import Interval, Percent, QueryResults, Run, RunError
 from eval.wording import counted, points
 from retrieval.support.lazy import shown_by

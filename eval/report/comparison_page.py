@@ -32,8 +32,7 @@ from eval.report.cases import (
 )
 from eval.report.page import Gallery, choose_listed, svg_address, write_page
 from eval.report.plots import as_svg, differences
-from eval.runs.finished import find_dataset, find_memory
-from eval.runs.runner import say_damage
+from eval.runs.finished import find_dataset, find_memory, say_damage
 from eval.types import QueryResults, Run
 from retrieval.support.terminal import printable
 

@@ -31,7 +31,7 @@ from eval.report.cases import (
     share_out,
 )
 from eval.report.plots import as_svg, draw_plots
-from eval.runs.runner import find_unfinished, lacks_pictures, masked_notes, say_damage, say_unusable
+from eval.runs.finished import find_unfinished, lacks_pictures, masked_notes, say_damage, say_unusable
 from eval.types import Dataset, Metrics, QueryResults, Run, Spending
 from eval.wording import counted
 from retrieval.memory import VisualMemory

@@ -19,7 +19,8 @@ from eval.comparing import (
     format_difference,
 )
 from eval.metrics.intervals import mcnemar_power, needed_queries
-from eval.runs.runner import Estimate, find_unfinished, lacks_classes, lacks_pictures, say_unusable
+from eval.runs.finished import find_unfinished, lacks_classes, lacks_pictures, say_unusable
+from eval.runs.runner import Estimate
 from eval.runs.summary import Summary
 from eval.types import Interval, Metrics, Run, Spending
 from eval.wording import counted, points

@@ -41,7 +41,7 @@ from retrieval.errors import VisualMemoryWarning
 from retrieval.images import ImageLike
 from retrieval.storage.places import reason_of_refusal
 from retrieval.support.jsonlines import is_sealed, say_lines, sealed, unsealed
-from retrieval.types import Neighbor, Neighbors
+from retrieval.types import Neighbor
 from retrieval.view import MemoryView
 
 
@@ -451,7 +451,7 @@ class RunLog:
         return {query: mark for query, mark in found.items() if mark is not None}
 
     def append(self, lines: Iterable[dict[str, Any]]) -> None:
-        """Write lines as `answered_lines` and its like make them; they survive the process from here on.
+        """Write lines as `answered_line` and its like make them; they survive the process from here on.
 
         Raises:
             RunError: the disk refuses, as when it is full.
@@ -482,11 +482,6 @@ def _told(name: str, before: object, now: object) -> str:
         changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
         return "; ".join(_told(f"{name} {key}", before.get(key), now.get(key)) for key in changed)
     return f"{name}: {'none' if before is None else before}, now {'none' if now is None else now}"
-
-
-def answered_lines(dataset: str, samples: Sequence[Sample], found: Neighbors) -> list[dict[str, Any]]:
-    """Return the lines of queries that the vote answered, one for each row of neighbours."""
-    return [answered_line(dataset, sample, near) for sample, near in zip(samples, found, strict=True)]
 
 
 def answered_line(dataset: str, sample: Sample, near: Sequence[Neighbor]) -> dict[str, Any]:

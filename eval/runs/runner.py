@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,42 +21,70 @@ from agent.errors import ModelError
 from agent.models.gemini import Gemini
 from agent.settings import CONCURRENCY
 from agent.types import Prediction, Request, Usage, rerank_record, total_usage
-from eval.datasets.catalogue import find_official
 from eval.runs.log import (
     RunLog,
     answered_line,
-    answered_lines,
     describe,
     describe_settings,
     picture_mark,
     unreadable_line,
 )
-from eval.types import Dataset, Metrics, QueryResults, Run, RunError, Sample
-from eval.wording import counted
+from eval.types import Dataset, Run, RunError, Sample
 from prompts.answer import REPLY_TOKENS
 from prompts.cost import Dollars, Price, estimate_prompt_tokens, prices_date
 from retrieval.centring import CENTRES, CentredMemory, centre_queries
 from retrieval.embedding import EmbeddedBatch, Failure
 from retrieval.errors import ImageError, InvalidArgument
 from retrieval.support.terminal import Counter, counter, track
-from retrieval.types import Neighbors
 from retrieval.version import check_neighbors
 from retrieval.view import DEFAULT_NEIGHBORS, MemoryView
 from retrieval.voting import predict_every_k
 
-_BATCH: Final = 256  # centred vectors given out at a time
-
 
 class FirstStage:
-    """Embeds the queries of a data set, and says what is to be searched for their neighbours."""
+    """The queries of one data set as vectors, and what is searched for their neighbours.
 
-    def __init__(self, memory: MemoryView) -> None:
-        self.searched: MemoryView | CentredMemory = memory
+    Where the memory that is searched is a centred one, vectors are taken from the mean of the data set's own queries.
+    That mean is over all queries, also those that a run which was cut off has in its log already, and so every query is
+    embedded before the first is answered. Their vectors are held in memory.
+    """
+
+    def __init__(
+        self,
+        memory: MemoryView,
+        searched: MemoryView | CentredMemory,
+        name: str,
+        dataset: Dataset,
+        *,
+        centre: str | None,
+        progress: bool,
+    ) -> None:
+        self.searched = searched
         self._memory = memory
+        self._name = name
+        self._samples = dataset.samples
+        self._centre = centre  # one of `retrieval.centring.CENTRES`
+        self._progress = progress
+        self._vectors: dict[str, np.ndarray] = {}  # centred ones, by query
+        self._failures: dict[str, Failure[Sample]] = {}
 
     def embed(self, samples: Sequence[Sample]) -> Iterator[EmbeddedBatch[Sample]]:
-        """Yield some of the queries in batches with their vectors, in order."""
-        return self._memory.embed_stream(samples, image_of=Sample.picture)
+        """Yield some of the queries in batches with their vectors, in order.
+
+        Raises:
+            InvalidArgument: too few queries for a mean.
+        """
+        if self._centre is None:
+            yield from self._memory.embed_stream(samples, image_of=Sample.picture)
+            return
+        if not self._vectors and not self._failures:
+            self._embed_all()
+        for start in range(0, len(samples), _TOGETHER):
+            some = samples[start : start + _TOGETHER]
+            good = [sample for sample in some if sample.id in self._vectors]
+            failures = [self._failures[sample.id] for sample in some if sample.id not in self._vectors]
+            vectors = [self._vectors[sample.id] for sample in good]
+            yield EmbeddedBatch(good, np.stack(vectors) if good else self._none(), [], [], failures)
 
     def pose(self, stages: Stages, samples: Sequence[Sample]) -> Iterator[tuple[Sample, Question | Failure[Sample]]]:
         """Yield some of the queries as questions, and those whose pictures cannot be used."""
@@ -66,103 +94,46 @@ class FirstStage:
                 pictures = [sample.picture() for sample in batch.items]
                 yield from zip(batch.items, stages.questions(pictures, batch.vectors), strict=True)
 
+    def decide(
+        self, stages: Stages, queries: Sequence[Sample], *, concurrency: int
+    ) -> Iterator[tuple[Sample, Prediction | Failure[Any]]]:
+        """Yield some of the queries, each as soon as both stages have decided it."""
+        return decide_posed(stages, self.pose(stages, queries), concurrency=concurrency)
 
-class CentredFirstStage(FirstStage):
-    """The same with embeddings that are taken from the mean of the data set's own queries.
-
-    That mean is over all queries, also those that a run which was cut off has in its log already, and so every query is
-    embedded before the first is answered. Their vectors are held in memory.
-    """
-
-    def __init__(
-        self,
-        memory: MemoryView,
-        centred: CentredMemory,
-        name: str,
-        samples: Sequence[Sample],
-        *,
-        how: str,
-        progress: bool,
-    ) -> None:
-        super().__init__(memory)
-        self.searched: CentredMemory = centred
-        self._name = name
-        self._samples = samples
-        self._how = how
-        self._progress = progress
-        self._row_of: dict[str, int] = {}
-        self._failures: dict[str, Failure[Sample]] = {}
-        self._vectors = np.empty((0, memory.settings.embedder.dimension), np.float32)
-
-    def embed(self, samples: Sequence[Sample]) -> Iterator[EmbeddedBatch[Sample]]:
-        """Yield some of the data set's queries in batches with their centred vectors, in order.
-
-        Raises:
-            InvalidArgument: too few queries for a mean.
-        """
-        if not self._row_of and not self._failures:
-            self._embed_all()
-        for start in range(0, len(samples), _BATCH):
-            some = samples[start : start + _BATCH]
-            good = [sample for sample in some if sample.id in self._row_of]
-            failures = [self._failures[sample.id] for sample in some if sample.id not in self._row_of]
-            yield EmbeddedBatch(good, self._vectors[[self._row_of[sample.id] for sample in good]], [], [], failures)
+    def _none(self) -> np.ndarray:
+        return np.empty((0, self._memory.settings.embedder.dimension), np.float32)
 
     def _embed_all(self) -> None:
+        assert isinstance(self.searched, CentredMemory) and self._centre
         queue = track(self._samples, f"Embedding {self._name}", total=len(self._samples), shown=self._progress)
-        parts = [self._vectors]
+        ids, parts = list[str](), [self._none()]
         for batch in self._memory.embed_stream(queue, image_of=Sample.picture):
             parts.append(batch.vectors)
-            self._row_of |= {sample.id: len(self._row_of) + row for row, sample in enumerate(batch.items)}
+            ids += [sample.id for sample in batch.items]
             self._failures |= {failure.item.id: failure for failure in batch.failures}
-        vectors = np.concatenate(parts)
-        if len(vectors):
-            self._vectors = centre_queries(vectors, self._how, memory_mean=self.searched.mean)
+        if ids:
+            centred = centre_queries(np.concatenate(parts), self._centre, memory_mean=self.searched.mean)
+            self._vectors = dict(zip(ids, centred, strict=True))
 
 
-def open_first_stage(
-    memory: MemoryView, centred: CentredMemory | None, name: str, dataset: Dataset, *, how: str, progress: bool
-) -> FirstStage:
-    """Return the first stage of a data set.
-
-    Args:
-        memory: what decides.
-        centred: the same centred, where embeddings are to be.
-        name: of the data set, for the progress bar.
-        dataset: its queries.
-        how: one of `retrieval.centring.CENTRES`; without meaning where nothing is centred.
-        progress: whether to show a bar.
-    """
-    if centred is None:
-        return FirstStage(memory)
-    return CentredFirstStage(memory, centred, name, dataset.samples, how=how, progress=progress)
-
-
-class Standing:
+class Tally:
     """Counts the queries of one data set that this invocation answered."""
 
     def __init__(self) -> None:
         self._answered = self._right = 0
-        self._cost: float | None = 0.0
-        self._asked = False
+        self._cost: float | None = 0.0  # dollars; None where that of a query is not known
 
-    def count_votes(self, found: Neighbors, samples: Sequence[Sample]) -> None:
-        """Add queries that rank voting decides."""
-        winners = predict_every_k(found.labels, found.distances, factors=found.reliabilities)[:, -1].tolist()
+    def add(self, labels: Sequence[str], samples: Sequence[Sample], *, cost: float | None = 0.0) -> None:
+        """Add queries with their answers, and the dollars that these took."""
         self._answered += len(samples)
-        self._right += sum(label in sample.labels for label, sample in zip(winners, samples, strict=True))
-
-    def count(self, right: bool, cost: float | None) -> None:
-        """Add a query that both stages decided; the cost in dollars is None where it is not known."""
-        self._asked = True
-        self._answered += 1
-        self._right += right
+        self._right += sum(label in sample.labels for label, sample in zip(labels, samples, strict=True))
         self._cost = None if cost is None or self._cost is None else self._cost + cost
 
-    def __str__(self) -> str:
+    def told(self, *, asked: bool) -> str:
+        """Return accuracy and, where a model was asked, cost so far."""
         if not self._answered:
             return ""
-        money = f", ${self._cost:.2f}" if self._asked and self._cost is not None else ""
+        money = f", ${self._cost:.2f}" if asked and self._cost is not None else ""
         return f"top-1 {100 * self._right / self._answered:.1f} %{money}"
 
 
@@ -225,14 +196,16 @@ def run_evaluation(
             missing = [one for one in dataset.samples if finished.get((name, one.id)) != picture_mark(one)]
             if not missing:
                 continue
-            first = open_first_stage(memory, centred, name, dataset, how=centre or "", progress=progress)
-            asked = _replies_fetched(batch, stages, first, missing, progress) if batch and stages else stages
+            first = FirstStage(memory, centred or memory, name, dataset, centre=centre, progress=progress)
+            asked = stages
+            if stages and batch:
+                asked = fetch_replies(batch, stages, missing, decide=first.decide, progress=progress)
             with counter(f"Classifying {name}", total=len(missing), shown=progress) as bar:
                 if asked is None:
                     _vote(first, name, missing, log, bar, k=k)
                 else:
                     pricing = partial(cost_of, price=price, batch=batch is not None)
-                    decided = decide_posed(asked, first.pose(asked, missing), concurrency=concurrency)
+                    decided = first.decide(asked, missing, concurrency=concurrency)
                     _log_decisions(decided, name, log, bar, pricing)
         return log.run()
 
@@ -253,36 +226,30 @@ def check_run(datasets: Mapping[str, Dataset], *, k: int, centre: str | None) ->
 
 
 def _vote(first: FirstStage, name: str, samples: Sequence[Sample], log: RunLog, bar: Counter, *, k: int) -> None:
-    standing = Standing()
-    for items, vectors, failures in _together(first.embed(samples)):
-        lines = [unreadable_line(name, failure.item, str(failure.error)) for failure in failures]
+    tally = Tally()
+    for batches in _together(first.embed(samples)):
+        lines = [unreadable_line(name, one.item, str(one.error)) for batch in batches for one in batch.failures]
+        items = [item for batch in batches for item in batch.items]
         if items:
-            found = first.searched.search_vectors(vectors, k=k)
-            lines += answered_lines(name, items, found)
-            standing.count_votes(found, items)
+            found = first.searched.search_vectors(np.concatenate([batch.vectors for batch in batches]), k=k)
+            lines += [answered_line(name, sample, near) for sample, near in zip(items, found, strict=True)]
+            winners = predict_every_k(found.labels, found.distances, factors=found.reliabilities)[:, -1]
+            tally.add(winners.tolist(), items)
         log.append(lines)
-        bar.advance(len(lines), str(standing))
+        bar.advance(len(lines), tally.told(asked=False))
 
 
-def _together(
-    batches: Iterable[EmbeddedBatch[Sample]],
-) -> Iterator[tuple[list[Sample], np.ndarray, list[Failure[Sample]]]]:
+def _together(batches: Iterable[EmbeddedBatch[Sample]]) -> Iterator[list[EmbeddedBatch[Sample]]]:
     """Gather batches until there is enough to search for, or enough time has gone into them."""
     waiting: list[EmbeddedBatch[Sample]] = []
     since = time.monotonic()
     for batch in batches:
         waiting.append(batch)
         if sum(len(some.items) for some in waiting) >= _TOGETHER or time.monotonic() - since >= _SECONDS:
-            yield _joined(waiting)
+            yield waiting
             waiting, since = [], time.monotonic()
     if waiting:
-        yield _joined(waiting)
-
-
-def _joined(batches: Sequence[EmbeddedBatch[Sample]]) -> tuple[list[Sample], np.ndarray, list[Failure[Sample]]]:
-    items = [item for batch in batches for item in batch.items]
-    failures = [failure for batch in batches for failure in batch.failures]
-    return items, np.concatenate([batch.vectors for batch in batches]), failures
+        yield waiting
 
 
 def _log_decisions(
@@ -292,104 +259,18 @@ def _log_decisions(
     bar: Counter,
     pricing: Callable[[Usage], float | None],
 ) -> None:
-    standing = Standing()
+    tally = Tally()
     for sample, found in decided:
         if isinstance(found, Failure):
             line = unreadable_line(name, sample, str(found.error))
         else:
-            line = _decided_line(name, sample, found, pricing)
-            standing.count(found.label in sample.labels, line["rerank"]["cost"])
+            # What was in the cache had its price once; what was spent now includes attempts that gave no reply.
+            everything = total_usage([found.spent, *(reply.usage for reply in found.replies if reply.from_cache)])
+            record = rerank_record(found) | {"cost": pricing(found.spent), "full_cost": pricing(everything)}
+            line = answered_line(name, sample, found.neighbors) | {"rerank": record}
+            tally.add([found.label], [sample], cost=record["cost"])
         log.append([line])
-        bar.advance(1, str(standing))
-
-
-def _decided_line(
-    name: str, sample: Sample, found: Prediction, pricing: Callable[[Usage], float | None]
-) -> dict[str, Any]:
-    line = answered_line(name, sample, found.neighbors)
-    # What was in the cache had its price once; what was spent now includes attempts that gave no reply.
-    everything = total_usage([found.spent, *(reply.usage for reply in found.replies if reply.from_cache)])
-    costs = {"cost": pricing(found.spent), "full_cost": pricing(everything)}
-    return line | {"rerank": rerank_record(found) | costs}
-
-
-def _replies_fetched(
-    batch: BatchJobs, stages: Stages, first: FirstStage, samples: Sequence[Sample], progress: bool
-) -> Stages:
-    def decide(stages: Stages, queries: Sequence[Sample], *, concurrency: int) -> Iterator[tuple[Sample, object]]:
-        return decide_posed(stages, first.pose(stages, queries), concurrency=concurrency)
-
-    return fetch_replies(batch, stages, samples, decide=decide, progress=progress)
-
-
-@dataclass(frozen=True, slots=True)
-class Unfinished:
-    """A data set that a run has yet to get through."""
-
-    name: str
-    done: int  # queries that are answered, or whose pictures cannot be used
-    queries: int  # of the data set
-
-    def __str__(self) -> str:
-        return f"unfinished: {self.done:,} of {counted(self.queries, 'query')} of {self.name}"
-
-
-def find_unfinished(run: Run) -> list[Unfinished]:
-    """Return the data sets that a run has not got through, those that it has not begun among them."""
-    found = [Unfinished(name, _done(run.results.get(name)), count) for name, count in run.info.about["queries"].items()]
-    return [dataset for dataset in found if dataset.done < dataset.queries]
-
-
-def say_unusable(run: Run) -> list[str]:
-    """Return a sentence for each data set that has no figures, because no picture of it could be used."""
-    return [
-        f"{name} has no figures: no usable picture among {counted(len(results.unreadable), 'file')}; the first: {first}"
-        for name, results in run.results.items()
-        if not len(results)
-        for first in list(results.unreadable.values())[:1]
-    ]
-
-
-def say_damage(run: Run) -> list[str]:
-    """Return a sentence on the damaged lines of a run's log; none where there are none."""
-    lines = run.damaged_lines
-    numbers = ", ".join(map(str, lines[:10])) + (", …" if len(lines) > 10 else "")
-    return [f"damaged and left out: {counted(len(lines), 'line')} of the log ({numbers})"] if lines else []
-
-
-def lacks_pictures(dataset: str, pictures: int) -> str:
-    """Say how many of a published data set's pictures there are; empty where there are all, or it is none of those."""
-    try:
-        official = find_official(dataset)
-    except InvalidArgument:  # the name stands for several, so that the data set is none of them
-        return ""
-    if official is None or pictures >= official.images:
-        return ""
-    return f"{pictures:,} of {counted(official.images, 'picture')}"
-
-
-def lacks_classes(absent: Collection[str], per_class: Mapping[str, object]) -> str:
-    """Say how many of the right labels no answer can have; empty where there is none.
-
-    Args:
-        absent: labels that are not in the memory.
-        per_class: all true labels of the answered queries.
-    """
-    if not absent:
-        return ""
-    are = "is" if len(absent) == 1 else "are"
-    return f"{len(absent):,} of {counted(len(per_class.keys() | set(absent)), 'class')} {are} not in the memory"
-
-
-def masked_notes(metrics: Metrics) -> list[str]:
-    """Say of how many classes masked figures are, and how many of those that are asked about the memory lacks."""
-    lacking = len(metrics.labels_not_in_memory)
-    classes = counted(metrics.masked_classes or 0, "class")
-    return [f"{classes} only", *([f"{lacking:,} not in the memory"] if lacking else [])]
-
-
-def _done(results: QueryResults | None) -> int:
-    return 0 if results is None else len(results) + len(results.unreadable)
+        bar.advance(1, tally.told(asked=True))
 
 
 _SAMPLED: Final = 100  # prompts that are made to see their size
@@ -450,7 +331,7 @@ def _draw(stages: Stages, datasets: Mapping[str, Dataset], centre: str | None) -
     centred = CentredMemory(stages.memory) if centre else None
     searching = replace(stages, searched=centred)
     for name, dataset in datasets.items():
-        first = open_first_stage(stages.memory, centred, name, dataset, how=centre or "", progress=True)
+        first = FirstStage(stages.memory, centred or stages.memory, name, dataset, centre=centre, progress=True)
         posed = track(first.pose(searching, dataset.samples), f"Voting on {name}", total=len(dataset.samples))
         for question in (question for _, question in posed if isinstance(question, Question)):
             queries += 1

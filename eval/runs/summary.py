@@ -11,12 +11,11 @@ from eval.metrics.votes import measure
 from eval.report import PICTURED
 from eval.report.page import write_report
 from eval.report.plots import write_plots
-from eval.runs.runner import find_unfinished
+from eval.runs.finished import METRICS, find_unfinished
 from eval.types import Dataset, Metrics, Run, Spending
 from retrieval.memory import VisualMemory
 from retrieval.storage.places import writing
 
-METRICS: Final = "metrics.json"
 USAGE: Final = "usage.json"
 PLOTS: Final = "plots"
 REPORT: Final = "report.html"

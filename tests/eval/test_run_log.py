@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from eval.metrics.votes import measure
+from eval.runs.finished import say_damage
 from eval.runs.log import RunLog, lines_at, read_run
-from eval.runs.runner import say_damage
 from eval.types import OtherSettings, RunError, Sample
 from retrieval import VisualMemory
 from retrieval.errors import VisualMemoryWarning
