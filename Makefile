@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check lint format clean
+.PHONY: demo test check lint format screenshots clean
 
 demo: $(INSTALLED)  ## build a memory of scanned digits, classify held-out ones and shifted variants, write a report
 	$(BIN)/vmem demo --out demo
@@ -23,6 +23,9 @@ check: lint test  ## everything that continuous integration checks
 format: $(INSTALLED)  ## rewrite the code in the house style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+screenshots: $(INSTALLED)  ## take the documentation's two pictures anew; needs a Chromium on the PATH
+	$(BIN)/python docs/screenshots.py
 
 clean:  ## remove what the commands above made, but not your memories and runs
 	rm -rf $(VENV) demo .mypy_cache .ruff_cache .pytest_cache

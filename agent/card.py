@@ -40,7 +40,7 @@ class Near:
     rank: int | None  # None: from beyond those that voted, as a prompt may show them
     id: str
     label: str
-    distance: float
+    distance: float  # cosine distance, 0 to 2; infinite where it is not known
     picture: Address = None
     right: bool | None = None  # whether its label is right; None where that is not known
     evidence: str = ""  # said where an answer names it, such as `EVIDENCE`

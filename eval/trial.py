@@ -2,27 +2,30 @@
 
 import hashlib
 import json
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from markupsafe import Markup
 
 from agent.calls.ready import LoadedModel
+from agent.card import Card, label_text, make_view, picture_address, show_cards, thumbnail_addresses
 from agent.classify import prepare
 from agent.preview import render_prompts
 from agent.settings import GenerationConfig, Settings, measure_vote
 from eval.comparing import KINDS, Comparison, Flip, Side, compare_runs
 from eval.metrics.rerank import sum_spending
+from eval.report.cases import neighbors_of
 from eval.runs.log import describe_settings, lines_at
 from eval.runs.runner import run_evaluation
 from eval.types import Dataset, Percent, Run, Sample, Spending
 from eval.wording import counted
 from prompts.template import load_template
-from retrieval.curation.sheets import item_tiles
 from retrieval.errors import InvalidArgument
 from retrieval.images import ImageLike, decode, thumbnail
 from retrieval.memory import VisualMemory
@@ -37,10 +40,9 @@ from retrieval.support.html import (
     side_by_side,
     table,
     text_line,
-    words,
 )
-from retrieval.support.terminal import track
-from retrieval.types import Votes
+from retrieval.support.terminal import printable, track
+from retrieval.types import Neighbor, Votes
 from retrieval.view import DEFAULT_NEIGHBORS, MemoryView
 from retrieval.voting import DEFAULT_METHOD, count_votes
 
@@ -153,16 +155,12 @@ def _spending_table(spending: Mapping[str, Spending], queries: int) -> Markup:
             spent.calls_saved,
             spent.prompt_tokens // queries,
             spent.reply_tokens // queries,
-            _dollars(spent.cost),
+            "unknown" if spent.cost is None else f"${spent.cost:,.4f}",
         )
         for prompt, spent in spending.items()
     ]
     columns = ["prompt", "calls", "from the cache", "prompt tokens a query", "reply tokens a query", "dollars"]
     return table(columns, rows, caption="What they took")
-
-
-def _dollars(cost: float | None) -> str:
-    return "unknown" if cost is None else f"${cost:,.4f}"
 
 
 Kind = Literal["low margin", "wrong vote", "both"]
@@ -280,16 +278,6 @@ def _tile(query: HardQuery) -> Markup:
 
 SHOWN_FLIPS: Final = 12
 _NEIGHBORS: Final = 6
-_FLIP_PIXELS: Final = 144
-
-
-@dataclass(frozen=True, slots=True)
-class _Near:
-    """A neighbour, and whose evidence it is."""
-
-    id: str
-    rank: int | None  # None: from beyond those that voted, as a prompt may show them
-    named_by: str  # the side's name, or "both"; empty: nobody's
 
 
 def show_flips(trial: Trial, *, count: int = SHOWN_FLIPS, neighbors: int = _NEIGHBORS) -> Shown:
@@ -307,40 +295,41 @@ def show_flips(trial: Trial, *, count: int = SHOWN_FLIPS, neighbors: int = _NEIG
         ImageError: nor is a query's picture.
     """
     samples = {sample.id: sample for sample in trial.dataset.samples}
-    shown = []
+    shown = Markup("")
     for other in trial.comparison.others:
         sides = (trial.comparison.before, other.after)
         flips = sorted((flip for part in other.datasets for flip in part.flips), key=lambda one: KINDS.index(one.kind))
-        for flip in flips[:count]:
-            picture = thumbnail(decode(samples[flip.id].picture()), longest_side=_FLIP_PIXELS)
-            query = picture_tile(picture, _answers(flip, sides), pixels=_FLIP_PIXELS)
-            shown.append(_row(query, trial.memory, _near(trial, flip, sides, neighbors)))
-        shown.append(
-            more(len(flips) - count, "query", "queries") if flips else text_line("No query got another answer.")
-        )
-    return Shown(Markup("").join(shown))
+        shown += show_cards(
+            _flip_card(trial, flip, sides, samples[flip.id].picture(), neighbors) for flip in flips[:count]
+        ).html
+        left = more(len(flips) - count, "query", "queries")
+        shown += left if flips else text_line("No query got another answer.")
+    return Shown(shown)
 
 
-def _answers(flip: Flip, sides: Sequence[Side]) -> list[Markup]:
-    truth = Markup(", ").join(map(label_words, sorted(flip.truth)))
+def _flip_card(trial: Trial, flip: Flip, sides: Sequence[Side], picture: ImageLike, count: int) -> Card:
+    """Return both answers to a query beside its nearest neighbours and what either answer names as its evidence."""
+    rows = (flip.before_row, flip.after_row)
+    named = {side.name: _evidence(trial, side, row) for side, row in zip(sides, rows, strict=True)}
+    by = {item: [name for name, items in named.items() if item in items] for items in named.values() for item in items}
+    near = neighbors_of(trial.runs[sides[0].run][1].results[QUERIES], flip.before_row)
+    known = {one.id for one in near}
+    snapshot = trial.memory.snapshot()
+    others = [(item, row) for item, row in zip(by, snapshot.rows_of(list(by)).tolist(), strict=True) if row >= 0]
+    view = make_view(
+        near,
+        None,
+        evidence={item: f"{EVIDENCE} of {names[0] if len(names) == 1 else 'both'}" for item, names in by.items()},
+        beyond=[Neighbor(item, str(snapshot.labels[row]), math.inf, row) for item, row in others if item not in known],
+        pictures=partial(thumbnail_addresses, trial.memory),
+        most=count + sum(item not in {one.id for one in near[:count]} for item in by),
+    )
+    truth = ", ".join(map(label_text, sorted(flip.truth)))
     said = zip(sides, (flip.before, flip.after), strict=True)
-    answers = [Markup("{}: {}").format(words(side.name), label_words(answer)) for side, answer in said]
-    return [Markup("<b>{}</b>").format(flip.kind), Markup("is {}").format(truth), *answers]
-
-
-def _near(trial: Trial, flip: Flip, sides: Sequence[Side], count: int) -> list[_Near]:
-    named = [_evidence(trial, side, row) for side, row in zip(sides, (flip.before_row, flip.after_row), strict=True)]
-    results = trial.runs[sides[0].run][1].results[QUERIES]
-    ids = results.neighbor_ids.of(flip.before_row)
-    ranks = {item: rank for rank, item in enumerate(ids, 1)}
-    wanted = dict.fromkeys([*ids[:count], *named[0], *named[1]])
-    found = [_Near(item, ranks.get(item), _namer(item, sides, named)) for item in wanted]
-    return sorted(found, key=lambda near: near.rank or len(ids) + 1)
-
-
-def _namer(item: str, sides: Sequence[Side], named: Sequence[Sequence[str]]) -> str:
-    by = [side.name for side, those in zip(sides, named, strict=True) if item in those]
-    return "both" if len(by) > 1 else "".join(by)
+    answers = [f"{printable(side.name)}: {label_text(answer)}" for side, answer in said]
+    outcome = {"fixed": "right", "broken": "wrong"}.get(flip.kind, "")
+    small = picture_address(thumbnail(decode(picture), longest_side=_QUERY_PIXELS), _QUERY_PIXELS)
+    return Card(flip.kind, (f"is {truth}", *answers), outcome, small, True, (view,))
 
 
 def _evidence(trial: Trial, side: Side, row: int) -> Sequence[str]:
@@ -348,18 +337,6 @@ def _evidence(trial: Trial, side: Side, row: int) -> Sequence[str]:
     (record,) = lines_at(folder, [run.results[QUERIES].places[row]])
     evidence: Sequence[str] = record.get("rerank", {}).get("evidence", ())
     return evidence
-
-
-def _row(query: Markup, memory: MemoryView, near: Sequence[_Near]) -> Markup:
-    texts = [
-        [f"rank {one.rank}" if one.rank else "beyond k"] + [f"{EVIDENCE} of {one.named_by}"] * bool(one.named_by)
-        for one in near
-    ]
-    marked = {one.id for one in near if one.named_by}
-    tiles = item_tiles(memory, [one.id for one in near], texts, marked=marked)
-    return Markup('<div style="border-top:1px solid rgba(128,128,128,.4);padding-top:8px">{}</div>').format(
-        grid([query, *tiles])
-    )
 
 
 def show_prompts(

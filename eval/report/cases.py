@@ -368,7 +368,7 @@ def make_views(
 def _view(
     source: Source, results: QueryResults, row: int, votes: Votes, record: Mapping[str, Any], stored: Stored
 ) -> View:
-    near = _neighbors(results, row)
+    near = neighbors_of(results, row)
     seen = make_view(
         near,
         votes,
@@ -384,7 +384,8 @@ def _view(
     return replace(seen, replies=replies, prompt=source.recomposer.prompt(near, votes, stored))
 
 
-def _neighbors(results: QueryResults, row: int) -> tuple[Neighbor, ...]:
+def neighbors_of(results: QueryResults, row: int) -> tuple[Neighbor, ...]:
+    """Return the neighbours of a query, nearest first."""
     factors = results.factors(row)
     found = zip(
         results.neighbor_ids.of(row),

@@ -135,15 +135,15 @@ def test_flips_are_pictures_with_both_answers_and_the_evidence(
     trial = try_prompts(memory, queries, PROMPTS, model=model, neighbors=18, out=tmp_path, progress=False)
     found = read_harmless(show_flips(trial, count=2, neighbors=4)._repr_html_())
     assert found.tags.count("img") == 2 * 5
-    assert found.text.count("broken") == 2 and "is redrerank_v1: redrerank_scores_v1: " in found.text
-    assert "rank 3★ evidence of both" in found.text
-    assert found.text.endswith(f"… {len(queries) - 2} more queries")
+    assert found.text.count("broken") == 2 and "is red\nrerank_v1: red\nrerank_scores_v1: " in found.text
+    assert "#3 · " in found.text and "★ evidence of both" in found.text
+    assert found.text.strip().endswith(f"… {len(queries) - 2} more queries")
 
 
 def test_prompts_that_answer_alike_have_no_flips(memory: VisualMemory, queries: list[Sample], tmp_path: Path) -> None:
     agreeing = make_ready(ScriptedModel(lambda prompt: "A"))
     trial = try_prompts(memory, queries, PROMPTS, model=agreeing, neighbors=6, out=tmp_path, progress=False)
-    assert read_harmless(show_flips(trial)._repr_html_()).text == "No query got another answer."
+    assert read_harmless(show_flips(trial)._repr_html_()).text.strip() == "No query got another answer."
 
 
 def test_a_comparison_shows_itself_with_hostile_names_as_text() -> None:
