@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -156,7 +157,7 @@ def test_ready_features_keep_the_rules_for_duplicates(vectors_only: VisualMemory
     ],
 )
 def test_features_that_do_not_fit_are_refused(
-    vectors_only: VisualMemory, ids: list, labels: list, vectors: np.ndarray, message: str
+    vectors_only: VisualMemory, ids: list[Any], labels: list[Any], vectors: np.ndarray, message: str
 ) -> None:
     with pytest.raises(InvalidArgument, match=message):
         vectors_only.add_vectors(ids, labels, vectors)

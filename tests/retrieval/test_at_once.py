@@ -15,9 +15,9 @@ from retrieval.storage.places import writer_lock
 
 DIMENSION = 8
 ITEMS = 300
-READERS = 3
-THREADS = 8
-ROUNDS = 40
+READERS = 2
+THREADS = 4
+ROUNDS = 20
 
 # Gives all items the same label again and again, always another one, and adds one of that label.
 WRITER = """
@@ -84,6 +84,7 @@ import numpy as np
 from retrieval import VisualMemory
 
 memory = VisualMemory.open(sys.argv[1])
+print("opened", flush=True)
 vectors = np.random.default_rng(5).standard_normal((200, 8))
 for start in range(0, 200, 10):
     ids = [f"new {number}" for number in range(start, start + 10)]
@@ -139,8 +140,9 @@ def test_two_writers_of_the_same_ids_make_no_duplicates(memory: VisualMemory, on
 def test_a_second_writer_waits_for_the_first(memory: VisualMemory) -> None:
     with writer_lock(memory.path):
         other = start(ADDER, memory.path, "skip")
+        assert other.stdout and other.stdout.readline() == "opened\n"
         with pytest.raises(subprocess.TimeoutExpired):
-            other.wait(3)
+            other.wait(0.5)
         assert memory.refresh() is False
     finish(other)
     assert memory.refresh()
@@ -170,7 +172,7 @@ def test_threads_search_while_another_edits_and_find_nothing_that_was_forgotten_
                 gone |= {f"{2 * number}", f"{2 * number + 1}"}
                 memory.add_vectors([f"new {number}"], ["new"], np.random.default_rng(number).standard_normal((1, 8)))
                 memory.relabel(f"label {number}", ids=[f"{100 + number}"])
-                if number % 10 == 0:
+                if number % 5 == 0:
                     memory.set_reliability(np.linspace(0.5, 1, len(memory)))
         finally:
             ended.set()

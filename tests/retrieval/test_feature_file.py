@@ -1,5 +1,6 @@
 """Features in a file: what was written is found again, by us and by any reader of Parquet."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,10 @@ from retrieval import VisualMemory
 from retrieval.building import add_features, build_from_features
 from retrieval.cli.memory_cli import add, build, embed
 from retrieval.embedders import load_embedder
-from retrieval.embedding import embed_images
+from retrieval.embedding import EmbeddedBatch, embed_images
 from retrieval.errors import EmbedderMismatch, FolderError, InvalidArgument, MemoryExists
 from retrieval.parquet import FeatureFile, write_features
-from retrieval.sources import list_labelled_files
+from retrieval.sources import Item, list_labelled_files
 from tests.commands import app_of
 
 
@@ -121,8 +122,8 @@ def test_what_lay_in_a_files_place_stays_until_the_new_one_is_whole(checkpoint: 
     out.write_text("the old one")
     embedder = load_embedder(str(checkpoint))
 
-    def breaks_off():
-        yield from embed_images([], embedder, image_of=lambda item: item)
+    def breaks_off() -> Iterator[EmbeddedBatch[Item]]:
+        yield from embed_images(list[Item](), embedder, image_of=lambda item: item.image)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -1,5 +1,6 @@
 """No picture is embedded twice, and a cache that fails costs nothing but time."""
 
+import hashlib
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -12,9 +13,10 @@ import pytest
 
 from retrieval import VisualMemory
 from retrieval.embedders import load_embedder
-from retrieval.embedders.base import Embedder, Execution
+from retrieval.embedders.base import Embedder, EmbedderIdentity, Execution
 from retrieval.embedding import FeatureCache, cached_features, content_digest, embed_images
-from retrieval.erasing.traces import FeatureTraces, Forgotten, Marks
+from retrieval.erasing.secrets import Forgotten, Marks
+from retrieval.erasing.traces import FeatureTraces
 from retrieval.errors import VisualMemoryWarning
 from retrieval.support.cachedir import cache_folder
 from tests.conftest import draw, save_dinov2
@@ -25,8 +27,8 @@ UNIT = np.full(32, 32**-0.5, np.float32)
 class Counting:
     """An embedder that counts the pictures its model has seen."""
 
-    def __init__(self, embedder: Embedder) -> None:
-        self.identity = embedder.identity
+    def __init__(self, embedder: Embedder, identity: EmbedderIdentity) -> None:
+        self.identity = identity
         self.execution = embedder.execution
         self.batch_size = 4
         self.prepare = embedder.prepare
@@ -38,11 +40,17 @@ class Counting:
         return self._embedder.embed(pixels)
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Embedder:
+    """Return a small model, loaded once for all tests."""
+    return load_embedder(str(save_dinov2(tmp_path_factory.mktemp("model"), seed=1)), precision="float32")
+
+
 @pytest.fixture
-def embedder(tmp_path: Path) -> Iterator[Counting]:
-    """Return an embedder with weights of its own, whose cache is empty, and which leaves none: it may be damaged."""
-    seed = abs(hash(str(tmp_path))) % 2**31
-    made = Counting(load_embedder(str(save_dinov2(tmp_path / "model", seed=seed)), precision="float32"))
+def embedder(model: Embedder, tmp_path: Path) -> Iterator[Counting]:
+    """Return it with an identity of its own, whose cache is empty, and which leaves none: it may be damaged."""
+    digest = hashlib.sha256(str(tmp_path).encode()).hexdigest()
+    made = Counting(model, replace(model.identity, weights_digest=digest))
     folder = FeatureCache(made.identity, made.execution).folder
     yield made
     shutil.rmtree(folder)
@@ -94,9 +102,14 @@ def test_features_are_shared_only_by_what_computes_alike(embedder: Counting) -> 
     made = Execution("openvino", "bfloat16", "cpu", engine="openvino 1 on a processor")
     FeatureCache(embedder.identity, made).put({"a": UNIT})
     assert FeatureCache(embedder.identity, replace(made, reason="as asked for", agreement=0.99995)).get("a") is not None
-    others = [{"precision": "float32"}, {"backend": "torch"}, {"calibration": "b"}, {"engine": "openvino 2 on it"}]
+    others = [
+        replace(made, precision="float32"),
+        replace(made, backend="torch"),
+        replace(made, calibration="b"),
+        replace(made, engine="openvino 2 on it"),
+    ]
     for other in others:
-        assert FeatureCache(embedder.identity, replace(made, **other)).get("a") is None
+        assert FeatureCache(embedder.identity, other).get("a") is None
 
 
 def test_a_picture_is_known_by_its_bytes_or_its_pixels(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import unicodedata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +20,8 @@ from retrieval.sources import is_manifest, read_manifest
 from tests.conftest import COLOURS, draw
 
 HOSTILE = ['a "quoted", label', "two\nlines", "<script>alert(1)</script>", "'; drop table items; --", "日本 é"]
+
+Form = Literal["NFC", "NFD"]
 
 
 def encoded(number: int) -> bytes:
@@ -130,7 +132,7 @@ def test_a_path_keeps_its_spelling_and_the_id_made_of_it_does_not(tmp_path: Path
 
 
 @pytest.mark.parametrize(("listed", "lies"), [("NFC", "NFD"), ("NFD", "NFC")])
-def test_a_file_is_found_whose_name_the_list_spells_otherwise(listed: str, lies: str, tmp_path: Path) -> None:
+def test_a_file_is_found_whose_name_the_list_spells_otherwise(listed: Form, lies: Form, tmp_path: Path) -> None:
     there = tmp_path / unicodedata.normalize(lies, "café.png")
     there.touch()
     (item,) = read_manifest(

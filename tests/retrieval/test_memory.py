@@ -5,6 +5,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +91,7 @@ def test_a_moved_embedder_can_be_pointed_at(tmp_path: Path, pictures: Path) -> N
 
 
 @pytest.mark.parametrize("make", [lambda p: None, lambda p: p.mkdir(), lambda p: p.write_text("x")])
-def test_a_path_without_a_memory_is_refused(tmp_path: Path, make) -> None:
+def test_a_path_without_a_memory_is_refused(tmp_path: Path, make: Callable[[Path], object]) -> None:
     make(tmp_path / "x")
     with pytest.raises(NotAMemory, match="is no memory .*: make one with `vmem memory build"):
         VisualMemory.open(tmp_path / "x")

@@ -8,6 +8,7 @@ import numpy as np
 from retrieval.embedders import load_embedder
 from retrieval.embedding import embed_images
 from retrieval.errors import NotAnImage
+from retrieval.images import decode
 from tests.conftest import draw
 
 
@@ -20,7 +21,7 @@ def test_order_is_kept_and_bad_pictures_are_set_apart(checkpoint: Path) -> None:
     assert [f.item[0] for batch in batches for f in batch.failures] == [3, 10, 17, 24]
     assert all(isinstance(f.error, NotAnImage) for batch in batches for f in batch.failures)
     vectors = np.concatenate([batch.vectors for batch in batches])
-    alone = np.concatenate([embedder.embed(embedder.prepare(picture)[None]) for _, picture in good])
+    alone = np.concatenate([embedder.embed(embedder.prepare(decode(picture))[None]) for _, picture in good])
     assert np.allclose(vectors, alone, atol=1e-5)
     assert sum(len(batch.thumbnails) for batch in batches) == len(good)
 
@@ -37,7 +38,7 @@ def test_an_endless_source_is_read_only_a_few_batches_ahead(checkpoint: Path) ->
 
     batches = embed_images(endless(), embedder, image_of=lambda number: draw((0, 0, 0), number % 6))
     next(batches)
-    batches.close()
+    batches.close()  # type: ignore[attr-defined]  # of a generator
     assert taken <= 5 * embedder.batch_size  # three decoded, two in the model's hands
 
 

@@ -1,5 +1,7 @@
 """What is printed stays text, whatever a label or a file name holds."""
 
+import pytest
+
 from retrieval.support.terminal import print_table, printable
 
 
@@ -11,6 +13,6 @@ def test_endless_names_are_cut() -> None:
     assert printable("x" * 10_000_000) == "x" * 200 + "…"
 
 
-def test_markup_in_a_table_is_text(capsys) -> None:
+def test_markup_in_a_table_is_text(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(["label"], [["[red]bold[/red]"]])
     assert "[red]bold[/red]" in capsys.readouterr().out

@@ -1,6 +1,8 @@
 """Voting against a plain sequential count written from the paper's text (section 2.2)."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,16 +12,16 @@ from retrieval.types import Votes
 from retrieval.voting import METHODS, count_votes, encode_labels, heaviest_labels, neighbor_weights, predict_every_k
 
 
-def sequential_winners(labels: list, distances: list[float], method: str) -> list:
+def sequential_winners(labels: list[Any], distances: list[float], method: str) -> list[Any]:
     """Walk outwards; after each neighbour the heaviest label leads, and who reached its weight first keeps a tie."""
-    weigh = {
+    weigh: Callable[[int, float], float] = {
         "plurality": lambda rank, distance: 1.0,
         "distance": lambda rank, distance: math.exp(-distance),
         "softmax": lambda rank, distance: math.exp((1 - distance) / 0.07),
         "rank": lambda rank, distance: 1 / (2 + rank),
     }[method]
-    gathered: dict = {}
-    winners: list = []
+    gathered: dict[Any, float] = {}
+    winners: list[Any] = []
     for rank, (label, distance) in enumerate(zip(labels, distances, strict=True)):
         gathered[label] = gathered.get(label, 0.0) + weigh(rank, distance)
         if not winners or gathered[label] > gathered[winners[-1]]:
@@ -71,7 +73,7 @@ def test_labels_of_mixed_types_keep_apart() -> None:
 
 
 @pytest.mark.parametrize("labels", [[0, 2**60, 2**60], ["a", b"a", b"a"], [2**70, "\udce9", "\udce9"], [-1, 3, 3]])
-def test_labels_that_are_not_equal_never_share_their_votes(labels: list) -> None:
+def test_labels_that_are_not_equal_never_share_their_votes(labels: list[Any]) -> None:
     row = np.empty((1, 3), object)
     row[0] = labels
     winners = predict_every_k(
