@@ -4,22 +4,27 @@ A tar is read by offset with ``pread``, so that any number of threads share one 
 decompressed once to find its members, keeping points from which decompression can start again; up to some gigabytes a
 picture then takes milliseconds, beyond that the file is better unpacked. Which kind a file is shows in its content:
 ImageNet-V2's ``.tar.gz`` files are plain tars.
+
+The readers of other libraries were tried (ratarmountcore 0.11.1): it takes a tar that breaks off for a whole one, hands
+out links that lead outside as if they were files, and hangs at a member of negative size.
 """
 
+import io
 import os
+import posixpath
 import stat
 import struct
 import tarfile
+import weakref
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final, cast
+from typing import IO, Any, Final, Protocol, cast
 
-from eval.datasets.rows import GzipBytes, PlainBytes, StoredBytes, expect_a_pictures_size
-from eval.datasets.trees import ArchiveTree
+from eval.datasets.trees import ArchiveTree, expect_a_pictures_size, fingerprint
 from eval.types import StoredPicture
 from eval.wording import counted
 from retrieval.errors import FolderError, ImageError
@@ -35,42 +40,36 @@ _REASONS: Final = {
 
 
 class Listing:
-    """An archive's files as they are found."""
+    """An archive's files as they are found.
+
+    Every method takes ``above``, the folder that the archive stands for inside another one, with a slash; else nothing.
+    """
 
     def __init__(self) -> None:
         self._members: dict[str, int] = {}
-        self._links: dict[str, str | None] = {}
+        self._links: dict[str, str | None] = {}  # path → where it leads, None: outside
         self._passed_over: Counter[str] = Counter()
 
     def add(self, name: str, number: int, *, above: str = "") -> None:
-        """Add a file; of two with the same path the later one stays, as in unpacking.
-
-        Args:
-            name: as the archive has it.
-            number: by which it is read.
-            above: the folder that the archive stands for inside another one, with a slash; else nothing.
-        """
-        path = self._path(name, above)
-        if path is not None:
+        """Add a file by its name and the number that it is read by; of two with one path the later stays."""
+        if path := self._path(name, above):
             self._members[path] = number
 
     def add_hard_link(self, name: str, target: str, *, above: str = "") -> None:
         """Add another path of a file that came before, whose name is `target`."""
-        path, found = self._path(name, above), path_inside(target)
-        if path is None:
-            return
-        number = None if found is None else self._members.get(above + found)
-        if number is None:
-            self._links[path] = None if found is None else above + found
-        else:
-            self._members[path] = number
+        found = path_inside(target)
+        end = None if found is None else above + found
+        if path := self._path(name, above):
+            if end in self._members:
+                self._members[path] = self._members[end]
+            else:
+                self._links[path] = end
 
     def add_link(self, name: str, target: str, *, above: str = "") -> None:
         """Add a symbolic link; `target` leads from its own folder to a file that may come later."""
-        path = self._path(name, above)
-        if path is not None:
-            found = _followed(path.removeprefix(above).rpartition("/")[0], target)
-            self._links[path] = None if found is None else above + found
+        if path := self._path(name, above):
+            end = posixpath.normpath(posixpath.join(posixpath.dirname(path.removeprefix(above)), target))
+            self._links[path] = None if end == ".." or end.startswith(("../", "/")) else above + end
 
     def add_special(self, name: str, *, above: str = "") -> None:
         """Count a pipe or a device."""
@@ -80,9 +79,13 @@ class Listing:
         """Return what was added as folders and files."""
         members = dict(self._members)
         for path in self._links:
-            number = self._members.get(self._end_of_links(path) or "")
-            if number is not None:
-                members.setdefault(path, number)
+            end: str | None = path
+            for _ in range(_LONGEST_CHAIN):
+                if end not in self._links:
+                    break
+                end = self._links[end]
+            if end in self._members:
+                members.setdefault(path, self._members[end])
         self._passed_over["link"] = len(self._links.keys() - members.keys())
         notes = (f"{counted(n, what)} passed over: {_REASONS[what]}" for what, n in self._passed_over.items() if n)
         return ArchiveTree(root, members, picture, tuple(notes))
@@ -93,14 +96,6 @@ class Listing:
             self._passed_over["file"] += 1
         return above + path if path and not is_left_behind(above + path) else None
 
-    def _end_of_links(self, path: str) -> str | None:
-        end: str | None = path
-        for _ in range(_LONGEST_CHAIN):
-            if end is None or end not in self._links:
-                break
-            end = self._links[end]
-        return end
-
 
 def path_inside(name: str) -> str | None:
     """Return a member's path below the archive's root, without "./" and "/" before it; None where it leads out."""
@@ -108,19 +103,62 @@ def path_inside(name: str) -> str | None:
     return None if ".." in parts else "/".join(parts)
 
 
-def _followed(folder: str, target: str) -> str | None:
-    """Return where a link in a folder leads; None where that is outside."""
-    if target.startswith("/"):
-        return None
-    parts = folder.split("/") if folder else []
-    for part in target.split("/"):
-        if part == ".." and not parts:
-            return None
-        if part == "..":
-            parts.pop()
-        elif part not in ("", "."):
-            parts.append(part)
-    return "/".join(parts)
+_START_POINTS: Final = 4000  # of a gzipped file; each keeps 32 KiB in memory
+_CLOSEST: Final = 1 << 18  # bytes between them
+_READ: Final = 1 << 16  # compressed bytes read at a time
+
+
+class StoredBytes(Protocol):
+    """A file's bytes, decompressed where need be, for any number of threads."""
+
+    fingerprint: str
+
+    def stream(self) -> IO[bytes]:
+        """Return the bytes as a file, to be read from the beginning by one thread."""
+        ...
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return bytes; fewer where the file ends."""
+        ...
+
+
+class PlainBytes:
+    """A plain file's bytes."""
+
+    def __init__(self, path: Path) -> None:
+        self.fingerprint = fingerprint(path)
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
+
+    def stream(self) -> IO[bytes]:
+        """See `StoredBytes`."""
+        return io.FileIO(self._file, closefd=False)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """See `StoredBytes`."""
+        return os.pread(self._file, size, offset)
+
+
+class GzipBytes:
+    """A gzipped file's bytes."""
+
+    def __init__(self, path: Path) -> None:
+        from indexed_gzip import IndexedGzipFile
+
+        self.fingerprint = fingerprint(path)
+        spacing = max(_CLOSEST, path.stat().st_size // _START_POINTS)
+        self._file: Any = IndexedGzipFile(
+            os.fspath(path), spacing=spacing, readbuf_size=_READ, buffer_size=_CLOSEST, drop_handles=False
+        )
+        weakref.finalize(self, self._file.close)
+
+    def stream(self) -> IO[bytes]:
+        """See `StoredBytes`."""
+        return cast(IO[bytes], self._file)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """See `StoredBytes`."""
+        return bytes(self._file.pread(size, offset))
 
 
 _PIECE: Final = 1 << 16  # bytes read at a time behind the last member
@@ -134,20 +172,20 @@ def open_tar(path: Path, content: StoredBytes) -> ArchiveTree:
         FolderError: a tar in it is none, or holds tars again; a file is kept in a way that is not read.
         tarfile.TarError: it breaks off or is damaged.
     """
-    listing, names, places = Listing(), list[str](), list[tuple[int, int]]()
+    listing, pictures = Listing(), list[_TarMember]()
     members = _members(path, _Part(content.stream(), 0, None))
     for part, member in track(members, f"Looking through {path.name}", unit=" files"):
+        name, above = member.name, part.above
         if member.isreg():
-            listing.add(member.name, len(places), above=part.above)
-            names.append(part.above + member.name)
-            places.append((part.start + member.offset_data, member.size))
+            listing.add(name, len(pictures), above=above)
+            pictures.append(_TarMember(path, content, above + name, part.start + member.offset_data, member.size))
         elif member.islnk():
-            listing.add_hard_link(member.name, member.linkname, above=part.above)
+            listing.add_hard_link(name, member.linkname, above=above)
         elif member.issym():
-            listing.add_link(member.name, member.linkname, above=part.above)
+            listing.add_link(name, member.linkname, above=above)
         elif not member.isdir():
-            listing.add_special(member.name, above=part.above)
-    return listing.tree(path, lambda number: _TarMember(path, content, names[number], *places[number]))
+            listing.add_special(name, above=above)
+    return listing.tree(path, pictures.__getitem__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -179,14 +217,10 @@ class _Part:
     """A part of a file that is a tar, as a file of its own: nothing beyond it is read."""
 
     def __init__(self, stream: IO[bytes], start: int, size: int | None, *, above: str = "") -> None:
-        self.start = start
+        self.stream, self.start = stream, start
         self.above = above  # the folder that it stands for, with a slash; nothing for the outermost
-        self._stream = stream
         self._size = size
         self._place = 0
-
-    def within(self, member: tarfile.TarInfo, folder: str) -> "_Part":
-        return _Part(self._stream, self.start + member.offset_data, member.size, above=f"{folder}/")
 
     def tell(self) -> int:
         return self._place
@@ -200,10 +234,21 @@ class _Part:
             raise tarfile.ReadError(f"a header claims {size:,} bytes")
         if self._size is not None:
             size = max(0, min(size, self._size - self._place))
-        self._stream.seek(self.start + self._place)
-        found = self._stream.read(size)
+        self.stream.seek(self.start + self._place)
+        found = self.stream.read(size)
         self._place += len(found)
         return found
+
+    def expect_end(self, place: int) -> None:
+        """Raise ReadError unless only zeros follow, which end a tar."""
+        self.seek(place)
+        piece = self.read(tarfile.BLOCKSIZE)
+        if len(piece) < tarfile.BLOCKSIZE:
+            raise tarfile.ReadError("it breaks off: the empty blocks that end a tar are missing")
+        while piece:
+            if piece.count(0) < len(piece):
+                raise tarfile.ReadError(f"it breaks off or is damaged at byte {self.start + place:,}")
+            piece = self.read(_PIECE)
 
 
 def _members(path: Path, part: _Part) -> Iterator[tuple[_Part, tarfile.TarInfo]]:
@@ -211,52 +256,24 @@ def _members(path: Path, part: _Part) -> Iterator[tuple[_Part, tarfile.TarInfo]]
     with tarfile.TarFile(fileobj=cast(IO[bytes], part)) as tar:
         while (member := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # else it remembers all of them, a kilobyte each
-            _expect_readable_tar(path, part, member)
-            folder = _folder_of_tar(member)
-            if folder is None:
+            name, inside = f"{part.above}{member.name} in {path}", path_inside(member.name) or ""
+            if member.size < 0:
+                raise tarfile.ReadError(f"{member.name} claims {member.size:,} bytes")
+            if member.issparse():
+                raise FolderError(f"{name} is a sparse file, which is not read: unpack the tar")
+            if not member.isreg() or not inside.endswith(".tar") or is_left_behind(inside):
                 yield part, member
-            else:
-                yield from _members_inside(path, part, member, folder)
-        _expect_end(part, tar.offset)
-
-
-def _members_inside(
-    path: Path, part: _Part, member: tarfile.TarInfo, folder: str
-) -> Iterator[tuple[_Part, tarfile.TarInfo]]:
-    name = f"{part.above}{member.name} in {path}"
-    if part.above:
-        raise FolderError(f"{name} is a tar in a tar in a tar, which is not read: unpack it")
-    try:
-        yield from _members(path, part.within(member, folder))
-    except tarfile.TarError as error:
-        raise FolderError(f"{name} is no tar, breaks off or is damaged ({error}): download it again") from error
-
-
-def _folder_of_tar(member: tarfile.TarInfo) -> str | None:
-    """Return the folder that a tar in a tar stands for; None for any other member."""
-    inside = path_inside(member.name)
-    if not member.isreg() or not inside or not inside.endswith(".tar") or is_left_behind(inside):
-        return None
-    return inside.removesuffix(".tar")
-
-
-def _expect_readable_tar(path: Path, part: _Part, member: tarfile.TarInfo) -> None:
-    if member.size < 0:
-        raise tarfile.ReadError(f"{member.name} claims {member.size:,} bytes")
-    if member.issparse():
-        raise FolderError(f"{part.above}{member.name} in {path} is a sparse file, which is not read: unpack the tar")
-
-
-def _expect_end(part: _Part, place: int) -> None:
-    """Raise ReadError unless only zeros follow, which end a tar."""
-    part.seek(place)
-    piece = part.read(tarfile.BLOCKSIZE)
-    if len(piece) < tarfile.BLOCKSIZE:
-        raise tarfile.ReadError("it breaks off: the empty blocks that end a tar are missing")
-    while piece:
-        if piece.count(0) < len(piece):
-            raise tarfile.ReadError(f"it breaks off or is damaged at byte {part.start + place:,}")
-        piece = part.read(_PIECE)
+                continue
+            if part.above:
+                raise FolderError(f"{name} is a tar in a tar in a tar, which is not read: unpack it")
+            folder = inside.removesuffix(".tar") + "/"
+            try:
+                yield from _members(
+                    path, _Part(part.stream, part.start + member.offset_data, member.size, above=folder)
+                )
+            except tarfile.TarError as error:
+                raise FolderError(f"{name} is no tar, breaks off or is damaged ({error}): download it again") from error
+        part.expect_end(tar.offset)
 
 
 _LOCAL_HEADER: Final = struct.Struct("<26x2H")  # before each member: lengths of its name and of what follows
@@ -277,7 +294,9 @@ def open_zip(path: Path, content: StoredBytes) -> ArchiveTree:
     """
     with zipfile.ZipFile(path) as archive:
         infos = archive.infolist()
-        _expect_all(content.read_at(path.stat().st_size - _END.size - len(archive.comment), _END.size), infos)
+        (members,) = _END.unpack(content.read_at(path.stat().st_size - _END.size - len(archive.comment), _END.size))
+    if members not in (len(infos), _MANY):  # a damaged list that ends early, which Python's reader takes for its end
+        raise zipfile.BadZipFile(f"{members:,} members expected, {len(infos):,} found")
     backslashes = not any("/" in info.filename for info in infos)  # some programs on Windows write them
     listing = Listing()
     for number, info in enumerate(infos):
@@ -285,7 +304,7 @@ def open_zip(path: Path, content: StoredBytes) -> ArchiveTree:
         if name.endswith("/"):
             continue
         _expect_readable_zip(path, info)
-        if _is_link(info):
+        if info.create_system == _UNIX and stat.S_ISLNK(info.external_attr >> 16):
             listing.add_link(name, _target(_ZipMember(path, content, info)))
         else:
             listing.add(name, number)
@@ -325,23 +344,12 @@ class _ZipMember:
         return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, self.info.file_size + 1)
 
 
-def _expect_all(end: bytes, infos: list[zipfile.ZipInfo]) -> None:
-    """Raise BadZipFile where a damaged list of members ends early, which Python's reader takes for its end."""
-    (members,) = _END.unpack(end)
-    if members not in (len(infos), _MANY):
-        raise zipfile.BadZipFile(f"{members:,} members expected, {len(infos):,} found")
-
-
 def _expect_readable_zip(path: Path, info: zipfile.ZipInfo) -> None:
     if info.flag_bits & _ENCRYPTED:
         raise FolderError(f"{info.filename} in {path} is encrypted: unpack the zip, and give the folder")
     if info.compress_type not in _READ_HERE:
         kind = zipfile.compressor_names.get(info.compress_type, f"method {info.compress_type}")  # type: ignore[attr-defined]
         raise FolderError(f"{info.filename} in {path} is compressed by {kind}: unpack the zip, and give the folder")
-
-
-def _is_link(info: zipfile.ZipInfo) -> bool:
-    return info.create_system == _UNIX and stat.S_ISLNK(info.external_attr >> 16)
 
 
 def _target(member: _ZipMember) -> str:

@@ -19,7 +19,7 @@ from eval.datasets.catalogue import (
     official_datasets,
 )
 from eval.datasets.loading import find_dataset
-from eval.datasets.rows import read_file
+from eval.datasets.trees import read_file
 from eval.types import Dataset, Sample
 from eval.wording import counted
 from retrieval.errors import ImageError
@@ -37,7 +37,7 @@ def find_deviations(official: Official, dataset: Dataset) -> dict[About, list[st
     count_of = Counter(label for sample in dataset.samples for label in sample.labels)
     names = [sample.id for sample in dataset.samples]
     return {
-        "images": [*_of_images(official, dataset), *_of_names(official, names, dataset.excluded)],
+        "images": [*_of_images(official, len(names)), *_of_names(official, names, dataset.excluded)],
         "classes": [*_of_classes(official, count_of), *_of_class_sizes(official, count_of)],
     }
 
@@ -58,18 +58,17 @@ def compare_archive(official: Official, path: Path) -> list[str]:
     if not same_size:
         sizes = " or ".join(f"{archive.size:,}" for archive in releases)
         return [f"{path.name} has {size:,} bytes, {sizes} expected: download it again"]
-    return (
-        []
-        if any(_has_digest(archive, path) for archive in same_size)
-        else [f"{path.name} has another digest than the published file: download it again"]
-    )
+    if any(_has_digest(archive, path) for archive in same_size):
+        return []
+    return [f"{path.name} has another digest than the published file: download it again"]
 
 
-def _of_images(official: Official, dataset: Dataset) -> Iterator[str]:
-    found = len(dataset.samples)
+def _of_images(official: Official, found: int) -> Iterator[str]:
     if found == official.images:
         return
-    twins = [other.title for other in official_datasets().values() if other.images == found and _alike(official, other)]
+    kind = official.name.partition("-")[0]
+    others = (other for other in official_datasets().values() if other.name != official.name)
+    twins = [o.title for o in others if o.images == found and o.name.partition("-")[0] == kind]
     if twins:
         why = f"that is how many {' and '.join(twins)} {'has' if len(twins) == 1 else 'have'}"
     elif found < official.images:
@@ -79,8 +78,15 @@ def _of_images(official: Official, dataset: Dataset) -> Iterator[str]:
     yield f"{counted(found, 'picture')}, {official.images:,} expected: {why}"
 
 
-def _alike(official: Official, other: Official) -> bool:
-    return official.name.partition("-")[0] == other.name.partition("-")[0] and official.name != other.name
+def _of_names(official: Official, ids: list[str], excluded: int) -> Iterator[str]:
+    if official.family in ("val", "real"):
+        numbers = {named[1] for named in map(_VAL_NUMBER.search, ids) if named}
+        missing = VAL_IMAGES - len(numbers) - excluded
+        if numbers and missing > 0:
+            yield f"{missing:,} of the {VAL_IMAGES:,} numbered files {'is' if missing == 1 else 'are'} missing"
+    # A table has names of its own; "/" tells that these are paths.
+    elif official.names_digest and ids and "/" in ids[0] and digest_of(ids) != official.names_digest:
+        yield "the files have other names than the published ones: some were renamed or replaced"
 
 
 def _of_classes(official: Official, count_of: Mapping[str, int]) -> Iterator[str]:
@@ -88,9 +94,7 @@ def _of_classes(official: Official, count_of: Mapping[str, int]) -> Iterator[str
     if expected is None:
         if len(count_of) != official.classes:
             yield f"{counted(len(count_of), 'class')}, {official.classes:,} expected"
-        return
-    missing = sorted(expected - set(count_of))
-    if missing:
+    elif missing := sorted(expected - set(count_of)):
         twins = " and ".join(official_datasets()[name].title for name in same_classes(count_of))
         yield (
             f"{len(missing):,} of {counted(len(expected), 'class')} have no picture: {_some(missing)}"
@@ -116,21 +120,6 @@ def _of_class_sizes(official: Official, count_of: Mapping[str, int]) -> Iterator
     if wrong:
         have = "has" if len(wrong) == 1 else "have"
         yield f"{counted(len(wrong), 'class')} {have} another number of pictures than published: {_some(wrong)}"
-
-
-def _of_names(official: Official, ids: list[str], excluded: int) -> Iterator[str]:
-    if official.family in ("val", "real"):
-        yield from _of_val_numbers(ids, excluded)
-    # A table has names of its own; "/" tells that these are paths.
-    elif official.names_digest and ids and "/" in ids[0] and digest_of(ids) != official.names_digest:
-        yield "the files have other names than the published ones: some were renamed or replaced"
-
-
-def _of_val_numbers(ids: list[str], excluded: int) -> Iterator[str]:
-    numbers = {named[1] for named in map(_VAL_NUMBER.search, ids) if named}
-    missing = VAL_IMAGES - len(numbers) - excluded
-    if numbers and missing > 0:
-        yield f"{missing:,} of the {VAL_IMAGES:,} numbered files {'is' if missing == 1 else 'are'} missing"
 
 
 def digest_of(lines: Iterable[str]) -> str:
@@ -185,7 +174,8 @@ class _Seen:
 
 def open_spread(samples: Sequence[Sample], *, count: int) -> Opened:
     """Open pictures spread evenly over a data set, by several threads; a count of 0 opens all."""
-    chosen = range(len(samples)) if not count or count >= len(samples) else _spread(len(samples), count)
+    count = min(count, len(samples)) or len(samples)
+    chosen = [number * len(samples) // count for number in range(count)]
     with ThreadPoolExecutor(_THREADS) as threads:
         seen = list(track(threads.map(lambda place: _look(samples[place]), chosen), "Opening", total=len(chosen)))
     return Opened(
@@ -195,10 +185,6 @@ def open_spread(samples: Sequence[Sample], *, count: int) -> Opened:
         cmyk=tuple(one.sample.id for one in seen if one.mode == "CMYK"),
         copies=tuple(_copies(seen)),
     )
-
-
-def _spread(items: int, count: int) -> Sequence[int]:
-    return [number * items // count for number in range(count)]
 
 
 def _look(sample: Sample) -> _Seen:
@@ -265,9 +251,24 @@ def check_dataset(name: str, path: str | Path, *, sample: int = SAMPLE) -> Check
     dataset = found.dataset
     opened = open_spread(dataset.samples, count=sample)
     labels = frozenset().union(*{one.labels for one in dataset.samples})
-    deviations = find_deviations(official, dataset) if official else {}
-    archive = compare_archive(official, Path(path)) if official else []
-    usual = _usual_mistakes(official, deviations, opened) if official else _as_published(labels)
+    problems, usual = [], list[str]()
+    if official:
+        deviations = find_deviations(official, dataset)
+        problems = [*deviations["images"], *deviations["classes"], *compare_archive(official, Path(path))]
+        fits: dict[About, bool] = {  # what usually goes wrong with what is wrong here
+            "images": bool(deviations["images"]),
+            "classes": bool(deviations["classes"]),
+            "formats": bool(opened.misnamed or opened.cmyk),
+            "copies": bool(opened.copies),
+            "reading": False,
+            "always": True,
+        }
+        usual = [mistake.says for mistake in official.mistakes if fits[mistake.about]]
+    elif same := same_classes(labels):
+        usual = [
+            f"the labels are the classes of {' or '.join(same)}: give that name where it is that set, which is then"
+            " compared and scored as published"
+        ]
     return Check(
         name,
         images=len(dataset.samples),
@@ -277,31 +278,9 @@ def check_dataset(name: str, path: str | Path, *, sample: int = SAMPLE) -> Check
         excluded=dataset.excluded,
         digest=digest_of(f"{one.id}\t{' '.join(sorted(one.labels))}" for one in dataset.samples),
         opened=opened,
-        problems=(*(wrong for about in deviations.values() for wrong in about), *archive, *_problems(opened)),
+        problems=(*problems, *_problems(opened)),
         notes=(*found.notes, *_notes(opened), *usual),
     )
-
-
-def _usual_mistakes(official: Official, deviations: dict[About, list[str]], opened: Opened) -> Iterator[str]:
-    """Yield what usually goes wrong with what is wrong here."""
-    fits: dict[About, bool] = {
-        "images": bool(deviations["images"]),
-        "classes": bool(deviations["classes"]),
-        "formats": bool(opened.misnamed or opened.cmyk),
-        "copies": bool(opened.copies),
-        "reading": False,
-        "always": True,
-    }
-    return (mistake.says for mistake in official.mistakes if fits[mistake.about])
-
-
-def _as_published(labels: Collection[str]) -> Iterator[str]:
-    same = same_classes(labels)
-    if same:
-        yield (
-            f"the labels are the classes of {' or '.join(same)}: give that name where it is that set, which is then"
-            " compared and scored as published"
-        )
 
 
 def _problems(opened: Opened) -> Iterator[str]:

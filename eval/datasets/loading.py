@@ -3,17 +3,15 @@
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from eval.datasets import published
 from eval.datasets.archives import open_archive
-from eval.datasets.catalogue import Family, Official, find_official, official_datasets
-from eval.datasets.published import Labels
-from eval.datasets.rows import Table, expect_unique
-from eval.datasets.tables import find_table
+from eval.datasets.catalogue import Official, find_official, official_datasets
+from eval.datasets.published import LAYOUTS, Labels, named_labels, once, tiny_annotations
+from eval.datasets.tables import Table, expect_unique, find_table
 from eval.datasets.trees import (
     Files,
     FolderTree,
@@ -38,48 +36,8 @@ class Found:
     notes: tuple[str, ...]  # sentences
 
 
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """How sets of one family are laid out."""
-
-    begins: Callable[[list[str], list[str]], bool]
-    in_words: str
-    of_files: Callable[[Official, Sequence[str]], Labels]
-    of_rows: Callable[[Official, Table], Labels]
-
-
-_WNID_FOLDERS: Final = "<wnid>/<image> (folders such as n01440764)"
 _AGAIN: Final = "there twice, flat and in folders maybe, and counted once"
 _STRANGE: Final = "by their endings no pictures"
-_VAL: Final = "ILSVRC2012_val_00000001.JPEG and so on, or <wnid>/<image>,"
-_LAYOUTS: Final[dict[Family, _Layout]] = {
-    "wnid folders": _Layout(
-        published.begins_with_wnids, _WNID_FOLDERS, published.wnid_file_labels, published.wnid_row_labels
-    ),
-    "val": _Layout(published.begins_val, _VAL, published.val_file_labels, published.val_row_labels),
-    "real": _Layout(published.begins_val, _VAL, published.real_file_labels, published.real_row_labels),
-    "v2": _Layout(
-        published.begins_v2, "folders 0 to 999, or wnids,", published.v2_file_labels, published.wnid_row_labels
-    ),
-    "ninco": _Layout(
-        published.begins_ninco,
-        "NINCO_OOD_classes/<class>/<image>",
-        published.ninco_file_labels,
-        published.ninco_row_labels,
-    ),
-    "inaturalist": _Layout(
-        published.begins_inaturalist,
-        "<00000>_Kingdom_Phylum_Class_Order_Family_Genus_epithet/<image>",
-        published.inaturalist_file_labels,
-        published.inaturalist_row_labels,
-    ),
-    "tiny val": _Layout(
-        published.begins_tiny_val,
-        "val_annotations.txt with images/, or <wnid>/<image>,",
-        published.wnid_file_labels,
-        published.wnid_row_labels,
-    ),
-}
 
 
 def load_dataset(name: str, path: str | Path) -> Dataset:
@@ -137,25 +95,25 @@ def _own(tree: Tree) -> Found:
 def _from_table(official: Official | None, table: Table) -> Found:
     again: list[str] = []
     if official is None:
-        labels: Labels = list(published.named_labels(table))
+        labels: Labels = list(named_labels(table))
     else:
-        labels, again = published.once(table.ids, _LAYOUTS[official.family].of_rows(official, table))
+        labels, again = once(table.ids, LAYOUTS[official.family].of_rows(official, table))
     return Found(_dataset(table.root, official, Files(table.ids, table.picture), labels), tuple(_passed(again, _AGAIN)))
 
 
 def _from_tree(official: Official, tree: Tree) -> Found:
-    layout = _LAYOUTS[official.family]
+    layout = LAYOUTS[official.family]
     start = find_start(tree, names=official.folders, begins=layout.begins, layout=layout.in_words)
     _expect_form(official, tree, start)
     files, strange = pictures_below(tree, start)
-    annotations = published.tiny_annotations(official, tree, start) if official.family == "tiny val" else None
+    annotations = tiny_annotations(official, tree, start) if official.family == "tiny val" else None
     if annotations is not None:
         wnid_of = (annotations.get(path.lower()) for path in files.paths)
         labels: Labels = [None if wnid is None else frozenset([wnid]) for wnid in wnid_of]
     else:
         labels = layout.of_files(official, files.paths)
     beside = [path for path, right in zip(files.paths, labels, strict=True) if right is None]
-    labels, again = published.once(files.paths, labels)
+    labels, again = once(files.paths, labels)
     unlabelled = "outside the class folders" if annotations is None else "without a line in val_annotations.txt"
     notes = [*_passed(beside, unlabelled), *_passed(again, _AGAIN), *_passed(strange, _STRANGE, "file")]
     return Found(_dataset(tree.root, official, files, labels), tuple(notes))

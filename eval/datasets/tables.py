@@ -5,26 +5,125 @@ table's own folder); ``label`` (one) or ``labels`` (several, any of which is rig
 ``id`` where the rows have names. Integer labels go by the class names that Hugging Face writes beside them.
 """
 
+import csv
 import os
 import re
+import reprlib
 import threading
 from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from eval.datasets.rows import Table, fingerprint, read_file, reading, row_ids, row_labels
+from eval.datasets.trees import fingerprint, read_file
 from eval.types import StoredPicture
-from retrieval.errors import FolderError, ImageError
+from retrieval.errors import FolderError, ImageError, InvalidArgument
+from retrieval.labels import composed, stored_text
 from retrieval.parquet import MOST_PACKED, rows_at_a_time
 from retrieval.sources import PATHS, as_it_lies, as_text, column_name, huggingface_names, is_left_behind, text_rows
 from retrieval.support.outside import parse_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+_DAMAGE: Final = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, MemoryError, csv.Error)
+RowLabels = frozenset[str] | frozenset[int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """Rows with a picture each, in the order they are stored."""
+
+    root: Path
+    ids: Sequence[str]
+    labels: Sequence[RowLabels]  # of one type throughout; empty where no label is right
+    class_names: Sequence[str] | None  # by integer label, where the table tells
+    picture: Callable[[int], Path | StoredPicture]
+    wnids: Sequence[Any] | None = None  # of a column that tells them beside the labels
+
+    @property
+    def numbered(self) -> bool:
+        """Whether labels are integers."""
+        return any(isinstance(label, int) for label in next(filter(None, self.labels), ()))
+
+
+def row_labels(root: Path, values: list[Any], *, name_of: Callable[[int], str]) -> list[RowLabels]:
+    """Return each row's labels as a set; equal sets are one object, since there are millions.
+
+    Args:
+        root: the table.
+        values: a label or a list of labels for each row.
+        name_of: what a row is called in an error, as in "row 7".
+
+    Raises:
+        FolderError: something is no label, or some are text and others numbers.
+    """
+    sets: dict[tuple[str | int, ...], RowLabels] = {}
+    labels: list[RowLabels] = []
+    for row, value in enumerate(values):
+        items = tuple(value) if isinstance(value, list) else (value,)
+        if wrong := next(filter(None, map(_wrong, items)), ""):
+            raise FolderError(f"{name_of(row)} of {root} has {wrong}")
+        if items not in sets:
+            sets[items] = frozenset(composed(item) if isinstance(item, str) else item for item in items)
+        labels.append(sets[items])
+    kinds = {type(label) for allowed in sets.values() for label in allowed}
+    if len(kinds) > 1:
+        raise FolderError(f"{root} has labels that are text and others that are numbers: all of one kind expected")
+    return labels
+
+
+def row_ids(root: Path, values: list[Any], *, name_of: Callable[[int], str]) -> list[str]:
+    """Return each row's id as it is kept.
+
+    Raises:
+        FolderError: something is neither text nor a whole number.
+    """
+    ids: list[str] = []
+    for value in values:
+        try:
+            ids.append(stored_text(as_text(value) if isinstance(value, str) else value, "id"))
+        except InvalidArgument as error:
+            raise FolderError(f"{name_of(len(ids))} of {root}: {error}") from error
+    return ids
+
+
+def expect_unique(table: Table) -> None:
+    """Raise FolderError where two rows have the same id."""
+    twice = [name for name, times in Counter(table.ids).most_common(3) if times > 1]
+    if twice:
+        raise FolderError(
+            f"{table.root} has rows with the same id ({', '.join(twice)}): give each its own in a column id"
+        )
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Translate what a damaged table raises, as FolderError."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (*_DAMAGE, pa.ArrowException) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]  # Thrift ends its own with a line break
+        raise FolderError(f"{path} cannot be read as a table of pictures: {reason}") from error
+
+
+def _wrong(value: Any) -> str:  # noqa: ANN401 - whatever stands there
+    """Return what is wrong with a label; nothing where it is one."""
+    if value.strip() if isinstance(value, str) else type(value) is int and value >= 0:
+        return ""
+    if value == -1:
+        return "the label -1, which test sets without labels have: give the training or the validation set"
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return "no label: text or a number from 0 expected"
+    return f"the label {as_text(reprlib.repr(value))}: text or a number from 0 expected"
 
 
 LISTS: Final = (".csv", ".tsv", ".jsonl")
@@ -111,34 +210,24 @@ class RowGroups:
     """The row groups read last, decoded: a table's files share them."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[Path, str, int], _RowGroup] = OrderedDict()
+        self._recent: OrderedDict[tuple[Path, str, int], Future[pa.ChunkedArray]] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, file: Path, column: str, group: int, decode: "Callable[[], pa.ChunkedArray]") -> "pa.ChunkedArray":
         """Return a column of a row group; of several threads that want it one decodes, the others wait."""
         key = (file, column, group)
+        mine: Future[pa.ChunkedArray] = Future()
         with self._lock:
-            wanted = self._kept.setdefault(key, _RowGroup())
-            self._kept.move_to_end(key)
-            if len(self._kept) > _GROUPS_KEPT:
-                self._kept.popitem(last=False)
-        with wanted.lock:
-            if wanted.trouble is not None:  # each try takes as long as the first
-                raise wanted.trouble
-            if wanted.column is None:
-                try:
-                    wanted.column = decode()
-                except Exception as trouble:
-                    wanted.trouble = trouble
-                    raise
-            return wanted.column
-
-
-class _RowGroup:
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.column: pa.ChunkedArray | None = None
-        self.trouble: Exception | None = None
+            wanted = self._recent.setdefault(key, mine)
+            self._recent.move_to_end(key)
+            if len(self._recent) > _GROUPS_KEPT:
+                self._recent.popitem(last=False)
+        if wanted is mine:
+            try:
+                mine.set_result(decode())
+            except BaseException as trouble:  # what cannot be decoded stays so: each try takes as long as the first
+                mine.set_exception(trouble)
+        return wanted.result()
 
 
 class ParquetRows:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,46 @@ from typing import Final, Protocol
 
 from eval.types import Sample, StoredPicture
 from eval.wording import counted
-from retrieval.errors import FolderError
+from retrieval.errors import FolderError, ImageError, ImageTooLarge, NotAnImage
 from retrieval.sources import as_text, is_left_behind, list_labelled_files
 
 _PICTURE: Final = re.compile(r"\.(?:jpe?g|jpe|jfif|mpo|a?png|gif|webp|bmp|tiff?)$", re.IGNORECASE)  # as Pillow's
 _BESIDE: Final = re.compile(
     r"(?:^|/)[A-Z_]+$|\.(?:txt|xml|[ct]sv|jsonl?|md|html?|mat|pdf|ya?ml|log|md5|sha\d+|gz|tar|zip)$", re.ASCII
 )  # read-me files, annotations and lists, which published sets hold beside their pictures
+
+
+_LARGEST: Final = 1 << 28  # bytes of a picture as it is encoded: a file may be of any size, an archive claim any
+
+
+def fingerprint(path: Path) -> str:
+    """Return what tells a file from another in its place, without reading it."""
+    status = path.stat()
+    return f"{status.st_size}:{status.st_mtime_ns}"
+
+
+def expect_a_pictures_size(name: str, size: int) -> None:
+    """Raise ImageTooLarge for more bytes than an encoded picture may have."""
+    if size > _LARGEST:
+        raise ImageTooLarge(f"{name} has {size:,} bytes, more than a picture's limit of {_LARGEST:,}")
+
+
+def read_file(path: Path) -> bytes:
+    """Return a file's bytes, as long as it is one: a pipe would be waited for, and a device never ends.
+
+    Raises:
+        ImageError: it is missing, no file, larger than a picture may be, or cannot be read.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise NotAnImage(f"{path} is not a file but a folder, a pipe or a device")
+        expect_a_pictures_size(str(path), status.st_size)
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise NotAnImage(f"no such file: {path}") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        raise ImageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +217,7 @@ def _unreadable(error: OSError) -> FolderError:
     return FolderError(f"{error.filename} cannot be read: {error.strerror}; make it readable")
 
 
-_DEEPEST: Final = 5  # folders that a data set may lie below the path that was given: "ILSVRC/Data/CLS-LOC/val" is four
+_DEEPEST: Final = 5  # folders that a set may lie below the given path: "ILSVRC/Data/CLS-LOC/val" is four
 _ARCHIVE: Final = re.compile(r"\.(?:tar|tar\.gz|tgz|zip)$", re.IGNORECASE)
 _TINY_VAL: Final = re.compile(r"val_\d+\.JPEG", re.IGNORECASE)
 
@@ -241,9 +275,6 @@ def hint(folders: list[str], files: list[str]) -> str:
     return "; if this is a single class, give the folder above it" if files else ""
 
 
-_DEEPEST_PICTURE: Final = 5  # folders that the label folders may lie below the path that was given
-
-
 def read_folder(folder: str | Path) -> list[Sample]:
     """Return a folder's pictures as samples, in a fixed order; ids are the paths below it.
 
@@ -262,10 +293,22 @@ def label_folders(tree: Tree) -> tuple[Files, list[frozenset[str] | None]]:
     Raises:
         FolderError: nothing lies in a label folder.
     """
-    start = _start(tree)
+    start = ""
+    for _ in range(_DEEPEST):
+        folders, names = tree.entries(start)
+        if len(folders) != 1:
+            break
+        below = f"{start}/{folders[0]}" if start else folders[0]
+        inside, beside = tree.entries(below)
+        if not inside or (len(inside) == 1 and any(map(is_picture, names + beside))):
+            break
+        start = below
     files = tree.files(start)
-    sets: dict[str, frozenset[str]] = {}
-    labels = [_label(path, sets) for path in files.paths]
+    sets: dict[str, frozenset[str]] = {}  # one object for each label, since there are millions of files
+    labels: list[frozenset[str] | None] = []
+    for path in files.paths:
+        folder, slash, _ = path.partition("/")
+        labels.append(sets.setdefault(folder, frozenset([as_text(folder)])) if slash else None)
     if not sets:
         folders, names = tree.entries(start)
         raise FolderError(
@@ -273,23 +316,3 @@ def label_folders(tree: Tree) -> tuple[Files, list[frozenset[str] | None]]:
             + (hint(folders, names) if not folders else "")
         )
     return files, labels
-
-
-def _start(tree: Tree) -> str:
-    start = ""
-    for _ in range(_DEEPEST_PICTURE):
-        folders, files = tree.entries(start)
-        if len(folders) != 1:
-            break
-        below = f"{start}/{folders[0]}" if start else folders[0]
-        labels, beside = tree.entries(below)
-        if not labels or (len(labels) == 1 and any(map(is_picture, files + beside))):
-            break
-        start = below
-    return start
-
-
-def _label(path: str, sets: dict[str, frozenset[str]]) -> frozenset[str] | None:
-    """Return a file's label as a set, one object for each label, since there are millions of files."""
-    folder, slash, _ = path.partition("/")
-    return sets.setdefault(folder, frozenset([as_text(folder)])) if slash else None

@@ -126,5 +126,10 @@ def truths(dataset: Dataset) -> dict[str, set[str]]:
 
 def contents(dataset: Dataset) -> dict[str, bytes]:
     """Return the encoded picture of each sample by id."""
-    pictures = {sample.id: sample.picture() for sample in dataset.samples}
-    return {name: p.read_bytes() if isinstance(p, Path) else p for name, p in pictures.items()}
+    found: dict[str, bytes] = {}
+    for sample in dataset.samples:
+        picture = sample.picture()
+        encoded = picture.read_bytes() if isinstance(picture, Path) else picture
+        assert isinstance(encoded, bytes)
+        found[sample.id] = encoded
+    return found
