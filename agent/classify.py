@@ -50,7 +50,6 @@ from prompts.answer import Answer, parse_answer
 from prompts.render import QUERY_PIXELS, balance, compose_prompt, query_picture
 from prompts.template import Template
 from prompts.types import Prompt, UnusableReply
-from retrieval.centring import CentredMemory
 from retrieval.embedding import Failure
 from retrieval.errors import InvalidArgument, VisualMemoryError
 from retrieval.images import ImageLike, decode
@@ -103,7 +102,7 @@ class Stages:
     settings: Settings
     template: Template
     model: VisionModel | None = None  # None: the vote decides
-    searched: CentredMemory | None = None  # in the memory's place, for embeddings that were centred
+    searched: MemoryView | None = None  # in the memory's place, for embeddings that were centred
 
     @property
     def query_pixels(self) -> int | None:

@@ -1,4 +1,4 @@
-"""Vectors of length 1, the form in which everything is searched, and fixed point, the form in which it is stored."""
+"""Vectors of length 1, as everything is searched, without a domain's mean, and in fixed point, as they are stored."""
 
 from collections.abc import Iterator
 from typing import Any, Final, TypeAlias
@@ -8,6 +8,9 @@ from jaxtyping import Float, Int16, Real
 
 from retrieval.errors import InvalidArgument
 
+CENTRES: Final = ("queries", "running")  # ways of `centre_queries`
+_PRIOR_QUERIES: Final = 10  # the memory's mean counts as so many queries while a running mean has seen few
+_ROWS_AT_A_TIME: Final = 4096  # of float64 running means
 _LARGEST: Final = np.float32(2**15 - 1)
 _NOTHING: Final = 1e-6  # a length that unit vectors of single precision differ by when they are the same
 
@@ -81,6 +84,48 @@ def centre(
     if (np.linalg.norm(shifted, axis=1) < _NOTHING).any():
         raise InvalidArgument("centring leaves nothing of vectors that all are the same: give pictures that differ")
     return to_unit_vectors(shifted, dimension=vectors.shape[1])
+
+
+def centre_queries(
+    vectors: Float[np.ndarray, "queries dimension"], how: str, *, memory_mean: Float[np.ndarray, " dimension"]
+) -> Float[np.ndarray, "queries dimension"]:
+    """Return the queries of one domain without their mean, as unit vectors: domain centring.
+
+    Drawings lie in one corner of the embedding space, photographs in another. Taken from the mean of their own kind,
+    both point from a common origin, and a drawn dog lies nearer to a photographed one. They are searched for in
+    `MemoryView.centred`. The mean of the queries is a mean over unlabelled pictures that are themselves to be
+    classified, which makes the method transductive: figures with it are no figures of a memory that sees one query at a
+    time.
+
+    Args:
+        vectors: unit vectors, in the order in which the queries come.
+        how: ``queries``: less the mean of all. ``running``: each less the mean of itself and those before it, in which
+            the memory's mean counts as ten queries, so that a stream can be answered as it comes.
+        memory_mean: of the memory's vectors.
+
+    Raises:
+        InvalidArgument: no such way, or fewer than two queries, which have no mean to speak of.
+    """
+    if how not in CENTRES:
+        raise InvalidArgument(f"--centre {how!r}: choose one of {', '.join(CENTRES)}")
+    if how == "running":
+        parts = list(_without_running_mean(vectors, memory_mean))
+        return np.concatenate(parts) if parts else vectors
+    if len(vectors) < 2:
+        raise InvalidArgument(f"--centre queries takes the mean of the queries, and there is {len(vectors)}: give more")
+    return centre(vectors, vectors.mean(axis=0, dtype=np.float64))
+
+
+def _without_running_mean(
+    vectors: Float[np.ndarray, "queries dimension"], memory_mean: Float[np.ndarray, " dimension"]
+) -> Iterator[Float[np.ndarray, "some dimension"]]:
+    total, seen = _PRIOR_QUERIES * memory_mean, _PRIOR_QUERIES
+    for start in range(0, len(vectors), _ROWS_AT_A_TIME):
+        some = vectors[start : start + _ROWS_AT_A_TIME]
+        totals = total + np.cumsum(some, axis=0, dtype=np.float64)
+        counts = seen + 1 + np.arange(len(some))
+        yield centre(some, totals / counts[:, None])
+        total, seen = totals[-1], int(counts[-1])
 
 
 def to_unit(

@@ -205,7 +205,7 @@ class Snapshot:
         self._table = table.pinned()
         self.version = self._table.version_id
         self._path = path
-        self._centred = centred
+        self.is_centred = centred
         self._saves = saves
         # A mean is one version's: an index without it serves no other.
         self._index_name, self._stamp = (CENTRED_INDEX, self.version) if centred else (INDEX, "")
@@ -270,7 +270,7 @@ class Snapshot:
         return self._as_searched(self._table.vectors_at(self.rows.addresses(slots)))
 
     def _as_searched(self, stored: Real[np.ndarray, "some dimension"]) -> Real[np.ndarray, "some dimension"]:
-        return centre(to_unit(stored), self.mean) if self._centred else stored
+        return centre(to_unit(stored), self.mean) if self.is_centred else stored
 
     def __len__(self) -> int:
         return len(self.rows) - len(self._hidden)
@@ -299,7 +299,7 @@ class Snapshot:
         """Return the same version with every item counting fully."""
         if self.reliabilities is None:
             return self
-        whole = Snapshot(self._table, self._path, centred=self._centred, saves=False)
+        whole = Snapshot(self._table, self._path, centred=self.is_centred, saves=False)
         whole.rows = Rows.of(self._table, pruned=False)
         return whole._hiding_those_of(self)
 

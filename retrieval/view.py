@@ -38,7 +38,8 @@ class MemoryView:
         """Be pickled and copied by path and version, which are opened anew: for processes that are started by spawn."""
         snapshot = self.snapshot()
         path = address_of(self.path) or str(self.path.absolute())
-        return _reopen, (type(self), path, snapshot.version, snapshot.hidden_ids, self._embedding.recipe())
+        recipe = self._embedding.recipe()
+        return _reopen, (type(self), path, snapshot.version, snapshot.hidden_ids, snapshot.is_centred, recipe)
 
     @classmethod
     def _of(cls, path: Path, table: ItemTable, embedding: Embedding, hidden: list[str]) -> "MemoryView":
@@ -102,6 +103,13 @@ class MemoryView:
             UnknownItem: an id is not there.
         """
         return MemoryView(self.path, self._table.pinned(), self._embedding, self.snapshot().without(ids))
+
+    def centred(self) -> "MemoryView":
+        """Return the memory without the mean of its vectors, for queries without theirs (`vectors.centre_queries`).
+
+        Its index is built once for a version of the memory, and kept beside the other one.
+        """
+        return MemoryView(self.path, self._table.pinned(), self._embedding, self.snapshot(centred=True))
 
     def history(self, *, limit: int | None = None) -> list[Version]:
         """Return the versions there are up to this one, newest first; at most ``limit``."""
@@ -235,7 +243,9 @@ class MemoryView:
         )
 
 
-def _reopen(kind: type[MemoryView], path: str, version: str, hidden: list[str], recipe: Recipe) -> MemoryView:
+def _reopen(
+    kind: type[MemoryView], path: str, version: str, hidden: list[str], is_centred: bool, recipe: Recipe
+) -> MemoryView:
     """Return what was pickled.
 
     Args:
@@ -243,6 +253,7 @@ def _reopen(kind: type[MemoryView], path: str, version: str, hidden: list[str], 
         path: the memory's folder or address.
         version: its name, as `ItemTable.version_id` has it.
         hidden: ids of the items that it answers without.
+        is_centred: whether the mean of its vectors is taken off.
         recipe: of its embedder.
 
     Raises:
@@ -255,4 +266,5 @@ def _reopen(kind: type[MemoryView], path: str, version: str, hidden: list[str], 
         table = table.at(int(version.partition("-")[0]))
     if table.version_id != version:
         raise UnknownVersion(f"{path} was made anew since this was pickled: open it, and pickle that")
-    return kind._of(folder, table, Embedding.by_recipe(table, folder, recipe), hidden)
+    view = kind._of(folder, table, Embedding.by_recipe(table, folder, recipe), hidden)
+    return view.centred() if is_centred else view

@@ -9,13 +9,13 @@ import pytest
 from eval.metrics.votes import compute_metrics
 from eval.types import Metrics, Names, QueryResults
 from retrieval import VisualMemory
-from retrieval.centring import CentredMemory, centre_queries
 from retrieval.embedders import load_embedder
 from retrieval.embedders.base import Embedder
 from retrieval.embedding import embed_images
 from retrieval.errors import PruningRefused
 from retrieval.sources import list_labelled_files
 from retrieval.types import Neighbors
+from retrieval.vectors import centre_queries
 from retrieval.voting import encode_labels
 from tests.conftest import needs_scann, shared_data
 from tests.own_items import own_accuracy
@@ -74,8 +74,8 @@ def measured(remembered: VisualMemory, features: Features) -> dict[str, Metrics]
 def test_centring_gains_what_was_measured_independently(
     remembered: VisualMemory, features: Features, domain: str
 ) -> None:
-    centred = CentredMemory(remembered)
-    queries = centre_queries(features[domain][2], "queries", memory_mean=centred.mean)
+    centred = remembered.centred()
+    queries = centre_queries(features[domain][2], "queries", memory_mean=centred.snapshot().mean)
     figures = score(features, domain, centred.search_vectors(queries))
     assert figures.top1["rank"] == pytest.approx(CENTRED[domain], abs=1.0)
 

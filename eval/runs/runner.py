@@ -32,10 +32,10 @@ from eval.runs.log import (
 from eval.types import Dataset, Run, RunError, Sample
 from prompts.answer import REPLY_TOKENS
 from prompts.cost import Dollars, Price, estimate_prompt_tokens, prices_date
-from retrieval.centring import CENTRES, CentredMemory, centre_queries
 from retrieval.embedding import EmbeddedBatch, Failure
 from retrieval.errors import ImageError, InvalidArgument
 from retrieval.support.terminal import Counter, counter, track
+from retrieval.vectors import CENTRES, centre_queries
 from retrieval.version import check_neighbors
 from retrieval.view import DEFAULT_NEIGHBORS, MemoryView
 from retrieval.voting import predict_every_k
@@ -52,7 +52,7 @@ class FirstStage:
     def __init__(
         self,
         memory: MemoryView,
-        searched: MemoryView | CentredMemory,
+        searched: MemoryView,
         name: str,
         dataset: Dataset,
         *,
@@ -63,7 +63,7 @@ class FirstStage:
         self._memory = memory
         self._name = name
         self._samples = dataset.samples
-        self._centre = centre  # one of `retrieval.centring.CENTRES`
+        self._centre = centre  # one of `retrieval.vectors.CENTRES`
         self._progress = progress
         self._vectors: dict[str, np.ndarray] = {}  # centred ones, by query
         self._failures: dict[str, Failure[Sample]] = {}
@@ -104,7 +104,7 @@ class FirstStage:
         return np.empty((0, self._memory.settings.embedder.dimension), np.float32)
 
     def _embed_all(self) -> None:
-        assert isinstance(self.searched, CentredMemory) and self._centre
+        assert self._centre
         queue = track(self._samples, f"Embedding {self._name}", total=len(self._samples), shown=self._progress)
         ids, parts = list[str](), [self._none()]
         for batch in self._memory.embed_stream(queue, image_of=Sample.picture):
@@ -112,7 +112,7 @@ class FirstStage:
             ids += [sample.id for sample in batch.items]
             self._failures |= {failure.item.id: failure for failure in batch.failures}
         if ids:
-            centred = centre_queries(np.concatenate(parts), self._centre, memory_mean=self.searched.mean)
+            centred = centre_queries(np.concatenate(parts), self._centre, memory_mean=self.searched.snapshot().mean)
             self._vectors = dict(zip(ids, centred, strict=True))
 
 
@@ -187,7 +187,7 @@ def run_evaluation(
     """
     check_run(datasets, k=k, centre=centre)
     settings = describe_settings(memory, datasets, k=k, stages=stages, centre=centre)
-    centred = CentredMemory(memory) if centre else None
+    centred = memory.centred() if centre else None
     if stages:
         stages = replace(stages, searched=centred)
     with RunLog(Path(out), settings, describe(memory, datasets, paths or {})) as log:
@@ -328,7 +328,7 @@ def estimate_run(
 def _draw(stages: Stages, datasets: Mapping[str, Dataset], centre: str | None) -> tuple[list[Question], int, int]:
     """Return a sample of the questions that the gate would ask, the number of usable queries, and of those asked."""
     chance, drawn, queries, asked = random.Random(0), list[Question](), 0, 0
-    centred = CentredMemory(stages.memory) if centre else None
+    centred = stages.memory.centred() if centre else None
     searching = replace(stages, searched=centred)
     for name, dataset in datasets.items():
         first = FirstStage(stages.memory, centred or stages.memory, name, dataset, centre=centre, progress=True)

@@ -1,5 +1,6 @@
 """Domain centring: what it does to vectors, and what that does to neighbours."""
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,12 +8,12 @@ import numpy as np
 import pytest
 
 from retrieval import VisualMemory
-from retrieval.centring import CentredMemory, centre_queries
 from retrieval.errors import InvalidArgument
 from retrieval.indexes.saved import load_stored
-from retrieval.vectors import to_fixed_point, to_unit
+from retrieval.vectors import centre_queries, to_fixed_point, to_unit
+from retrieval.view import MemoryView
 
-Make = Callable[[int, int], np.ndarray]
+Make = Callable[..., np.ndarray]
 
 
 def memory_of(path: Path, vectors: np.ndarray, index: str = "exact") -> VisualMemory:
@@ -32,8 +33,8 @@ def test_neighbours_are_those_of_a_sequential_count_on_centred_vectors(tmp_path:
     asked = queries - queries.mean(axis=0)
     asked /= np.linalg.norm(asked, axis=1, keepdims=True)
     wanted = np.argsort(-(asked @ stored.T), axis=1)[:, :5]
-    centred = CentredMemory(memory)
-    found = centred.search_vectors(centre_queries(queries, "queries", memory_mean=centred.mean), k=5)
+    centred = memory.centred()
+    found = centred.search_vectors(centre_queries(queries, "queries", memory_mean=centred.snapshot().mean), k=5)
     assert found.ids.tolist() == [[f"i{row}" for row in rows] for rows in wanted]
 
 
@@ -42,10 +43,10 @@ def test_a_domain_that_is_only_shifted_finds_its_own(tmp_path: Path, random_vect
     shift = np.zeros(32, np.float32)
     shift[0] = 3.0
     memory = memory_of(tmp_path / "m", vectors)
-    centred = CentredMemory(memory)
+    centred = memory.centred()
     shifted = vectors + shift
     plain = (memory.search_vectors(shifted, k=1).rows[:, 0] == np.arange(200)).mean()
-    found = centred.search_vectors(centre_queries(shifted, "queries", memory_mean=centred.mean), k=1)
+    found = centred.search_vectors(centre_queries(shifted, "queries", memory_mean=centred.snapshot().mean), k=1)
     assert plain < 0.9 and (found.rows[:, 0] == np.arange(200)).mean() > 0.99
 
 
@@ -63,16 +64,16 @@ def test_the_centred_index_is_kept_beside_the_other_and_made_anew_for_another_ve
 ) -> None:
     memory = memory_of(tmp_path / "m", random_vectors(60, 8), index="scann")
     query = -random_vectors(1, 8)
-    CentredMemory(memory).search_vectors(query, k=3)
+    memory.centred().search_vectors(query, k=3)
     version = memory.snapshot().version
     assert load_stored(tmp_path / "m" / "index-centred", stamp=version) is not None
     memory.add_vectors(["new"], ["new"], query)
-    centred = CentredMemory(memory)
+    centred = memory.centred()
     assert centred.search_vectors(centred_query(query, centred), k=1).ids[0, 0] == "new"
 
 
-def centred_query(query: np.ndarray, centred: CentredMemory) -> np.ndarray:
-    shifted: np.ndarray = query - centred.mean.astype(np.float32)
+def centred_query(query: np.ndarray, centred: MemoryView) -> np.ndarray:
+    shifted: np.ndarray = query - centred.snapshot().mean.astype(np.float32)
     return shifted
 
 
@@ -86,3 +87,10 @@ def test_queries_that_are_all_the_same_have_nothing_left(random_vectors: Make) -
     same = np.repeat(random_vectors(1, 8), 3, axis=0)
     with pytest.raises(InvalidArgument, match="centring leaves nothing of vectors that all are the same"):
         centre_queries(same, "queries", memory_mean=np.zeros(8))
+
+
+def test_a_memory_without_its_mean_can_be_pickled(tmp_path: Path, random_vectors: Make) -> None:
+    centred = memory_of(tmp_path / "m", random_vectors(60, 8)).centred()
+    query = random_vectors(1, 8, 3)
+    again = pickle.loads(pickle.dumps(centred)).search_vectors(query, k=5)
+    assert np.array_equal(again.distances, centred.search_vectors(query, k=5).distances)
