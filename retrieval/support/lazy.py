@@ -20,6 +20,10 @@ def lazy_names(
     """
 
     def get(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+        if name == "__version__":  # as the installed package's metadata say, which is its one source
+            from importlib.metadata import version  # here, for it takes longer to load than all else of a room
+
+            return version("visual-memory-agent")
         if name not in homes:
             raise AttributeError(f"module {package_name!r} has no attribute {name!r}")
         found = getattr(import_module(homes[name]), name)
