@@ -22,6 +22,9 @@ from urllib.parse import unquote, urlsplit
 
 import typer
 
+from agent.settings import Options
+from eval.cli.vmem import app
+
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"
 SITE = ROOT / "site"
@@ -47,7 +50,9 @@ def main() -> None:
         text=True,
         check=False,
     )
-    said = built.stdout + built.stderr
+    # Options that a function takes by `**options: Unpack[Options]` stand in its docstring, but not in its signature.
+    known = rf"griffe: .*parameter '({'|'.join(Options.__annotations__)})'.*\n"
+    said = re.sub(known, "", built.stdout + built.stderr, flags=re.IGNORECASE)
     if built.returncode or re.search(r"warning|griffe", said, re.IGNORECASE):
         sys.exit(f"{said}\nThe documentation was not built: mend what stands above.")
     if problems := [
@@ -58,8 +63,6 @@ def main() -> None:
 
 
 def _command_line() -> str:
-    from eval.cli.vmem import app
-
     root = typer.main.get_command(app)
     lines = [
         "# Command line",
@@ -81,7 +84,7 @@ def _command(command: Any, context: Any) -> list[str]:  # noqa: ANN401 - typer b
         for parameter in command.params:
             if record := parameter.get_help_record(context):
                 row = f"| `{_cell(record[0])}` | {_cell(_text(record[1]))} |"
-                by_panel.setdefault(parameter.rich_help_panel or "", []).append(row)
+                by_panel.setdefault(parameter.rich_help_panel or "Arguments and options", []).append(row)
         for panel, rows in by_panel.items():
             lines += [f"| {panel} | |", "|---|---|", *rows, ""]
     for name in names:
@@ -93,7 +96,7 @@ def _command(command: Any, context: Any) -> list[str]:  # noqa: ANN401 - typer b
 
 def _text(words: str | None) -> str:
     """Return help as Markdown: its backticks stay, and nothing of it is taken for a tag or for emphasis."""
-    outside = (re.sub(r"([<>*_\[\]])", r"\\\1", part) for part in (words or "").split("`")[::2])
+    outside = (re.sub(r"([*_\[\]])", r"\\\1", html.escape(part, quote=False)) for part in (words or "").split("`")[::2])
     inside = [f"`{part}`" for part in (words or "").split("`")[1::2]]
     return "".join(part for pair in zip_longest(outside, inside, fillvalue="") for part in pair).strip()
 
@@ -105,13 +108,16 @@ def _cell(words: str) -> str:
 def _room(room: str, about: str) -> str:
     package = import_module(room)
     named: dict[str, list[str]] = {"Functions": [], "Classes": [], "Errors": []}
-    for name in package.__all__:
+    for name in sorted(package.__all__, key=lambda name: getattr(package, name).__name__ != name):
         found = getattr(package, name)
         kind = (
             "Functions" if not inspect.isclass(found) else "Errors" if issubclass(found, BaseException) else "Classes"
         )
         address = f"{found.__module__}.{found.__qualname__}"
-        named[kind] += [f"::: {address}", "    options:", "      heading_level: 3", ""]
+        if name != found.__name__:
+            named[kind] += [f"`{name}` is another name of [`{found.__name__}`][{address}].", ""]
+        else:
+            named[kind] += [f"::: {address}", "    options:", "      heading_level: 3", ""]
     lines = [
         f"# {room}",
         "",
