@@ -16,21 +16,28 @@ import numpy as np
 
 from retrieval.embedders.base import foreign_vectors
 from retrieval.erasing.erase import erase_items
+from retrieval.erasing.files import TableFiles
 from retrieval.errors import UnknownVersion
 from retrieval.memory import VisualMemory
 from retrieval.storage.history import find_undone
+from retrieval.storage.table import reliability_column
 from retrieval.storage.versions import version_numbers
+from retrieval.vectors import to_fixed_point, to_unit_vectors
 
 DIMENSION = 16
 CLUSTERS = 200
 ITEMS = 10_500  # enough for a tree
 MANY = 4_200  # more than are searched beside an index
 FEW = 12
+WITHOUT_TREE = 1_500  # items, whose index is made in a tenth of a second
 KINDS = (
     *("add", "forget", "relabel", "replace", "prune", "checkout", "undo", "erase"),
     *("compact", "tag", "grow", "shrink", "index", "rebuild"),
 )
 WEIGHTS = (8, 8, 6, 6, 2, 2, 3, 2, 1, 2, 1, 1, 3, 1)
+
+EXACT_SHARE = 0.9  # of the ten nearest, that a tree finds
+WIDE = 200  # neighbours, for which it looks so far that it misses no item: for ten it may miss 2 of 1,000 themselves
 
 
 @dataclass(frozen=True)
@@ -53,18 +60,16 @@ def vectors(count, seed):
     return (centres[np.arange(count) % CLUSTERS] + noise / 3).astype(np.float32)
 
 
-def first_items():
-    return [f"first {i}" for i in range(ITEMS)]
+def first_state(items=ITEMS):
+    """Return what a memory holds at first."""
+    return {f"first {place}": Made(f"class {place % 10}", 1, place) for place in range(items)}
 
 
-def first_state():
-    return {id_: Made(f"class {place % 10}", 1, place) for place, id_ in enumerate(first_items())}
-
-
-def create(path):
+def create(path, items=ITEMS):
+    """Make a memory with an index: a tree, where there are `ITEMS`, and its rows alone for a few thousand."""
     memory = VisualMemory.create(path, embedder=foreign_vectors("made", DIMENSION), index="scann")
-    labels = [made.label for made in first_state().values()]
-    memory.add_vectors(first_items(), labels, vectors(ITEMS, 1))
+    state = first_state(items)
+    memory.add_vectors(list(state), [made.label for made in state.values()], vectors(items, 1))
     memory.build_index()
     return memory
 
@@ -187,6 +192,55 @@ def version_before(memory):
         return find_undone(memory._table)[1]
     except UnknownVersion:
         return None
+
+
+def holds(memory: VisualMemory) -> dict[str, tuple[object, ...]]:
+    """Return label, vector and reliability of each item, as the table has them."""
+    dataset = memory._table.dataset
+    column = reliability_column(dataset.schema)
+    rows = dataset.to_table()
+    ids, keys = rows["id"].to_pylist(), rows["key"].to_pylist()
+    assert len(ids) == len(set(ids)) == len(set(keys)) == len(memory)
+    factors = [1.0 if factor is None else factor for factor in rows[column].to_pylist()] if column else [1.0] * len(ids)
+    matrix = rows["vector"].combine_chunks().flatten().to_numpy().reshape(-1, DIMENSION)
+    stored = map(bytes, matrix)
+    return dict(zip(ids, zip(rows["label"].to_pylist(), stored, factors, strict=True), strict=True))
+
+
+def expected(state: State) -> dict[str, tuple[object, ...]]:
+    """Return the same, as it should be."""
+    matrix = map(bytes, matrix_of(state))
+    return {id_: (made.label, row, made.reliability) for (id_, made), row in zip(state.items(), matrix, strict=True)}
+
+
+def matrix_of(state: State) -> np.ndarray:
+    """Return the vectors of a state's items as they are stored."""
+    longest: dict[int, int] = {}
+    for made in state.values():
+        longest[made.seed] = max(longest.get(made.seed, 0), made.place + 1)
+    by_seed = {seed: vectors(count, seed) for seed, count in longest.items()}
+    rows = np.stack([by_seed[made.seed][made.place] for made in state.values()])
+    return to_fixed_point(to_unit_vectors(rows, dimension=DIMENSION))
+
+
+def expect_right_answers(memory: VisualMemory, state: State, erased: set[str]) -> None:
+    """Compare a search with exact arithmetic over what should be there."""
+    living = {id_: made for id_, made in state.items() if made.reliability > 0}
+    unit = matrix_of(living).astype(np.float32)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    ids = np.array(list(living), object)
+    some = np.concatenate([np.arange(len(ids))[-10:], np.random.default_rng().choice(len(ids), 20)])
+    assert (memory.search_vectors(unit[some], k=WIDE).ids[:, 0] == ids[some]).all()
+    found = memory.search_vectors(unit[some], k=10)
+    assert found.labels.tolist() == [[living[id_].label for id_ in row] for row in found.ids]
+    exact = 1 - unit[some] @ unit.T
+    place = {id_: number for number, id_ in enumerate(ids)}
+    chosen = np.array([[place[id_] for id_ in row] for row in found.ids])
+    assert np.allclose(np.take_along_axis(exact, chosen, axis=1), found.distances, atol=1e-5)
+    nearest = np.argsort(exact, axis=1)[:, :10]
+    shares = [len(set(one) & set(other)) / 10 for one, other in zip(nearest.tolist(), chosen.tolist(), strict=True)]
+    assert np.mean(shares) >= EXACT_SHARE
+    assert not TableFiles(memory._table.uri).keys_of(erased)
 
 
 def main(path, log, seed, often):

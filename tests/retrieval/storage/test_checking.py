@@ -10,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
-from typer.testing import CliRunner
 
 from retrieval.cli.history_cli import check, checkout
 from retrieval.embedders.base import foreign_vectors
@@ -19,29 +17,13 @@ from retrieval.errors import NotAMemory, StorageError, UnknownVersion, VisualMem
 from retrieval.memory import VisualMemory
 from retrieval.storage.checking import check_memory, go_back
 from retrieval.storage.versions import SUMS, manifest
+from tests.retrieval.storage.damage import HARMS, flip, run, truncate
 
 DIMENSION = 8
 
 
 def vectors(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((count, DIMENSION)).astype(np.float32)
-
-
-def flip(file: Path) -> None:
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 0x10
-    file.write_bytes(content)
-
-
-def truncate(file: Path) -> None:
-    os.truncate(file, file.stat().st_size // 2)
-
-
-def empty(file: Path) -> None:
-    os.truncate(file, 0)
-
-
-DEEDS = pytest.mark.parametrize("hurt", [flip, truncate, empty, Path.unlink])
 
 
 @pytest.fixture(scope="module")
@@ -83,14 +65,6 @@ def everything_read(path: Path) -> dict[str, object]:
     return {name: read(path) for name, read in READS.items()}
 
 
-def run(command: Callable[..., None], *arguments: object) -> tuple[int, str]:
-    app = typer.Typer()
-    app.command()(command)
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result.exit_code, result.output
-
-
 def test_a_sound_memory_is_found_sound(path: Path) -> None:
     found = check_memory(path)
     assert found.sound
@@ -104,7 +78,7 @@ def test_where_no_memory_is_none_is_checked(tmp_path: Path) -> None:
         check_memory(tmp_path / "nowhere")
 
 
-@DEEDS
+@HARMS
 @pytest.mark.parametrize("part", ["data", "_deletions"])
 def test_a_damaged_file_of_the_newest_version_is_reported_with_the_version_to_go_back_to(
     path: Path, part: str, hurt: Callable[[Path], None]
@@ -123,7 +97,7 @@ def test_a_damaged_file_of_the_newest_version_is_reported_with_the_version_to_go
     assert len(answers(VisualMemory.open(path))[0]) == 5
 
 
-@DEEDS
+@HARMS
 def test_a_damaged_list_of_the_newest_version_is_reported_with_the_version_to_go_back_to(
     path: Path, hurt: Callable[[Path], None]
 ) -> None:
@@ -139,7 +113,7 @@ def test_a_damaged_list_of_the_newest_version_is_reported_with_the_version_to_go
     assert answers(VisualMemory.open(path)) == before
 
 
-@DEEDS
+@HARMS
 def test_damage_to_what_says_which_items_are_forgotten_is_noticed_when_a_memory_is_opened(
     path: Path, hurt: Callable[[Path], None]
 ) -> None:
@@ -148,7 +122,7 @@ def test_damage_to_what_says_which_items_are_forgotten_is_noticed_when_a_memory_
         VisualMemory.open(path)
 
 
-@DEEDS
+@HARMS
 def test_damage_to_an_earlier_version_alone_leaves_the_newest_usable(path: Path, hurt: Callable[[Path], None]) -> None:
     before = answers(VisualMemory.open(path))
     hurt(path / "items.lance" / manifest(2))
@@ -162,7 +136,7 @@ def test_damage_to_an_earlier_version_alone_leaves_the_newest_usable(path: Path,
         assert answers(VisualMemory.open(path)) == before
 
 
-@DEEDS
+@HARMS
 def test_what_lance_keeps_of_past_commits_is_not_needed(path: Path, hurt: Callable[[Path], None]) -> None:
     before = answers(VisualMemory.open(path))
     for file in (path / "items.lance" / "_transactions").iterdir():

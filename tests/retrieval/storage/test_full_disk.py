@@ -4,6 +4,7 @@ A small file system stands for the disk where it may be mounted, and everywhere 
 which the system refuses to write.
 """
 
+import json
 import os
 import resource
 import shutil
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +26,12 @@ from retrieval.storage.checking import check_memory
 from retrieval.support.cachedir import open_store
 from tests.conftest import cannot_here
 from tests.retrieval.storage import edits
-from tests.retrieval.storage.test_survival import expect_right_answers, expected, holds
+from tests.retrieval.storage.edits import WITHOUT_TREE, expect_right_answers, expected, holds
 
 SIZE = 12 * 2**20
 PAGE = 4096
 LEFT = (0, 1, 2, 3, 4, 5, 8, 13, 40)  # pages: from too few for any file of an edit to enough for most
+LEFT_FOR_TREE = (0, 2, 8, 40)  # of which each costs a second
 EDITS = {
     "add": {"kind": "add", "seed": 3, "ids": [f"new {i}" for i in range(500)]},
     "forget": {"kind": "forget", "ids": [f"first {i}" for i in range(500)]},
@@ -82,25 +85,35 @@ def _fill(folder: Path, pages: int) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    memory = edits.create(tmp_path_factory.mktemp("m") / "memory")
-    memory.relabel("other", ids=["first 7", "first 8"])
-    memory.set_reliability(None)
-    return memory.path
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Return what gives a memory of so many items, made once."""
+
+    @cache
+    def make(items: int) -> Path:
+        memory = edits.create(tmp_path_factory.mktemp("m") / "memory", items)
+        memory.relabel("other", ids=["first 7", "first 8"])
+        memory.set_reliability(None)
+        return memory.path
+
+    return make
 
 
-@pytest.mark.parametrize("kind", EDITS)
-def test_an_edit_that_finds_the_disk_full_leaves_all_as_it_was(whole: Path, disk: tuple[Path, Full], kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "items"), [*((kind, WITHOUT_TREE) for kind in EDITS), ("rebuild", edits.ITEMS), ("add", edits.ITEMS)]
+)
+def test_an_edit_that_finds_the_disk_full_leaves_all_as_it_was(
+    made: Callable[[int], Path], disk: tuple[Path, Full], kind: str, items: int
+) -> None:
     folder, full = disk
-    path = Path(shutil.copytree(whole, folder / "memory"))
+    path = Path(shutil.copytree(made(items), folder / "memory"))
     memory = VisualMemory.open(path)
     memory.build_index()
-    states = {2: edits.first_state()}
+    states = {2: edits.first_state(items)}
     before = edits.after(states[2], {"kind": "relabel", "seed": "x", "ids": []}, states)
     before = {**before, **{id_: edits.replace(before[id_], label="other") for id_ in ("first 7", "first 8")}}
     after = edits.after(before, EDITS[kind], states)
     failed = 0
-    for pages in LEFT:
+    for pages in LEFT_FOR_TREE if items == edits.ITEMS else LEFT:
         error = None
         try:
             with full(pages):
@@ -128,23 +141,35 @@ def test_an_edit_that_finds_the_disk_full_leaves_all_as_it_was(whole: Path, disk
     assert check_memory(path).sound
 
 
-def test_the_command_says_so_in_one_sentence_and_exits_with_2(whole: Path, tmp_path: Path) -> None:
-    path = Path(shutil.copytree(whole, tmp_path / "memory"))
-    program = (
-        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); from eval.cli.vmem import main; main()"
-    )
-    for command in (
+# Runs commands one after the other, each to its exit status.
+PROGRAM = """
+import json, resource, sys
+from eval.cli.vmem import main
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+for command in json.loads(sys.argv[1]):
+    sys.argv = ["vmem", "memory", *command]
+    try:
+        main()
+    except SystemExit as ended:
+        print(ended.code, flush=True)
+"""
+
+
+def test_the_command_says_so_in_one_sentence_and_exits_with_2(made: Callable[[int], Path], tmp_path: Path) -> None:
+    path = str(shutil.copytree(made(WITHOUT_TREE), tmp_path / "memory"))
+    commands = [
         ["forget", path, "--id", "first 1"],
         ["relabel", path, "new", "--id", "first 1"],
         ["checkout", path, "2"],
         ["tag", path, "name"],
-    ):
-        done = subprocess.run(
-            [sys.executable, "-c", program, "memory", *map(str, command)], capture_output=True, text=True, check=False
-        )
-        assert (done.returncode, done.stderr.count("Error: ")) == (2, 1), done.stderr
-        assert "Traceback" not in done.stderr
-        assert f"{path} cannot be written" in done.stderr
+    ]
+    run = [sys.executable, "-c", PROGRAM, json.dumps(commands)]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["2"] * len(commands), done.stderr
+    said = done.stderr.split("Error: ")[1:]
+    assert len(said) == len(commands) and all(f"{path} cannot be written" in one for one in said), done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("limit", [50, 500, 5_000])

@@ -18,8 +18,9 @@ from retrieval.embedding import FeatureCache, content_digest
 from retrieval.errors import NotAMemory
 from retrieval.images import decode
 
-KILLS = int(os.environ.get("VMEM_TEST_KILLS", "6"))
-PICTURES = 500 * KILLS  # so that every kill finds work under way
+KILLS = int(os.environ.get("VMEM_TEST_KILLS", "2"))
+PICTURES = 300 * KILLS  # so that every kill finds work under way
+START_SECONDS = 60.0
 
 # Adds a folder and writes down each picture that its model has seen.
 PROGRAM = """
@@ -65,7 +66,10 @@ def test_a_build_killed_at_random_points_loses_and_repeats_nothing(tmp_path: Pat
         read = log.stat().st_size
         process = subprocess.Popen(command, stderr=subprocess.PIPE)
         if kill < KILLS:
-            time.sleep(random.uniform(0.5, 2.5))
+            deadline = time.monotonic() + START_SECONDS
+            while process.poll() is None and log.stat().st_size == read and time.monotonic() < deadline:
+                time.sleep(0.005)  # until it has begun to embed
+            time.sleep(random.uniform(0, 0.4))
             process.send_signal(signal.SIGKILL)
         _, errors = process.communicate()
         assert kill < KILLS or process.returncode == 0, errors.decode()

@@ -13,18 +13,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
-
 from retrieval.erasing.erase import finish_pending, is_pending
-from retrieval.erasing.files import TableFiles
 from retrieval.indexes.saved import check_stored
 from retrieval.memory import VisualMemory
 from retrieval.storage.checking import check_memory
 from retrieval.storage.places import ASIDE
-from retrieval.storage.table import reliability_column
-from retrieval.vectors import to_fixed_point, to_unit_vectors
 from tests.retrieval.storage import edits
-from tests.retrieval.storage.edits import KINDS, State
+from tests.retrieval.storage.edits import KINDS, State, expect_right_answers, expected, holds
 
 KILLS = int(os.environ.get("VMEM_TEST_KILLS", "12"))
 START_SECONDS = 60.0  # for a process that may have an index to build first
@@ -38,8 +33,6 @@ LONGEST = {
     "rebuild": 0.8,
 }  # seconds from its beginning
 KILLS_OF_ONE = 25  # memory; then another, which has not thousands of versions
-EXACT_SHARE = 0.9  # of the ten nearest, that a tree finds
-WIDE = 200  # neighbours, for which it looks so far that it misses no item: for ten it may miss 2 of 1,000 themselves
 
 
 def test_edits_killed_at_random_points_are_wholly_there_or_not_at_all(tmp_path: Path) -> None:
@@ -114,55 +107,6 @@ def replay(
         if begun_["begun"]["kind"] == "erase":
             erased |= set(begun_["begun"]["ids"])
     return state, states, None, erased
-
-
-def holds(memory: VisualMemory) -> dict[str, tuple[object, ...]]:
-    """Return label, vector and reliability of each item, as the table has them."""
-    dataset = memory._table.dataset
-    column = reliability_column(dataset.schema)
-    rows = dataset.to_table()
-    ids, keys = rows["id"].to_pylist(), rows["key"].to_pylist()
-    assert len(ids) == len(set(ids)) == len(set(keys)) == len(memory)
-    factors = [1.0 if factor is None else factor for factor in rows[column].to_pylist()] if column else [1.0] * len(ids)
-    matrix = rows["vector"].combine_chunks().flatten().to_numpy().reshape(-1, edits.DIMENSION)
-    stored = map(bytes, matrix)
-    return dict(zip(ids, zip(rows["label"].to_pylist(), stored, factors, strict=True), strict=True))
-
-
-def expected(state: State) -> dict[str, tuple[object, ...]]:
-    """Return the same, as it should be."""
-    matrix = map(bytes, matrix_of(state))
-    return {id_: (made.label, row, made.reliability) for (id_, made), row in zip(state.items(), matrix, strict=True)}
-
-
-def matrix_of(state: State) -> np.ndarray:
-    """Return the vectors of a state's items as they are stored."""
-    longest: dict[int, int] = {}
-    for made in state.values():
-        longest[made.seed] = max(longest.get(made.seed, 0), made.place + 1)
-    by_seed = {seed: edits.vectors(count, seed) for seed, count in longest.items()}
-    rows = np.stack([by_seed[made.seed][made.place] for made in state.values()])
-    return to_fixed_point(to_unit_vectors(rows, dimension=edits.DIMENSION))
-
-
-def expect_right_answers(memory: VisualMemory, state: State, erased: set[str]) -> None:
-    """Compare a search with exact arithmetic over what should be there."""
-    living = {id_: made for id_, made in state.items() if made.reliability > 0}
-    unit = matrix_of(living).astype(np.float32)
-    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-    ids = np.array(list(living), object)
-    some = np.concatenate([np.arange(len(ids))[-10:], np.random.default_rng().choice(len(ids), 20)])
-    assert (memory.search_vectors(unit[some], k=WIDE).ids[:, 0] == ids[some]).all()
-    found = memory.search_vectors(unit[some], k=10)
-    assert found.labels.tolist() == [[living[id_].label for id_ in row] for row in found.ids]
-    exact = 1 - unit[some] @ unit.T
-    place = {id_: number for number, id_ in enumerate(ids)}
-    chosen = np.array([[place[id_] for id_ in row] for row in found.ids])
-    assert np.allclose(np.take_along_axis(exact, chosen, axis=1), found.distances, atol=1e-5)
-    nearest = np.argsort(exact, axis=1)[:, :10]
-    shares = [len(set(one) & set(other)) / 10 for one, other in zip(nearest.tolist(), chosen.tolist(), strict=True)]
-    assert np.mean(shares) >= EXACT_SHARE
-    assert not TableFiles(memory._table.uri).keys_of(erased)
 
 
 def expect_no_left_overs(path: Path) -> None:
