@@ -2,8 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 
 from retrieval.cluster import Shard
@@ -59,7 +58,7 @@ def build_memory(
     """
     expect_outside(path, folder)
     found = list_pictures(folder)
-    calibration = list(found.for_calibration())
+    calibration = calibration_pictures(found)
     built_from = as_text(Path(folder).resolve())
     running = {"device": device, "backend": backend, "precision": precision}
     with command("build", folder=local_folder(path), what=built_from):
@@ -80,7 +79,7 @@ def build_memory(
             memory = VisualMemory.open(path, embedder=embedder, **running, calibration=calibration, cache=cache)
             _expect_origin(memory, built_from, folder)
             _expect_settings(memory, index=index, thumbnail_pixels=thumbnail_pixels)
-        add = memory.add_manifest if found.is_manifest else memory.add_folder
+        add = memory.add_manifest if isinstance(found, Manifest) else memory.add_folder
         report = add(folder, shard=shard)
         if not shard:
             memory.build_index()
@@ -159,34 +158,24 @@ def _expect_settings(memory: VisualMemory, **wanted: str | int | None) -> None:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Pictures:
-    """The labelled pictures of a folder or a manifest; each iteration lists a manifest anew."""
-
-    items: list[Item] | Manifest
-
-    @property
-    def is_manifest(self) -> bool:
-        """Whether a file lists them."""
-        return isinstance(self.items, Manifest)
-
-    def for_calibration(self) -> Iterator[ImageLike]:
-        """Yield pictures from all over a folder, or those that stand first in a manifest, for int8's ranges."""
-        some = pick(self.items) if isinstance(self.items, list) else itertools.islice(self.items, CALIBRATION_PICTURES)
-        return (item.image for item in some)
+def calibration_pictures(items: list[Item] | Manifest) -> list[ImageLike]:
+    """Return pictures from all over a folder, or those that stand first in a manifest, for int8's ranges."""
+    some = pick(items) if isinstance(items, list) else itertools.islice(items, CALIBRATION_PICTURES)
+    return [item.image for item in some]
 
 
-def list_pictures(source: str | Path) -> Pictures:
+def list_pictures(source: str | Path) -> list[Item] | Manifest:
     """Return the pictures of a folder or a manifest, at least one of which is usable: a model would load for nothing.
 
     Raises:
         FolderError: the folder or the manifest is missing or laid out otherwise, or none of its pictures is usable.
     """
+    found: list[Item] | Manifest
     if Path(source).is_file():
-        found = Pictures(read_manifest(source))
+        found = read_manifest(source)
     else:
-        found = Pictures([Item(file.id, file.label, file.path, file.source) for file in list_labelled_files(source)])
-    expect_a_picture((item.image for item in found.items), source)
+        found = [Item(file.id, file.label, file.path, file.source) for file in list_labelled_files(source)]
+    expect_a_picture((item.image for item in found), source)
     return found
 
 
@@ -197,9 +186,8 @@ def expect_a_picture(pictures: Iterable[ImageLike], source: str | Path) -> None:
     for picture in pictures:
         try:
             decode(picture)
+            return
         except ImageError as error:
             first_error = first_error or error
             count += 1
-        else:
-            return
     raise FolderError(f"{source} holds no usable picture among {count} files; the first: {first_error}")

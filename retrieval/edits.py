@@ -124,7 +124,10 @@ def pick_new(
     """Yield the items that are to be embedded, and deal with those whose ids are there already."""
     seen: set[str] = set()
     remaining = iter(items)
-    while some := [_as_stored(item) for item in itertools.islice(remaining, _LOOKED_UP_TOGETHER)]:
+    while some := [
+        replace(item, id=stored_text(item.id, "id"), label=stored_text(item.label, "label"))
+        for item in itertools.islice(remaining, _LOOKED_UP_TOGETHER)
+    ]:
         for item, there in zip(some, are_there([item.id for item in some]).tolist(), strict=True):
             if on_duplicate == "replace" or not (there or item.id in seen):
                 seen.add(item.id)
@@ -151,11 +154,6 @@ def gather_commits(batches: Iterable[EmbeddedBatch[Item]], report: AddReport) ->
             yield ItemBatch(ids, labels, np.stack(vectors), thumbnails, sources, digests)
             waiting.clear()
             since = time.monotonic()
-
-
-def _as_stored(item: Item) -> Item:
-    id_, label = stored_text(item.id, "id"), stored_text(item.label, "label")
-    return item if (id_, label) == (item.id, item.label) else replace(item, id=id_, label=label)
 
 
 def check_choice(on_duplicate: str) -> None:

@@ -65,7 +65,13 @@ def decode(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if isinstance(image, Image.Image):
         return _upright_rgb(image, "the picture", max_pixels)
     if isinstance(image, np.ndarray):
-        return _upright_rgb(_from_array(image), "the picture", max_pixels)
+        is_grey_or_colour = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
+        if image.dtype != np.uint8 or not is_grey_or_colour or 0 in image.shape:
+            raise ImageError(
+                f"got an array of {image.dtype} with shape {image.shape}:"
+                " uint8 of shape (height, width), (height, width, 3) or (height, width, 4) expected"
+            )
+        return _upright_rgb(Image.fromarray(image), "the picture", max_pixels)
     if not isinstance(image, str | Path | bytes):
         raise ImageError(
             f"got {type(image).__name__} as a picture: a path, encoded bytes, a Pillow image or a uint8 array expected"
@@ -192,16 +198,6 @@ def _expect_size(picture: Image.Image, name: str, max_pixels: int) -> None:
         )
 
 
-def _from_array(pixels: np.ndarray) -> Image.Image:
-    grey_or_colour = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))
-    if pixels.dtype != np.uint8 or not grey_or_colour or 0 in pixels.shape:
-        raise ImageError(
-            f"got an array of {pixels.dtype} with shape {pixels.shape}:"
-            " uint8 of shape (height, width), (height, width, 3) or (height, width, 4) expected"
-        )
-    return Image.fromarray(pixels)
-
-
 def _to_rgb(image: Image.Image, name: str, file: PictureFile | None = None) -> Image.Image:
     low_bytes = _rawmode_of_low_bytes(image)
     image.load()
@@ -252,7 +248,8 @@ def _grey_to_8_bits(grey: Image.Image, name: str) -> Image.Image:
 
     result = _by_bands(grey, "L", scaled)
     has_far_ends = lowest < 0 or white > _WHITES[-1]
-    if has_far_ends and np.count_nonzero(result.histogram()) <= _FEW_GREYS and _has_many_values(grey):
+    has_many_values = (len(np.unique(np.asarray(grey.crop(box)))) > _MANY_VALUES for box in _bands(grey))
+    if has_far_ends and np.count_nonzero(result.histogram()) <= _FEW_GREYS and any(has_many_values):
         raise DamagedImage(
             f"{name} has values from {lowest:g} to {highest:g}, and in that range nearly all of them are one grey:"
             " scale them to 0..1, with NaN where there is no value"
@@ -262,10 +259,6 @@ def _grey_to_8_bits(grey: Image.Image, name: str) -> Image.Image:
 
 def _full_scale(highest: float) -> float:
     return next((white for white in _WHITES if white / 4 < highest <= white), highest)
-
-
-def _has_many_values(grey: Image.Image) -> bool:
-    return any(len(np.unique(np.asarray(grey.crop(box)))) > _MANY_VALUES for box in _bands(grey))
 
 
 def _rawmode_of_low_bytes(image: Image.Image) -> str | None:

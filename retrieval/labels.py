@@ -120,7 +120,10 @@ class ImageNetClass:
 def imagenet_classes() -> tuple[ImageNetClass, ...]:
     """Return the 1,000 classes of ImageNet-1k by index."""
     lines = files(__package__).joinpath("imagenet_classes.tsv").read_text("utf-8").splitlines()[1:]
-    return tuple(_class(*line.split("\t")) for line in lines)
+    rows = (line.split("\t") for line in lines)
+    return tuple(
+        ImageNetClass(int(index), wnid, name, in_a == "1", in_r == "1") for index, wnid, name, in_a, in_r in rows
+    )
 
 
 @cache
@@ -140,10 +143,6 @@ def display_name(label: str) -> str:
         return known.name
     species = _INATURALIST.fullmatch(label)
     return f"{species['genus']} {species['epithet']} ({species['family']})" if species else label
-
-
-def _class(index: str, wnid: str, name: str, in_a: str, in_r: str) -> ImageNetClass:
-    return ImageNetClass(int(index), wnid, name, in_a == "1", in_r == "1")
 
 
 def full_name(label: str) -> str:

@@ -77,7 +77,9 @@ def _page_sizes(file: IO[bytes], chunk: Any) -> Iterator[tuple[int, int]]:  # no
     try:
         while file.tell() < start + chunk.total_compressed_size:
             header = _struct(file)
-            stored = _not_negative(header[_STORED_SIZE])
+            stored = header[_STORED_SIZE]
+            if stored < 0:
+                raise IndexError("a size below 0")
             yield header[_SIZE], stored
             file.seek(stored, os.SEEK_CUR)
     except (IndexError, KeyError, TypeError, RecursionError) as error:
@@ -123,12 +125,6 @@ def _number(file: IO[bytes]) -> int:
 def _signed(file: IO[bytes]) -> int:
     value = _number(file)
     return value >> 1 ^ -(value & 1)
-
-
-def _not_negative(size: int) -> int:
-    if size < 0:
-        raise IndexError("a size below 0")
-    return size
 
 
 _KEY: Final = b"visual-memory"  # of the file's metadata: what made the vectors, and how
@@ -232,20 +228,17 @@ class FeatureFile:
             for batch in _blocks(self.path, _COLUMNS, most=ROWS):
                 if any(batch[name].null_count for name in _COLUMNS):
                     raise FolderError(f"{self.path} has rows without an id, a label or a vector: fill or drop them")
-                ids += self._texts(batch, "id")
-                labels += self._texts(batch, "label")
+                try:
+                    ids += stored_texts(batch["id"].to_pylist(), "id")
+                    labels += stored_texts(batch["label"].to_pylist(), "label")
+                except InvalidArgument as error:
+                    raise FolderError(f"{self.path}: {error}") from error
                 vectors.append(self._vectors(batch))
                 if len(ids) >= ROWS:
                     yield ids, labels, np.concatenate(vectors)
                     ids, labels, vectors = [], [], []
         if ids:
             yield ids, labels, np.concatenate(vectors)
-
-    def _texts(self, batch: "pyarrow.RecordBatch", name: str) -> list[str]:
-        try:
-            return stored_texts(batch[name].to_pylist(), name)
-        except InvalidArgument as error:
-            raise FolderError(f"{self.path}: {error}") from error
 
     def _vectors(self, batch: "pyarrow.RecordBatch") -> Float[np.ndarray, "items dimension"]:
         import pyarrow.compute as pc

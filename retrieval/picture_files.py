@@ -341,19 +341,16 @@ class _Layout:
         raw = stream.read(self.count.size)
         if len(raw) < self.count.size:
             return []
-        entries = stream.read(min(*self.count.unpack(raw), 0xFFFF) * self.entry.size)
-        return [
-            self._tag(entry) for entry in struct.iter_unpack(f"{self.entry.size}s", entries[: self._whole(entries)])
-        ]
-
-    def _whole(self, entries: bytes) -> int:
-        return len(entries) // self.entry.size * self.entry.size
-
-    def _tag(self, raw: tuple[bytes]) -> _Tag:
-        number, kind, count, value = self.entry.unpack(raw[0])
-        size = count * _TIFF_SIZES.get(kind, 0)
-        (offset,) = self.pointer.unpack(value)
-        return _Tag(number, kind, count, value[:size] if size <= len(value) else b"", offset, raw[0])
+        step = self.entry.size
+        entries = stream.read(min(*self.count.unpack(raw), 0xFFFF) * step)
+        tags = []
+        for start in range(0, len(entries) // step * step, step):
+            entry = entries[start : start + step]
+            number, kind, count, value = self.entry.unpack(entry)
+            size = count * _TIFF_SIZES.get(kind, 0)
+            (offset,) = self.pointer.unpack(value)
+            tags.append(_Tag(number, kind, count, value[:size] if size <= len(value) else b"", offset, entry))
+        return tags
 
     def integers(self, stream: BinaryIO, tag: _Tag | None) -> np.ndarray:
         """Return a tag's whole numbers; none where it has none, or lies outside of the file."""
@@ -418,20 +415,16 @@ class _Replaced(io.RawIOBase):
         self._position = 0
 
     def readable(self) -> bool:
-        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Return True."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """Go to a place, and return it."""
         self._position = offset + (0, self._position, self._length)[whence]
         return self._position
 
     def tell(self) -> int:
-        """Return the place."""
         return self._position
 
     def readall(self) -> bytes:

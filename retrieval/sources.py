@@ -1,4 +1,4 @@
-"""Folders of pictures laid out as ``<label>/<image>``, the form most data sets come in."""
+"""Where labelled pictures come from: folders laid out as ``<label>/<image>``, and lists in CSV, JSONL and Parquet."""
 
 import base64
 import codecs
@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
@@ -87,7 +88,12 @@ def list_labelled_files(folder: str | Path) -> list[LabelledFile]:
         what = "not a folder" if os.path.exists(root) else "not there"
         raise FolderError(f"{root} is {what}: a folder laid out as <label>/<image> expected")
     try:
-        files = [file for label in sorted(_visible(root)) if label.is_dir() for file in _labelled_below(root, label)]
+        files = [
+            LabelledFile(as_text(path.relative_to(root).as_posix()), as_text(label.name), path)
+            for label in sorted(_visible(root))
+            if label.is_dir()
+            for path in files_below(label, above=root, stop=True)
+        ]
         inside = "only files, no label folders" if any(_visible(root)) else "nothing"
         if any(entry.is_dir() for entry in _visible(root)):
             inside = "only empty label folders"
@@ -131,12 +137,6 @@ def files_below(folder: str | Path, *, above: str | Path | None = None, stop: bo
         subfolders[:] = sorted(name for name in subfolders if not is_left_behind(name))
         yield from (Path(here, name) for name in sorted(names) if not is_left_behind(name))
     yield from (Path(error.filename) for error in unreadable)
-
-
-def _labelled_below(root: Path, label: Path) -> Iterator[LabelledFile]:
-    text = as_text(label.name)
-    for path in files_below(label, above=root, stop=True):
-        yield LabelledFile(as_text(path.relative_to(root).as_posix()), text, path)
 
 
 def _visible(folder: Path) -> Iterator[Path]:
@@ -239,7 +239,10 @@ def _item(row: Mapping[str, Any], path: Path, number: int) -> Item:
     file = next((name for name in names if isinstance(name, str) and name), "")  # as it is spelt on disk
     encoded = (picture if isinstance(picture, bytes) else struct.get("bytes")) or row.get(_BYTES)
     if isinstance(encoded, str) and encoded:
-        encoded = _decoded(encoded, path, number)
+        try:
+            encoded = base64.b64decode(encoded, validate=True)
+        except ValueError as error:
+            raise bad_row(path, number, f"holds bytes that are no base64 ({error})") from error
     if not encoded and not file:
         raise bad_row(path, number, "names no picture: a path or file, or its bytes, expected")
     named = row.get("id") not in (None, "")
@@ -265,13 +268,6 @@ def _stored(cell: object, what: str, path: Path, number: int) -> str:
         return stored_text(as_text(cell) if isinstance(cell, str) else cell, what)
     except InvalidArgument as error:
         raise bad_row(path, number, str(error).replace("got", "has", 1)) from error
-
-
-def _decoded(encoded: str, path: Path, number: int) -> bytes:
-    try:
-        return base64.b64decode(encoded, validate=True)
-    except ValueError as error:
-        raise bad_row(path, number, f"holds bytes that are no base64 ({error})") from error
 
 
 def bad_row(path: Path, number: int, why: str) -> FolderError:
@@ -308,20 +304,15 @@ def text_rows(path: Path) -> Iterator[Row]:
         FolderError: a line has more cells than there are columns, is no JSON object, or is too long.
         csv.Error, UnicodeDecodeError, OSError: it is no such file, or cannot be read.
     """
-    with path.open(encoding=_encoding(path), newline="") as file:
+    with path.open("rb") as raw:
+        encoding = "utf-16" if raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+    with path.open(encoding=encoding, newline="") as file:
         lines = _lines(file, path)
         yield from _json_rows(lines, path) if path.suffix.lower() == ".jsonl" else _csv_rows(lines, path)
 
 
-def _encoding(path: Path) -> str:
-    with path.open("rb") as file:
-        return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
-
-
 def _lines(file: IO[str], path: Path) -> Iterator[str]:
-    number = 0
-    while line := file.readline(_LONGEST_LINE + 1):
-        number += 1
+    for number, line in enumerate(iter(partial(file.readline, _LONGEST_LINE + 1), ""), start=1):
         if len(line) > _LONGEST_LINE:
             raise bad_row(path, number, f"has more than {_LONGEST_LINE:,} characters: keep large pictures as files")
         yield line
@@ -403,10 +394,8 @@ def _parquet_rows(path: Path, columns: Collection[str] | None) -> Iterator[Row]:
             for batch in file.iter_batches(most, row_groups=[group], columns=wanted, use_threads=False):
                 for row in batch.to_pylist():
                     number += 1
-                    yield (
-                        number,
-                        {known[name]: cell for name, cell in row.items()} | {"label": _named(row[label], names)},
-                    )
+                    cells = {known[name]: cell for name, cell in row.items()}
+                    yield number, cells | {"label": _named(row[label], names)}
 
 
 def huggingface_names(schema: "pyarrow.Schema", label: str) -> list[str] | None:

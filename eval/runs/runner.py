@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -34,11 +34,14 @@ from prompts.answer import REPLY_TOKENS
 from prompts.cost import Dollars, Price, estimate_prompt_tokens, prices_date
 from retrieval.embedding import EmbeddedBatch, Failure
 from retrieval.errors import ImageError, InvalidArgument
-from retrieval.support.terminal import Counter, counter, track
+from retrieval.support.terminal import counter, track
 from retrieval.vectors import CENTRES, centre_queries
 from retrieval.version import check_neighbors
 from retrieval.view import DEFAULT_NEIGHBORS, MemoryView
 from retrieval.voting import predict_every_k
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 class FirstStage:
@@ -225,7 +228,7 @@ def check_run(datasets: Mapping[str, Dataset], *, k: int, centre: str | None) ->
             raise RunError(f"the data set {name} has no queries: give at least one")
 
 
-def _vote(first: FirstStage, name: str, samples: Sequence[Sample], log: RunLog, bar: Counter, *, k: int) -> None:
+def _vote(first: FirstStage, name: str, samples: Sequence[Sample], log: RunLog, bar: "tqdm[None]", *, k: int) -> None:
     tally = Tally()
     for batches in _together(first.embed(samples)):
         lines = [unreadable_line(name, one.item, str(one.error)) for batch in batches for one in batch.failures]
@@ -236,7 +239,8 @@ def _vote(first: FirstStage, name: str, samples: Sequence[Sample], log: RunLog, 
             winners = predict_every_k(found.labels, found.distances, factors=found.reliabilities)[:, -1]
             tally.add(winners.tolist(), items)
         log.append(lines)
-        bar.advance(len(lines), tally.told(asked=False))
+        bar.set_postfix_str(tally.told(asked=False), refresh=False)
+        bar.update(len(lines))
 
 
 def _together(batches: Iterable[EmbeddedBatch[Sample]]) -> Iterator[list[EmbeddedBatch[Sample]]]:
@@ -256,7 +260,7 @@ def _log_decisions(
     decided: Iterable[tuple[Sample, Prediction | Failure[Any]]],
     name: str,
     log: RunLog,
-    bar: Counter,
+    bar: "tqdm[None]",
     pricing: Callable[[Usage], float | None],
 ) -> None:
     tally = Tally()
@@ -270,7 +274,8 @@ def _log_decisions(
             line = answered_line(name, sample, found.neighbors) | {"rerank": record}
             tally.add([found.label], [sample], cost=record["cost"])
         log.append([line])
-        bar.advance(1, tally.told(asked=True))
+        bar.set_postfix_str(tally.told(asked=True), refresh=False)
+        bar.update(1)
 
 
 _SAMPLED: Final = 100  # prompts that are made to see their size

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from retrieval.building import add_features, build_from_features, build_memory, list_pictures
+from retrieval.building import add_features, build_from_features, build_memory, calibration_pictures, list_pictures
 from retrieval.cluster import RayEmbedding, parse_shard
 from retrieval.edits import AddReport, list_unreadable
 from retrieval.embedders import load_embedder
@@ -233,12 +233,10 @@ def embed(
     elif target.resolve() == folder.resolve():
         raise InvalidArgument(f"{out} is the manifest itself, and would be written over: choose another --out")
     found = list_pictures(folder)
-    calibration = list(found.for_calibration())  # of all shards, so that int8 has the same ranges in each
-    items, total = (part.stream(found.items), part.size(len(found.items))) if part else (found.items, len(found.items))
+    calibration = calibration_pictures(found)  # of all shards, so that int8 has the same ranges in each
+    items, total = (part.stream(found), part.size(len(found))) if part else (found, len(found))
     if part and not total:
-        raise InvalidArgument(
-            f"shard {part.number}/{part.count} of {len(found.items)} pictures is empty: take fewer shards"
-        )
+        raise InvalidArgument(f"shard {part.number}/{part.count} of {len(found)} pictures is empty: take fewer shards")
     requested = Requested(device, backend, precision)
     batches: Iterator[EmbeddedBatch[Item]]
     made_by: MadeBy
@@ -267,5 +265,5 @@ def embed(
 def _counted(batches: Iterator[EmbeddedBatch[Item]], total: int) -> Iterator[EmbeddedBatch[Item]]:
     with counter("Embedding on the cluster", total=total) as bar:
         for batch in batches:
-            bar.advance(len(batch.items) + len(batch.failures), "")
+            bar.update(len(batch.items) + len(batch.failures))
             yield batch

@@ -213,7 +213,7 @@ class Collection:
                     some = slice(start, start + at_a_time)
                     pairs = zip(positions[some].tolist(), vectors[some], strict=True)
                     self.ask("insert", [{"position": at, "vector": vector} for at, vector in pairs])
-                bar.advance(len(positions), "")
+                bar.update(len(positions))
         self.ask("flush")
         if not self.ask("list_indexes"):
             params = MilvusClient.prepare_index_params()

@@ -106,24 +106,8 @@ def watched(told: Callable[[str, float], None]) -> Iterator[None]:
         _watcher.reset(token)
 
 
-@contextmanager
-def counter(what: str, *, total: int, unit: str = " images", shown: bool = True) -> Iterator["Counter"]:
-    """Give a bar like that of `track`, to be moved by hand, with words behind it."""
+def counter(what: str, *, total: int, unit: str = " images", shown: bool = True) -> "tqdm[None]":
+    """Return a bar like that of `track`, to be opened by ``with`` and moved by its ``update``."""
     from tqdm.auto import tqdm
 
-    with tqdm(
-        desc=what, total=total, unit=unit, disable=None if shown else True, delay=1.0, file=sys.stderr, leave=True
-    ) as bar:
-        yield Counter(bar)
-
-
-class Counter:
-    """A bar's handle."""
-
-    def __init__(self, bar: "tqdm[None]") -> None:
-        self._bar = bar
-
-    def advance(self, steps: int, state: str) -> None:
-        """Move on by some steps, and say how things stand."""
-        self._bar.set_postfix_str(state, refresh=False)
-        self._bar.update(steps)
+    return tqdm(desc=what, total=total, unit=unit, disable=None if shown else True, delay=1.0, file=sys.stderr)
