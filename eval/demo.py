@@ -29,39 +29,21 @@ _NOISE_DEVIATION: Final = 40.0  # of 255
 _BLUR_PER_SIDE: Final = 1 / 16  # radius as a part of the short side
 
 
-def rotated(picture: Image.Image, seed: int) -> Image.Image:
-    """Turn by 30 degrees; the corners take the picture's own corner colour."""
-    return picture.rotate(_ROTATION_DEGREES, Image.Resampling.BICUBIC, fillcolor=picture.getpixel((0, 0)))
-
-
-def inverted(picture: Image.Image, seed: int) -> Image.Image:
-    """Swap light and dark."""
-    return ImageOps.invert(picture)
-
-
-def noisy(picture: Image.Image, seed: int) -> Image.Image:
-    """Add Gaussian noise, the same for the same seed."""
+def _noisy(picture: Image.Image, seed: int) -> Image.Image:
     noise = np.random.default_rng(seed).normal(0.0, _NOISE_DEVIATION, (picture.height, picture.width, 1))
     return Image.fromarray(np.clip(np.asarray(picture) + noise, 0, 255).astype(np.uint8))
 
 
-def blurred(picture: Image.Image, seed: int) -> Image.Image:
-    """Blur with a Gaussian."""
-    return picture.filter(ImageFilter.GaussianBlur(min(picture.size) * _BLUR_PER_SIDE))
-
-
-def edges_only(picture: Image.Image, seed: int) -> Image.Image:
-    """Keep outlines alone, light on dark."""
-    return picture.convert("L").filter(ImageFilter.FIND_EDGES).convert("RGB")
-
-
-VARIANTS: Final[dict[str, Callable[[Image.Image, int], Image.Image]]] = {
+VARIANTS: Final[dict[str, Callable[[Image.Image, int], Image.Image]]] = {  # of a picture and a seed
     "original": lambda picture, seed: picture,
-    "rotated": rotated,
-    "inverted": inverted,
-    "noisy": noisy,
-    "blurred": blurred,
-    "edges": edges_only,
+    # The corners take the picture's own corner colour.
+    "rotated": lambda picture, seed: picture.rotate(
+        _ROTATION_DEGREES, Image.Resampling.BICUBIC, fillcolor=picture.getpixel((0, 0))
+    ),
+    "inverted": lambda picture, seed: ImageOps.invert(picture),
+    "noisy": _noisy,
+    "blurred": lambda picture, seed: picture.filter(ImageFilter.GaussianBlur(min(picture.size) * _BLUR_PER_SIDE)),
+    "edges": lambda picture, seed: picture.convert("L").filter(ImageFilter.FIND_EDGES).convert("RGB"),
 }
 
 
@@ -187,9 +169,7 @@ def _claim(folder: Path, choices: dict[str, object]) -> None:
 
 def remember(path: Path, files: list[LabelledFile], embedder: str) -> VisualMemory:
     """Return a memory of some files, built or opened and completed."""
-    memory = (
-        VisualMemory.open(path, embedder=embedder) if is_memory(path) else VisualMemory.create(path, embedder=embedder)
-    )
+    memory = (VisualMemory.open if is_memory(path) else VisualMemory.create)(path, embedder=embedder)
     items = (Item(file.id, file.label, file.path, file.source) for file in files)
     memory.add(track(items, "Embedding", total=len(files)))
     memory.build_index()

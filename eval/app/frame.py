@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlencode
@@ -20,7 +20,7 @@ from nicegui.element import Element
 from nicegui.elements.mixins.text_element import TextElement
 
 from agent.card import templates
-from eval.app.context import MAX_UPLOAD_BYTES, Job, Jobs, ServeContext, item_page
+from eval.app.context import MAX_UPLOAD_BYTES, Jobs, ServeContext, item_page
 from eval.wording import counted
 from retrieval.errors import VisualMemoryError
 from retrieval.support.terminal import printable
@@ -213,70 +213,67 @@ def _environment() -> "jinja2.Environment":
     return environment
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """Work that a page waits for."""
-
-    jobs: Jobs
-    name: str
-    version: str  # of what it is done on
-    do: Callable[[], Any]  # in a thread
-    offer: str  # on the button, and while it is done
-    about: str = ""  # what a person should know before
-
-    @property
-    def job(self) -> Job | None:
-        """How it stands, if it was begun."""
-        return self.jobs.find(self.name, self.version)
-
-    def begin(self) -> None:
-        """Begin it, or join in."""
-        self.jobs.start(self.name, self.version, self.do)
-
-
 class WorkPanel:
-    """Draws what comes of work, if it is done; else a button to begin it, then how far it is."""
+    """Draws what comes of work in a thread, if it is done; else a button to begin it, then how far it is."""
 
-    def __init__(self, work: Work, draw: Callable[[Any], None], *, at_once: bool = False) -> None:
+    def __init__(
+        self,
+        jobs: Jobs,
+        name: str,
+        version: str,
+        do: Callable[[], T],
+        show: Callable[[T], None],
+        *,
+        offer: str,
+        about: str = "",
+        at_once: bool = False,
+    ) -> None:
         """Draw the panel.
 
         Args:
-            work: what is to be done.
-            draw: draws its result.
+            jobs: the work on the memory.
+            name: of the work.
+            version: of what it is done on.
+            do: does it.
+            show: draws its result.
+            offer: on the button, and while it is done.
+            about: what a person should know before.
             at_once: whether it begins without being asked.
         """
-        self._work, self._draw = work, draw
+        self._find = partial(jobs.find, name, version)
+        self._start = partial(jobs.start, name, version, do)
+        self._draw, self._offer, self._about = show, offer, about
         self._bar: Element | None = None
         if at_once:
-            work.begin()
+            self._start()
         self._area = tag("section")
         self._show()
-        job = work.job
+        job = self._find()
         self._timer = ui.timer(_LOOKS, self._look, active=job is not None and not job.ended)
 
     def _show(self) -> None:
         self._area.clear()
         with self._area:
-            job = self._work.job
+            job = self._find()
             if job is None:
-                words("p", self._work.about)
-                button(self._work.offer, self._begin, "main")
+                words("p", self._about)
+                button(self._offer, self._begin, "main")
             elif job.error:
                 words("p", job.error, role="alert")
                 button("Try again", self._begin)
             elif job.ended:
                 self._draw(job.result)
             else:
-                words("p", f"{self._work.offer} …", "soft", role="status")
-                self._bar = tag("progress", aria_label=self._work.offer, max="1")
+                words("p", f"{self._offer} …", "soft", role="status")
+                self._bar = tag("progress", aria_label=self._offer, max="1")
 
     def _begin(self) -> None:
-        self._work.begin()
+        self._start()
         self._show()
         self._timer.activate()
 
     def _look(self) -> None:
-        job = self._work.job
+        job = self._find()
         if job is None or job.ended:
             self._timer.deactivate()
             self._show()

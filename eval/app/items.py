@@ -61,21 +61,18 @@ async def _ask(context: ServeContext, item: ShownItem) -> tuple[str, str] | None
             name = "Put back" if item.left_out else "Leave out of this question"
             button(name, lambda: dialog.submit(("leave out", "")), "main")
         if not context.read_only:
-            _edit_buttons(dialog, item, labels)
+
+            def relabel() -> None:
+                if field.value.strip() and field.value != item.label:
+                    dialog.submit(("relabel", field.value))
+
+            with tag("div", "row end"):
+                field = LabelField("Label", item.label, labels, on_enter=relabel)
+                button("Relabel…", relabel)
+            button("Forget…", lambda: dialog.submit(("forget", "")), "danger")
         button("Close", lambda: dialog.submit(None))
     wish: tuple[str, str] | None = await _answer(dialog)
     return wish
-
-
-def _edit_buttons(dialog: ui.dialog, item: ShownItem, labels: list[str]) -> None:
-    def relabel() -> None:
-        if field.value.strip() and field.value != item.label:
-            dialog.submit(("relabel", field.value))
-
-    with tag("div", "row end"):
-        field = LabelField("Label", item.label, labels, on_enter=relabel)
-        button("Relabel…", relabel)
-    button("Forget…", lambda: dialog.submit(("forget", "")), "danger")
 
 
 async def _edit(question: str, do: str, edit: Callable[[], Edit]) -> Edit | None:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -12,7 +13,7 @@ from nicegui.element import Element
 
 from agent.card import label_text
 from eval.app.context import Jobs, ServeContext
-from eval.app.frame import Work, WorkPanel, draw, tag, words
+from eval.app.frame import WorkPanel, draw, tag, words
 from eval.app.items import draw_with_items, item_tiles, memory_frame
 from eval.report.plots import BLUE, GREEN, ORANGE, PINK
 from eval.wording import counted
@@ -106,53 +107,28 @@ def nearest_classes(
         vectors: of length 1.
         labels: of the items.
     """
-    codes, names = encode_labels(labels[:, None])
-    own = codes[:, 0]
-    if len(names) < 2:
-        return []
-    means = _means(vectors, own, len(names))
-    other, distances = _nearest_means(means)
-    told = zip(names, np.bincount(own), other, distances, _astray(vectors, own, means), strict=True)
-    near = [
-        NearClass(str(name), int(count), str(names[beside]), float(distance), int(astray))
-        for name, count, beside, distance, astray in told
-    ]
-    return sorted(near, key=lambda one: one.distance)
-
-
-def _means(
-    vectors: Float[np.ndarray, "items dimension"], own: Int[np.ndarray, " items"], classes: int
-) -> Float[np.ndarray, "classes dimension"]:
-    """Return each class's mean, of length 1."""
     from scipy.sparse import csr_matrix
 
+    codes, names = encode_labels(labels[:, None])
+    own, classes = codes[:, 0], len(names)
+    if classes < 2:
+        return []
     members = csr_matrix((np.ones(len(own), np.float32), (own, np.arange(len(own)))), shape=(classes, len(own)))
     sums = members @ vectors
-    means: np.ndarray = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    return means
-
-
-def _nearest_means(means: Float[np.ndarray, "classes dimension"]) -> tuple[np.ndarray, np.ndarray]:
-    """Return which other mean lies nearest to each, and how far it is."""
-    found = [np.empty((2, 0))]
-    for some in _blocks(len(means), width=len(means)):
+    means = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    other, distance = np.empty(classes, np.int64), np.empty(classes)
+    for some in _blocks(classes, width=classes):
         alike = means[some] @ means.T
-        alike[np.arange(len(alike)), np.arange(len(means))[some]] = -np.inf
-        nearest = alike.argmax(axis=1)
-        found.append(np.stack([nearest, 1.0 - alike[np.arange(len(alike)), nearest]]))
-    other, distances = np.concatenate(found, axis=1)
-    return other.astype(np.int64), np.maximum(distances, 0.0)
-
-
-def _astray(
-    vectors: Float[np.ndarray, "items dimension"],
-    own: Int[np.ndarray, " items"],
-    means: Float[np.ndarray, "classes dimension"],
-) -> Int[np.ndarray, " classes"]:
-    """Return how many items of each class lie nearer to another class's mean."""
-    blocks = _blocks(len(vectors), width=len(means))
-    nearest = np.concatenate([(vectors[some] @ means.T).argmax(axis=1) for some in blocks])
-    return np.bincount(own[nearest != own], minlength=len(means))
+        rows = np.arange(len(alike))
+        alike[rows, np.arange(classes)[some]] = -np.inf
+        other[some] = alike.argmax(axis=1)
+        distance[some] = np.maximum(1.0 - alike[rows, other[some]], 0.0)
+    nearest = np.concatenate([(vectors[some] @ means.T).argmax(axis=1) for some in _blocks(len(own), width=classes)])
+    astray = np.bincount(own[nearest != own], minlength=classes)
+    return [
+        NearClass(str(names[at]), int(count), str(names[other[at]]), float(distance[at]), int(astray[at]))
+        for at, count in sorted(enumerate(np.bincount(own)), key=lambda one: distance[one[0]])
+    ]
 
 
 def _blocks(rows: int, *, width: int) -> Iterator[slice]:
@@ -201,15 +177,15 @@ def register(context: ServeContext, jobs: Jobs) -> None:
     def _map() -> None:
         with memory_frame(context, "Map", here="/memory/map"):
             snapshot = context.memory.snapshot()
-            work = Work(
+            WorkPanel(
                 jobs,
                 "map",
                 snapshot.version,
-                lambda: project(snapshot),
+                partial(project, snapshot),
+                partial(_draw, context),
                 offer="Draw the map",
                 about=f"Principal components, then t-SNE, of at most {MOST_ITEMS:,} items: some 10 seconds.",
             )
-            WorkPanel(work, lambda drawn: _draw(context, drawn))
 
 
 def _draw(context: ServeContext, drawn: Projection) -> None:

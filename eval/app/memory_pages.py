@@ -1,6 +1,7 @@
 """The pages of a memory: its classes and their pictures, and its versions."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -10,7 +11,7 @@ from nicegui import ui
 from agent.card import label_text
 from eval.app import map_page
 from eval.app.context import Jobs, ServeContext
-from eval.app.frame import Paging, Work, WorkPanel, address, draw
+from eval.app.frame import Paging, WorkPanel, address, draw
 from eval.app.items import draw_with_items, item_tiles, memory_frame
 from eval.wording import counted
 from retrieval.curation.duplicates import DISTANCE, Duplicates, Twin, find_duplicates
@@ -50,31 +51,31 @@ def register(context: ServeContext) -> None:
     def _twins(request: Request) -> None:
         asked = dict(request.query_params)
         with memory_frame(context, "Near duplicates", here="/memory/twins"):
-            work = Work(
+            WorkPanel(
                 jobs,
                 "twins",
                 context.memory.snapshot().version,
                 lambda: find_duplicates(context.memory, progress=False),
+                lambda found: _draw_twins(context, found, asked),
                 offer="Look for near duplicates",
                 about=f"Each picture is compared with its nearest ones; those up to a distance of {DISTANCE:g} are"
                 " twins. That takes seconds for thousands of pictures, and minutes for a million.",
             )
-            WorkPanel(work, lambda found: _draw_twins(context, found, asked))
 
     @ui.page("/memory/worst")
     def _worst() -> None:
         with memory_frame(context, "Worst items", here="/memory/worst"):
-            work = Work(
+            WorkPanel(
                 jobs,
                 "worst",
                 context.memory.snapshot().version,
                 lambda: context.memory.prune(dry_run=True, progress=False),
+                partial(_draw_worst, context),
                 offer="Ask about every item",
                 about="Every picture is asked about with its nearest others (section 3.6 of the paper): a neighbour of"
                 " the same label helps, another one hurts. That takes seconds for thousands of pictures, and minutes"
                 " for a million.",
             )
-            WorkPanel(work, lambda found: _draw_worst(context, found))
 
 
 def filter_classes(counts: Mapping[str, int], *, text: str, by: str, ascending: bool) -> list[tuple[str, int]]:

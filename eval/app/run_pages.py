@@ -13,7 +13,7 @@ from nicegui import app, ui
 
 from agent.card import Address, View, label_text
 from eval.app.context import Jobs, ServeContext, item_page
-from eval.app.frame import Paging, Work, WorkPanel, address, draw, frame, picture_response, words
+from eval.app.frame import Paging, WorkPanel, address, draw, frame, picture_response, words
 from eval.app.query_table import Filters, QueryTable, table_of_run, table_of_two
 from eval.comparing import Comparison, compare_runs, compare_with_vote, conclude
 from eval.report.cases import UNREADABLE, Queries, Recomposer, Source, Stored, make_views, scaled
@@ -161,8 +161,9 @@ def _read(
         words("p", "No run was given: start the server with `vmem serve MEMORY --run RUN`.")
         return
     choice = Choice.of(asked, runs=len(shelf.folders))
-    work = Work(jobs, f"runs {choice.places}", shelf.version(choice), lambda: shelf.look(choice), offer="Reading")
-    WorkPanel(work, lambda looked: show(choice, asked, looked), at_once=True)
+    name, version = f"runs {choice.places}", shelf.version(choice)
+    read = partial(shelf.look, choice)
+    WorkPanel(jobs, name, version, read, partial(show, choice, asked), offer="Reading", at_once=True)
 
 
 def _draw_runs(shelf: Shelf, choice: Choice, asked: dict[str, str], looked: Looked) -> None:

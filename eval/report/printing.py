@@ -22,7 +22,7 @@ from eval.metrics.intervals import mcnemar_power, needed_queries
 from eval.runs.finished import find_unfinished, lacks_classes, lacks_pictures, say_unusable
 from eval.runs.runner import Estimate
 from eval.runs.summary import Summary
-from eval.types import Interval, Metrics, Run, Spending
+from eval.types import Interval, Metrics, Run
 from eval.wording import counted, points
 from retrieval.labels import display_name
 from retrieval.support.html import heading, table, text_line
@@ -65,14 +65,17 @@ def _say_lacking(name: str, figures: Metrics) -> Iterator[str]:
 
 def print_metrics(metrics: Mapping[str, Metrics]) -> None:
     """Print top-1 accuracy by voting method."""
-
-    def cells(name: str, figures: Metrics) -> list[str]:
-        accuracies = [_percent(figures.top1[method], figures.interval[method]) for method in METHODS]
-        return [_marked(name, figures), f"{figures.count:,}", *accuracies, f"{figures.hit_rate:.1f}"]
-
-    rows = [cells(name, figures) for name, figures in metrics.items()]
-    columns = ["queries", "n", *METHODS, "hit rate"]
-    print_table(columns, rows, title="Top-1 accuracy in percent (95 % interval) by voting method")
+    rows = [
+        [
+            _marked(name, figures),
+            f"{figures.count:,}",
+            *(_percent(figures.top1[method], figures.interval[method]) for method in METHODS),
+            f"{figures.hit_rate:.1f}",
+        ]
+        for name, figures in metrics.items()
+    ]
+    title = "Top-1 accuracy in percent (95 % interval) by voting method"
+    print_table(["queries", "n", *METHODS, "hit rate"], rows, title=title)
 
 
 def _print_masked(metrics: Mapping[str, Metrics]) -> None:
@@ -99,7 +102,7 @@ def _print_chosen(metrics: Mapping[str, Metrics]) -> None:
             typer.echo(f"{_marked(name, figures)} at k = {chosen.k}, {how}: {accuracy} by {DEFAULT_METHOD} voting")
 
 
-def _marked(name: str, figures: Metrics) -> str:
+def _marked(name: str, figures: Metrics | Side) -> str:
     return printable(name) + (" †" if figures.centred else "")
 
 
@@ -142,17 +145,21 @@ def _print_rerank(summary: Summary) -> None:
     ]
     title = "Second look: top-1 accuracy in percent (95 % interval)"
     print_table(["queries", "vote", "with the model", "efficiency", "fixed", "broken"], rows, title=title)
-    spent = [[marked[name], *_spent(summary.spending[name])] for name in reranked]
-    print_table(["queries", "calls", "from cache", "cost", "median", "95th percentile"], spent, title="What it took")
+    rows = [
+        [
+            marked[name],
+            f"{spent.calls:,}",
+            f"{spent.calls_saved:,}",
+            "?" if spent.cost is None else f"${spent.cost:.4f}",
+            *(f"{spent.seconds[part]:.2f} s" if spent.seconds else "–" for part in ("p50", "p95")),
+        ]
+        for name in reranked
+        for spent in [summary.spending[name]]
+    ]
+    print_table(["queries", "calls", "from cache", "cost", "median", "95th percentile"], rows, title="What it took")
     for name, figures in reranked.items():
         reasons = ", ".join(f"{code} {count:,}" for code, count in figures.reasons.items())
         typer.echo(f"{marked[name]}, by reason: {reasons}")
-
-
-def _spent(spending: Spending) -> list[str]:
-    cost = "?" if spending.cost is None else f"${spending.cost:.4f}"
-    seconds = [f"{spending.seconds[name]:.2f} s" if spending.seconds else "–" for name in ("p50", "p95")]
-    return [f"{spending.calls:,}", f"{spending.calls_saved:,}", cost, *seconds]
 
 
 CAPTION: Final = "Top-1 accuracy in percent, difference in points (95 % intervals, of differences adjusted as p is)"
@@ -163,7 +170,8 @@ _USUAL_DIFFERENCES: Final = (0.5, 1.0, 2.0, 5.0)  # points
 def print_comparison(comparison: Comparison) -> None:
     """Print, for each run, its figures beside the baseline's, the classes that moved most, and a conclusion."""
     for other in comparison.others:
-        _print_figures(comparison.before, other)
+        columns, rows = figure_rows(comparison.before, other)
+        print_table(columns, rows, title=CAPTION)
         _print_counts(other)
         _print_classes(other)
     for note in list_notes(comparison):
@@ -177,18 +185,8 @@ def figure_rows(before: Side, other: RunComparison) -> tuple[list[str], list[lis
     rows = [_cells(dataset.name, dataset.figures) for dataset in other.datasets]
     if len(rows) > 1:
         rows.append(_cells("all", other.overall))
-    columns = [
-        "queries",
-        "n",
-        _marked_difference(before),
-        _marked_difference(other.after),
-        "difference",
-        "fixed",
-        "broken",
-        "p",
-        "p (Holm)",
-    ]
-    return columns, rows
+    sides = [_marked(side.name, side) for side in (before, other.after)]
+    return ["queries", "n", *sides, "difference", "fixed", "broken", "p", "p (Holm)"], rows
 
 
 def count_answers(other: RunComparison) -> str:
@@ -239,17 +237,12 @@ def print_power(difference: float, *, discordant: float, power: float, alpha: fl
     )
 
 
-def _print_figures(before: Side, other: RunComparison) -> None:
-    columns, rows = figure_rows(before, other)
-    print_table(columns, rows, title=CAPTION)
-
-
 def _cells(name: str, figures: PairedFigures) -> list[str]:
     return [
         name,
         f"{figures.count:,}",
-        f"{figures.before:.1f} {_spread(figures.before_interval)}",
-        f"{figures.after:.1f} {_spread(figures.after_interval)}",
+        "{:.1f} ({:.1f} to {:.1f})".format(figures.before, *figures.before_interval),
+        "{:.1f} ({:.1f} to {:.1f})".format(figures.after, *figures.after_interval),
         "{} ({})".format(*format_difference(figures)),
         f"{figures.fixed:,}",
         f"{figures.broken:,}",
@@ -288,15 +281,6 @@ def _print_classes(other: RunComparison) -> None:
         print_table(["class", "queries", "n", "fixed", "broken", "net", "p", "q"], rows, title=title)
 
 
-def _marked_difference(side: Side) -> str:
-    return printable(side.name) + (" †" if side.centred else "")
-
-
-def _spread(interval: Interval) -> str:
-    low, high = interval
-    return f"({low:.1f} to {high:.1f})"
-
-
 def _p(p: float) -> str:
     return f"{p:.3f}" if p >= 0.001 else "<0.001"
 
@@ -311,13 +295,12 @@ def _as_json(value: object) -> object:
 
 def comparison_html(comparison: Comparison) -> str:
     """Return a comparison as tables with its conclusions; names appear as text whatever they hold."""
-    shown = [_figures(comparison.before, other) for other in comparison.others]
-    return str(Markup("").join([*shown, *map(text_line, list_notes(comparison))]))
-
-
-def _figures(before: Side, other: RunComparison) -> Markup:
-    columns, rows = figure_rows(before, other)
-    settings = [(name, describe_setting(was), describe_setting(now)) for name, (was, now) in other.changed.items()]
-    changed = table(["setting", before.name, other.after.name], settings) if settings else Markup("")
-    conclusion = heading(conclude(before, other))
-    return table(columns, rows, caption=CAPTION) + text_line(count_answers(other)) + changed + conclusion
+    before, shown = comparison.before, Markup("")
+    for other in comparison.others:
+        columns, rows = figure_rows(before, other)
+        shown += table(columns, rows, caption=CAPTION) + text_line(count_answers(other))
+        if other.changed:
+            settings = [(name, *map(describe_setting, pair)) for name, pair in other.changed.items()]
+            shown += table(["setting", before.name, other.after.name], settings)
+        shown += heading(conclude(before, other))
+    return str(shown + Markup("").join(map(text_line, list_notes(comparison))))

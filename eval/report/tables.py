@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
@@ -90,7 +91,7 @@ def _added_classes(runs: Sequence[Finished]) -> Table:
     if len(runs) != 2:
         raise InvalidArgument(f"table 1 of {counted(len(runs), 'run')}: two expected, before and after adding classes")
     methods: dict[str, Callable[[Finished, str], Accuracy]] = {"no aggregation": Finished.nearest}
-    methods |= {_VOTING[method]: _vote_by(method) for method in _VOTING}
+    methods |= {shown: partial(_vote, method) for method, shown in _VOTING.items()}
     ours = [
         Row(
             f"ours: {', '.join(dict.fromkeys(run.embedder for run in runs))}, {shown}",
@@ -103,16 +104,13 @@ def _added_classes(runs: Sequence[Finished]) -> Table:
         for shown, accuracy in methods.items()
     ]
     notes = [f"Ours, {name}: {run.memory}." for name, run in zip((_BEFORE, _AFTER), runs, strict=True)]
-    notes += _nothing_added(*runs) + _differing(runs)
-    return _table(1, "Adding classes to the memory: query set by memory", ours, notes)
-
-
-def _nothing_added(before: Finished, after: Finished) -> list[str]:
+    before, after = runs
     if before.memory_state == after.memory_state:
-        return ["Both runs are of the same memory: no classes were added between them."]
-    if before.classes >= after.classes:
-        return ["The second memory has no more classes than the first: is this the order, before and after?"]
-    return []
+        notes.append("Both runs are of the same memory: no classes were added between them.")
+    elif before.classes >= after.classes:
+        notes.append("The second memory has no more classes than the first: is this the order, before and after?")
+    notes += _differing(runs)
+    return _table(1, "Adding classes to the memory: query set by memory", ours, notes)
 
 
 def _differing(runs: Sequence[Finished]) -> list[str]:
@@ -121,8 +119,8 @@ def _differing(runs: Sequence[Finished]) -> list[str]:
     return [f"The runs differ in more than the memory: {', '.join(differing)}."] if differing else []
 
 
-def _vote_by(method: str) -> Callable[[Finished, str], Accuracy]:
-    return lambda run, dataset: run.vote(dataset, method)
+def _vote(method: str, run: Finished, dataset: str) -> Accuracy:
+    return run.vote(dataset, method)
 
 
 def _shifted(runs: Sequence[Finished]) -> Table:
@@ -172,8 +170,8 @@ def _told_apart(rows: list[Row]) -> list[Row]:
 
 def _pruned(runs: Sequence[Finished]) -> Table:
     if not 1 <= len(runs) <= len(_PRUNING):
-        given = counted(len(runs), "run")
-        raise InvalidArgument(f"table 3 of {given}: one to three expected, in the order none, hard, soft")
+        came = counted(len(runs), "run")
+        raise InvalidArgument(f"table 3 of {came}: one to three expected, in the order none, hard, soft")
     ours = [
         Row(
             f"ours: {run.memory}, {_COLUMNS.get(dataset, dataset)}, {pruning}",
@@ -216,24 +214,11 @@ def _published(number: int) -> list[Row]:
 
 
 _LONGEST: Final = 1000  # characters of a cell or a note
-_LATEX: Final = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "#": r"\#",
-    "_": r"\_",
-    "%": r"\%",
-    "^": r"\textasciicircum{}",
-    "~": r"\textasciitilde{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "†": r"\textdagger{}",
-    "–": "--",
-}
+_LATEX: Final = str.maketrans(
+    {character: f"\\{character}" for character in "{}$&#_%"}
+    | {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}"}
+    | {">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}", "†": r"\textdagger{}", "–": "--"}
+)
 
 
 def format_table(table: Table, form: str) -> str:
@@ -248,20 +233,11 @@ def format_table(table: Table, form: str) -> str:
 
 
 def _as_markdown(table: Table) -> str:
-    lines = [
-        f"**Table {table.number}. {markdown_text(table.title)}**",
-        "",
-        _markdown_row(["", *table.columns]),
-        "|---|" + "---:|" * len(table.columns),
-        *(_markdown_row([row.name, *_texts(table, row)]) for row in table.rows),
-        "",
-        *(f"- {markdown_text(note)}" for note in table.notes),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _markdown_row(texts: list[str]) -> str:
-    return "| " + " | ".join(map(markdown_text, texts)) + " |"
+    rows = [["", *table.columns], *([row.name, *_texts(table, row)] for row in table.rows)]
+    head, *body = ["| " + " | ".join(map(markdown_text, row)) + " |" for row in rows]
+    title = f"**Table {table.number}. {markdown_text(table.title)}**"
+    notes = [f"- {markdown_text(note)}" for note in table.notes]
+    return "\n".join([title, "", head, "|---|" + "---:|" * len(table.columns), *body, "", *notes]) + "\n"
 
 
 def markdown_text(text: str) -> str:
@@ -270,19 +246,20 @@ def markdown_text(text: str) -> str:
 
 
 def _as_latex(table: Table) -> str:
+    def line(texts: Sequence[str]) -> str:
+        return " & ".join(map(_latex, texts)) + r" \\"
+
+    published, ours = (
+        [line([row.name, *_texts(table, row)]) for row in rows] for rows in (table.published, table.ours)
+    )
     lines = [
         r"% \usepackage{booktabs}",
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{_latex(table.title)}}}",
         rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
-        r"\toprule",
-        _latex_row(["", *table.columns]),
-        r"\midrule",
-        *(_latex_row([row.name, *_texts(table, row)]) for row in table.published),
-        r"\midrule",
-        *(_latex_row([row.name, *_texts(table, row)]) for row in table.ours),
-        r"\bottomrule",
+        *[r"\toprule", line(["", *table.columns]), r"\midrule", *published],
+        *[r"\midrule", *ours, r"\bottomrule"],
         r"\end{tabular}",
         *(rf"\par\footnotesize {_latex(note)}" for note in table.notes),
         r"\end{table}",
@@ -290,12 +267,8 @@ def _as_latex(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _latex_row(texts: list[str]) -> str:
-    return " & ".join(map(_latex, texts)) + r" \\"
-
-
 def _latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in printable(text, longest=_LONGEST))
+    return printable(text, longest=_LONGEST).translate(_LATEX)
 
 
 def _as_csv(table: Table) -> str:
@@ -321,15 +294,14 @@ def csv_text(text: str) -> str:
 _FORMS: Final[Mapping[str, Callable[[Table], str]]] = {"md": _as_markdown, "csv": _as_csv, "latex": _as_latex}
 
 
-def _texts(table: Table, row: Row) -> list[str]:
-    return [_text(table, row.cells.get(column)) for column in table.columns]
-
-
-def _text(table: Table, cell: Accuracy | None) -> str:
-    if cell is None:
-        return "–"
-    if cell.interval is None:
-        return f"{cell.top1:.1f}"
-    low, high = cell.interval
-    marks = [*("†" if cell.centred else ""), *(table.marks[remark] for remark in cell.remarks)]
-    return " ".join([f"{cell.top1:.1f} ({low:.1f}–{high:.1f})", *marks])
+def _texts(table: Table, row: Row) -> Iterator[str]:
+    """Yield a row's cells as people read them."""
+    for column in table.columns:
+        cell = row.cells.get(column)
+        if cell is None:
+            yield "–"
+        elif cell.interval is None:
+            yield f"{cell.top1:.1f}"
+        else:
+            marks = [*("†" if cell.centred else ""), *(table.marks[remark] for remark in cell.remarks)]
+            yield " ".join(["{:.1f} ({:.1f}–{:.1f})".format(cell.top1, *cell.interval), *marks])
