@@ -305,8 +305,6 @@ class ServeContext:
 
     def warm(self) -> None:
         """Load index and embedder, so that the first picture needs not wait for them."""
-        from retrieval.errors import VisualMemoryError
-
         try:
             self.memory.build_index()
             self.embed(self.memory.any_picture())

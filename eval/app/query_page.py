@@ -397,47 +397,28 @@ class QueryPage:
     def _show_neighbors(self, voters: Sequence[Neighbor]) -> None:
         assert self._inquiry is not None
         urls = self._context.thumbnails.urls_found(voters, self._inquiry.view)
-        self._neighbors.show(
-            [
-                Picture(
-                    key=neighbor.id,
-                    source=url,
-                    title=display_name(neighbor.label),
-                    note=f"{neighbor.distance:.2f}",
-                    spoken=spoken(rank, neighbor) + (", evidence" if neighbor.id in self._evidence else ""),
-                    mark=self._mark(neighbor),
-                )
-                for rank, (neighbor, url) in enumerate(zip(voters, urls, strict=True), start=1)
-            ]
-        )
+        shown = []
+        for rank, (neighbor, url) in enumerate(zip(voters, urls, strict=True), start=1):
+            named = neighbor.id in self._evidence
+            mark = " ".join(["same"] * (neighbor.label == self._decision.label) + ["evidence"] * named)
+            shown.append(_tile(neighbor, url, spoken(rank, neighbor) + (", evidence" if named else ""), mark))
+        self._neighbors.show(shown)
         self._hint.set_text(
             "Choose one to leave it out" + ("." if self._context.read_only else ", relabel or forget it.")
         )
-        self._show_left_out()
-
-    def _mark(self, neighbor: Neighbor) -> str:
-        agrees = "same" if neighbor.label == self._decision.label else ""
-        return f"{agrees} evidence" if neighbor.id in self._evidence else agrees
-
-    def _show_left_out(self) -> None:
         out = list(self._left_out.values())
-        urls = self._context.thumbnails.urls([neighbor.id for neighbor in out])
+        urls_out = self._context.thumbnails.urls([neighbor.id for neighbor in out])
         self._out_title.visible = bool(out)
         self._out.show(
             [
-                Picture(
-                    key=neighbor.id,
-                    source=url,
-                    title=display_name(neighbor.label),
-                    note=f"{neighbor.distance:.2f}",
-                    spoken=f"Left out: {display_name(neighbor.label)}, distance {neighbor.distance:.2f}",
-                )
-                for neighbor, url in zip(out, urls, strict=True)
+                _tile(one, url, f"Left out: {display_name(one.label)}, distance {one.distance:.2f}")
+                for one, url in zip(out, urls_out, strict=True)
             ]
         )
 
     async def _open(self, item: str) -> None:
-        neighbor = self._left_out.get(item) or self._neighbor(item)
+        found = self._inquiry.found[0] if self._inquiry else ()
+        neighbor = next((one for one in (*self._left_out.values(), *found) if one.id == item), None)
         if neighbor is None:
             return
         shown = ShownItem(
@@ -446,17 +427,9 @@ class QueryPage:
         done = await choose_and_edit(self._context, shown)
         if done is None:
             return
-        if done is True:
-            self._toggle(neighbor)
+        if done is True and self._left_out.pop(item, None) is None:
+            self._left_out[item] = neighbor
         await self._edited()
-
-    def _neighbor(self, item: str) -> Neighbor | None:
-        found = self._inquiry.found[0] if self._inquiry else ()
-        return next((neighbor for neighbor in found if neighbor.id == item), None)
-
-    def _toggle(self, neighbor: Neighbor) -> None:
-        if self._left_out.pop(neighbor.id, None) is None:
-            self._left_out[neighbor.id] = neighbor
 
     async def _edited(self) -> None:
         """Ask the same again, of the memory as it is now."""
@@ -479,6 +452,11 @@ class QueryPage:
         if evidence != self._evidence and self._inquiry is not None:
             self._evidence = evidence
             self._show_neighbors(self._inquiry.count(self._k, self._voting)[0])
+
+
+def _tile(neighbor: Neighbor, url: str | None, name: str, mark: str = "") -> Picture:
+    note = f"{neighbor.distance:.2f}"
+    return Picture(key=neighbor.id, source=url, title=display_name(neighbor.label), note=note, spoken=name, mark=mark)
 
 
 def _thumbnail(context: ServeContext, item: str) -> bytes:

@@ -102,8 +102,8 @@ class Guard:
         if _equal(cookie_parser(headers.get("cookie", "")).get(name, ""), self._cookie):
             return None
         asked = urllib.parse.parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-        given = next((value for key, value in asked if key == "token"), "")
-        if scope["type"] != "http" or not _equal(given, self._token or ""):
+        token = next((value for key, value in asked if key == "token"), "")
+        if scope["type"] != "http" or not _equal(token, self._token or ""):
             return _refuse(401, "A token is needed: open the address that `vmem serve` printed.")
         # Away from the address: it stays in no history, and in nothing that is copied from the address bar.
         rest = urllib.parse.urlencode([(key, value) for key, value in asked if key != "token"])
@@ -113,8 +113,8 @@ class Guard:
         return answer
 
 
-def _equal(given: str, expected: str) -> bool:
-    return hmac.compare_digest(given.encode(), expected.encode())
+def _equal(came: str, expected: str) -> bool:
+    return hmac.compare_digest(came.encode(), expected.encode())
 
 
 def _refuse(status: int, sentence: str) -> Response:
@@ -140,9 +140,8 @@ def _limited(receive: Receive) -> Receive:
         nonlocal taken
         message: dict[str, Any] = dict(await receive())
         taken += len(message.get("body", b""))
-        return (
-            {"type": "http.disconnect"} if taken > MAX_UPLOAD_BYTES and message["type"] == "http.request" else message
-        )
+        too_much = taken > MAX_UPLOAD_BYTES and message["type"] == "http.request"
+        return {"type": "http.disconnect"} if too_much else message
 
     return receiving
 
