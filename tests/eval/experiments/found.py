@@ -1,9 +1,10 @@
 """Neighbours made of random numbers, and plain votes to compare with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from eval.experiments.base import Row
 from eval.types import Neighborhoods, QueryResults
 from tests.eval.made_runs import made_run
 
@@ -29,6 +30,6 @@ def plain_top1(results: QueryResults, weight: Callable[[int, float], float], k: 
     return 100 * right / len(results)
 
 
-def column(rows: list[tuple[object, ...]], place: int) -> np.ndarray:
+def column(rows: Sequence[Row], place: int) -> np.ndarray:
     """Return one column of an analysis's table."""
     return np.array([row[place] for row in rows], float)

@@ -31,7 +31,8 @@ def made_embedded(
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Return vectors of length 1, float32."""
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    scaled: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return scaled.astype(np.float32)
 
 
 def rebuilt(embedded: Embedded, kept: np.ndarray) -> Embedded:

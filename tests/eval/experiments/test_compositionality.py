@@ -14,12 +14,9 @@ from eval.experiments.embedded import Embedded
 from eval.report.plots import as_png, as_svg
 from retrieval.errors import InvalidArgument
 from tests.conftest import draw
+from tests.eval.experiments.made_embedded import unit
 
 LABELS = ["cat", "dog", "<b>$x$", "owl"]
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
 def made(*, items: int = 40, queries: int = 12, same: int = 0, seed: int = 0) -> Embedded:

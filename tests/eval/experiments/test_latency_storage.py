@@ -92,7 +92,7 @@ def test_recall_counts_the_true_neighbours_in_any_order() -> None:
 @pytest.mark.parametrize("options", [{"runs": 0}, {"sizes": [0]}, {"sizes": [65]}, {"sizes": []}])
 def test_impossible_runs_and_sizes_are_refused(embedded: Embedded, options: dict[str, object]) -> None:
     with pytest.raises(InvalidArgument, match="sizes from 1 to 64 expected"):
-        latency_storage(embedded, **options)
+        latency_storage(embedded, **options)  # type: ignore[arg-type]
 
 
 def test_the_sizes_on_disk_are_those_of_the_files(built: Path, pictures: Path) -> None:

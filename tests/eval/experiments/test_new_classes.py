@@ -20,7 +20,7 @@ def best(embedded: Embedded, method: str, asked: np.ndarray, most: int) -> float
     codes = predict_every_k(results.neighbor_labels.codes, results.neighbor_distances, method=method)
     truths = [truth for truth, is_asked in zip(embedded.truths, asked, strict=True) if is_asked]
     labels = [[embedded.label_names[code] for code in column] for column in codes[asked].T]
-    return max(100 * are_right(column, truths).mean() for column in labels)
+    return max(100 * float(are_right(column, truths).mean()) for column in labels)
 
 
 def test_each_figure_is_that_of_a_memory_made_anew() -> None:

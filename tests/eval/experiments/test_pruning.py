@@ -42,7 +42,7 @@ def best_accuracy(embedded: Embedded, method: str, items: list[int], gamma: list
             if sums[label] > heaviest:
                 winner, heaviest = label, sums[label]
             right[rank] += embedded.label_names[winner] in truth
-    return 100 * right.max() / len(embedded.queries)
+    return 100 * float(right.max()) / len(embedded.queries)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,8 @@ def test_the_change_and_the_papers_stand_beside_each_figure(embedded: Embedded) 
     analysis = pruning(embedded)
     rows = {row[:2]: dict(zip(analysis.columns, row, strict=True)) for row in analysis.rows}
     soft, none = rows["soft", "rank"], rows["none", "rank"]
-    assert soft["change (points)"] == soft["top-1 (%)"] - none["top-1 (%)"]
+    accuracies = np.array([soft["top-1 (%)"], none["top-1 (%)"]], float)
+    assert soft["change (points)"] == accuracies[0] - accuracies[1]
     assert soft["paper (%)"] == 84.1
     assert soft["paper: change"] == pytest.approx(0.5)
     assert none["p of the change"] is None
