@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from agent.types import Request as Request
     from agent.types import Usage as Usage
     from agent.types import VisionModel as VisionModel
+
+    __version__: str
 else:
     _HOMES = {
         "agent.calls.ready": "LoadedModel load_model make_ready",

@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from eval.workbench import Workbench as Workbench
     from eval.workbench import model_or_stand_in as model_or_stand_in
     from eval.workbench import open_workbench as open_workbench
+
+    __version__: str
 else:
     _HOMES = {
         "eval.comparing": "Comparison compare_runs compare_with_vote",

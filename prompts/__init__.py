@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from prompts.types import TextPart as TextPart
     from prompts.types import UnknownPrompt as UnknownPrompt
     from prompts.types import UnusableReply as UnusableReply
+
+    __version__: str
 else:
     _HOMES = {
         "prompts.answer": "Answer answer_schema parse_answer",

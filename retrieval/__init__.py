@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from retrieval.types import Votes as Votes
     from retrieval.view import MemoryView as MemoryView
     from retrieval.voting import count_votes as count_votes
+
+    __version__: str
 else:
     _ERRORS = """
         DamagedImage DuplicateId EmbedderError EmbedderMismatch EmptyImage FolderError ImageError ImageTooLarge

@@ -53,12 +53,10 @@ def main() -> None:
     # Options that a function takes by `**options: Unpack[Options]` stand in its docstring, but not in its signature.
     known = rf"griffe: .*parameter '({'|'.join(Options.__annotations__)})'.*\n"
     said = re.sub(known, "", built.stdout + built.stderr, flags=re.IGNORECASE)
-    if built.returncode or re.search(r"warning|griffe", said, re.IGNORECASE):
-        sys.exit(f"{said}\nThe documentation was not built: mend what stands above.")
-    if problems := [
-        f"{page.relative_to(SITE)}: {what}" for page in sorted(SITE.rglob("*.html")) for what in _look_at(page)
-    ]:
-        sys.exit("\n".join(problems))
+    pages = sorted(SITE.rglob("*.html"))
+    problems = [f"{page.relative_to(SITE)}: {what}" for page in pages for what in _look_at(page)]
+    if built.returncode or problems or re.search(r"warning|griffe", said, re.IGNORECASE):
+        sys.exit("\n".join([said, *problems, "The documentation is not as it should be: mend what stands above."]))
     print(f"{said.strip()}\nThe documentation is in {SITE / 'index.html'}")
 
 
