@@ -1,29 +1,6 @@
-"""Everything that can go wrong with what a caller gave, as one tree.
+"""Everything that can go wrong with what a caller gave, as one tree below `VisualMemoryError`.
 
-    VisualMemoryError               root; a command line shows its sentence and exits with 2
-    ├── InvalidArgument             a value outside what is allowed (k = 0, an unknown method)
-    ├── PruningRefused              a pruning that would do harm, or touch more items than was allowed
-    ├── ImageError                  one picture that cannot be used
-    │   ├── EmptyImage              no bytes
-    │   ├── NotAnImage              bytes in no accepted format
-    │   ├── DamagedImage            a picture that breaks off or does not decode
-    │   └── ImageTooLarge           more pixels, or work, than the limits against decompression bombs
-    ├── FolderError                 a folder that is missing, empty or not laid out as <label>/<image>
-    ├── EmbedderError
-    │   ├── UnknownEmbedder         a name in no catalogue
-    │   ├── UnusableVectors         what a model gives for some pictures is no vector
-    │   └── MissingWeights          neither on this machine nor to be had
-    └── StorageError                the memory on disk
-        ├── NotAMemory              a path that holds none
-        ├── MemoryExists            a path that holds one already
-        ├── MemoryBusy              another process writes to it
-        ├── IndexUnavailable        an index on another machine, or in another's hands, that does not answer
-        ├── UnknownVersion          a version or a tag that is not there
-        ├── UnknownItem             ids that are not in the memory
-        ├── EmbedderMismatch        vectors of another embedder
-        └── DuplicateId             an id given twice
-
-Later stages add their own branches beside their code.
+A command line shows an error's sentence and exits with 2. Later stages add their own branches beside their code.
 """
 
 from typing import TYPE_CHECKING

@@ -3,7 +3,7 @@
 import json
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
@@ -139,16 +139,7 @@ class Settings:
 
     def to_json(self) -> str:
         """Return the settings as JSON."""
-        fields = {
-            "format": FORMAT,
-            "embedder": json.loads(self.embedder.to_json()),
-            "index": self.index,
-            "thumbnail_pixels": self.thumbnail_pixels,
-            "built_from": self.built_from,
-            "memory_id": self.memory_id,
-            "executions": [execution.to_dict() for execution in self.executions],
-        }
-        return json.dumps(fields)
+        return json.dumps({"format": FORMAT} | asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "Settings":

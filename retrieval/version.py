@@ -278,7 +278,7 @@ class Snapshot:
     @property
     def hidden_ids(self) -> list[str]:
         """The ids of the items that this one answers without."""
-        return self.rows.ids(self._hidden).tolist() if len(self._hidden) else []
+        return list(self.rows.ids(self._hidden)) if len(self._hidden) else []
 
     @cached_property
     def ids(self) -> Shaped[np.ndarray, " items"]:
@@ -301,7 +301,7 @@ class Snapshot:
             return self
         whole = Snapshot(self._table, self._path, centred=self.is_centred, saves=False)
         whole.rows = Rows.of(self._table, pruned=False)
-        return whole._hiding_those_of(self)
+        return whole.without(self.hidden_ids)
 
     @property
     def reliabilities(self) -> Float[np.ndarray, " items"] | None:
@@ -361,7 +361,12 @@ class Snapshot:
             )
         items = self.findable
         if k > items:
-            self._expect_items()
+            if not len(self.rows):
+                raise InvalidArgument("the memory is empty: add pictures with `vmem memory add MEMORY FOLDER`")
+            if not items:
+                raise InvalidArgument(
+                    "no item of the memory takes part in decisions: undo the pruning, or add pictures"
+                )
             said = f"k={k} is more than the {items} items in the memory: all {items} are used"
             warnings.warn(said, VisualMemoryWarning, stacklevel=3)
             k = items
@@ -369,26 +374,14 @@ class Snapshot:
             nothing = np.empty((0, k))
             return Neighbors(nothing, nothing, nothing.astype(np.int64), lambda: nothing)
         slots, distances = self._layers.search(queries, k, recall=recall)
-        rows = self.rows
-        places = rows.numbers_of(slots)
-        return Neighbors(rows.labels(slots), distances, places, lambda: rows.ids(slots), self._factors(slots))
-
-    def _expect_items(self) -> None:
-        if not len(self.rows):
-            raise InvalidArgument("the memory is empty: add pictures with `vmem memory add MEMORY FOLDER`")
-        if not self.findable:
-            raise InvalidArgument("no item of the memory takes part in decisions: undo the pruning, or add pictures")
-
-    def _factors(self, slots: np.ndarray) -> np.ndarray | None:
-        factors = self.rows.reliabilities(slots)
-        return factors if factors is not None and (factors != 1).any() else None
+        rows, factors = self.rows, self.rows.reliabilities(slots)
+        if factors is not None and (factors == 1).all():
+            factors = None
+        return Neighbors(rows.labels(slots), distances, rows.numbers_of(slots), lambda: rows.ids(slots), factors)
 
     def centred(self) -> "Snapshot":
         """Return the same version without the mean of its vectors."""
-        return Snapshot(self._table, self._path, centred=True, saves=self._saves)._hiding_those_of(self)
-
-    def _hiding_those_of(self, view: "Snapshot") -> "Snapshot":
-        return self.without(view.rows.ids(view._hidden).tolist()) if len(view._hidden) else self
+        return Snapshot(self._table, self._path, centred=True, saves=self._saves).without(self.hidden_ids)
 
     def slots_of(self, ids: Iterable[object]) -> Int[np.ndarray, " ids"]:
         """Return the slots of some ids, in their order.
@@ -441,6 +434,8 @@ class Snapshot:
             UnknownItem: ids that are not there.
         """
         slots = np.unique(self.slots_of(ids))
+        if not len(slots):
+            return self
         view = copy.copy(self)
         view._layers = self._layers.without(slots)
         view._hidden = np.union1d(self._hidden, slots)

@@ -152,14 +152,12 @@ def drop_unused(folder: Path, *, besides: str = "") -> None:
 
 def folder_bytes(folder: Path) -> int:
     """Return the size of all files below a folder; 0 where there is none."""
-    return sum(_size(os.path.join(root, name)) for root, _, names in os.walk(folder) for name in names)
-
-
-def _size(path: str) -> int:
-    try:
-        return os.path.getsize(path)
-    except OSError:  # another process deleted what it no longer needs
-        return 0
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # another process deleted what it no longer needs
+                total += os.path.getsize(os.path.join(root, name))
+    return total
 
 
 TROUBLE: Final = (OSError, ValueError, sqlite3.Error, diskcache.Timeout)
