@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from eval.runs.log import read_run as read_run
     from eval.runs.runner import estimate_run as estimate_run
     from eval.runs.runner import run_evaluation as run_evaluation
-    from eval.runs.summary import Summary as Summary
     from eval.runs.summary import summarise as summarise
     from eval.runs.summary import write_pages as write_pages
     from eval.trial import Trial as Trial
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
     from eval.types import RunError as RunError
     from eval.types import Sample as Sample
     from eval.types import ServeError as ServeError
+    from eval.types import Summary as Summary
     from eval.workbench import Workbench as Workbench
     from eval.workbench import model_or_stand_in as model_or_stand_in
     from eval.workbench import open_workbench as open_workbench
@@ -67,14 +67,14 @@ else:
         "eval.neighbors": "read_neighbors write_neighbors",
         "eval.runs.log": "predictions_with read_run",
         "eval.runs.runner": "estimate_run run_evaluation",
-        "eval.runs.summary": "Summary summarise write_pages",
+        "eval.runs.summary": "summarise write_pages",
         "eval.report.comparison_page": "write_comparison",
         "eval.report.tables": "make_table",
         "eval.trial": "Trial hard_queries show_flips show_prompts try_prompts",
         "eval.tuning.race": "run_race",
         "eval.tuning.verdict": "judge",
         "eval.types": "Dataset Metrics Neighborhoods NeighborFileError OtherSettings QueryResults Run RunError Sample"
-        " ServeError",
+        " ServeError Summary",
         "eval.workbench": "Workbench model_or_stand_in open_workbench",
     }
     __getattr__, __dir__, __all__ = lazy_names(

@@ -27,6 +27,7 @@ from eval.metrics.intervals import (
 )
 from eval.metrics.votes import are_right, final_labels, vote_labels
 from eval.runs.finished import find_unfinished
+from eval.runs.log import changed_settings
 from eval.types import Interval, Percent, QueryResults, Run, RunError
 from eval.wording import counted, points
 from retrieval.support.lazy import shown_by
@@ -195,21 +196,6 @@ def list_flips(pairs: Pairs) -> list[Flip]:
     ]
 
 
-__all__ = [
-    "KINDS",
-    "Comparison",
-    "DatasetComparison",
-    "Flip",
-    "FlipKind",
-    "MovedClass",
-    "PairedFigures",
-    "RunComparison",
-    "Side",
-    "compare_runs",
-    "compare_with_vote",
-]
-
-
 @dataclass(frozen=True, slots=True)
 class Side:
     """Whose answers are compared."""
@@ -289,7 +275,7 @@ def compare_runs(runs: Sequence[tuple[str, Run]]) -> Comparison:
     """
     sides = [_side(name, run, place=place, vote=False) for place, (name, run) in enumerate(runs)]
     answers = [answer_all(run, final_labels) for _, run in runs]
-    changed = [_changed(runs[0][1].info.settings, run.info.settings) for _, run in runs]
+    changed = [changed_settings(runs[0][1].info.settings, run.info.settings) for _, run in runs]
     return _compare(sides, answers, changed)
 
 
@@ -322,7 +308,14 @@ def _compare(
         RunComparison(
             after=side,
             datasets=[
-                _compare_dataset(name, pair, change.figures(next(tests)))
+                DatasetComparison(
+                    name=name,
+                    figures=change.figures(next(tests)),
+                    only_before=len(pair.before.results) - len(pair.before_rows),
+                    only_after=len(pair.after.results) - len(pair.after_rows),
+                    classes=moved_classes(pair),
+                    flips=list_flips(pair),
+                )
                 for (name, pair), change in zip(pairs.items(), changes, strict=True)
             ],
             overall=together.figures(test),
@@ -352,17 +345,6 @@ def _pair_sides(
             f"{baseline.name} and {side.name} share no query: compare runs on the same data sets, under the same names"
         )
     return pairs, sorted((before.keys() | after.keys()) - pairs.keys())
-
-
-def _compare_dataset(name: str, pairs: Pairs, figures: PairedFigures) -> DatasetComparison:
-    return DatasetComparison(
-        name=name,
-        figures=figures,
-        only_before=len(pairs.before.results) - figures.count,
-        only_after=len(pairs.after.results) - figures.count,
-        classes=moved_classes(pairs),
-        flips=list_flips(pairs),
-    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -415,17 +397,6 @@ class _Change:
             p=test.p,
             adjusted=test.adjusted,
         )
-
-
-def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    changed: dict[str, tuple[Any, Any]] = {}
-    for name in {**before, **after}:
-        was, now = before.get(name), after.get(name)
-        if isinstance(was, Mapping) and isinstance(now, Mapping):
-            changed |= {f"{name} {part}": both for part, both in _changed(was, now).items()}
-        elif was != now:
-            changed[name] = was, now
-    return changed
 
 
 _ASKED: Final = 1.0  # points: the difference for which a sentence says how many queries would tell it

@@ -6,7 +6,6 @@ with ``full`` or ``subsampled_N`` for the size.
 
 import json
 import re
-from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from eval.runs.log import numbering
-from eval.types import Names, NeighborFileError, Neighborhoods, QueryResults
+from eval.types import Names, NeighborColumns, NeighborFileError, Neighborhoods, QueryResults
 from retrieval.labels import imagenet_by_wnid
 from retrieval.storage.places import writing
 
@@ -119,10 +117,7 @@ class _Columns:
         self.featurizer = ""
         self._ids: list[str] = []
         self._truths: list[frozenset[str]] = []
-        self._lengths = array("q")
-        self._id_codes, self._label_codes, self._distances = array("i"), array("i"), array("d")
-        self._reliabilities = array("f")  # empty where nobody has any
-        self._id_numbers, self._label_numbers = numbering(), numbering()
+        self._neighbors = NeighborColumns("d")
 
     def add(self, query: str, entry: object) -> None:
         """Add a member.
@@ -133,54 +128,30 @@ class _Columns:
         if not isinstance(entry, dict):
             raise ValueError("an object expected")
         ids, classes, distances = (_expect_list(entry, key) for key in _KEYS)
-        if not len(ids) == len(classes) == len(distances) > 0:
+        reliabilities = _expect_list(entry, RELIABILITIES) if RELIABILITIES in entry else None
+        lengths = {len(some) for some in (ids, classes, distances, reliabilities) if some is not None}
+        if len(lengths) > 1 or 0 in lengths:
             raise ValueError("its lists of neighbours differ in length, or are empty")
-        self._add_reliabilities(entry, len(ids))
         truth = entry["image_class"]
         self._truths.append(frozenset(_as_texts(truth if isinstance(truth, list) else [truth])))
-        self._id_codes.extend(map(self._id_numbers.__getitem__, _as_texts(ids)))
-        self._label_codes.extend(map(self._label_numbers.__getitem__, _as_texts(classes)))
-        self._distances.extend(distances)
-        self._lengths.append(len(ids))
+        self._neighbors.add(_as_texts(ids), _as_texts(classes), distances, reliabilities)
         self._ids.append(query)
         self.featurizer = self.featurizer or str(entry.get("featurizer", ""))
 
-    def _add_reliabilities(self, entry: Mapping[str, Any], count: int) -> None:
-        given = _expect_list(entry, RELIABILITIES) if RELIABILITIES in entry else None
-        if given is not None and len(given) != count:
-            raise ValueError("its lists of neighbours differ in length, or are empty")
-        if given is not None and not self._reliabilities:
-            self._reliabilities = array("f", [1.0]) * len(self._distances)
-        if given is not None or self._reliabilities:
-            self._reliabilities.extend(given or [1.0] * count)
-
     def results(self) -> QueryResults:
-        """Return what has been added.
+        """Return what has been added: as many neighbours of each query, which may have one more than others.
 
         Raises:
             ValueError: the queries do not go together.
         """
         if len(set(self._ids)) < len(self._ids):
             raise ValueError("an image stands in it twice")
-        return QueryResults(
-            ids=self._ids,
-            truths=self._truths,
-            neighbor_ids=Names(self._cut(self._id_codes), list(self._id_numbers)),
-            neighbor_labels=Names(self._cut(self._label_codes), list(self._label_numbers)),
-            neighbor_distances=checked_distances(self._cut(self._distances)),
-            unreadable={},
-            reliabilities=self._cut(self._reliabilities) if self._reliabilities else None,
-        )
-
-    def _cut(self, values: "array[Any]") -> np.ndarray:
-        """Return a table; a query may have one neighbour more than others, itself taken out or not."""
-        lengths = np.array(self._lengths)
-        shortest, longest = int(lengths.min()), int(lengths.max())
-        if longest > shortest + 1:
+        shortest, longest = min(self._neighbors.lengths), max(self._neighbors.lengths)
+        if longest > shortest + 1:  # a query may have itself taken out or not
             raise ValueError(f"some images have {shortest} neighbours and others {longest}")
-        starts = np.cumsum(lengths) - lengths
-        cut: np.ndarray = np.asarray(values)[starts[:, None] + np.arange(shortest)]
-        return cut
+        found = QueryResults(ids=self._ids, truths=self._truths, **self._neighbors.tables(), unreadable={})
+        checked_distances(found.neighbor_distances)
+        return found
 
 
 def _expect_list(entry: Mapping[str, Any], key: str) -> list[Any]:
@@ -271,6 +242,9 @@ def _results(columns: "dict[str, pa.ListArray]") -> QueryResults:
     if not queries:
         raise ValueError("it holds no image")
     distances = _flat(columns["neighbor_distances"], queries).to_numpy(zero_copy_only=False)
+    factors = None
+    if RELIABILITIES in columns:
+        factors = _flat(columns[RELIABILITIES], queries).to_numpy(zero_copy_only=False)
     return QueryResults(
         ids=columns["image_id"].to_pylist(),
         truths=[frozenset(truth) for truth in columns["image_class"].to_pylist()],
@@ -278,15 +252,8 @@ def _results(columns: "dict[str, pa.ListArray]") -> QueryResults:
         neighbor_labels=_names(columns["neighbor_classes"], queries),
         neighbor_distances=checked_distances(distances.astype(np.float64).reshape(queries, -1)),
         unreadable={},
-        reliabilities=_reliabilities(columns, distances.size // queries),
+        reliabilities=None if factors is None else factors.astype(np.float32).reshape(queries, -1),
     )
-
-
-def _reliabilities(columns: "dict[str, pa.ListArray]", k: int) -> np.ndarray | None:
-    if RELIABILITIES not in columns:
-        return None
-    values: np.ndarray = _flat(columns[RELIABILITIES], len(columns["image_id"])).to_numpy(zero_copy_only=False)
-    return values.astype(np.float32).reshape(-1, k)
 
 
 def _lists(values: "pa.Array", k: int) -> "pa.ListArray":
@@ -366,26 +333,12 @@ def read_neighbors(path: Path, *, keep_excluded: bool = False) -> Neighborhoods:
         found = read(path, name=name, embedder=known["model"] if known else "")
     except OSError as error:
         raise not_one(path, error.strerror or str(error)) from error
-    return found if keep_excluded else _without_excluded(found, path)
-
-
-def _without_excluded(found: Neighborhoods, path: Path) -> Neighborhoods:
-    results = found.results
-    kept = [query for query, truth in enumerate(results.truths) if truth]
-    if len(kept) == len(results):
+    scored = [query for query, truth in enumerate(found.results.truths) if truth]
+    if keep_excluded or len(scored) == len(found.results):
         return found
-    if not kept:
+    if not scored:
         raise not_one(path, "no image has a right label")
-    scored = QueryResults(
-        ids=[results.ids[query] for query in kept],
-        truths=[results.truths[query] for query in kept],
-        neighbor_ids=Names(results.neighbor_ids.codes[kept], results.neighbor_ids.names),
-        neighbor_labels=Names(results.neighbor_labels.codes[kept], results.neighbor_labels.names),
-        neighbor_distances=results.neighbor_distances[kept],
-        unreadable={},
-        reliabilities=results.factors(kept),
-    )
-    return replace(found, results=scored)
+    return replace(found, results=found.results.of_queries(scored))
 
 
 def write_neighbors(found: Neighborhoods, path: Path) -> Path | None:

@@ -1,7 +1,10 @@
 """What an evaluation reads and writes."""
 
-from collections.abc import Sequence
+from array import array
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -93,6 +96,59 @@ class Names:
         return [self.names[code] for code in self.codes[query].tolist()]
 
 
+class NeighborColumns:
+    """Neighbours as they are gathered query by query, into tables of names, distances and reliabilities."""
+
+    def __init__(self, distances: str) -> None:
+        """Begin with none; ``distances``: the type code of `array.array` for them."""
+        self.lengths = array("q")
+        self._ids, self._labels = array("i"), array("i")
+        self._distances: array[float] = array(distances)
+        self._reliabilities = array("f")  # empty while all are 1
+        self._id_numbers: defaultdict[str, int] = defaultdict(count().__next__)
+        self._label_numbers: defaultdict[str, int] = defaultdict(count().__next__)
+
+    def add(
+        self,
+        ids: Iterable[Any],
+        labels: Iterable[Any],
+        distances: Sequence[Any],
+        reliabilities: Sequence[Any] | None = None,
+    ) -> None:
+        """Add a query's neighbours, nearest first; reliabilities of None are all 1.
+
+        Raises:
+            TypeError, OverflowError: what came from a file is no number.
+        """
+        if reliabilities is not None and not self._reliabilities:
+            self._reliabilities = array("f", [1.0]) * len(self._distances)
+        if reliabilities is not None or self._reliabilities:
+            self._reliabilities.extend(reliabilities or [1.0] * len(distances))
+        self._ids.extend(map(self._id_numbers.__getitem__, ids))
+        self._labels.extend(map(self._label_numbers.__getitem__, labels))
+        self._distances.extend(distances)
+        self.lengths.append(len(distances))
+
+    def tables(self, rows: Sequence[int] | slice = slice(None)) -> dict[str, Any]:
+        """Return the fields of `QueryResults` for some queries, as many neighbours of each as the shortest has."""
+        return {
+            "neighbor_ids": Names(self._table(self._ids)[rows], list(self._id_numbers)),
+            "neighbor_labels": Names(self._table(self._labels)[rows], list(self._label_numbers)),
+            "neighbor_distances": self._table(self._distances)[rows],
+            "reliabilities": self._table(self._reliabilities)[rows] if self._reliabilities else None,
+        }
+
+    def _table(self, values: "array[Any]") -> np.ndarray:
+        flat = np.frombuffer(values, values.typecode) if len(values) else np.empty(0, values.typecode)
+        lengths = np.array(self.lengths)
+        shortest = int(lengths.min()) if len(lengths) else 0
+        if len(flat) == shortest * len(lengths):
+            return flat.reshape(len(lengths), shortest)
+        starts = np.cumsum(lengths) - lengths
+        cut: np.ndarray = flat[starts[:, None] + np.arange(shortest)]
+        return cut
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class QueryResults:
     """What a run found for the queries of one data set, in the order of its log."""
@@ -118,6 +174,18 @@ class QueryResults:
     def factors(self, place: Any) -> Float[np.ndarray, "some k"] | None:  # noqa: ANN401 - whatever indexes an array
         """Return the reliabilities in some places of the table, such as rows; None: all 1."""
         return None if self.reliabilities is None else self.reliabilities[place]
+
+    def of_queries(self, rows: list[int]) -> "QueryResults":
+        """Return some of the queries, without what the second stage made of them."""
+        return QueryResults(
+            ids=[self.ids[row] for row in rows],
+            truths=[self.truths[row] for row in rows],
+            neighbor_ids=Names(self.neighbor_ids.codes[rows], self.neighbor_ids.names),
+            neighbor_labels=Names(self.neighbor_labels.codes[rows], self.neighbor_labels.names),
+            neighbor_distances=self.neighbor_distances[rows],
+            unreadable={},
+            reliabilities=self.factors(rows),
+        )
 
     def nearest(self, k: int) -> "QueryResults":
         """Return the same queries with their nearest k neighbours at most."""
@@ -241,6 +309,14 @@ class Metrics:
     def missing(self) -> int:
         """Queries that the run has yet to answer."""
         return self.queries - self.count - self.unreadable
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A run's figures, by data set."""
+
+    metrics: dict[str, Metrics]
+    spending: dict[str, Spending]  # of those data sets about which a model was asked
 
 
 @dataclass(frozen=True, slots=True, eq=False)

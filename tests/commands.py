@@ -6,7 +6,7 @@ import logging
 import os
 import subprocess
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,15 @@ def runner(*commands: Callable[..., Any]) -> Run:
     return invoke
 
 
-def vmem(*arguments: object, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+def vmem(
+    *arguments: object, cwd: Path | None = None, variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run the whole command line in this process, with variables of the environment; return it as a process done."""
     words, out, err = list(map(str, arguments)), io.StringIO(), io.StringIO()
     code = 0
     with (
         contextlib.chdir(cwd or Path.cwd()),
-        _environment(variables),
+        _environment(variables or {}),
         _as_it_was(),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
@@ -57,7 +59,7 @@ def vmem(*arguments: object, cwd: Path | None = None, **variables: str) -> subpr
 
 
 @contextlib.contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
     before = dict(os.environ)
     os.environ.update(variables)
     try:

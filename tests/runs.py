@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.runs.runner import run_evaluation
-from eval.runs.summary import REPORT, Summary, summarise, write_pages
-from eval.types import Dataset, Run, Sample
+from eval.runs.summary import REPORT, summarise, write_pages
+from eval.types import Dataset, Run, Sample, Summary
 from retrieval import VisualMemory
 
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,7 +58,7 @@ def test_a_skip_of_what_could_have_run_fails_where_none_may_be(tmp_path: Path) -
     )
     (tmp_path / "test_module.py").write_text("import pytest\npytest.importorskip('no_such_package')\n")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "--continue-on-collection-errors"]
-    where = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}}
+    where: dict[str, Any] = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}}
     left = subprocess.run(command, capture_output=True, text=True, check=False, **where)
     assert left.returncode == 0 and "3 skipped" in left.stdout
     refused = subprocess.run([*command, "--no-skips"], capture_output=True, text=True, check=False, **where)

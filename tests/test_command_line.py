@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -29,7 +30,7 @@ def vmem(tmp_path_factory: pytest.TempPathFactory) -> Vmem:
     folder = tmp_path_factory.mktemp("work")
     alone = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(folder / "hub"), "COLUMNS": "120"}
     alone |= {"GEMINI_API_KEY": "", "GOOGLE_API_KEY": ""}
-    return lambda *arguments, **extra: commands.vmem(*arguments, cwd=folder, **alone | extra)
+    return lambda *arguments, **extra: commands.vmem(*arguments, cwd=folder, variables=alone | extra)
 
 
 def test_a_memory_is_built_searched_and_measured_from_the_command_line(
@@ -169,10 +170,11 @@ def test_every_command_has_help(vmem: Vmem, command: tuple[str, ...]) -> None:
 
 
 def test_help_says_of_each_command_what_the_command_says_of_itself() -> None:
-    listed = typer.Context(get_command(app))
+    group: Any = get_command(app)
+    listed = typer.Context(group)
     for name in ("classify", "doctor", "demo", "embed", "serve"):
-        known = listed.command.get_command(listed, name)
-        _, loaded, _ = listed.command.resolve_command(listed, [name])
+        known = group.get_command(listed, name)
+        _, loaded, _ = group.resolve_command(listed, [name])
         assert loaded.help.partition("\n\n")[0] == known.help
 
 

@@ -18,7 +18,8 @@ import httpx2
 import pytest
 
 from tests.conftest import draw
-from tests.gemini_server import ANSWER, ERRORS, GeminiServer
+from tests.gemini_protocol import ANSWER, ERRORS
+from tests.gemini_server import GeminiServer
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -38,7 +39,7 @@ def png() -> bytes:
 def client_of(
     server: GeminiServer, key: str = "test-key", seconds: float = 5, http: httpx2.AsyncClient | None = None
 ) -> Any:
-    options = {
+    options: Any = {
         "base_url": server.url,
         "api_version": "v1beta",
         "timeout": int(1000 * seconds),
@@ -191,7 +192,7 @@ def test_replies_without_a_usable_answer_are_no_errors(server: GeminiServer) -> 
 def test_keys_and_models_are_checked(server: GeminiServer) -> None:
     with pytest.raises(genai.errors.ClientError, match="API key not valid") as caught:
         ask(client_of(server, key="bad-secret"))
-    assert "bad-secret" in str(caught.value.details) and "bad-secret" not in caught.value.message
+    assert "bad-secret" in str(caught.value.details) and "bad-secret" not in str(caught.value.message)
     client = client_of(server)
     with pytest.raises(genai.errors.ClientError, match="404"):
         client.models.generate_content(model="other", contents="which?")

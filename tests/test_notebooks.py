@@ -37,7 +37,8 @@ def execute(name: str, folder: Path, **variables: str) -> Any:
     import nbformat
     from nbclient import NotebookClient
 
-    notebook = nbformat.read(ROOT / "prompts" / "notebooks" / f"{name}.ipynb", as_version=4)
+    read: Any = nbformat.read
+    notebook = read(ROOT / "prompts" / "notebooks" / f"{name}.ipynb", as_version=4)
     hidden = {"GEMINI_API_KEY", "GOOGLE_API_KEY", "GEMINI_API_KEY_FILE", "GOOGLE_API_KEY_FILE", "VMEM_NOTEBOOK_IMAGES"}
     environment = {name: value for name, value in os.environ.items() if name not in hidden} | {
         "PYTHONPATH": str(ROOT),
@@ -131,7 +132,8 @@ def test_a_memory_is_built_edited_and_erased_from(tour: Any) -> None:
 def test_an_executed_notebook_is_a_page_without_troubles(tour: Any, tmp_path: Path) -> None:
     from nbconvert import HTMLExporter
 
-    page, _ = HTMLExporter(embed_images=True).from_notebook_node(tour)
+    exporter: Any = HTMLExporter
+    page, _ = exporter(embed_images=True).from_notebook_node(tour)
     path = tmp_path / "tour.html"
     path.write_text(page)
     with Browser(tmp_path / "profile") as browser:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -93,15 +93,6 @@ def interval(right: Bool[np.ndarray, " queries"]) -> Interval:
 TEST: Final = "test"  # instead of a data set's name: k is chosen on the very queries that are scored
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class HeldOut:
-    """Queries that choose a number of neighbours."""
-
-    name: str  # of their data set
-    results: QueryResults
-    same_pictures: bool  # as those that are scored
-
-
 def measure(run: Run, *, choose_k_on: str | None = None) -> dict[str, Metrics]:
     """Return the figures of every data set of a run of which a query was answered.
 
@@ -118,7 +109,7 @@ def measure(run: Run, *, choose_k_on: str | None = None) -> dict[str, Metrics]:
     if not answered:
         raise RunError(_why_nothing(run))
     check_choice(choose_k_on, answered)
-    return {
+    found = {
         name: compute_metrics(
             results,
             queries=about["queries"][name],
@@ -126,9 +117,16 @@ def measure(run: Run, *, choose_k_on: str | None = None) -> dict[str, Metrics]:
             subset=frozenset(about["subsets"].get(name, ())),
             excluded=about["excluded"].get(name, 0),
             centred=run.info.centred,
-            choose_k_on=_held_out(run, name, choose_k_on),
         )
         for name, results in answered.items()
+    }
+    if choose_k_on is None:
+        return found
+    return {
+        name: replace(
+            figures, chosen=_chosen(found, name, name if choose_k_on == TEST else choose_k_on, about["datasets"])
+        )
+        for name, figures in found.items()
     }
 
 
@@ -149,7 +147,6 @@ def compute_metrics(
     subset: AbstractSet[str] | None = None,
     excluded: int = 0,
     centred: str = "",
-    choose_k_on: HeldOut | None = None,
 ) -> Metrics:
     """Return the figures of one data set, at the k of its neighbours and at every smaller one.
 
@@ -160,7 +157,6 @@ def compute_metrics(
         subset: the classes to which masked scoring is restricted: other labels have no vote, and ranks stay.
         excluded: how many queries were left out beforehand.
         centred: as `RunInfo.centred`.
-        choose_k_on: what chooses another number of neighbours.
     """
     truths = truth_codes(results)
     labels, distances = results.neighbor_labels.codes, results.neighbor_distances
@@ -191,7 +187,7 @@ def compute_metrics(
         hit_rate=percent(hits[:, -1]),
         hit_rate_by_k=_curve(hits),
         top1_by_k={method: _curve(every_k) for method, every_k in right.items()},
-        chosen=_chosen(choose_k_on, results, right) if choose_k_on else None,
+        chosen=None,
         calibration=calibrate(shares[:, 0], at_k[DEFAULT_METHOD]),
         per_class=classes,
         labels_not_in_memory=sorted(absent),
@@ -225,27 +221,21 @@ def _masked(
     return {method: is_right(winners(results, method, factors=counted)[:, -1:], truths)[:, 0] for method in METHODS}
 
 
-def _held_out(run: Run, name: str, choose_k_on: str | None) -> HeldOut | None:
-    if choose_k_on is None:
-        return None
+def _chosen(found: Mapping[str, Metrics], name: str, choose_k_on: str, places: Mapping[str, str]) -> ChosenK:
+    """Return a data set's figures at the number of neighbours that is best on another, or on itself."""
     chosen_on = name if choose_k_on == TEST else choose_k_on
-    places = run.info.about["datasets"]
-    # The same folder under another name, as for ImageNet's validation set and ReaL, is not held out either.
-    same = chosen_on == name or bool(places[name]) and places[name] == places[chosen_on]
-    return HeldOut(chosen_on, run.results[chosen_on], same)
-
-
-def _chosen(held_out: HeldOut, results: QueryResults, right: Mapping[str, Bool[np.ndarray, "queries k"]]) -> ChosenK:
-    chooser = held_out.results
-    curve = is_right(winners(chooser, DEFAULT_METHOD), truth_codes(chooser)).mean(axis=0)
-    k = min(int(curve.argmax()) + 1, results.k)
-    at_k = {method: every_k[:, k - 1] for method, every_k in right.items()}
+    figures, curve = found[name], found[chosen_on].top1_by_k[DEFAULT_METHOD]
+    k = min(curve.index(max(curve)) + 1, len(figures.hit_rate_by_k))
+    top1 = {method: every_k[k - 1] for method, every_k in figures.top1_by_k.items()}
     return ChosenK(
         k=k,
-        chosen_on=held_out.name,
-        optimistic=held_out.same_pictures,
-        top1=_percents(at_k),
-        interval=_intervals(at_k),
+        chosen_on=chosen_on,
+        # The same folder under another name, as for ImageNet's validation set and ReaL, is not held out either.
+        optimistic=chosen_on == name or bool(places[name]) and places[name] == places[chosen_on],
+        top1=top1,
+        interval={
+            method: wilson_interval(round(share * figures.count / 100), figures.count) for method, share in top1.items()
+        },
     )
 
 

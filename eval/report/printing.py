@@ -21,8 +21,7 @@ from eval.comparing import (
 from eval.metrics.intervals import mcnemar_power, needed_queries
 from eval.runs.finished import find_unfinished, lacks_classes, lacks_pictures, say_unusable
 from eval.runs.runner import Estimate
-from eval.runs.summary import Summary
-from eval.types import Interval, Metrics, Run
+from eval.types import Interval, Metrics, Run, Summary
 from eval.wording import counted, points
 from retrieval.labels import display_name
 from retrieval.support.html import heading, table, text_line

@@ -8,26 +8,22 @@ import json
 import mmap
 import os
 import warnings
-from array import array
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 import numpy as np
 from filelock import FileLock, Timeout
-from jaxtyping import Float
 
 from agent.classify import PASSING_CODES, Stages
 from eval.metrics.rerank import NO_ERRORS
 from eval.types import (
     Dataset,
-    Names,
+    NeighborColumns,
     OtherSettings,
     Outcome,
     QueryResults,
@@ -53,14 +49,10 @@ class Columns:
         self._row_of: dict[str, int] = {}  # by query, in the order in which they came first
         self._truths: list[frozenset[str]] = []
         self._known_truths: dict[tuple[str, ...], frozenset[str]] = {}
-        self._id_codes, self._label_codes = array("i"), array("i")
-        self._distances = array("f")
-        self._id_numbers, self._label_numbers = numbering(), numbering()
-        self._reliabilities: dict[int, array[float]] = {}  # by place in the table, where not all are 1
+        self._neighbors = NeighborColumns("f")
         self._outcomes: list[Outcome | None] = []
         self._places: list[int] = []
         self._unreadable: dict[str, str] = {}
-        self._k = -1
 
     def add(self, line: Mapping[str, Any], place: int) -> None:
         """Add a line of the log that begins at a place.
@@ -80,48 +72,31 @@ class Columns:
             self._unreadable[query] = line["unreadable"]
             return
         self._unreadable.pop(query, None)
-        self._expect_neighbors(line)
-        if "reliabilities" in line:
-            self._reliabilities[len(self._places)] = array("f", line["reliabilities"])
-        self._row_of[query] = len(self._places)
-        self._places.append(place)
+        near = [line[name] for name in ("ids", "labels", "distances", *({"reliabilities"} & line.keys()))]
+        lengths = {*map(len, near), *self._neighbors.lengths[:1]}
+        if len(lengths) > 1 or 0 in lengths:
+            raise RunError(f"{self._path} has lines of different lengths: give another run folder")
         truth = tuple(line["truth"])
         self._truths.append(self._known_truths.setdefault(truth, frozenset(truth)))
-        self._id_codes.extend(map(self._id_numbers.__getitem__, line["ids"]))
-        self._label_codes.extend(map(self._label_numbers.__getitem__, line["labels"]))
-        self._distances.extend(line["distances"])
+        self._neighbors.add(*near)
+        self._row_of[query] = len(self._places)
+        self._places.append(place)
         self._outcomes.append(read_outcome(line["rerank"]) if "rerank" in line else None)
 
     def results(self) -> QueryResults:
         """Return what has been added."""
-        rows = np.fromiter(self._row_of.values(), np.int64, len(self._row_of))
-        shape = (len(self._places), max(self._k, 0))
+        rows = list(self._row_of.values())
         outcomes = [outcome for outcome in (self._outcomes[row] for row in rows) if outcome is not None]
         if outcomes and len(outcomes) < len(rows):
             raise RunError(f"{self._path} has queries with and without a second look: give another run folder")
         return QueryResults(
             ids=list(self._row_of),
             truths=[self._truths[row] for row in rows],
-            neighbor_ids=Names(_table(self._id_codes, np.int32, shape)[rows], list(self._id_numbers)),
-            neighbor_labels=Names(_table(self._label_codes, np.int32, shape)[rows], list(self._label_numbers)),
-            neighbor_distances=_table(self._distances, np.float32, shape)[rows],
+            **self._neighbors.tables(rows),
             unreadable=self._unreadable,
             outcomes=outcomes or None,
             places=[self._places[row] for row in rows],
-            reliabilities=self._factors(shape)[rows] if self._reliabilities else None,
         )
-
-    def _factors(self, shape: tuple[int, int]) -> Float[np.ndarray, "queries k"]:
-        factors = np.ones(shape, np.float32)
-        factors[list(self._reliabilities)] = list(self._reliabilities.values())
-        return factors
-
-    def _expect_neighbors(self, line: Mapping[str, Any]) -> None:
-        given = {"ids", "labels", "distances", *({"reliabilities"} & line.keys())}
-        lengths = {len(line[name]) for name in given}
-        self._k = len(line["ids"]) if self._k < 0 else self._k
-        if not self._k or lengths != {self._k}:
-            raise RunError(f"{self._path} has lines of different lengths: give another run folder")
 
 
 def damaged(path: Path) -> RunError:
@@ -147,15 +122,6 @@ def read_outcome(record: Mapping[str, Any]) -> Outcome:
         full_cost=record["full_cost"],
         seconds=tuple(reply["seconds"] for reply in paid if reply["seconds"] is not None),
     )
-
-
-def numbering() -> defaultdict[str, int]:
-    """Return a table that gives each new name the next number."""
-    return defaultdict(count().__next__)
-
-
-def _table(values: "array[Any]", kind: type[np.number[Any]], shape: tuple[int, int]) -> np.ndarray:
-    return np.frombuffer(values, kind).reshape(shape) if len(values) else np.empty(shape, kind)
 
 
 LOG: Final = "log.jsonl"
@@ -471,17 +437,27 @@ class RunLog:
     def _expect_settings(self, folder: Path, settings: dict[str, Any]) -> None:
         begun_with = read_header(self._path)
         begun_with.pop(ABOUT, None)
-        changed = [name for name in {**settings, **begun_with} if settings.get(name) != begun_with.get(name)]
-        if changed:
-            differences = "; ".join(_told(name, begun_with.get(name), settings.get(name)) for name in changed)
+        if changed := changed_settings(begun_with, settings):
+            differences = "; ".join(
+                f"{name}: {'none' if before is None else before}, now {'none' if now is None else now}"
+                for name, (before, now) in changed.items()
+            )
             raise OtherSettings(f"{folder} was begun with other settings ({differences}): choose another --out")
 
 
-def _told(name: str, before: object, now: object) -> str:
-    if isinstance(before, dict) and isinstance(now, dict):
-        changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-        return "; ".join(_told(f"{name} {key}", before.get(key), now.get(key)) for key in changed)
-    return f"{name}: {'none' if before is None else before}, now {'none' if now is None else now}"
+def changed_settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the settings in which two runs differ, before and after; None where one has none.
+
+    Settings within settings are named by both their names, as in "memory version".
+    """
+    changed: dict[str, tuple[Any, Any]] = {}
+    for name in {**before, **after}:
+        was, now = before.get(name), after.get(name)
+        if isinstance(was, Mapping) and isinstance(now, Mapping):
+            changed |= {f"{name} {part}": both for part, both in changed_settings(was, now).items()}
+        elif was != now:
+            changed[name] = was, now
+    return changed
 
 
 def answered_line(dataset: str, sample: Sample, near: Sequence[Neighbor]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -315,13 +316,17 @@ def estimate_run(
     """
     generation, price = stages.settings.generation, model.meter.price
     drawn, queries, asked = _draw(stages, datasets, centre)
-    requests = _requests(stages, drawn)
+    requests = []
+    for question in drawn:
+        with suppress(ImageError):  # gone since it was embedded
+            requests.append(Request(question.prompt(stages.template, stages.memory)[0], generation))
     tokens = [
         estimate_prompt_tokens(request.prompt, price, media_resolution=generation.media_resolution)
         for request in requests
     ]
     factor, basis = _calibrate(model, requests, tokens)
-    kept = sum(model.store is not None and _is_kept(model, request) for request in requests)
+    store = model.store
+    kept = 0 if store is None else sum(store.get(key_of(model.name, request)) is not None for request in requests)
     cached = round(asked * kept / len(requests)) if requests else 0
     calls = asked - cached
     prompt_tokens = round(calls * factor * sum(tokens) / len(tokens)) if tokens else 0
@@ -349,17 +354,6 @@ def _draw(stages: Stages, datasets: Mapping[str, Dataset], centre: str | None) -
     return drawn, queries, asked
 
 
-def _requests(stages: Stages, questions: Sequence[Question]) -> list[Request]:
-    made = []
-    for question in questions:
-        try:
-            prompt, _ = question.prompt(stages.template, stages.memory)
-        except ImageError:
-            continue  # gone since it was embedded
-        made.append(Request(prompt, stages.settings.generation))
-    return made
-
-
 def _calibrate(model: LoadedModel, requests: Sequence[Request], tokens: Sequence[int]) -> tuple[float, str]:
     """Return by how much the service's count exceeds the estimate, and in words what the figures rest on."""
     at = f"one call a query, at prices of {prices_date()}"
@@ -376,8 +370,3 @@ def _calibrate(model: LoadedModel, requests: Sequence[Request], tokens: Sequence
     except (ModelError, TimeoutError):
         return 1.0, basis
     return sum(counted) / max(1, sum(tokens[:_COUNTED])), f"Counted by the service, {at}"
-
-
-def _is_kept(model: LoadedModel, request: Request) -> bool:
-    assert model.store is not None
-    return model.store.get(key_of(model.name, request)) is not None

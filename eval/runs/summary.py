@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,21 +12,13 @@ from eval.report import PICTURED
 from eval.report.page import write_report
 from eval.report.plots import write_plots
 from eval.runs.finished import METRICS, find_unfinished
-from eval.types import Dataset, Metrics, Run, Spending
+from eval.types import Dataset, Run, Summary
 from retrieval.memory import VisualMemory
 from retrieval.storage.places import writing
 
 USAGE: Final = "usage.json"
 PLOTS: Final = "plots"
 REPORT: Final = "report.html"
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """A run's figures, by data set."""
-
-    metrics: dict[str, Metrics]
-    spending: dict[str, Spending]  # of those data sets about which a model was asked
 
 
 def summarise(run: Run, folder: str | Path, *, choose_k_on: str | None = None) -> Summary:

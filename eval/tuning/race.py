@@ -6,6 +6,7 @@ pool a setting's rungs. So a race that was cut off, be it by ``kill -9``, goes o
 
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -80,12 +81,8 @@ def make_settings(prompts: Sequence[str], ks: Iterable[int]) -> list[Setting]:
     return [
         Setting(prompt, template, k)
         for prompt, template in templates.values()
-        for k in (descending[:1] if _is_same_for_all(template) else descending)
+        for k in (descending[:1] if template.neighbors == "none" and template.candidates == "all" else descending)
     ]
-
-
-def _is_same_for_all(template: Template) -> bool:
-    return template.neighbors == "none" and template.candidates == "all"
 
 
 def plan_rungs(settings: int, queries: int, *, eta: int) -> list[Rung]:
@@ -188,11 +185,6 @@ def estimate_queries(stages: Stages, queries: Sequence[Query], model: LoadedMode
     return Needed(found.calls, found.prompt_tokens, found.reply_tokens, found.cost).times(len(queries) / len(sampled))
 
 
-def is_limited(model: LoadedModel) -> bool:
-    """Tell whether there is a limit to keep."""
-    return model.meter.max_cost is not None or model.meter.max_calls is not None
-
-
 def lacking(needed: Needed, model: LoadedModel) -> str:
     """Say why there is not enough left for what is needed; empty where there is."""
     meter = model.meter
@@ -207,23 +199,21 @@ def lacking(needed: Needed, model: LoadedModel) -> str:
 
 def pool_runs(runs: Sequence[Run]) -> Run:
     """Return one run with the queries of all, of which no two runs share one."""
-    about = runs[0].info.about
-    counts: dict[str, int] = {}
+    info = runs[0].info
+    counts, places = Counter[str](), dict[str, str]()
+    parts: dict[str, list[QueryResults]] = {}
     for run in runs:
-        for name, count in run.info.about["queries"].items():
-            counts[name] = counts.get(name, 0) + count
-    places = {name: place for run in runs for name, place in run.info.about["datasets"].items()}
-    found = {
-        name: _joined([run.results[name] for run in runs if name in run.results])
-        for name in counts
-        if any(name in run.results for run in runs)
-    }
-    return Run(RunInfo(runs[0].info.settings, about | {"queries": counts, "datasets": places}), found)
+        counts.update(run.info.about["queries"])
+        places |= run.info.about["datasets"]
+        for name, results in run.results.items():
+            parts.setdefault(name, []).append(results)
+    about = info.about | {"queries": dict(counts), "datasets": places}
+    found = {name: _joined(parts[name]) for name in counts if name in parts}
+    return Run(RunInfo(info.settings, about), found)
 
 
 def _joined(parts: Sequence[QueryResults]) -> QueryResults:
     answered = [part for part in parts if len(part)] or list(parts[:1])
-    outcomes = [outcome for part in answered for outcome in part.outcomes or ()]
     factors = [np.ones_like(p.neighbor_distances) if p.reliabilities is None else p.reliabilities for p in answered]
     return QueryResults(
         ids=[query for part in answered for query in part.ids],
@@ -232,7 +222,7 @@ def _joined(parts: Sequence[QueryResults]) -> QueryResults:
         neighbor_labels=_joined_names([part.neighbor_labels for part in answered]),
         neighbor_distances=np.concatenate([part.neighbor_distances for part in answered]),
         unreadable={query: reason for part in parts for query, reason in part.unreadable.items()},
-        outcomes=outcomes or None,
+        outcomes=[outcome for part in answered for outcome in part.outcomes or ()] or None,
         reliabilities=np.concatenate(factors) if any(p.reliabilities is not None for p in answered) else None,
     )
 
@@ -344,29 +334,35 @@ def run_race(settings: Sequence[Setting], course: Course) -> Race:
     """
     if (course.out / LOG).exists():
         raise RunError(f"{course.out} holds a run: choose another --out")
-    vote = _vote(course, max(setting.neighbors for setting in settings))
+    vote = run_evaluation(
+        course.memory,
+        gathered(course.queries),
+        course.out / VOTE,
+        k=max(setting.neighbors for setting in settings),
+        paths=course.paths,
+        progress=course.progress,
+    )
     alive, left, stopped = list(settings), list[Tried](), ""
     done: dict[str, list[Run]] = {setting.name: [] for setting in settings}
+
+    def tried(setting: Setting, *, in_race: bool) -> Tried:
+        return Tried(setting, pool_runs(done[setting.name]), len(done[setting.name]), in_race)
+
+    def rank(setting: Setting) -> tuple[float, ...]:
+        run = pool_runs(done[setting.name])
+        return (-top1(run), *tie_break(run))
+
     for number, rung in enumerate(course.rungs):
         alive, leaving = alive[: rung.settings], alive[rung.settings :]
-        left = [_tried(setting, done, in_race=False) for setting in leaving] + left
+        left = [tried(setting, in_race=False) for setting in leaving] + left
         runs, stopped = _ask_rung(alive, number, course)
         if stopped:
             break
         for setting in alive:
             done[setting.name].append(runs[setting.name])
-        alive.sort(key=lambda setting: _standing(pool_runs(done[setting.name])))
-    best = [_tried(setting, done, in_race=True) for setting in alive]
+        alive.sort(key=rank)
+    best = [tried(setting, in_race=True) for setting in alive]
     return Race(best + left, vote, len(course.queries), list(course.rungs), stopped)
-
-
-def _tried(setting: Setting, done: Mapping[str, list[Run]], *, in_race: bool) -> Tried:
-    runs = done[setting.name]
-    return Tried(setting, pool_runs(runs), len(runs), in_race)
-
-
-def _standing(run: Run) -> tuple[float, ...]:
-    return (-top1(run), *tie_break(run))
 
 
 def _ask_rung(alive: Sequence[Setting], number: int, course: Course) -> tuple[dict[str, Run], str]:
@@ -382,7 +378,17 @@ def _ask_rung(alive: Sequence[Setting], number: int, course: Course) -> tuple[di
     try:
         for setting in alive if not why else ():
             course.say(f"  {setting.name}")
-            runs[setting.name] = _ask(setting, number, fresh, course)
+            runs[setting.name] = run_evaluation(
+                course.memory,
+                gathered(fresh),
+                _folder(setting, number, course),
+                k=setting.neighbors,
+                stages=course.stages_of(setting),
+                concurrency=course.concurrency,
+                price=course.model.meter.price,
+                paths=course.paths,
+                progress=course.progress,
+            )
     except EveryRequestFails as error:
         if error.code != _SPENT:
             raise
@@ -393,43 +399,17 @@ def _ask_rung(alive: Sequence[Setting], number: int, course: Course) -> tuple[di
 
 
 def _too_dear(alive: Sequence[Setting], number: int, fresh: Sequence[Query], course: Course) -> str:
-    if not is_limited(course.model):
+    if course.model.meter.max_cost is None and course.model.meter.max_calls is None:
         return ""
-    missing = {setting: _missing(fresh, _folder(setting, number, course)) for setting in alive}
-    needed = [
-        estimate_queries(course.stages_of(setting), queries, course.model, kept=True)
-        for setting, queries in missing.items()
-    ]
+    needed = []
+    for setting in alive:
+        folder, answered = _folder(setting, number, course), set[tuple[str, str]]()
+        if (folder / LOG).exists():
+            for name, found in read_run(folder).results.items():
+                answered |= {(name, query) for query in chain(found.ids, found.unreadable)}
+        missing = [(name, sample) for name, sample in fresh if (name, sample.id) not in answered]
+        needed.append(estimate_queries(course.stages_of(setting), missing, course.model, kept=True))
     return lacking(add_needed(needed), course.model)
-
-
-def _missing(queries: Sequence[Query], folder: Path) -> list[Query]:
-    if not (folder / LOG).exists():
-        return list(queries)
-    results = read_run(folder).results
-    answered = {(name, query) for name, found in results.items() for query in chain(found.ids, found.unreadable)}
-    return [(name, sample) for name, sample in queries if (name, sample.id) not in answered]
-
-
-def _ask(setting: Setting, number: int, queries: Sequence[Query], course: Course) -> Run:
-    return run_evaluation(
-        course.memory,
-        gathered(queries),
-        _folder(setting, number, course),
-        k=setting.neighbors,
-        stages=course.stages_of(setting),
-        concurrency=course.concurrency,
-        price=course.model.meter.price,
-        paths=course.paths,
-        progress=course.progress,
-    )
-
-
-def _vote(course: Course, neighbors: int) -> Run:
-    datasets = gathered(course.queries)
-    return run_evaluation(
-        course.memory, datasets, course.out / VOTE, k=neighbors, paths=course.paths, progress=course.progress
-    )
 
 
 def _folder(setting: Setting, number: int, course: Course) -> Path:

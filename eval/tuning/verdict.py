@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
-from typing import Any, Final
+from typing import Any
 
 import typer
 
@@ -89,7 +89,23 @@ def judge(race: Race, *, baseline: Setting | None = None) -> Verdict:
     comparison = compare_runs(sides)
     found = {other.after.name: other for other in comparison.others}
     rows = [_row(tried, found.get(tried.setting.name)) for tried in race.tried]
-    rows += [_vote_row(k, found[f"{VOTE} k={k}"].overall) for k in votes]
+    for k in votes:
+        figures = found[f"{VOTE} k={k}"].overall
+        rows.append(
+            Row(
+                prompt=VOTE,
+                neighbors=k,
+                queries=figures.count,
+                top1=figures.after,
+                interval=figures.after_interval,
+                beside=figures,
+                dollars=0.0,
+                tokens=0.0,
+                seconds=None,
+                rungs=0,
+                in_race=False,
+            )
+        )
     recommended = None if baseline else _cheapest(race.tried, found)
     told = [*_failures(race), *_sentences(comparison, found, race, recommended=recommended)]
     return Verdict(
@@ -161,8 +177,9 @@ def _sentences(
     told = [conclude(comparison.before, best_vote)]
     if recommended is not race.tried[0]:
         told.append(conclude(comparison.before, found[recommended.setting.name]))
+    finalists = sum(tried.in_race for tried in race.tried)
     told.append(
-        f"Recommended: {recommended.setting.name}, the cheapest of {counted(_finalists(race), 'setting')} left that is"
+        f"Recommended: {recommended.setting.name}, the cheapest of {counted(finalists, 'setting')} left that is"
         " not distinguishably worse than the best. It was chosen on these queries: measure it on others."
     )
     return told
@@ -180,10 +197,6 @@ def _failures(race: Race) -> list[str]:
     ]
 
 
-def _finalists(race: Race) -> int:
-    return sum(tried.in_race for tried in race.tried)
-
-
 def _row(tried: Tried, other: RunComparison | None) -> Row:
     run = tried.run
     count = sum(len(found) for found in run.results.values())
@@ -193,33 +206,13 @@ def _row(tried: Tried, other: RunComparison | None) -> Row:
         neighbors=tried.setting.neighbors,
         queries=count,
         top1=accuracy,
-        interval=_interval(accuracy, count),
+        interval=wilson_interval(round(accuracy * count / 100), count),
         beside=other.overall if other else None,
         dollars=cost_per_query(run),
         tokens=tokens_per_query(run),
         seconds=seconds_per_call(run),
         rungs=tried.rungs,
         in_race=tried.in_race,
-    )
-
-
-def _interval(accuracy: Percent, count: int) -> Interval:
-    return wilson_interval(round(accuracy * count / 100), count)
-
-
-def _vote_row(k: int, figures: PairedFigures) -> Row:
-    return Row(
-        prompt=VOTE,
-        neighbors=k,
-        queries=figures.count,
-        top1=figures.after,
-        interval=figures.after_interval,
-        beside=figures,
-        dollars=0.0,
-        tokens=0.0,
-        seconds=None,
-        rungs=0,
-        in_race=False,
     )
 
 
@@ -233,39 +226,31 @@ def print_plan(rungs: Sequence[Rung], each: Mapping[str, Needed], *, queries: in
     """
     print_table(
         ["setting", "tokens a query", "dollars for 1,000 queries"],
-        [(name, _tokens(needed, queries), _per_thousand(_per_query(needed, queries))) for name, needed in each.items()],
+        [
+            (
+                name,
+                f"{(needed.prompt_tokens + needed.reply_tokens) / queries:,.0f}",
+                _per_thousand(None if needed.cost is None else needed.cost / queries),
+            )
+            for name, needed in each.items()
+        ],
         title="Settings",
     )
     dearest = sorted(each.values(), key=lambda needed: (needed.cost or 0.0, needed.prompt_tokens), reverse=True)
     taken = [add_needed(one.times(rung.fresh / queries) for one in dearest[: rung.settings]) for rung in rungs]
-    rows: list[tuple[object, ...]] = [
+    steps = [(str(number), str(rung.settings), f"{rung.fresh:,}") for number, rung in enumerate(rungs, 1)]
+    rows = [
         (
-            number,
-            rung.settings,
-            f"{rung.fresh:,}",
+            *step,
             f"{needed.calls:,}",
             f"{needed.prompt_tokens:,}",
-            _dollars(needed.cost),
+            "unknown" if needed.cost is None else f"${needed.cost:,.2f}",
         )
-        for number, (rung, needed) in enumerate(zip(rungs, taken, strict=True), 1)
+        for step, needed in zip([*steps, ("all", "", "")], [*taken, add_needed(taken)], strict=True)
     ]
-    whole = add_needed(taken)
-    rows.append(("all", "", "", f"{whole.calls:,}", f"{whole.prompt_tokens:,}", _dollars(whole.cost)))
     columns = ["rung", "settings", "new queries each", "calls", "tokens in", "cost"]
     print_table(columns, rows, title="Rungs, if the dearest settings stay in the race")
     typer.echo("Replies that are kept already cost nothing, and are not left out here. Nothing was asked.")
-
-
-def _tokens(needed: Needed, queries: int) -> str:
-    return f"{(needed.prompt_tokens + needed.reply_tokens) / queries:,.0f}"
-
-
-def _per_query(needed: Needed, queries: int) -> Dollars | None:
-    return None if needed.cost is None else needed.cost / queries
-
-
-def _dollars(cost: Dollars | None) -> str:
-    return "unknown" if cost is None else f"${cost:,.2f}"
 
 
 def _per_thousand(cost: Dollars | None) -> str:
@@ -276,37 +261,32 @@ def print_verdict(verdict: Verdict, *, rungs: int) -> None:
     """Print the table of all settings and what it tells."""
     columns = ["prompt", "k", "queries", "top-1", f"beside {verdict.reference.name}", "p (Holm)"]
     columns += ["$ / 1,000", "tokens", "s / call", "left at"]
-    print_table(columns, [_cells(row, rungs) for row in verdict.rows], title=_TITLE)
+    rows = [_cells(row, rungs) for row in verdict.rows]
+    print_table(columns, rows, title=f"{CAPTION}, on the queries that both answered")
     if verdict.stopped:
         typer.echo(printable(verdict.stopped[0].upper() + verdict.stopped[1:], longest=1000))
     for sentence in verdict.sentences:
         typer.echo(printable(sentence, longest=1000))
 
 
-_TITLE: Final = f"{CAPTION}, on the queries that both answered"
-
-
 def _cells(row: Row, rungs: int) -> list[str]:
     low, high = row.interval
-    left = "" if not row.rungs else "the end" if row.in_race else f"rung {row.rungs} of {rungs}"
+    beside, p = "", ""
+    if row.beside is not None:
+        beside = "{} ({})".format(*format_difference(row.beside))
+        p = format_p(row.beside.adjusted).removeprefix("p").removeprefix(" = ").strip()
     return [
         row.prompt,
         str(row.neighbors),
         f"{row.queries:,}",
         f"{row.top1:.1f} ({low:.1f} to {high:.1f})",
-        *_beside(row),
+        beside,
+        p,
         _per_thousand(row.dollars),
         "–" if row.tokens is None else f"{row.tokens:,.0f}",
         "–" if row.seconds is None else f"{row.seconds:.2f}",
-        left,
+        "" if not row.rungs else "the end" if row.in_race else f"rung {row.rungs} of {rungs}",
     ]
-
-
-def _beside(row: Row) -> list[str]:
-    if row.beside is None:
-        return ["", ""]
-    p = format_p(row.beside.adjusted).removeprefix("p").removeprefix(" = ").strip()
-    return ["{} ({})".format(*format_difference(row.beside)), p]
 
 
 def verdict_as_json(verdict: Verdict, about: Mapping[str, Any]) -> str:

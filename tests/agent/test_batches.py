@@ -14,8 +14,7 @@ from agent.calls.ready import LoadedModel, make_ready
 from agent.classify import prepare
 from agent.errors import EveryRequestFails, ModelError
 from agent.settings import GenerationConfig
-from eval.runs.summary import Summary
-from eval.types import Sample
+from eval.types import Sample, Summary
 from prompts.cost import find_price
 from retrieval import VisualMemory
 from retrieval.errors import InvalidArgument

@@ -66,3 +66,8 @@ def _outcome(draw: np.random.Generator, classes: list[str], truth: int, near: np
         full_cost=0.0013,
         seconds=(float(draw.gamma(4, 0.3)),) * calls,
     )
+
+
+def answers(*, right: int, wrong: int) -> list[str]:
+    """Return so many labels that are right, and then so many that are wrong."""
+    return ["t"] * right + ["w"] * wrong

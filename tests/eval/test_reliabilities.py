@@ -52,7 +52,7 @@ def test_decisions_logs_and_figures_vote_alike(
     expected = [by_hand(results, query) for query in range(len(queries))]
     assert "red" not in expected
     assert vote_labels(results) == expected
-    decided = [classify_with_rerank(sample.picture(), pruned, neighbors=12) for sample in queries]
+    decided = [classify_with_rerank(sample.picture(), pruned, k=12) for sample in queries]
     assert [prediction.label for prediction in decided] == expected
 
 
@@ -129,6 +129,6 @@ def test_files_of_neighbours_keep_them(results: QueryResults, tmp_path: Path, en
 
 
 def test_a_prediction_in_json_names_the_unreliable(pruned: VisualMemory, queries: list[Sample]) -> None:
-    record = prediction_record(classify_with_rerank(queries[0].picture(), pruned, neighbors=18))
+    record = prediction_record(classify_with_rerank(queries[0].picture(), pruned, k=18))
     told = {neighbor["label"]: neighbor.get("reliability") for neighbor in record["neighbors"]}
     assert told["red"] == pytest.approx(0.001) and told["blue"] is None

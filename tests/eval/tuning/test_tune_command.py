@@ -15,7 +15,8 @@ from agent.calls.metered import Meter
 from agent.presets import load_preset
 from eval.types import Dataset
 from tests import commands
-from tests.gemini_server import Call, GeminiServer
+from tests.gemini_protocol import Call
+from tests.gemini_server import GeminiServer
 
 KEY = "test-key-of-the-race"
 VMEM = [sys.executable, "-m", "eval.cli.vmem"]
@@ -65,7 +66,7 @@ def test_the_winner_is_saved_as_a_preset_that_a_run_takes(
     tune: Callable[..., list[str]], surroundings: dict[str, str], built: Path, folder: Path, tmp_path: Path
 ) -> None:
     def vmem(command: list[str]) -> subprocess.CompletedProcess[str]:
-        return commands.vmem(*command, **surroundings)
+        return commands.vmem(*command, variables=surroundings)
 
     scripted = tune("--model", "scripted", "--save", "mine")
     done = vmem(scripted)
@@ -88,7 +89,7 @@ def test_the_winner_is_saved_as_a_preset_that_a_run_takes(
 def test_a_dry_run_says_the_plan_and_asks_nothing(
     tune: Callable[..., list[str]], surroundings: dict[str, str], server: GeminiServer, tmp_path: Path
 ) -> None:
-    dry = commands.vmem(*tune("--model", "gemini-3.5-flash-lite", "--dry-run"), **surroundings)
+    dry = commands.vmem(*tune("--model", "gemini-3.5-flash-lite", "--dry-run"), variables=surroundings)
     assert dry.returncode == 0 and "Nothing was asked" in dry.stdout and "$" in dry.stdout, dry.stderr
     assert server.generate_calls() == [] and not (tmp_path / "race").exists()
 
@@ -111,7 +112,7 @@ def test_money_is_kept_to_over_kills_and_nothing_is_paid_twice(
         kills += running.wait() < 0
         asked_again += len(kept & digests(server.generate_calls()[before:]))
     kept, before = kept_replies(tmp_path / "cache"), len(server.generate_calls())
-    assert commands.vmem(*command, **surroundings).returncode == 0
+    assert commands.vmem(*command, variables=surroundings).returncode == 0
     asked_again += len(kept & digests(server.generate_calls()[before:]))
     assert kills == 4 and asked_again == 0
     assert len(digests(server.generate_calls())) == 2 * 24 + 2 * 48
@@ -123,10 +124,10 @@ def test_money_is_kept_to_over_kills_and_nothing_is_paid_twice(
 def test_no_more_is_spent_than_was_allowed(
     tune: Callable[..., list[str]], surroundings: dict[str, str], server: GeminiServer, tmp_path: Path
 ) -> None:
-    poor = commands.vmem(*tune("--model", "gemini-3.5-flash-lite", "--max-cost", "0.02"), **surroundings)
+    poor = commands.vmem(*tune("--model", "gemini-3.5-flash-lite", "--max-cost", "0.02"), variables=surroundings)
     assert poor.returncode == 2 and server.generate_calls() == []
     assert "Error: the race was not got through its first rung: it would cost about $" in poor.stderr
-    unknown = commands.vmem(*tune("--model", "scripted", "--max-cost", "1"), **surroundings)
+    unknown = commands.vmem(*tune("--model", "scripted", "--max-cost", "1"), variables=surroundings)
     assert unknown.returncode == 2 and "Error: --max-cost needs the model's price" in unknown.stderr
 
 

@@ -9,6 +9,7 @@ from scipy.stats import binomtest
 from eval.comparing import Comparison, PairedFigures, compare_runs, compare_with_vote, conclude, format_difference
 from eval.metrics.intervals import Adjusted, holm, mcnemar_p, paired_interval, sign_flip_p, wilson_interval
 from eval.types import Names, Outcome, QueryResults, Run, RunError, RunInfo
+from tests.eval.made_runs import answers
 
 TRUTH = frozenset({"t"})
 
@@ -45,10 +46,6 @@ def run(settings: dict[str, object] | None = None, *, place: str = "", **dataset
 
 def compared(before: Run, after: Run) -> Comparison:
     return compare_runs([("before", before), ("after", after)])
-
-
-def answers(*, right: int, wrong: int) -> list[str]:
-    return ["t"] * right + ["w"] * wrong
 
 
 def test_figures_of_a_case_counted_by_hand() -> None:

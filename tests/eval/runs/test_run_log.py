@@ -4,6 +4,7 @@ import json
 import random
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def test_figures_do_not_depend_on_the_order_of_the_log(
     assert measure(read_run(tmp_path / "run")) == before
 
 
-DAMAGE = {
+DAMAGE: dict[str, dict[str, Any]] = {
     "nothing of the second look": {"rerank": {}},
     "a distance that is a word": {"distances": ["near", 0.2, 0.3, 0.4, 0.5]},
     "no neighbours": {"ids": [], "labels": [], "distances": []},

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from eval.cli.vmem import app
 from retrieval.errors import InvalidArgument
-from tests.eval.test_compare import answers
+from tests.eval.made_runs import answers
 
 
 def write_run(

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from eval.cli.vmem import app
 from eval.runs.log import predictions_with
 from eval.types import RunError, Sample
-from retrieval.erasing.traces import Forgotten, ReplyTraces
+from retrieval.erasing.secrets import Forgotten
+from retrieval.erasing.traces import ReplyTraces
 from retrieval.errors import InvalidArgument, NotAMemory, StorageError, UnknownItem
 from retrieval.memory import VisualMemory
 from retrieval.storage.table import ItemTable

@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 def vmem(server: GeminiServer, cache: Path, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
     own = {"GEMINI_API_KEY": KEY, "GOOGLE_GEMINI_BASE_URL": server.url, "VMEM_CACHE": str(cache)}
-    return commands.vmem(*arguments, **own | variables)
+    return commands.vmem(*arguments, variables=own | variables)
 
 
 def test_a_dry_run_says_what_the_run_would_take_and_asks_nothing(
