@@ -1,8 +1,8 @@
-"""Parquet files from anywhere: what their pages unpack to is read from the pages' headers before any is decoded.
+"""Parquet files: reading them from anywhere within bounds, and files of features, written and read.
 
 A cell of 400 MB of zeros takes some kB in a file and took 2.5 GB to decode. Arrow has no limit of its own, and what a
-file's footer says of a column adds up all its cells. So each page's header is looked at (``PageHeader`` in Apache
-Parquet's parquet.thrift, written in Thrift's compact protocol), which costs some microseconds.
+file's footer says of a column adds up all its cells. So each page's header is looked at before the page is decoded
+(``PageHeader`` in Apache Parquet's parquet.thrift, written in Thrift's compact protocol), which takes microseconds.
 """
 
 import json
