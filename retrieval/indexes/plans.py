@@ -25,7 +25,8 @@ from retrieval.indexes.base import MOST_RECALL
 RECALLS: Final = (*(round(0.9 + step / 1000, 3) for step in range(100)), MOST_RECALL)
 """Shares of the true neighbours, on average, that plans are made for."""
 
-ASKED: Final = 2000  # vectors whose neighbours are looked for
+_ASKED: Final = 2000  # vectors whose neighbours are looked for
+_ASKED_SHARE: Final = 20  # one in so many of a small tree's, which then takes a third of the time to build
 NEIGHBORS: Final = 50  # of each: the paper's k
 _SHARES: Final = (
     *(0.0007, 0.0014),  # one leaf and two of a million vectors
@@ -93,6 +94,11 @@ class Plan:
         return Plan(self.second, NONE_IS_FARTHER, self.second.times(2.0))
 
 
+def asked_of(items: int) -> int:
+    """Return how many of a tree's vectors are asked about their neighbours, on which it is not trained."""
+    return min(_ASKED, items // _ASKED_SHARE)
+
+
 def layout_for(items: int) -> Layout:
     """Return the layout for a number of vectors.
 
@@ -110,12 +116,9 @@ def layout_for(items: int) -> Layout:
 
     At 100,000 × 384 the two on the right are as fast as each other. Two dimensions to a code word are faster than four,
     which need twice the candidates. A tree trained on 125 vectors a leaf is as good as one trained on all.
-
-    Args:
-        items: more than `ASKED`, which it is not trained on.
     """
     leaves = round(1.4 * math.sqrt(items))
-    return Layout(leaves, 2, min(items - ASKED, 125 * leaves))
+    return Layout(leaves, 2, min(items - asked_of(items), 125 * leaves))
 
 
 def cheapest_plans(

@@ -189,7 +189,7 @@ def measure_plans(searcher: Searcher, rows: FixedPointRows, leaves: int) -> tupl
 
     Those are the last of the shuffled ones, where the tree was trained on the first.
     """
-    own = np.sort(rows.shuffled()[-plans.ASKED :])
+    own = np.sort(rows.shuffled()[-plans.asked_of(len(rows)) :])
     queries = rows.unit(own)
     nearest = _compare_all(rows, queries, plans.NEIGHBORS + 1, None)  # each is its own nearest
     farthest = base.unranked(nearest)[1][:, -1:]
