@@ -36,5 +36,5 @@ def copied(index: Path, folder: Path) -> Path:
 def processes() -> ForkServerContext:
     """Return what starts processes that have imported already what saves an index."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "scann.scann_ops.py.scann_ops_pybind", "retrieval.indexes.compiled"])
+    context.set_forkserver_preload([__name__, "tests.retrieval.indexes.warm"])
     return context

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from retrieval.indexes.base import ArrayBlocks, Skipped
 from retrieval.indexes.milvus import TOKEN, MilvusIndex, embed, on_server
 
 Vectors = Callable[[int, int], np.ndarray]
+Make = Callable[[type[MilvusIndex]], MilvusIndex]
 ITEMS = 600
 
 
@@ -40,9 +42,39 @@ def kind(request: pytest.FixtureRequest) -> type[MilvusIndex]:
     return MilvusIndex if request.param == "embedded" else on_server(request.getfixturevalue("server"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def vectors(random_vectors: Vectors) -> np.ndarray:
     return random_vectors(ITEMS, 24)
+
+
+@pytest.fixture(scope="module")
+def make(vectors: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Return what builds an index of a kind, or returns the one that was built before: tests only search it."""
+
+    made: dict[type[MilvusIndex], MilvusIndex] = {}
+
+    def build(kind: type[MilvusIndex]) -> MilvusIndex:
+        if kind not in made:
+            made[kind] = kind.build(ArrayBlocks(vectors), tmp_path_factory.mktemp("made"))
+        return made[kind]
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def at_rest(vectors: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of an embedded index that nobody has open."""
+    folder = tmp_path_factory.mktemp("at_rest") / "index"
+    folder.mkdir()
+    MilvusIndex.build(ArrayBlocks(vectors), folder)
+    gc.collect()  # pymilvus leaves circles of errors that it caught
+    return folder
+
+
+@pytest.fixture
+def folder(at_rest: Path, tmp_path: Path) -> Path:
+    """Return a copy of it, to be changed."""
+    return shutil.copytree(at_rest, tmp_path / "index")
 
 
 def nearest(queries: np.ndarray, vectors: np.ndarray, k: int) -> np.ndarray:
@@ -53,20 +85,17 @@ def all_bytes(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
 
 
-def test_finds_what_a_comparison_with_all_finds(kind: type[MilvusIndex], vectors: np.ndarray, tmp_path: Path) -> None:
-    positions, distances = kind.build(ArrayBlocks(vectors), tmp_path).search(vectors[:50], 10)
+def test_finds_what_a_comparison_with_all_finds(kind: type[MilvusIndex], vectors: np.ndarray, make: Make) -> None:
+    positions, distances = make(kind).search(vectors[:50], 10)
     assert (positions == nearest(vectors[:50], vectors, 10)).mean() > 0.99
     assert np.allclose(distances, 1 - np.einsum("qd,qkd->qk", vectors[:50], vectors[positions]), atol=1e-5)
 
 
-def test_what_is_skipped_is_never_found_however_near(
-    kind: type[MilvusIndex], vectors: np.ndarray, tmp_path: Path
-) -> None:
-    index = kind.build(ArrayBlocks(vectors), tmp_path)
+def test_what_is_skipped_is_never_found_however_near(kind: type[MilvusIndex], vectors: np.ndarray, make: Make) -> None:
     left = np.array([3, 77, 590])
     skip = np.ones(ITEMS, bool)
     skip[left] = False
-    positions, _ = index.search(vectors[:5], 3, skip=Skipped(skip))
+    positions, _ = make(kind).search(vectors[:5], 3, skip=Skipped(skip))
     assert (positions == left[nearest(vectors[:5], vectors[left], 3)]).all()
 
 
@@ -93,11 +122,10 @@ def test_what_a_killed_extension_left_on_a_server_is_removed(server: str, vector
     assert long.search(vectors[:3], 510)[0].max() == 509
 
 
-def test_no_byte_of_an_erased_vector_is_left_in_the_folder(vectors: np.ndarray, tmp_path: Path) -> None:
-    MilvusIndex.build(ArrayBlocks(vectors), tmp_path)
-    assert vectors[5].tobytes()[:32] in all_bytes(tmp_path)
-    assert list(MilvusIndex.erase(tmp_path, np.array([5, 17]))) == ["milvus.json"]
-    left = all_bytes(tmp_path)
+def test_no_byte_of_an_erased_vector_is_left_in_the_folder(vectors: np.ndarray, folder: Path) -> None:
+    assert vectors[5].tobytes()[:32] in all_bytes(folder)
+    assert list(MilvusIndex.erase(folder, np.array([5, 17]))) == ["milvus.json"]
+    left = all_bytes(folder)
     assert vectors[6].tobytes()[:32] in left
     for gone in vectors[[5, 17]]:
         windows = [gone[start : start + 4].tobytes() for start in range(20)]
@@ -113,20 +141,20 @@ def test_an_erased_vector_is_found_no_more(kind: type[MilvusIndex], vectors: np.
     assert not np.isin(index.search(vectors[[5, 17]], ITEMS - 2)[0], [5, 17]).any()
 
 
-def test_two_processes_search_one_embedded_index(vectors: np.ndarray, tmp_path: Path) -> None:
-    index = MilvusIndex.build(ArrayBlocks(vectors), tmp_path)
-    assert other_process(tmp_path, "print(index.search(np.eye(24, dtype=np.float32)[:1], 3)[0].tolist())") == str(
+def test_two_processes_search_one_embedded_index(folder: Path) -> None:
+    index = MilvusIndex.load(folder)
+    assert other_process(folder, "print(index.search(np.eye(24, dtype=np.float32)[:1], 3)[0].tolist())") == str(
         index.search(np.eye(24, dtype=np.float32)[:1], 3)[0].tolist()
     )
-    assert not list((tmp_path / "open").iterdir())
+    assert not list((folder / "open").iterdir())
 
 
-def test_what_a_killed_reader_left_is_swept_up(vectors: np.ndarray, tmp_path: Path) -> None:
-    index = MilvusIndex.build(ArrayBlocks(vectors), tmp_path)
-    other_process(tmp_path, f"import os; os.kill(os.getpid(), {signal.SIGKILL:d})", expected=-signal.SIGKILL)
-    assert len(list((tmp_path / "open").iterdir())) == 1
-    other_process(tmp_path, "print(len(index))")
-    assert not list((tmp_path / "open").iterdir()) and len(index) == ITEMS
+def test_what_a_killed_reader_left_is_swept_up(folder: Path) -> None:
+    index = MilvusIndex.load(folder)
+    other_process(folder, f"import os; os.kill(os.getpid(), {signal.SIGKILL:d})", expected=-signal.SIGKILL)
+    assert len(list((folder / "open").iterdir())) == 1
+    other_process(folder, "print(len(index))")
+    assert not list((folder / "open").iterdir()) and len(index) == ITEMS
 
 
 def other_process(folder: Path, script: str, *, expected: int = 0) -> str:
@@ -193,8 +221,8 @@ def test_an_index_without_a_folder_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_many_threads_search_at_once(vectors: np.ndarray, tmp_path: Path) -> None:
-    index = MilvusIndex.build(ArrayBlocks(vectors), tmp_path)
+def test_many_threads_search_at_once(vectors: np.ndarray, make: Make) -> None:
+    index = make(MilvusIndex)
     answers: list[np.ndarray] = []
     threads = [threading.Thread(target=lambda: answers.append(index.search(vectors, 1)[0])) for _ in range(8)]
     for thread in threads:
@@ -205,34 +233,30 @@ def test_many_threads_search_at_once(vectors: np.ndarray, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".idx"])
-def test_a_damaged_file_is_noticed(vectors: np.ndarray, tmp_path: Path, suffix: str) -> None:
-    MilvusIndex.build(ArrayBlocks(vectors), tmp_path)
-    (file,) = tmp_path.rglob(f"*{suffix}")
+def test_a_damaged_file_is_noticed(folder: Path, suffix: str) -> None:
+    (file,) = folder.rglob(f"*{suffix}")
     with file.open("r+b") as stream:
         stream.seek(file.stat().st_size // 2)
         stream.write(b"\xff\x00\xff\x00")
     with pytest.raises(ValueError, match="are not those that were written"):
-        MilvusIndex.load(tmp_path)
+        MilvusIndex.load(folder)
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "schema.json"])
-def test_a_database_that_cannot_be_read_is_damaged(vectors: np.ndarray, tmp_path: Path, name: str) -> None:
-    MilvusIndex.build(ArrayBlocks(vectors), tmp_path)
-    gc.collect()  # else it is still open
-    for file in tmp_path.rglob(f"{name}*"):
+def test_a_database_that_cannot_be_read_is_damaged(folder: Path, name: str) -> None:
+    for file in folder.rglob(f"{name}*"):
         file.write_text("{")
     with pytest.raises(ValueError, match=r"cannot be opened|has no collection"):
-        MilvusIndex.load(tmp_path)
+        MilvusIndex.load(folder)
 
 
 @pytest.mark.parametrize("name", ["../../elsewhere", "a/b", ""])
-def test_a_file_that_names_another_place_is_refused(vectors: np.ndarray, tmp_path: Path, name: str) -> None:
-    MilvusIndex.build(ArrayBlocks(vectors), tmp_path)
-    about = tmp_path / "milvus.json"
-    (database,) = tmp_path.glob("*.db")
+def test_a_file_that_names_another_place_is_refused(folder: Path, name: str) -> None:
+    about = folder / "milvus.json"
+    (database,) = folder.glob("*.db")
     about.write_text(about.read_text().replace(database.stem, name))
     with pytest.raises(ValueError, match="names no collection"):
-        MilvusIndex.load(tmp_path)
+        MilvusIndex.load(folder)
 
 
 def test_an_index_that_is_not_kept_has_a_collection_of_its_own(
@@ -282,9 +306,9 @@ def test_an_address_with_a_secret_in_it_is_refused_without_saying_it(uri: str) -
     assert "hunter2" not in str(caught.value)
 
 
-def test_more_neighbours_than_milvus_gives_are_refused(vectors: np.ndarray, tmp_path: Path) -> None:
+def test_more_neighbours_than_milvus_gives_are_refused(vectors: np.ndarray, make: Make) -> None:
     with pytest.raises(InvalidArgument, match="16,384 neighbours at most"):
-        MilvusIndex.build(ArrayBlocks(vectors), tmp_path).search(vectors[:1], 16_385)
+        make(MilvusIndex).search(vectors[:1], 16_385)
 
 
 def test_the_same_database_is_opened_once(tmp_path: Path) -> None:
