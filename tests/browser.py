@@ -102,6 +102,15 @@ class Browser:
         for kind in ("mousePressed", "mouseReleased"):
             self._ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
+    def click_button(self, name: str) -> None:
+        """Click on a button by what it says, once it stands still."""
+        buttons = "[...document.querySelectorAll('button')]"
+        self.wait_for(f"{buttons}.some(node => node.innerText === {name!r})")
+        self.evaluate("document.querySelectorAll('[data-wanted]').forEach(node => delete node.dataset.wanted)")
+        self.evaluate(f"{buttons}.find(node => node.innerText === {name!r}).dataset.wanted = ''")
+        self.settle("[data-wanted]")
+        self.click("[data-wanted]")
+
     def settle(self, selector: str) -> None:
         """Wait until an element no longer moves, as one in a dialog that is being opened does."""
         box = f"JSON.stringify(document.querySelector({json.dumps(selector)}).getBoundingClientRect())"

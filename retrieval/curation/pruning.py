@@ -70,7 +70,7 @@ def count_self_votes(
     Raises:
         InvalidArgument: k below 1.
     """
-    found = nearest_others(vectors, search, k=k, doing="Asking about each item" if progress else "")
+    found = nearest_others(vectors, search, k=k, doing="Asking about each item", shown=progress)
     return count_votes(((own, rows) for own, rows, _ in found), labels, within=within)
 
 
@@ -87,11 +87,13 @@ def nearest_others(
     k: int,
     asked: Int[np.ndarray, " asked"] | None = None,
     doing: str = "",
+    shown: bool = True,
 ) -> Iterator[tuple[Int[np.ndarray, " some"], Int[np.ndarray, "some k"], Float[np.ndarray, "some k"]]]:
     """Yield rows of items with rows and distances of their k nearest others, some thousand items at a time.
 
     k is clipped to the number of other items, and to what the search gives less one. ``asked``: rows of the items that
-    are asked about; None: all. ``doing``: what a bar says that is shown meanwhile; empty for none.
+    are asked about; None: all. ``doing``: what a bar says that is shown meanwhile; empty for none. ``shown``:
+    whether there is a bar; a page that waits is told all the same.
 
     Raises:
         InvalidArgument: k below 1.
@@ -100,7 +102,7 @@ def nearest_others(
         raise InvalidArgument(f"k={k}: each item is to be answered with one neighbour or more")
     asked = np.arange(len(vectors)) if asked is None else asked
     starts = range(0, len(asked), _ITEMS_AT_A_TIME)
-    for start in track(starts, doing, total=len(starts), unit=" blocks", shown=bool(doing)):
+    for start in track(starts, doing, total=len(starts), unit=" blocks", shown=shown and bool(doing)):
         own = asked[start : start + _ITEMS_AT_A_TIME]
         rows, distances = search(vectors[own], min(k + 1, len(vectors)))
         counted = other_places(rows, own)

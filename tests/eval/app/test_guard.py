@@ -15,6 +15,7 @@ from websockets.sync.client import connect
 
 from eval.app.server import is_loopback
 from tests.browser import Browser, needs_chromium
+from tests.commands import vmem
 from tests.serving import Served, serving
 
 SOCKET = "/_nicegui_ws/socket.io/?EIO=4&transport=websocket"
@@ -134,16 +135,14 @@ def test_a_path_of_another_host_is_not_redirected_to(guarded: Served) -> None:
 
 
 @needs_chromium
-def test_a_read_only_page_offers_no_edits(guarded: Served, tmp_path: Path) -> None:
-    with Browser(tmp_path / "profile") as browser:
-        url = guarded.url.replace("0.0.0.0", "127.0.0.1")
-        browser.open_url(url.replace("?", "?item=red/1.png&"), at=url.partition("?")[0] + "?item=red%2F1.png")
-        browser.wait_for("document.querySelectorAll('.pictures button').length > 0")
-        browser.click(".pictures button")
-        browser.wait_for("document.querySelector('.dialog') !== null")
-        shown = browser.evaluate("[...document.querySelectorAll('.dialog button')].map(node => node.innerText)")
-        assert shown == ["Leave out of this question", "Close"]
-        assert browser.troubles == []
+def test_a_read_only_page_offers_no_edits(guarded: Served, quiet: Browser) -> None:
+    url = guarded.url.replace("0.0.0.0", "127.0.0.1")
+    quiet.open_url(url.replace("?", "?item=red/1.png&"), at=url.partition("?")[0] + "?item=red%2F1.png")
+    quiet.wait_for("document.querySelectorAll('.pictures button').length > 0")
+    quiet.click(".pictures button")
+    quiet.wait_for("document.querySelector('.dialog') !== null")
+    shown = quiet.evaluate("[...document.querySelectorAll('.dialog button')].map(node => node.innerText)")
+    assert shown == ["Leave out of this question", "Close"]
 
 
 @pytest.mark.parametrize("content", ["short", "x" * 20 + "?&"])
@@ -159,8 +158,7 @@ def test_a_port_in_use_is_told_in_a_sentence(built: Path, local: Served) -> None
 
 
 def refusal(*arguments: object) -> str:
-    command = [sys.executable, "-m", "eval.cli.vmem", "serve", *map(str, arguments)]
-    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
+    done = vmem("serve", *arguments)
     assert done.returncode == 2
     return done.stderr
 

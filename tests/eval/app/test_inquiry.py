@@ -58,7 +58,8 @@ def test_decisions_and_changes_are_told_in_words() -> None:
 
 
 def test_edits_are_undone_one_by_one(memory: VisualMemory) -> None:
-    before, first, second = labels_of(memory), *memory.snapshot().ids[:2].tolist()
+    before = labels_of(memory)
+    first, second = memory.snapshot().ids[:2].tolist()
     edits = Edits(memory)
     edits.relabel(first, "new")
     edits.forget(second)

@@ -22,12 +22,6 @@ PHONE = 390  # pixels
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with Browser(tmp_path_factory.mktemp("browser") / "profile") as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
     """Return a memory of three colours, hostile labels, many small classes, and twins under two labels."""
     path = tmp_path_factory.mktemp("browsed") / "memory"
@@ -44,14 +38,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
 def served(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator[Served]:
     with serving(tmp_path_factory.mktemp("server"), folder) as running:
         yield running
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Browser]:
-    """Return the browser, and see that nothing complains or asks for anything elsewhere."""
-    browser.troubles.clear()
-    yield browser
-    assert browser.troubles == []
 
 
 def visit(browser: Browser, served: Served, path: str, *, width: int = 1280) -> None:
@@ -77,74 +63,74 @@ def work(browser: Browser, served: Served, path: str, done: str) -> None:
 
 
 @needs_chromium
-def test_classes_are_filtered_sorted_and_lead_to_their_pictures(page: Browser, served: Served) -> None:
-    visit(page, served, "/memory")
-    assert first_cells(page)[:3] == ["blue", "green", "red"] and len(first_cells(page)) == 50
-    assert page.evaluate("document.querySelector('th[aria-sort]').ariaSort") == "descending"
-    page.click(".list thead th:first-child a")
-    page.wait_for("document.querySelector('.list th:first-child')?.ariaSort === 'ascending'")
-    ready(page)
-    page.click("input[name=text]")
-    page.type("RE")
-    page.press("Enter")
-    page.wait_for("location.search.includes('text=RE')")
-    ready(page)
-    assert first_cells(page) == ["green", "red", "two�lines�three"]
-    page.click(".list tbody tr:nth-child(2) a")
-    page.wait_for("location.pathname === '/memory/class'")
-    ready(page)
-    assert page.evaluate("document.querySelectorAll('.tiles .tile img').length") == 6
-    page.wait_for("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
-    page.evaluate("history.back()")
-    page.wait_for("location.search.includes('text=RE')")
+def test_classes_are_filtered_sorted_and_lead_to_their_pictures(quiet: Browser, served: Served) -> None:
+    visit(quiet, served, "/memory")
+    assert first_cells(quiet)[:3] == ["blue", "green", "red"] and len(first_cells(quiet)) == 50
+    assert quiet.evaluate("document.querySelector('th[aria-sort]').ariaSort") == "descending"
+    quiet.click(".list thead th:first-child a")
+    quiet.wait_for("document.querySelector('.list th:first-child')?.ariaSort === 'ascending'")
+    ready(quiet)
+    quiet.click("input[name=text]")
+    quiet.type("RE")
+    quiet.press("Enter")
+    quiet.wait_for("location.search.includes('text=RE')")
+    ready(quiet)
+    assert first_cells(quiet) == ["green", "red", "two�lines�three"]
+    quiet.click(".list tbody tr:nth-child(2) a")
+    quiet.wait_for("location.pathname === '/memory/class'")
+    ready(quiet)
+    assert quiet.evaluate("document.querySelectorAll('.tiles .tile img').length") == 6
+    quiet.wait_for("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+    quiet.evaluate("history.back()")
+    quiet.wait_for("location.search.includes('text=RE')")
 
 
 @needs_chromium
-def test_classes_come_in_pages(page: Browser, served: Served) -> None:
-    visit(page, served, "/memory?text=class")
-    assert f"{MANY} of " in page.evaluate(STATUS)
-    page.click(".pager a")
-    page.wait_for("location.search.includes('page=2')")
-    ready(page)
-    assert first_cells(page)[0] == "class 050"
-    assert page.evaluate("document.querySelector('input[name=text]').value") == "class"
+def test_classes_come_in_pages(quiet: Browser, served: Served) -> None:
+    visit(quiet, served, "/memory?text=class")
+    assert f"{MANY} of " in quiet.evaluate(STATUS)
+    quiet.click(".pager a")
+    quiet.wait_for("location.search.includes('page=2')")
+    ready(quiet)
+    assert first_cells(quiet)[0] == "class 050"
+    assert quiet.evaluate("document.querySelector('input[name=text]').value") == "class"
 
 
 @needs_chromium
-def test_hostile_labels_are_text_wherever_they_stand(page: Browser, served: Served) -> None:
-    visit(page, served, "/memory")
+def test_hostile_labels_are_text_wherever_they_stand(quiet: Browser, served: Served) -> None:
+    visit(quiet, served, "/memory")
     for path in (
         "/memory",
         f"/memory/class?{urllib.parse.urlencode({'label': HOSTILE[1]})}",
         "/memory/class?label=%00%3Cb%3E",
     ):
-        visit(page, served, path)
-        assert page.evaluate("document.querySelectorAll('[onerror], .page script, .page b').length") == 0
-        assert "\u202e" not in page.evaluate("document.body.innerText")
-        assert page.evaluate("document.documentElement.scrollWidth") <= 1280
-    assert "no item of this class" in page.evaluate(STATUS)
-    visit(page, served, f"/memory/class?{urllib.parse.urlencode({'label': HOSTILE[1]})}")
-    assert page.evaluate("document.querySelector('h1').innerText") == HOSTILE[1]
-    assert page.evaluate("document.querySelectorAll('.tile').length") == 1
+        visit(quiet, served, path)
+        assert quiet.evaluate("document.querySelectorAll('[onerror], .page script, .page b').length") == 0
+        assert "\u202e" not in quiet.evaluate("document.body.innerText")
+        assert quiet.evaluate("document.documentElement.scrollWidth") <= 1280
+    assert "no item of this class" in quiet.evaluate(STATUS)
+    visit(quiet, served, f"/memory/class?{urllib.parse.urlencode({'label': HOSTILE[1]})}")
+    assert quiet.evaluate("document.querySelector('h1').innerText") == HOSTILE[1]
+    assert quiet.evaluate("document.querySelectorAll('.tile').length") == 1
 
 
 @needs_chromium
 def test_near_duplicates_stand_side_by_side_and_those_that_disagree_can_be_asked_for(
-    page: Browser, served: Served
+    quiet: Browser, served: Served
 ) -> None:
-    work(page, served, "/memory/twins", ".pairs")
-    shown = page.evaluate("[...document.querySelectorAll('.pairs > li')].map(node => node.innerText)")
+    work(quiet, served, "/memory/twins", ".pairs")
+    shown = quiet.evaluate("[...document.querySelectorAll('.pairs > li')].map(node => node.innerText)")
     assert any("twin <b>of</b> red/0" in text and "the same content, different labels" in text for text in shown)
-    visit(page, served, "/memory/twins?labels=differ")
-    assert page.evaluate(
+    visit(quiet, served, "/memory/twins?labels=differ")
+    assert quiet.evaluate(
         "[...document.querySelectorAll('.pairs > li > p')].every(p => p.innerText.includes('different'))"
     )
 
 
 @needs_chromium
-def test_the_worst_items_are_told_with_their_counts(page: Browser, served: Served) -> None:
-    work(page, served, "/memory/worst", ".tiles")
-    hurts = page.evaluate(
+def test_the_worst_items_are_told_with_their_counts(quiet: Browser, served: Served) -> None:
+    work(quiet, served, "/memory/worst", ".tiles")
+    hurts = quiet.evaluate(
         "[...document.querySelectorAll('.tile')].map(node => parseInt(node.innerText.match(/hurts (\\d+)/)[1]))"
     )
     assert hurts == sorted(hurts, reverse=True) and hurts[0] > 0
@@ -152,53 +138,43 @@ def test_the_worst_items_are_told_with_their_counts(page: Browser, served: Serve
 
 @needs_chromium
 def test_the_map_shows_an_item_to_who_uses_the_arrow_keys_and_says_in_words_what_it_shows(
-    page: Browser, served: Served
+    quiet: Browser, served: Served
 ) -> None:
-    work(page, served, "/memory/map", "canvas")
-    page.evaluate("document.querySelector('.scatter').focus()")
-    page.press("ArrowDown")
-    page.wait_for("document.querySelectorAll('.pointed .tile').length === 1")
-    first = page.evaluate("document.querySelector('.pointed').innerText")
-    page.press("ArrowDown")
-    page.wait_for(f"document.querySelector('.pointed').innerText !== {first!r}")
-    assert len(first_cells(page)) == 40
-    page.click(".legend a")
-    page.wait_for("location.pathname === '/memory/class'")
+    work(quiet, served, "/memory/map", "canvas")
+    quiet.evaluate("document.querySelector('.scatter').focus()")
+    quiet.press("ArrowDown")
+    quiet.wait_for("document.querySelectorAll('.pointed .tile').length === 1")
+    first = quiet.evaluate("document.querySelector('.pointed').innerText")
+    quiet.press("ArrowDown")
+    quiet.wait_for(f"document.querySelector('.pointed').innerText !== {first!r}")
+    assert len(first_cells(quiet)) == 40
+    quiet.click(".legend a")
+    quiet.wait_for("location.pathname === '/memory/class'")
 
 
 @needs_chromium
 def test_an_item_is_forgotten_after_a_confirmation_and_the_page_offers_the_way_back(
-    page: Browser, served: Served, folder: Path
+    quiet: Browser, served: Served, folder: Path
 ) -> None:
-    visit(page, served, "/memory/class?label=crimson")
-    page.click(".tile button")
+    visit(quiet, served, "/memory/class?label=crimson")
+    quiet.click(".tile button")
     for name in ("Forget…", "Forget"):
-        press(page, name)
-    page.wait_for(f"{STATUS}.includes('no item of this class')")
+        quiet.click_button(name)
+    quiet.wait_for(f"{STATUS}.includes('no item of this class')")
     assert "crimson" not in VisualMemory.open(folder).stats().labels
-    ready(page)
-    press(page, "Undo the last edit")
-    page.wait_for("document.querySelectorAll('.tile').length === 1")
+    ready(quiet)
+    quiet.click_button("Undo the last edit")
+    quiet.wait_for("document.querySelectorAll('.tile').length === 1")
     assert VisualMemory.open(folder).stats().labels["crimson"] == 1
-    visit(page, served, "/memory/versions")
-    assert page.evaluate(f"{ROWS}.map(row => row.cells[2].innerText)")[:2] == ["checkout", "forget"]
-
-
-def press(browser: Browser, name: str) -> None:
-    """Click on a button by what it says, once it stands still."""
-    buttons = "[...document.querySelectorAll('button')]"
-    browser.wait_for(f"{buttons}.some(node => node.innerText === {name!r})")
-    browser.evaluate("document.querySelectorAll('[data-wanted]').forEach(node => delete node.dataset.wanted)")
-    browser.evaluate(f"{buttons}.find(node => node.innerText === {name!r}).dataset.wanted = ''")
-    browser.settle("[data-wanted]")
-    browser.click("[data-wanted]")
+    visit(quiet, served, "/memory/versions")
+    assert quiet.evaluate(f"{ROWS}.map(row => row.cells[2].innerText)")[:2] == ["checkout", "forget"]
 
 
 @needs_chromium
 @pytest.mark.parametrize("path", ["/memory", "/memory/class?label=red", "/memory/map", "/memory/versions"])
-def test_a_phone_needs_no_scrolling_sideways(page: Browser, served: Served, path: str) -> None:
-    visit(page, served, path, width=PHONE)
-    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE
+def test_a_phone_needs_no_scrolling_sideways(quiet: Browser, served: Served, path: str) -> None:
+    visit(quiet, served, path, width=PHONE)
+    assert quiet.evaluate("document.documentElement.scrollWidth") <= PHONE
 
 
 def test_classes_are_found_by_label_and_by_name() -> None:

@@ -20,12 +20,6 @@ FIRST = "[aria-label=Neighbours] .pictures li:first-child button"
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with Browser(tmp_path_factory.mktemp("browser") / "profile") as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def query(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("query") / "red.png"
     draw(COLOURS["red"], 3).save(path)
@@ -50,12 +44,10 @@ def served(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator[S
 
 
 @pytest.fixture
-def page(browser: Browser, served: Served, query: Path) -> Iterator[Browser]:
-    """Return the page with its first answer, and see that nothing complains or asks for anything elsewhere."""
-    browser.troubles.clear()
-    ask(browser, served.url, query)
-    yield browser
-    assert browser.troubles == []
+def page(quiet: Browser, served: Served, query: Path) -> Browser:
+    """Return the page with its first answer."""
+    ask(quiet, served.url, query)
+    return quiet
 
 
 def ask(browser: Browser, url: str, query: Path, *, width: int = 1280) -> None:
@@ -63,16 +55,6 @@ def ask(browser: Browser, url: str, query: Path, *, width: int = 1280) -> None:
     browser.wait_for("document.querySelector('input[type=file]') !== null && window.did_handshake")
     browser.upload("input[type=file]", query)
     browser.wait_for(f"{VERDICT}.includes('vote')")
-
-
-def click(browser: Browser, name: str) -> None:
-    """Click on a button by what it says."""
-    buttons = "[...document.querySelectorAll('button')]"
-    browser.wait_for(f"{buttons}.some(node => node.innerText === {name!r})")
-    browser.evaluate("document.querySelectorAll('[data-wanted]').forEach(node => delete node.dataset.wanted)")
-    browser.evaluate(f"{buttons}.find(node => node.innerText === {name!r}).dataset.wanted = ''")
-    browser.settle("[data-wanted]")
-    browser.click("[data-wanted]")
 
 
 def open_first(browser: Browser) -> None:
@@ -106,12 +88,12 @@ def test_hostile_labels_are_text(page: Browser) -> None:
 def test_leaving_the_nearest_out_changes_the_decision_until_it_is_put_back(page: Browser, folder: Path) -> None:
     before = VisualMemory.open(folder).version
     open_first(page)
-    click(page, "Leave out of this question")
+    page.click_button("Leave out of this question")
     page.wait_for(f"{VERDICT}.startsWith('red: 100 %')")
     assert page.evaluate("document.querySelector('.change').innerText") == f"The decision changed: {ODD} → red"
     closed(page)
     page.click(".pictures:last-of-type li button")
-    click(page, "Put back")
+    page.click_button("Put back")
     page.wait_for(f"{VERDICT}.startsWith({ODD!r})")
     assert VisualMemory.open(folder).version == before
 
@@ -121,25 +103,25 @@ def test_an_edit_is_confirmed_changes_the_decision_and_is_undone(page: Browser, 
     page.click(".dialog input")
     page.evaluate("document.querySelector('.dialog input').select()")
     page.type("red")
-    click(page, "Relabel…")
+    page.click_button("Relabel…")
     page.wait_for("document.querySelector('.dialog h2').innerText.startsWith('Relabel a <b>twin</b> from')")
-    click(page, "Relabel")
+    page.click_button("Relabel")
     page.wait_for(f"{VERDICT}.startsWith('red: 100 %')")
     assert label_of(folder, TWIN) == "red"
     closed(page)
-    click(page, "Undo the last edit")
+    page.click_button("Undo the last edit")
     page.wait_for(f"{VERDICT}.startsWith({ODD!r})")
     assert label_of(folder, TWIN) == ODD
 
 
 def test_forgetting_is_undone_by_going_back_a_version(page: Browser, folder: Path) -> None:
     open_first(page)
-    click(page, "Forget…")
-    click(page, "Forget")
+    page.click_button("Forget…")
+    page.click_button("Forget")
     page.wait_for(f"{VERDICT}.startsWith('red: 100 %')")
     assert label_of(folder, TWIN) is None
     closed(page)
-    click(page, "Undo the last edit")
+    page.click_button("Undo the last edit")
     page.wait_for(f"{VERDICT}.startsWith({ODD!r})")
     assert label_of(folder, TWIN) == ODD
 
@@ -147,8 +129,8 @@ def test_forgetting_is_undone_by_going_back_a_version(page: Browser, folder: Pat
 def test_a_cancelled_edit_changes_nothing(page: Browser, folder: Path) -> None:
     before = VisualMemory.open(folder).version
     open_first(page)
-    click(page, "Forget…")
-    click(page, "Cancel")
+    page.click_button("Forget…")
+    page.click_button("Cancel")
     closed(page)
     assert VisualMemory.open(folder).version == before
 
@@ -179,11 +161,11 @@ def test_the_slider_and_the_voting_method_count_anew(page: Browser) -> None:
 
 def test_the_prompt_is_shown_with_its_cost_and_the_model_asked(page: Browser) -> None:
     slide(page, "ArrowRight")
-    click(page, "Show the prompt")
+    page.click_button("Show the prompt")
     page.wait_for("document.querySelectorAll('.prompt pre').length > 0")
     assert "\n3 pictures, " in page.evaluate("document.body.innerText")
     page.wait_for("[...document.querySelectorAll('.prompt img')].length === 3")
-    click(page, "Ask scripted")
+    page.click_button("Ask scripted")
     page.wait_for("document.body.innerText.includes('reranked: scripted chose among 2 candidates')")
     assert page.evaluate("document.querySelectorAll('.pictures .evidence').length") == 1
 

@@ -68,24 +68,10 @@ def made(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Made:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with Browser(tmp_path_factory.mktemp("browser") / "profile") as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, made: Made) -> Iterator[Served]:
     runs = ["--run", made.plain, "--run", made.asked]
     with serving(tmp_path_factory.mktemp("server"), made.memory, *runs) as running:
         yield running
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Browser]:
-    """Return the browser, and see that nothing complains or asks for anything elsewhere."""
-    browser.troubles.clear()
-    yield browser
-    assert browser.troubles == []
 
 
 def visit(browser: Browser, served: Served, path: str, *, width: int = 1280) -> None:
@@ -105,28 +91,28 @@ def show(browser: Browser, expected: str) -> None:
 
 
 @needs_chromium
-def test_a_run_is_filtered_by_data_set_outcome_reason_and_class(page: Browser, served: Served, made: Made) -> None:
-    visit(page, served, "/runs?run=1")
-    assert page.evaluate(COUNT) == "26 of 26 queries"
+def test_a_run_is_filtered_by_data_set_outcome_reason_and_class(quiet: Browser, served: Served, made: Made) -> None:
+    visit(quiet, served, "/runs?run=1")
+    assert quiet.evaluate(COUNT) == "26 of 26 queries"
     for field, choice in (("dataset", "other"), ("outcome", "asked, but the vote decided")):
-        pick(page, field, choice)
-    show(page, "dataset=other")
-    assert page.evaluate("document.querySelector('select[name=outcome]').value") == "asked, but the vote decided"
+        pick(quiet, field, choice)
+    show(quiet, "dataset=other")
+    assert quiet.evaluate("document.querySelector('select[name=outcome]').value") == "asked, but the vote decided"
     expected = [o.code for o in made.run.results["other"].outcomes or () if o.code == "unusable_reply"]
-    assert len(expected) == 6 and page.evaluate(COUNT) == "6 of 26 queries"
-    assert {tuple(cells)[-1] for cells in page.evaluate(CELLS)} == {"unusable reply"}
-    pick(page, "reason", "unusable_reply")
-    page.click("input[name=label]")
-    page.type("green")
-    page.press("Enter")
-    page.wait_for("location.search.includes('label=green')")
-    ready(page)
-    assert all(cells[1:3] == ["other", "green"] for cells in page.evaluate(CELLS))
-    assert "run=1" in page.evaluate("location.search") and "reason=unusable_reply" in page.evaluate("location.search")
-    page.evaluate("history.back()")
-    page.wait_for("!location.search.includes('label=')")
-    ready(page)
-    assert page.evaluate(COUNT) == "6 of 26 queries"
+    assert len(expected) == 6 and quiet.evaluate(COUNT) == "6 of 26 queries"
+    assert {tuple(cells)[-1] for cells in quiet.evaluate(CELLS)} == {"unusable reply"}
+    pick(quiet, "reason", "unusable_reply")
+    quiet.click("input[name=label]")
+    quiet.type("green")
+    quiet.press("Enter")
+    quiet.wait_for("location.search.includes('label=green')")
+    ready(quiet)
+    assert all(cells[1:3] == ["other", "green"] for cells in quiet.evaluate(CELLS))
+    assert "run=1" in quiet.evaluate("location.search") and "reason=unusable_reply" in quiet.evaluate("location.search")
+    quiet.evaluate("history.back()")
+    quiet.wait_for("!location.search.includes('label=')")
+    ready(quiet)
+    assert quiet.evaluate(COUNT) == "6 of 26 queries"
 
 
 def pick(browser: Browser, field: str, choice: str) -> None:
@@ -137,79 +123,79 @@ def pick(browser: Browser, field: str, choice: str) -> None:
 
 
 @needs_chromium
-def test_a_query_tells_what_the_run_saw_and_what_the_model_said(page: Browser, served: Served) -> None:
-    visit(page, served, "/runs?run=1&outcome=asked%2C+but+the+vote+decided")
-    page.click("[aria-label=Queries] tbody a")
-    page.wait_for("location.pathname === '/runs/query'")
-    ready(page)
-    page.wait_for("document.querySelectorAll('.neighbors li').length >= 10")
-    text = page.evaluate("document.querySelector('.page').innerText")
+def test_a_query_tells_what_the_run_saw_and_what_the_model_said(quiet: Browser, served: Served) -> None:
+    visit(quiet, served, "/runs?run=1&outcome=asked%2C+but+the+vote+decided")
+    quiet.click("[aria-label=Queries] tbody a")
+    quiet.wait_for("location.pathname === '/runs/query'")
+    ready(quiet)
+    quiet.wait_for("document.querySelectorAll('.neighbors li').length >= 10")
+    text = quiet.evaluate("document.querySelector('.page').innerText")
     assert "no <b>JSON</b>\nat all" in text and "unusable_reply" in text and "<i>" in text
     assert ODD in text or "blue" in text
-    page.wait_for("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
-    assert page.evaluate("document.querySelectorAll('[onerror], .page b, .page i').length") == 0
-    query = page.evaluate("document.querySelector('.asked .id').innerText")
-    page.evaluate("[...document.querySelectorAll('.pager a')].find(a => a.innerText.includes('next')).id = 'next'")
-    page.click("#next")
-    page.wait_for(f"![undefined, {query!r}].includes(document.querySelector('.asked .id')?.innerText)")
-    assert "outcome=asked" in page.evaluate("location.search")
+    quiet.wait_for("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+    assert quiet.evaluate("document.querySelectorAll('[onerror], .page b, .page i').length") == 0
+    query = quiet.evaluate("document.querySelector('.asked .id').innerText")
+    quiet.evaluate("[...document.querySelectorAll('.pager a')].find(a => a.innerText.includes('next')).id = 'next'")
+    quiet.click("#next")
+    quiet.wait_for(f"![undefined, {query!r}].includes(document.querySelector('.asked .id')?.innerText)")
+    assert "outcome=asked" in quiet.evaluate("location.search")
 
 
 @needs_chromium
-def test_evidence_is_marked_in_words(page: Browser, served: Served) -> None:
-    visit(page, served, "/runs?run=1&reason=reranked")
-    page.click("[aria-label=Queries] tbody a")
-    page.wait_for("document.querySelectorAll('.neighbors .evidence').length === 1")
-    shown = page.evaluate("document.querySelector('.neighbors .evidence').innerText")
+def test_evidence_is_marked_in_words(quiet: Browser, served: Served) -> None:
+    visit(quiet, served, "/runs?run=1&reason=reranked")
+    quiet.click("[aria-label=Queries] tbody a")
+    quiet.wait_for("document.querySelectorAll('.neighbors .evidence').length === 1")
+    shown = quiet.evaluate("document.querySelector('.neighbors .evidence').innerText")
     assert "#2 · " in shown and "★ evidence" in shown
 
 
 @needs_chromium
-def test_two_runs_stand_side_by_side(page: Browser, served: Served) -> None:
-    visit(page, served, "/runs")
-    pick(page, "against", "1")
-    pick(page, "run", "0")
-    show(page, "against=1")
-    assert page.evaluate(COUNT) == "24 of 24 queries"
-    assert "plain" in page.evaluate("document.querySelector('.conclusion').innerText")
-    pick(page, "outcome", "another answer")
-    show(page, "outcome=another")
-    cells = page.evaluate(CELLS)
+def test_two_runs_stand_side_by_side(quiet: Browser, served: Served) -> None:
+    visit(quiet, served, "/runs")
+    pick(quiet, "against", "1")
+    pick(quiet, "run", "0")
+    show(quiet, "against=1")
+    assert quiet.evaluate(COUNT) == "24 of 24 queries"
+    assert "plain" in quiet.evaluate("document.querySelector('.conclusion').innerText")
+    pick(quiet, "outcome", "another answer")
+    show(quiet, "outcome=another")
+    cells = quiet.evaluate(CELLS)
     assert cells and all(row[3] != row[4] for row in cells)
-    page.click("[aria-label=Queries] tbody a")
-    page.wait_for("document.querySelectorAll('.decision .view').length === 2")
-    assert page.evaluate("[...document.querySelectorAll('.decision .view h3')].map(node => node.innerText)") == [
+    quiet.click("[aria-label=Queries] tbody a")
+    quiet.wait_for("document.querySelectorAll('.decision .view').length === 2")
+    assert quiet.evaluate("[...document.querySelectorAll('.decision .view h3')].map(node => node.innerText)") == [
         "plain",
         "asked",
     ]
 
 
 @needs_chromium
-def test_a_picture_that_could_not_be_read_says_why(page: Browser, served: Served) -> None:
-    visit(page, served, "/runs?run=0&outcome=unreadable+pictures")
-    assert page.evaluate(COUNT) == "2 of 26 queries"
-    page.click("[aria-label=Queries] tbody a")
-    page.wait_for("document.querySelector('.facts') !== null")
-    assert "is not a picture" in page.evaluate("document.querySelector('.facts').innerText")
-    assert page.evaluate("document.querySelector('.query .nothing').ariaLabel") == "the query: no picture"
+def test_a_picture_that_could_not_be_read_says_why(quiet: Browser, served: Served) -> None:
+    visit(quiet, served, "/runs?run=0&outcome=unreadable+pictures")
+    assert quiet.evaluate(COUNT) == "2 of 26 queries"
+    quiet.click("[aria-label=Queries] tbody a")
+    quiet.wait_for("document.querySelector('.facts') !== null")
+    assert "is not a picture" in quiet.evaluate("document.querySelector('.facts').innerText")
+    assert quiet.evaluate("document.querySelector('.query .nothing').ariaLabel") == "the query: no picture"
 
 
 @needs_chromium
 @pytest.mark.parametrize("path", ["/runs?run=1", "/runs?run=0&against=1", "/runs/query?run=1&in=seen&id=none"])
-def test_a_phone_needs_no_scrolling_sideways(page: Browser, served: Served, path: str) -> None:
+def test_a_phone_needs_no_scrolling_sideways(quiet: Browser, served: Served, path: str) -> None:
     browser_url = urllib.parse.urljoin(served.url, path)
-    page.open_url(browser_url, width=PHONE)
-    page.wait_for("document.querySelector('[aria-label=Queries], .pager') !== null")
-    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE
+    quiet.open_url(browser_url, width=PHONE)
+    quiet.wait_for("document.querySelector('[aria-label=Queries], .pager') !== null")
+    assert quiet.evaluate("document.documentElement.scrollWidth") <= PHONE
 
 
 @needs_chromium
-def test_nonsense_in_an_address_is_answered_with_what_there_is(page: Browser, served: Served) -> None:
-    visit(page, served, "/runs?run=99&against=x&page=-3&dataset=%3Cb%3E")
-    assert page.evaluate(COUNT) == "0 of 26 queries"
-    page.open_url(urllib.parse.urljoin(served.url, "/runs/query?run=1&in=seen&id=none"))
-    page.wait_for("document.querySelector('[role=alert]') !== null")
-    assert page.evaluate("document.querySelector('[role=alert]').innerText") == "The run has no such query."
+def test_nonsense_in_an_address_is_answered_with_what_there_is(quiet: Browser, served: Served) -> None:
+    visit(quiet, served, "/runs?run=99&against=x&page=-3&dataset=%3Cb%3E")
+    assert quiet.evaluate(COUNT) == "0 of 26 queries"
+    quiet.open_url(urllib.parse.urljoin(served.url, "/runs/query?run=1&in=seen&id=none"))
+    quiet.wait_for("document.querySelector('[role=alert]') !== null")
+    assert quiet.evaluate("document.querySelector('[role=alert]').innerText") == "The run has no such query."
 
 
 def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:

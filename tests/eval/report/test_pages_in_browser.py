@@ -1,6 +1,5 @@
 """Pages of runs and comparisons in headless Chromium: real clicks and keys, hostile labels, a phone, many queries."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,20 +24,6 @@ PHONE = 390  # pixels
 COUNT = "document.getElementById('count').textContent"
 ARTICLES = "[...document.querySelectorAll('#gallery article')]"
 SHOWN = f"{ARTICLES}.map(node => node.innerText)"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with Browser(tmp_path_factory.mktemp("browser") / "profile") as running:
-        yield running
-
-
-@pytest.fixture
-def quiet(browser: Browser) -> Iterator[Browser]:
-    """Return the browser, and see that no page complains or reaches for the network."""
-    browser.troubles.clear()
-    yield browser
-    assert browser.troubles == []
 
 
 def write(path: Path, run: Run, **options: object) -> Path:

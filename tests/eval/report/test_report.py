@@ -31,7 +31,7 @@ from tests.markup import HOSTILE
 
 def report(path: Path, run: Run, *, folder: Path | None = None, **options: Any) -> Page:
     spending = {name: sum_spending(results.outcomes) for name, results in run.results.items() if results.outcomes}
-    given = {"memory": None, "datasets": {}, "folder": folder or path} | options
+    given: dict[str, Any] = {"memory": None, "datasets": {}, "folder": folder or path} | options
     write_report(path / "report.html", run, measure(run, choose_k_on=None), spending=spending, **given)
     return Page(path / "report.html")
 
@@ -53,7 +53,7 @@ def asked(built: Path, tmp_path: Path) -> Callable[..., Page]:
     run = run_evaluation(memory, {"q": Dataset(samples)}, out, k=18, stages=stages, concurrency=1, progress=False)
 
     def make(change: Callable[[Run], Run] = lambda run: run, **options: Any) -> Page:
-        given = {"memory": memory, "datasets": {"q": Dataset(samples)}, "folder": out} | options
+        given: dict[str, Any] = {"memory": memory, "datasets": {"q": Dataset(samples)}, "folder": out} | options
         return report(tmp_path, change(run), **given)
 
     return make
@@ -86,7 +86,7 @@ def test_every_query_is_listed_with_those_that_could_not_be_used(tmp_path: Path)
         assert sorted(group["ids"][:-1]) == sorted(results.ids) and group["ids"][-1:] == list(results.unreadable)
         assert {len(group[name]) for name in ("ids", "truths", "flags", "reasons")} == {len(results) + 1}
         answered = dict(zip(group["ids"], (gallery["labels"][code] for code in group["answers"][1]), strict=True))
-        assert [answered[query] for query in results.ids] == [outcome.label for outcome in results.outcomes]
+        assert [answered[query] for query in results.ids] == [outcome.label for outcome in results.outcomes or ()]
 
 
 def test_the_page_lists_errors_first_and_of_each_kind_those_with_pictures(tmp_path: Path) -> None:
@@ -125,9 +125,8 @@ def test_masked_accuracy_says_how_many_classes_it_is_about(tmp_path: Path) -> No
 
 
 def test_figures_of_a_centred_run_are_marked_as_transductive(tmp_path: Path) -> None:
-    plain, centred = (
-        report(tmp_path, made_run({"val": 60}, rerank=True, **more)) for more in ({}, {"centre": "queries"})
-    )
+    plain = report(tmp_path, made_run({"val": 60}, rerank=True))
+    centred = report(tmp_path, made_run({"val": 60}, rerank=True, centre="queries"))
     headings = sum(centred.count(level) for level in ("h1", "h2"))
     assert plain.count("span", **{"class": "chip"}) == 0
     assert centred.count("span", **{"class": "chip"}) == headings and headings >= 6
