@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from eval.datasets.archives import open_archive
 from eval.datasets.catalogue import Official, find_official, official_datasets
 from eval.datasets.published import LAYOUTS, Labels, named_labels, once, tiny_annotations
 from eval.datasets.tables import Table, expect_unique, find_table
@@ -80,7 +79,13 @@ def find_dataset(name: str, path: str | Path) -> Found:
     if table is not None:
         expect_unique(table)
         return _from_table(official, table)
-    tree: Tree = FolderTree(place) if os.path.isdir(place) else open_archive(place)
+    tree: Tree
+    if os.path.isdir(place):
+        tree = FolderTree(place)
+    else:
+        from eval.datasets.archives import open_archive  # most data sets lie in folders
+
+        tree = open_archive(place)
     found = _own(tree) if official is None else _from_tree(official, tree)
     return Found(found.dataset, (*tree.notes, *found.notes))
 

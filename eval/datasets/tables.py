@@ -414,12 +414,16 @@ def find_table(path: Path, *, split: Sequence[str] = ()) -> Table | None:
 def _table_files(path: Path, suffix: str) -> list[Path]:
     """Return a folder's Parquet or Arrow files, where Hugging Face puts them; folders of pictures are not searched."""
     for places in _PLACES:
-        files = (file for place in places for file in path.glob(f"{place}*.{suffix}") if os.path.isfile(file))
-        found = sorted(file for file in files if not is_left_behind(file.relative_to(path).as_posix()))
+        there = (file for place in places for file in path.glob(f"{place}*.{suffix}") if os.path.isfile(file))
+        found = sorted(file for file in there if not is_left_behind(file.relative_to(path).as_posix()))
         saved = {folder: _saved_files(folder) for folder in {file.parent for file in found}}
-        kept = [file for file in found if _is_saved(file, saved[file.parent])]
-        if kept:
-            return kept
+        # Hugging Face keeps intermediate results beside the table.
+        listed = [(file, saved[file.parent]) for file in found]
+        files = [
+            file for file, names in listed if (file.name in names if names else not file.name.startswith("cache-"))
+        ]
+        if files:
+            return files
     return []
 
 
@@ -441,11 +445,6 @@ def _saved_files(folder: Path) -> list[str] | None:
     return names
 
 
-def _is_saved(file: Path, names: list[str] | None) -> bool:
-    """Tell whether a file is part of the table; Hugging Face keeps intermediate results beside it."""
-    return file.name in names if names else not file.name.startswith("cache-")
-
-
 def _files_of_split(path: Path, files: list[Path], split: Sequence[str]) -> list[Path]:
     by_split: dict[str, list[Path]] = {}
     for file in files:
@@ -465,7 +464,11 @@ def _open_files(root: Path, paths: list[Path]) -> Table:
     with reading(root):
         files: list[RowFile] = [ArrowRows(p) if p.suffix == ".arrow" else ParquetRows(p, groups) for p in paths]
         schema = files[0].schema
-        label, image = _label_column(root, schema), _image_column(root, schema)
+        label = _expect_column(root, schema, _column(schema, ("labels", "label")), "one called label or labels")
+        pictures = (_column(schema, (name,)) for name in _IMAGES)
+        found = next((name for name in pictures if name and _holds_pictures(schema, name)), None)
+        wanted_image = "one called image with encoded pictures, or one called path,"
+        image = _expect_column(root, schema, found or _column(schema, PATHS), wanted_image)
         is_path = column_name(image) in PATHS
         file_name = f"{image}.path" if _has_field(schema, image, "path") else image if is_path else None
         own, wnid = _column(schema, ("id",)), _column(schema, ("wnid",))
@@ -502,28 +505,17 @@ def _column(schema: "pa.Schema", wanted: Sequence[str]) -> str | None:
     return next((spelt[name] for name in wanted if name in spelt), None)
 
 
-def _label_column(root: Path, schema: "pa.Schema") -> str:
-    name = _column(schema, ("labels", "label"))
+def _expect_column(root: Path, schema: "pa.Schema", name: str | None, wanted: str) -> str:
     if name is None:
-        raise FolderError(f"{root} has the columns {', '.join(schema.names)}: one called label or labels expected")
+        raise FolderError(f"{root} has the columns {', '.join(schema.names)}: {wanted} expected")
     return name
 
 
-def _image_column(root: Path, schema: "pa.Schema") -> str:
+def _holds_pictures(schema: "pa.Schema", name: str) -> bool:
     import pyarrow as pa
 
-    def holds_pictures(name: str) -> bool:
-        kind = schema.field(name).type
-        return _has_field(schema, name, "bytes") or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-
-    columns = [_column(schema, (name,)) for name in _IMAGES]
-    name = next((name for name in columns if name and holds_pictures(name)), None) or _column(schema, PATHS)
-    if name is None:
-        raise FolderError(
-            f"{root} has the columns {', '.join(schema.names)}:"
-            " one called image with encoded pictures, or one called path, expected"
-        )
-    return name
+    kind = schema.field(name).type
+    return _has_field(schema, name, "bytes") or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
 def _has_field(schema: "pa.Schema", column: str, field: str) -> bool:

@@ -40,30 +40,27 @@ def test_the_list_names_every_analysis_and_what_it_needs() -> None:
 
 
 def test_one_analysis_of_a_neighbour_file_is_four_files_and_a_sentence(neighbor_file: Path, tmp_path: Path) -> None:
-    said = typed("analyse", "reliability", "--neighbors", neighbor_file, "--out", tmp_path / "out")
-    assert "nearest neighbour has a right label" in said
+    said = typed("analyse", "hit_rate", "--neighbors", neighbor_file, "--out", tmp_path / "out", "--k", 7)
+    assert "With 7 neighbours a right label is among theirs" in said
     assert sorted(path.suffix for path in (tmp_path / "out" / "val").iterdir()) == [".csv", ".md", ".png", ".svg"]
+    assert (tmp_path / "out" / "val" / "hit_rate.csv").read_text().count("\n") == 8
 
 
-def test_what_is_left_out_of_several_data_sets_is_said_once(built: Path, pictures: Path, tmp_path: Path) -> None:
+def test_all_runs_what_it_can_and_says_once_what_the_rest_needs(built: Path, pictures: Path, tmp_path: Path) -> None:
     run_evaluation(
         VisualMemory.open(built),
         {name: Dataset(read_folder(pictures)) for name in ("one", "two")},
         tmp_path / "run",
-        k=7,
+        k=9,
         paths={"one": str(pictures), "two": str(pictures)},
         progress=False,
     )
-    said = typed("analyse", "all", "--run", tmp_path / "run", "--out", tmp_path / "out")
-    assert said.count("pruning is left out") == 1 and (tmp_path / "out" / "two").is_dir()
-
-
-def test_all_runs_what_it_can_and_says_what_the_rest_needs(neighbor_file: Path, tmp_path: Path) -> None:
-    said = typed("analyse", "all", "--neighbors", neighbor_file, "--out", tmp_path / "out", "--k", 7)
-    made = {path.stem for path in (tmp_path / "out" / "val").iterdir()}
-    assert {"aggregation", "hyperparameters", "hit_rate", "label_noise", "calibration"} <= made
-    assert "distances is left out" in said and "pruning is left out" in said
-    assert (tmp_path / "out" / "val" / "hit_rate.csv").read_text().count("\n") == 8
+    said = typed("analyse", "all", "--run", tmp_path / "run", "--out", tmp_path / "out", "--k", 7)
+    assert all(said.count(f"{name} is left out") == 1 for name in ("distances", "pruning"))
+    for dataset in ("one", "two"):
+        made = {path.stem for path in (tmp_path / "out" / dataset).iterdir()}
+        assert {"aggregation", "hyperparameters", "hit_rate", "label_noise", "calibration"} <= made
+        assert (tmp_path / "out" / dataset / "hit_rate.csv").read_text().count("\n") == 8
 
 
 def test_a_memory_is_searched_for_several_data_sets_and_unknown_queries(

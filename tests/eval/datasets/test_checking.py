@@ -2,9 +2,6 @@
 
 import io
 import json
-import subprocess
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from eval.datasets.checking import Check, check_dataset, compare_archive, digest
 from eval.types import Dataset, Sample
 from retrieval.errors import FolderError
 from retrieval.labels import imagenet_classes
+from tests.commands import vmem
 from tests.eval.datasets.making import GOLDFISH, SHARK, TENCH, encoded, pack, write_files, write_layout
 
 WNIDS = [known.wnid for known in imagenet_classes()]
@@ -182,36 +180,24 @@ def test_the_catalogue_has_a_source_a_layout_and_mistakes_for_every_set() -> Non
         assert all(a.digest.partition(":")[0] in ("md5", "sha256") for a in one.archives)
 
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture(scope="module")
-def run() -> Run:
-    """Return a runner of the commands, as the command line mounts them."""
-    code = "from eval.cli.vmem import main; main()"
-    return lambda *arguments: subprocess.run(
-        [sys.executable, "-c", code, "eval", *map(str, arguments)], capture_output=True, text=True, check=False
-    )
-
-
-def test_the_data_sets_are_listed_for_people_and_for_programs(run: Run) -> None:
-    table = run("datasets")
+def test_the_data_sets_are_listed_for_people_and_for_programs() -> None:
+    table = vmem("eval", "datasets")
     assert table.returncode == 0 and "imagenet-v2-matched-frequency" in table.stdout and "50,889" in table.stdout
-    listed = json.loads(run("datasets", "--json").stdout)
+    listed = json.loads(vmem("eval", "datasets", "--json").stdout)
     assert {one["name"]: one["images"] for one in listed}["ninco"] == 5_879
 
 
-def test_check_exits_with_0_or_1_and_prints_what_is_wrong(run: Run, tmp_path: Path) -> None:
-    own = run("check", "mine", write_files(tmp_path / "mine", ["a/1.jpg"]))
+def test_check_exits_with_0_or_1_and_prints_what_is_wrong(tmp_path: Path) -> None:
+    own = vmem("eval", "check", "mine", write_files(tmp_path / "mine", ["a/1.jpg"]))
     assert own.returncode == 0 and "nothing to compare it with" in own.stdout
-    partial = run("check", "imagenet-a", write_layout(tmp_path, "imagenet-a"), "--json")
+    partial = vmem("eval", "check", "imagenet-a", write_layout(tmp_path, "imagenet-a"), "--json")
     assert partial.returncode == 1 and json.loads(partial.stdout)["expected_images"] == 7_500
 
 
-def test_a_name_that_drives_a_terminal_is_shown_without_its_effect(run: Run, tmp_path: Path) -> None:
+def test_a_name_that_drives_a_terminal_is_shown_without_its_effect(tmp_path: Path) -> None:
     write_files(tmp_path, ["a/\x1b[31m.jpg"])
     (tmp_path / "a" / "\x1b[31m.jpg").write_bytes(b"damaged")
-    printed = run("check", "mine", tmp_path).stdout
+    printed = vmem("eval", "check", "mine", tmp_path).stdout
     assert "PROBLEM" in printed and "\x1b" not in printed
 
 
