@@ -1,4 +1,8 @@
-"""Gemini's batch jobs: half the price, within a day; their replies land in the same store as any other."""
+"""Gemini's batch jobs: half the price, within a day; their replies land in the same store as any other.
+
+A wave is a set of requests that one job asks. Two files in the run folder remember every wave and what came of each
+request, so that no process after this one, however it ends, submits or pays for anything twice.
+"""
 
 import asyncio
 import json
@@ -10,28 +14,44 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Final, Protocol, TypeVar
+from typing import IO, Any, Final, TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from agent.calls import background
-from agent.calls.cached import Key, ReplyStore, key_of
-from agent.calls.metered import BudgetInFlight, Meter
+from agent.calls.cached import Key, key_of
+from agent.calls.metered import BudgetInFlight
 from agent.calls.ready import LoadedModel
 from agent.calls.retrying import with_larger_limit
-from agent.classify import Stages
+from agent.classify import Question, Stages, decide_posed
 from agent.errors import CutOff, EmptyReply, EveryRequestFails, ModelError, PassingFailure
 from agent.models.gemini import Gemini
 from agent.models.wire import failure, read_reply, to_body
 from agent.types import Prediction, Reply, Request, Usage, total_usage
+from retrieval.embedding import Failure
 from retrieval.errors import InvalidArgument
 from retrieval.storage.places import writing
 from retrieval.support.jsonlines import JsonLines, say_lines
 from retrieval.support.outside import parse_json
 from retrieval.support.terminal import track
 
+T = TypeVar("T")
+Query = TypeVar("Query")
 logger = logging.getLogger(__name__)
 SUBMISSIONS: Final = 3  # of one request, before it counts as failed
+_ROUNDS: Final = 20
+_CONCURRENCY: Final = 4  # prompts are made, not sent
+_HTTP_OF_RPC: Final = {3: 400, 4: 504, 5: 404, 7: 403, 8: 429, 10: 503, 13: 500, 14: 503, 16: 401}
+"""Items of a job may fail with a code of google.rpc.Status instead of HTTP's."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSettings:
+    """How jobs are cut and watched."""
+
+    wave_bytes: int = 10**9  # of one file; the service takes 2 GB
+    wave_requests: int = 20_000
+    poll_seconds: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +65,7 @@ class Wave:
 
 
 class BatchLedger:
-    """Both files, and what follows from them."""
+    """Both files, and what follows from them. Requests are known by the digests of their keys."""
 
     def __init__(self, folder: Path, *, model: str) -> None:
         self.folder = folder
@@ -55,62 +75,42 @@ class BatchLedger:
         for lines, name in ((self._waves, "waves.jsonl"), (self._results, "results.jsonl")):
             if lines.damaged:
                 logger.warning("%s: what it held is asked again", say_lines(folder / name, lines.damaged))
-        self.answered: set[str] = set()  # by the digests of keys: those that this run paid for
+        self.waves: dict[str, Wave] = {}  # whose end is not known
+        self.in_flight: set[str] = set()  # requests of those waves
+        self.submissions: Counter[str] = Counter()  # that the service took
+        self.answered: set[str] = set()  # those that this run paid for
         self.failures: dict[str, ModelError] = {}
         self.replies: dict[str, Reply] = {}  # those that the store does not take: unusable, or no longer expected there
         self.again: dict[str, str] = {}  # why a request is to be made again in another way
         self.spent: dict[str, Usage] = {}  # on answers that were none
-        self._submissions: Counter[str] = Counter()  # that the service took
-        for wave in self._all_waves().values():
-            self._submissions.update(wave.keys if wave.job else ())
-        for line in self._results.records:
-            self._take(line)
-
-    def open_waves(self) -> list[Wave]:
-        """Return the waves whose end is not known."""
-        closed = {line["wave"] for line in self._waves.records if "closed" in line}
-        return [wave for name, wave in self._all_waves().items() if name not in closed]
-
-    def _all_waves(self) -> dict[str, Wave]:
-        waves: dict[str, Wave] = {}
         for line in self._waves.records:
-            if "keys" in line:
-                waves[line["wave"]] = Wave(line["wave"], None, line["keys"], line["expected"])
-            elif "job" in line and line["wave"] in waves:
-                waves[line["wave"]] = replace(waves[line["wave"]], job=line["job"])
-        return waves
+            self._take_wave(line)
+        for line in self._results.records:
+            self._take_result(line)
 
-    def begin(self, name: str, keys: list[str], expected: float) -> None:
-        """Say that a wave is about to be submitted, and what it may cost."""
-        self._waves.append({"wave": name, "keys": keys, "expected": expected})
+    def note(self, name: str, **said: Any) -> None:  # noqa: ANN401 - JSON's types
+        """Say of a wave that it is about to be submitted (``keys``, ``expected``), taken (``job``) or ``closed``."""
+        self._waves.append({"wave": name, **said})
+        self._take_wave({"wave": name, **said})
 
-    def began(self, name: str, job: str) -> None:
-        """Say that the service took a wave."""
-        self._waves.append({"wave": name, "job": job})
-        self._submissions.update(self._all_waves()[name].keys)
-
-    def close(self, name: str) -> None:
-        """Say that nothing more will come of a wave."""
-        self._waves.append({"wave": name, "closed": True})
+    def _take_wave(self, line: dict[str, Any]) -> None:
+        name = line["wave"]
+        if "keys" in line:
+            self.waves[name] = Wave(name, None, line["keys"], line["expected"])
+            self.in_flight.update(line["keys"])
+        elif "job" in line and name in self.waves:
+            self.waves[name] = replace(self.waves[name], job=line["job"])
+            self.submissions.update(self.waves[name].keys)
+        elif "closed" in line and name in self.waves:
+            self.in_flight.difference_update(self.waves.pop(name).keys)
 
     def keep_results(self, lines: list[dict[str, Any]]) -> None:
         """Keep what came of requests: their ``key``, and ``code`` and ``sentence``, a ``reply``, or ``again``."""
         self._results.append(*lines)
         for line in lines:
-            self._take(line)
+            self._take_result(line)
 
-    def submissions(self, digest: str) -> int:
-        """Return how often a request was submitted."""
-        return self._submissions[digest]
-
-    def is_worth_submitting(self, digest: str) -> bool:
-        """Tell whether to submit a request; one that jobs left unanswered too often has failed from here on."""
-        if self._submissions[digest] >= SUBMISSIONS:
-            said = f"{SUBMISSIONS} batch jobs gave no reply"
-            self.failures.setdefault(digest, ModelError(said, code="batch_failed"))
-        return digest not in self.failures
-
-    def _take(self, line: dict[str, Any]) -> None:
+    def _take_result(self, line: dict[str, Any]) -> None:
         key, usage = line["key"], Usage(**line["usage"])
         if "again" in line:
             self.again[key] = line["again"]
@@ -122,23 +122,12 @@ class BatchLedger:
         elif "code" in line:
             self.failures[key] = ModelError(line["sentence"], code=line["code"], usage=usage)
 
-
-T = TypeVar("T")
-
-WAVE_BYTES: Final = 10**9  # of one file; the service takes 2 GB
-WAVE_REQUESTS: Final = 20_000
-_POLL_SECONDS: Final = 30.0
-_HTTP_OF_RPC: Final = {3: 400, 4: 504, 5: 404, 7: 403, 8: 429, 10: 503, 13: 500, 14: 503, 16: 401}
-"""Items of a job may fail with a code of google.rpc.Status instead of HTTP's."""
-
-
-@dataclass(frozen=True, slots=True)
-class BatchSettings:
-    """How jobs are cut and watched."""
-
-    wave_bytes: int = WAVE_BYTES
-    wave_requests: int = WAVE_REQUESTS
-    poll_seconds: float = _POLL_SECONDS
+    def is_worth_submitting(self, digest: str) -> bool:
+        """Tell whether to submit a request; one that jobs left unanswered too often has failed from here on."""
+        if self.submissions[digest] >= SUBMISSIONS:
+            said = f"{SUBMISSIONS} batch jobs gave no reply"
+            self.failures.setdefault(digest, ModelError(said, code="batch_failed"))
+        return digest not in self.failures
 
 
 class BatchJobs:
@@ -159,13 +148,10 @@ class BatchJobs:
             raise InvalidArgument(
                 f"--batch with {model.name}: a Gemini model with its cache expected, such as gemini-3.5-flash-lite"
             )
-        self.model = model
+        self.model, self.store, self.meter = model, model.store, model.meter
         self.settings = settings or BatchSettings()
-        self._gemini: Gemini = model.bare
-        self.store: ReplyStore = model.store
-        self.meter: Meter = model.meter
+        self._gemini = model.bare
         self.ledger = BatchLedger(run / "batch", model=model.name)
-        self.in_flight: set[str] = set()
         self._held: set[str] = set()  # names of waves whose cost is set aside
 
     async def recover(self) -> None:
@@ -174,17 +160,19 @@ class BatchJobs:
         Raises:
             ModelError: the service does not say.
         """
-        for wave in self.ledger.open_waves():
+        for wave in list(self.ledger.waves.values()):
+            job = wave.job or await self._patiently(partial(self._gemini.find_job, wave.name))
+            if job is None:
+                self.ledger.note(wave.name, closed=True)
+                continue
             if wave.job is None:
-                job = await self._patiently(partial(self._gemini.find_job, wave.name))
-                if job is None:
-                    self.ledger.close(wave.name)
-                else:
-                    self.ledger.began(wave.name, job)
-        for wave in self.ledger.open_waves():
+                self.ledger.note(wave.name, job=job)
             if wave.name not in self._held:
-                self._hold(wave)
-        self.in_flight = {key for wave in self.ledger.open_waves() for key in wave.keys}
+                self._hold(wave.name, wave.expected)
+
+    def _hold(self, name: str, expected: float) -> None:
+        self._held.add(name)
+        self.meter.hold(expected)
 
     async def submit(self, file: Path, keys: list[str], expected: float) -> None:
         """Turn a file of requests, and the dollars that they may cost, into a job; the file is deleted.
@@ -194,11 +182,15 @@ class BatchJobs:
         """
         name = f"vmem-{secrets.token_hex(8)}"
         uploaded = await self._patiently(partial(self._gemini.upload, file, name))
-        self.ledger.begin(name, keys, expected)
-        self._hold(Wave(name, None, keys, expected))
-        job = await self._patiently(partial(self._create, name, uploaded))
-        self.ledger.began(name, job)
-        self.in_flight.update(keys)
+
+        async def create() -> str:
+            # A connection that broke after the service took the job must not make a second one.
+            return await self._gemini.find_job(name) or await self._gemini.create_job(name, uploaded)
+
+        self.ledger.note(name, keys=keys, expected=expected)
+        self._hold(name, expected)
+        job = await self._patiently(create)
+        self.ledger.note(name, job=job)
         self.meter.begin_calls(len(keys))
         file.unlink()
         logger.info("submitted %d requests as %s", len(keys), job)
@@ -210,12 +202,12 @@ class BatchJobs:
             ModelError: the service does not say.
         """
         waiting_since = time.monotonic()
-        while open_waves := self.ledger.open_waves():
-            for wave in open_waves:
+        while waves := list(self.ledger.waves.values()):
+            for wave in waves:
                 await self._look_after(wave)
-            if still_open := len(self.ledger.open_waves()):
+            if self.ledger.waves:
                 minutes = (time.monotonic() - waiting_since) / 60
-                logger.info("waiting for %d jobs, %.0f min so far", still_open, minutes)
+                logger.info("waiting for %d jobs, %.0f min so far", len(self.ledger.waves), minutes)
                 await asyncio.sleep(self.settings.poll_seconds)
 
     async def _look_after(self, wave: Wave) -> None:
@@ -234,14 +226,9 @@ class BatchJobs:
             logger.warning("%s ended as %s: its requests are submitted again", wave.job, state)
         else:
             self._keep_results(content)
-        self.ledger.close(wave.name)
-        self.in_flight.difference_update(wave.keys)
+        self.ledger.note(wave.name, closed=True)
         self._held.discard(wave.name)
         self.meter.release(wave.expected)
-
-    def _hold(self, wave: Wave) -> None:
-        self._held.add(wave.name)
-        self.meter.hold(wave.expected)
 
     def _keep_results(self, content: bytes) -> None:
         """Keep every line of a job's result, joined by key: the order is the service's."""
@@ -258,7 +245,7 @@ class BatchJobs:
         """Keep one result and return its line for the ledger; None where it is simply submitted again."""
         if key in self.ledger.answered:
             return None  # read by a process that died before it could say so
-        once_more = self.ledger.submissions(key) < 2
+        once_more = self.ledger.submissions[key] < 2
         try:
             reply = self._reply_in(parsed)
         except ModelError as error:
@@ -279,17 +266,16 @@ class BatchJobs:
             error = parsed["error"]
             code = int(error.get("code", 500))
             raise failure(_HTTP_OF_RPC.get(code, code), str(error.get("message", "")), error.get("details", []))
+        usage = Usage()
         try:
             reply = read_reply(parsed["response"], self.model.name)
+            usage = reply.usage
         except ModelError as error:
-            self.meter.count(error.usage or Usage(), batch=True)
+            usage = error.usage or usage
             raise
-        self.meter.count(reply.usage, batch=True)
+        finally:
+            self.meter.count(usage, batch=True)
         return reply
-
-    async def _create(self, name: str, uploaded: str) -> str:
-        # A connection that broke after the service took the job must not make a second one.
-        return await self._gemini.find_job(name) or await self._gemini.create_job(name, uploaded)
 
     async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
         attempts = AsyncRetrying(
@@ -301,27 +287,17 @@ class BatchJobs:
         return await attempts(call)
 
 
-_ROUNDS: Final = 20
-_CONCURRENCY: Final = 4  # prompts are made, not sent
-
-
-Query = TypeVar("Query")
-
-
-class Decide(Protocol[Query]):
-    """A way to decide queries by both stages."""
-
-    def __call__(self, stages: Stages, queries: Sequence[Query], *, concurrency: int) -> Iterator[tuple[Query, object]]:
-        """Yield queries with their decisions."""
-        ...
-
-
 class Postponed(ModelError):
     """A reply that a later round will have."""
 
 
 def fetch_replies(
-    jobs: BatchJobs, stages: Stages, queries: Sequence[Query], *, decide: Decide[Query], progress: bool
+    jobs: BatchJobs,
+    stages: Stages,
+    queries: Sequence[Query],
+    *,
+    pose: Callable[[Stages, Sequence[Query]], Iterator[tuple[Query, Question | Failure[Query]]]],
+    progress: bool,
 ) -> Stages:
     """Have every reply that some queries need, and return stages that answer from them alone.
 
@@ -329,7 +305,7 @@ def fetch_replies(
         jobs: ask by batch.
         stages: both stages.
         queries: anything.
-        decide: yields queries with their decisions by the stages it is given, like `agent.classify.decide_stream`.
+        pose: yields queries as questions, by the stages it is given.
         progress: whether to show a bar.
 
     Raises:
@@ -342,9 +318,9 @@ def fetch_replies(
     remaining = list(queries)
     try:
         for number in range(_ROUNDS):
-            decided = decide(collecting, remaining, concurrency=_CONCURRENCY)
+            decided = decide_posed(collecting, pose(collecting, remaining), concurrency=_CONCURRENCY)
             seen = track(decided, f"Preparing round {number + 1}", total=len(remaining), shown=progress)
-            remaining = [query for query, found in seen if _is_postponed(found)]
+            remaining = [query for query, found in seen if isinstance(found, Prediction) and found.code == "postponed"]
             background.run(collector.flush())
             background.run(jobs.collect())
             if not remaining:
@@ -355,10 +331,6 @@ def fetch_replies(
         f"{len(remaining)} queries have no reply after {_ROUNDS} rounds of batch jobs: run the same command again",
         code="batch_failed",
     )
-
-
-def _is_postponed(found: object) -> bool:
-    return isinstance(found, Prediction) and found.code == "postponed"
 
 
 class _Collector:
@@ -384,7 +356,7 @@ class _Collector:
         if kept is not None:
             ours = digest in ledger.answered
             return replace(kept, from_cache=not ours, usage=total_usage([kept.usage, spent]) if ours else kept.usage)
-        if digest not in jobs.in_flight and ledger.is_worth_submitting(digest):
+        if digest not in ledger.in_flight and ledger.is_worth_submitting(digest):
             async with self._lock:
                 await self._write(key, request)
         if digest in ledger.failures:
@@ -402,7 +374,14 @@ class _Collector:
             request = with_larger_limit(request)
         elif again == "unusable_reply":
             request = replace(request, replicate=request.replicate + 1)
-        self._expected += self._reserved(request)
+        try:
+            self._expected += jobs.meter.reserve(request, batch=True)
+        except BudgetInFlight:
+            raise EveryRequestFails(
+                "the jobs that wait for their replies hold what is left of --max-cost: go on with the same command when"
+                " they have ended, or with a higher one",
+                code="budget_spent",
+            ) from None
         jobs.store.keep_request(key, request)
         if self._file is None:
             with writing(self._path):
@@ -410,8 +389,7 @@ class _Collector:
                 self._file = self._path.open("w", encoding="utf-8")
         self._file.write(json.dumps({"key": key.digest, "request": to_body(request)}) + "\n")
         self._keys[key.digest] = None
-        full = self._file.tell() >= jobs.settings.wave_bytes or len(self._keys) >= jobs.settings.wave_requests
-        if full:
+        if self._file.tell() >= jobs.settings.wave_bytes or len(self._keys) >= jobs.settings.wave_requests:
             await self._submit()
 
     async def flush(self) -> None:
@@ -435,13 +413,3 @@ class _Collector:
             await self._jobs.submit(self._path, keys, expected)
         except ModelError as error:  # no vote should stand in for a job that cannot be made
             raise EveryRequestFails(str(error), code=error.code) from None
-
-    def _reserved(self, request: Request) -> float:
-        try:
-            return self._jobs.meter.reserve(request, batch=True)
-        except BudgetInFlight:
-            raise EveryRequestFails(
-                "the jobs that wait for their replies hold what is left of --max-cost: go on with the same command when"
-                " they have ended, or with a higher one",
-                code="budget_spent",
-            ) from None

@@ -40,15 +40,15 @@ import numpy as np
 from jaxtyping import Float
 
 from agent.calls import background
-from agent.errors import EveryRequestFails, ModelError
+from agent.errors import EveryRequestFails, ModelError, PresetError
 from agent.keys import GEMINI_VARIABLES, key_variable
-from agent.presets import settle, template_of
+from agent.presets import load_preset
 from agent.rerank import agreed, fuse, is_unsure, order_seeds
 from agent.settings import CONCURRENCY, Options, Settings, takes_options
 from agent.types import Order, Prediction, Reply, Request, Usage, VisionModel, total_usage
 from prompts.answer import Answer, parse_answer
 from prompts.render import QUERY_PIXELS, balance, compose_prompt, query_picture
-from prompts.template import Template
+from prompts.template import Template, load_template
 from prompts.types import Prompt, UnusableReply
 from retrieval.embedding import Failure
 from retrieval.errors import InvalidArgument, VisualMemoryError
@@ -263,8 +263,25 @@ def prepare(
     Raises:
         InvalidArgument, UnknownPrompt, PresetError: as for `classify_with_rerank`.
     """
-    settings = settle(preset, **options)
-    return Stages(memory, settings, template_of(settings), model)
+    if not isinstance(preset, Settings):
+        preset = Settings() if preset is None else load_preset(preset)
+    settings = preset.overridden(**options).checked()
+    template = load_template(settings.prompt)
+    if settings.template_digest not in ("", template.digest):
+        raise PresetError(
+            f"the preset {settings.name} was saved with another text of {settings.prompt} than it has now: pass the"
+            " prompt beside the preset to use the new text, or save the preset anew"
+        )
+    return Stages(memory, settings, template, model)
+
+
+class BatchOptions(Options, total=False):
+    """Options of `classify_batch`."""
+
+    model: VisionModel | None
+    preset: Settings | str | Path | None
+    on_error: OnError
+    concurrency: int
 
 
 @takes_options
@@ -360,29 +377,15 @@ def classify_batch(
     return (found for _, found in decided)
 
 
-@takes_options
 async def classify_batch_async(
     images: Iterable[ImageLike],
     memory: MemoryView,
     *,
-    model: VisionModel | None = None,
-    preset: Settings | str | Path | None = None,
-    on_error: OnError = "vote",
-    concurrency: int = CONCURRENCY,
     progress: bool = False,
-    **options: Unpack[Options],
+    **options: Unpack[BatchOptions],
 ) -> AsyncIterator[Prediction | Failure[ImageLike]]:
     """Yield what `classify_batch` yields, without blocking the caller's event loop."""
-    found = classify_batch(
-        images,
-        memory,
-        model=model,
-        preset=preset,
-        on_error=on_error,
-        concurrency=concurrency,
-        progress=progress,
-        **options,
-    )
+    found = classify_batch(images, memory, progress=progress, **options)
     while (prediction := await asyncio.to_thread(next, found, None)) is not None:
         yield prediction
 

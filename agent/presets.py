@@ -13,7 +13,7 @@ from typing import Any, Final, get_args, get_type_hints
 
 from agent.errors import PresetError
 from agent.settings import GenerationConfig, Settings
-from prompts.template import Template, load_template, template_names
+from prompts.template import load_template, template_names
 from retrieval.errors import VisualMemoryError
 from retrieval.storage.places import writing
 from retrieval.support.outside import parse_toml
@@ -23,40 +23,6 @@ _NAME: Final = re.compile(r"\w[\w.-]{0,99}")
 _SUFFIX: Final = ".toml"
 _SERVICE: Final = "service"  # TOML has no null: a temperature that is left to the service
 _HEADING: Final = "# Settings of `vmem classify --preset` and `vmem eval run --preset`; the model is named there.\n"
-
-
-def settle(preset: Settings | str | Path | None, **options: Any) -> Settings:  # noqa: ANN401 - fields of Settings
-    """Return the settings that count: those given, else the preset's, else the defaults.
-
-    Args:
-        preset: one, its name or its file's path; None for none.
-        options: as for `Settings.overridden`.
-
-    Raises:
-        PresetError: there is no such preset, or it is damaged.
-        InvalidArgument: an option out of range.
-    """
-    if preset is None:
-        preset = Settings()
-    elif not isinstance(preset, Settings):
-        preset = load_preset(preset)
-    return preset.overridden(**options).checked()
-
-
-def template_of(settings: Settings) -> Template:
-    """Return the prompt that settings name.
-
-    Raises:
-        UnknownPrompt: there is no such template.
-        PresetError: its text is another one than that the preset was saved with.
-    """
-    template = load_template(settings.prompt)
-    if settings.template_digest and template.digest != settings.template_digest:
-        raise PresetError(
-            f"the preset {settings.name} was saved with another text of {settings.prompt} than it has now: pass the"
-            " prompt beside the preset to use the new text, or save the preset anew"
-        )
-    return template
 
 
 def presets_folder() -> Path:

@@ -68,7 +68,12 @@ def parse_answer(reply: str, prompt: Prompt) -> Answer:
     text = reply.strip()
     if text.startswith(_FENCE) and text.endswith(_FENCE):
         text = text[len(_FENCE) : -len(_FENCE)].removeprefix("json").strip()
-    fields = _json_object(text) or {"ranking": [text]}
+    try:
+        fields = parse_json(text)
+    except ValueError:
+        fields = None
+    if not isinstance(fields, dict) or not fields:
+        fields = {"ranking": [text]}
     named = fields.get("ranking", [fields["answer"]] if "answer" in fields else None)
     if not isinstance(named, list) or not named:
         raise UnusableReply(f"the reply holds no answer: {_shown(reply)}")
@@ -82,14 +87,6 @@ def is_answer(reply: str, prompt: Prompt) -> bool:
     except UnusableReply:
         return False
     return True
-
-
-def _json_object(text: str) -> dict[str, Any] | None:
-    try:
-        parsed = parse_json(text)
-    except ValueError:
-        return None
-    return parsed if isinstance(parsed, dict) else None
 
 
 def _ranking(named: list[Any], prompt: Prompt) -> tuple[Label, ...]:

@@ -79,18 +79,16 @@ def estimate_prompt_tokens(prompt: Prompt, price: Price | None, *, media_resolut
     """
     check_resolution(media_resolution)
     characters = sum(len(part.text) for part in prompt.parts if isinstance(part, TextPart))
-    square = price.image_square if price else None
-    pictures = sum(_squares(part, square) for part in prompt.parts if isinstance(part, ImagePart))
-    each = _UNKNOWN_IMAGE_TOKENS if price is None else price.image_tokens
-    if price is not None and media_resolution:
+    price = price or Price(input=0.0, output=0.0)
+    each = price.image_tokens
+    if media_resolution:
         each = getattr(price, f"image_tokens_{media_resolution}") or each
+    side = price.image_square
+    pictures = 0
+    for part in prompt.parts:
+        if isinstance(part, ImagePart):
+            pictures += math.prod(math.ceil(pixels / side) for pixels in part.size) if side and part.size else 1
     return characters // _CHARACTERS_PER_TOKEN + pictures * each
-
-
-def _squares(picture: ImagePart, side: int | None) -> int:
-    if not side or picture.size is None:
-        return 1
-    return math.ceil(picture.size[0] / side) * math.ceil(picture.size[1] / side)
 
 
 @lru_cache(maxsize=8)

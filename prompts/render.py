@@ -142,8 +142,7 @@ def render(
 
     coded = dict(zip(_codes(), candidates, strict=False))
     names = _names([*candidates, *(exemplar.label for exemplar in exemplars)])
-    sheets = _sheets(template, exemplars, names)
-    on_sheet = _on_sheet(template, sheets)
+    sheets, on_sheet = _drawn(template, exemplars, names)
     alone = (None if sheets or e.picture is None else ImagePart(e.picture) for e in exemplars)
     try:
         text = _compiled(template.body).render(
@@ -153,7 +152,7 @@ def render(
                     "label": names[e.label],
                     "distance": f"{e.distance:.3f}",
                     "picture": slot(picture),
-                    "on_sheet": on_sheet(str(names[e.label])),
+                    "on_sheet": on_sheet(names[e.label]),
                 }
                 for number, (e, picture) in enumerate(zip(exemplars, alone, strict=True), 1)
             ],
@@ -172,19 +171,17 @@ def render(
     return Prompt(template.name, parts, coded, template.digest, template.answer)
 
 
-def _sheets(template: Template, exemplars: Sequence[Exemplar], names: Mapping[Label, Label]) -> list[Sheet]:
-    if template.sheet is None:
-        return []
+def _drawn(
+    template: Template, exemplars: Sequence[Exemplar], names: Mapping[Label, Label]
+) -> tuple[list[Sheet], Callable[[Label], bool]]:
+    """Return a mosaic's sheets, and what tells whether a label can be read on them."""
+    layout, labelled = template.sheet, template.labels == "tiles"
     tiles = [Tile(str(names[e.label]), e.picture) for e in exemplars]
-    return draw_sheets(tiles, template.sheet, labels=template.labels == "tiles")
-
-
-def _on_sheet(template: Template, sheets: Sequence[Sheet]) -> Callable[[str], bool]:
-    """Return what tells whether a label can be read on the sheets."""
-    if template.sheet is None or not sheets or template.labels == "text":
-        return lambda name: False
-    width = tile_pixels(template.sheet, labels=True)
-    return lambda name: bool(caption_lines(name, width))
+    sheets = draw_sheets(tiles, layout, labels=labelled) if layout else []
+    if not layout or not sheets or not labelled:
+        return sheets, lambda name: False
+    width = tile_pixels(layout, labels=True)
+    return sheets, lambda name: bool(caption_lines(str(name), width))
 
 
 @lru_cache(maxsize=32)

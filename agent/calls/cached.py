@@ -88,7 +88,7 @@ class ReplyStore:
     """Replies, safe for many threads and processes.
 
     Raises:
-        ReplyCacheError: the folder cannot be used.
+        ReplyCacheError: by each method, where the folder cannot be used.
     """
 
     def __init__(self, folder: str | Path | None = None, *, size_limit: int = REPLIES_SIZE_LIMIT) -> None:
@@ -99,58 +99,53 @@ class ReplyStore:
             size_limit: bytes, beyond which the oldest entries go.
         """
         self._folder = Path(folder) if folder else cache_folder(KIND)
-        self._known: set[str] = set()
-        try:
+        self._known: set[str] = set()  # digests of pictures that are there
+        with self._named():
             self._store = open_store(self._folder, size_limit=size_limit)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Say what is the matter with the folder, and what to do."""
+        try:
+            yield
         except TROUBLE as error:
-            raise self._trouble(error) from error
+            self._known.clear()  # nothing of a change that failed was kept
+            raise ReplyCacheError(
+                f"replies cannot be kept: {self._folder} cannot be used ({error}); mend it, `vmem cache clear replies`,"
+                " or go without by --no-cache"
+            ) from error
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Make a change whole or not at all."""
+        with self._named(), self._store.transact():
+            yield
 
     def get(self, key: Key) -> Reply | None:
-        """Return the reply to a request; None where there is none.
-
-        Raises:
-            ReplyCacheError: the store cannot be read.
-        """
-        try:
-            found = self._store.get(REPLY + key.digest)
-        except TROUBLE as error:
-            raise self._trouble(error) from error
-        entry = _entry(found)
+        """Return the reply to a request; None where there is none."""
+        with self._named():
+            entry = _entry(self._store.get(REPLY + key.digest))
         return None if entry is None or entry.parts != key.parts else entry.reply
 
     def put(self, key: Key, request: Request, reply: Reply) -> None:
-        """Keep a reply and what it answers, all of it or nothing.
-
-        Raises:
-            ReplyCacheError: the store cannot be written.
-        """
-        digests = _digests(request)
-        with self._change():
-            self._keep_pictures(digests)
-            self._store.set(REPLY + key.digest, sealed(_asked(key, request, digests) | _answered(reply)))
+        """Keep a reply and what it answers, all of it or nothing."""
+        with self._changing():
+            record = self._asked(key, request) | _answered(reply)
+            self._store.set(REPLY + key.digest, sealed(record))
             self._store.delete(_CLAIM + key.digest)
 
     def keep_request(self, key: Key, request: Request) -> None:
-        """Keep a request whose reply will come later, to another process perhaps.
-
-        Raises:
-            ReplyCacheError: the store cannot be written.
-        """
-        digests = _digests(request)
-        with self._change():
-            self._keep_pictures(digests)
-            self._store.set(ASKED + key.digest, sealed(_asked(key, request, digests)))
+        """Keep a request whose reply will come later, to another process perhaps."""
+        with self._changing():
+            self._store.set(ASKED + key.digest, sealed(self._asked(key, request)))
 
     def complete(self, digest: str, reply: Reply) -> bool | None:
         """Keep the reply to a request that was kept before, by its key's digest.
 
         Returns:
             False where the reply is unusable, None where the request is no longer there: neither is kept.
-
-        Raises:
-            ReplyCacheError: the store cannot be used.
         """
-        with self._change():
+        with self._changing():
             found = self._store.get(ASKED + digest)
             if found is None:
                 return True if self._store.get(REPLY + digest) is not None else None
@@ -163,66 +158,45 @@ class ReplyStore:
                 self._store.delete(ASKED + digest)
             return usable
 
-    def _keep_pictures(self, digests: dict[ImagePart, str]) -> None:
-        pictures = {digest: part.encoded for part, digest in digests.items()}
-        for digest in pictures.keys() - self._known:
-            self._store.add(IMAGE + digest, pictures[digest])
-        if len(self._known) > _REMEMBERED:
-            self._known.clear()
-        self._known |= pictures.keys()
-
-    @contextmanager
-    def _change(self) -> Iterator[None]:
-        try:
-            with self._store.transact():
-                yield
-        except TROUBLE as error:
-            self._known.clear()  # nothing of this change was kept
-            raise self._trouble(error) from error
+    def _asked(self, key: Key, request: Request) -> dict[str, Any]:
+        """Keep a request's pictures, each once, and return what its entry says of it."""
+        parts: list[dict[str, Any]] = []
+        for part in request.prompt.parts:
+            if isinstance(part, TextPart):
+                parts.append({"text": part.text})
+                continue
+            digest = sha256(part.encoded)
+            parts.append({"image": digest} | ({"drawn": part.drawn} if part.drawn else {}))
+            if digest not in self._known:
+                self._store.add(IMAGE + digest, part.encoded)
+                if len(self._known) >= _REMEMBERED:
+                    self._known.clear()
+                self._known.add(digest)
+        candidates = {code: str(label) for code, label in request.prompt.candidates.items()}
+        return {"key": key.parts, "parts": parts, "candidates": candidates}
 
     def claim(self, key: Key, *, seconds: float) -> bool:
         """Try to become the one who asks; False while another process does, or where the reply is there.
 
         A claim ends with `put`, with `give_up`, with its time, or with the process that made it.
-
-        Raises:
-            ReplyCacheError: the store cannot be used.
         """
-        try:
-            with self._store.transact():
-                holder = self._store.get(_CLAIM + key.digest)
-                if (holder is not None and _is_alive(holder)) or self.get(key) is not None:
-                    return False  # the reply may have come since somebody looked
-                self._store.set(_CLAIM + key.digest, f"{socket.gethostname()} {os.getpid()}".encode(), expire=seconds)
-        except TROUBLE as error:
-            raise self._trouble(error) from error
+        with self._changing():
+            holder = self._store.get(_CLAIM + key.digest)
+            if (holder is not None and _is_alive(holder)) or self.get(key) is not None:
+                return False  # the reply may have come since somebody looked
+            self._store.set(_CLAIM + key.digest, f"{socket.gethostname()} {os.getpid()}".encode(), expire=seconds)
         return True
 
     def give_up(self, key: Key) -> None:
-        """End a claim without a reply.
-
-        Raises:
-            ReplyCacheError: the store cannot be used.
-        """
-        try:
+        """End a claim without a reply."""
+        with self._named():
             self._store.delete(_CLAIM + key.digest)
-        except TROUBLE as error:
-            raise self._trouble(error) from error
 
     def entries(self) -> Iterator[Entry]:
-        """Yield what is kept, in no particular order.
-
-        Raises:
-            ReplyCacheError: the store cannot be read.
-        """
-        try:
-            for name in self._store.iterkeys():
-                if name.startswith(REPLY):
-                    entry = _entry(self._store.get(name))
-                    if entry is not None:
-                        yield entry
-        except TROUBLE as error:
-            raise self._trouble(error) from error
+        """Yield what is kept, in no particular order."""
+        with self._named():
+            found = (_entry(self._store.get(name)) for name in self._store.iterkeys() if name.startswith(REPLY))
+            yield from (entry for entry in found if entry is not None)
 
     def nearest(self, key: Key) -> tuple[Entry, list[str]] | None:
         """Return the entry that differs in the fewest parts of the key, and their names; None where there is none.
@@ -230,30 +204,19 @@ class ReplyStore:
         Of entries that differ in as many, one with the same query picture goes first, then the newest.
         """
 
-        def distance(entry: Entry) -> tuple[int, bool, float]:
-            differing = _differing(entry, key)
-            return len(differing), "query picture" in differing, -entry.stored_at
+        def differing(entry: Entry) -> list[str]:
+            return [name for name in key.parts | entry.parts if entry.parts.get(name) != key.parts.get(name)]
 
-        best = min(self.entries(), key=distance, default=None)
-        return None if best is None else (best, _differing(best, key))
+        def distance(pair: tuple[Entry, list[str]]) -> tuple[int, bool, float]:
+            return len(pair[1]), "query picture" in pair[1], -pair[0].stored_at
+
+        return min(((entry, differing(entry)) for entry in self.entries()), key=distance, default=None)
 
     def counts(self) -> tuple[int, int]:
-        """Return how many replies and how many pictures are kept.
-
-        Raises:
-            ReplyCacheError: the store cannot be read.
-        """
-        try:
+        """Return how many replies and how many pictures are kept."""
+        with self._named():
             names = list(self._store.iterkeys())
-        except TROUBLE as error:
-            raise self._trouble(error) from error
         return sum(name.startswith(REPLY) for name in names), sum(name.startswith(IMAGE) for name in names)
-
-    def _trouble(self, error: Exception) -> ReplyCacheError:
-        return ReplyCacheError(
-            f"replies cannot be kept: {self._folder} cannot be used ({error}); mend it, `vmem cache clear replies`, or"
-            " go without by --no-cache"
-        )
 
 
 def _entry(found: object) -> Entry | None:
@@ -262,36 +225,14 @@ def _entry(found: object) -> Entry | None:
         return None
     try:
         record = unsealed(found) or {}
-        kept = dict(record["reply"])
-        return Entry(record["key"], Reply(**(kept | {"usage": Usage(**kept["usage"])})), record["stored_at"])
+        reply = dict(record["reply"])
+        return Entry(record["key"], Reply(**(reply | {"usage": Usage(**reply["usage"])})), record["stored_at"])
     except (ValueError, KeyError, TypeError):
         return None
 
 
-def _digests(request: Request) -> dict[ImagePart, str]:
-    return {part: sha256(part.encoded) for part in request.prompt.parts if isinstance(part, ImagePart)}
-
-
-def _asked(key: Key, request: Request, digests: dict[ImagePart, str]) -> dict[str, Any]:
-    return {
-        "key": key.parts,
-        "parts": [
-            {"text": part.text}
-            if isinstance(part, TextPart)
-            else {"image": digests[part]} | ({"drawn": part.drawn} if part.drawn else {})
-            for part in request.prompt.parts
-        ],
-        "candidates": {code: str(label) for code, label in request.prompt.candidates.items()},
-    }
-
-
 def _answered(reply: Reply) -> dict[str, Any]:
     return {"reply": asdict(reply) | {"from_cache": True}, "stored_at": time.time()}
-
-
-def _differing(entry: Entry, key: Key) -> list[str]:
-    names = {**key.parts, **entry.parts}
-    return [name for name in names if entry.parts.get(name) != key.parts.get(name)]
 
 
 def _is_alive(holder: bytes) -> bool:
@@ -343,13 +284,14 @@ class Cached:
         if running is not None:
             return replace(await asyncio.shield(running), from_cache=True)  # another one pays for it
         task = self._running[key.digest] = asyncio.ensure_future(self._ask(key, request))
-        task.add_done_callback(lambda ended: self._end(key, ended))
-        return await asyncio.shield(task)  # one of several who wait may be cancelled
 
-    def _end(self, key: Key, task: asyncio.Task[Reply]) -> None:
-        self._running.pop(key.digest, None)
-        if not task.cancelled():
-            task.exception()  # seen: where all who waited were cancelled, asyncio would print it
+        def end(ended: asyncio.Task[Reply]) -> None:
+            self._running.pop(key.digest, None)
+            if not ended.cancelled():
+                ended.exception()  # seen: where all who waited were cancelled, asyncio would print it
+
+        task.add_done_callback(end)
+        return await asyncio.shield(task)  # one of several who wait may be cancelled
 
     async def _ask(self, key: Key, request: Request) -> Reply:
         while not self._store.claim(key, seconds=_CLAIM_SECONDS):
@@ -359,10 +301,10 @@ class Cached:
             await asyncio.sleep(_LOOK_AGAIN_SECONDS * (0.5 + random.random()))
         try:
             reply = await self._model.generate(request)
-            if not is_answer(reply.text, request.prompt):
+            if is_answer(reply.text, request.prompt):
+                self._store.put(key, request, reply)
+            else:
                 self._store.give_up(key)
-                return reply
-            self._store.put(key, request, reply)
         except BaseException:
             self._store.give_up(key)
             raise

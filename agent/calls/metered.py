@@ -59,20 +59,24 @@ class Meter:
         if self._lines.damaged:
             logger.warning("%s: what it counted there is not in the sums", say_lines(self.ledger, self._lines.damaged))
         for line in self._lines.records:
-            self.calls += line.get("calls", 0)
-            self._add(Usage(**line.get("usage", {})), batch=line.get("batch", False))
+            self._add(line)
 
     def begin_calls(self, calls: int = 1) -> None:
         """Count calls that are being sent."""
         self._keep({"calls": calls})
-        self.calls += calls
 
     def count(self, usage: Usage, *, batch: bool = False) -> None:
         """Add what the service counted."""
         self._keep({"usage": asdict(usage), "batch": batch})
-        self._add(usage, batch=batch)
 
-    def _add(self, usage: Usage, *, batch: bool) -> None:
+    def _keep(self, line: dict[str, Any]) -> None:
+        if self._lines is not None:
+            self._lines.append(line)
+        self._add(line)
+
+    def _add(self, line: dict[str, Any]) -> None:
+        usage, batch = Usage(**line.get("usage", {})), line.get("batch", False)
+        self.calls += line.get("calls", 0)
         self.prompt_tokens += usage.prompt_tokens or 0
         self.reply_tokens += usage.paid_as_reply
         self.cached_tokens += usage.cached_tokens or 0
@@ -122,10 +126,6 @@ class Meter:
         """Give back what was set aside for a request."""
         self._expected -= expected
 
-    def _keep(self, line: dict[str, Any]) -> None:
-        if self._lines is not None:
-            self._lines.append(line)
-
 
 class BudgetInFlight(Exception):
     """Calls in flight have to end before it is known whether another one fits the budget."""
@@ -150,7 +150,12 @@ class Metered:
             EveryRequestFails: the call might exceed the limit; it was not made.
             ModelError: there is no reply.
         """
-        expected = await self._reserved(request)
+        while True:
+            try:
+                expected = self._meter.reserve(request)
+                break
+            except BudgetInFlight:
+                await asyncio.sleep(_LOOK_AGAIN_SECONDS)
         self._meter.begin_calls()
         started = time.perf_counter()
         try:
@@ -163,10 +168,3 @@ class Metered:
             self._meter.release(expected)
         self._meter.count(reply.usage)
         return replace(reply, seconds=time.perf_counter() - started)
-
-    async def _reserved(self, request: Request) -> Dollars:
-        while True:
-            try:
-                return self._meter.reserve(request)
-            except BudgetInFlight:
-                await asyncio.sleep(_LOOK_AGAIN_SECONDS)

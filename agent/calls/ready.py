@@ -174,5 +174,6 @@ def _gemini_key(file: Path | None, *, expect_key: bool) -> Secret:
 
 
 def _agree(prompt: Prompt) -> str:
+    """Answer as the vote does."""
     best = next(iter(prompt.candidates), NONE_CODE)
     return f'{{"evidence": [1], "ranking": ["{best}"], "confidence": 1}}'

@@ -1,15 +1,15 @@
 """Another attempt where that may help, within limits of time, number and patience. The only layer that retries."""
 
 import asyncio
+import itertools
 import logging
 import math
+import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
-
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from agent.errors import CircuitOpen, CutOff, EmptyReply, EveryRequestFails, ModelError, PassingFailure
 from agent.settings import TransportConfig
@@ -94,17 +94,6 @@ _REFUSED_FROM_THE_START: Final = 10  # requests, after which it is not the reque
 _LARGER: Final = 4  # times the limit of tokens, for a reply that was cut off
 
 
-class _NoAnswer(Exception):
-    """A reply that answers with none of the candidates."""
-
-    def __init__(self, reply: Reply) -> None:
-        super().__init__()
-        self.reply = reply
-
-
-_REPEATED_ONCE: Final = (EmptyReply, CutOff, _NoAnswer)
-
-
 class Retrying:
     """A model, asked again where a failure may pass, and left alone where the service is down.
 
@@ -145,7 +134,7 @@ class Retrying:
         """
         self._expect_closed_circuit()
         try:
-            reply = await self._Call(self, request).outcome()
+            reply = await self._answered(request)
         except PassingFailure:
             self._count_failed_call()
             raise
@@ -156,6 +145,62 @@ class Retrying:
             raise
         self._failed_calls, self._has_answered = 0, True
         return reply
+
+    async def _answered(self, request: Request) -> Reply:
+        """Make attempts until one is answered, or none may follow; waiting for admission is none of their time."""
+        transport, usages = self._transport, list[Usage]()
+        seconds, repeated = 0.0, False
+        for attempt in itertools.count(1):
+            outcome, took = await self._attempt(request, transport.deadline_seconds - seconds)
+            usages.append(outcome.usage or Usage())
+            if isinstance(outcome, Reply) and is_answer(outcome.text, request.prompt):
+                break
+            once_more = isinstance(outcome, Reply | CutOff | EmptyReply)
+            if (once_more and repeated) or not (once_more or isinstance(outcome, PassingFailure)):
+                break
+            repeated = repeated or once_more
+            wait = self._wait(outcome, attempt)
+            seconds += took + wait
+            if attempt >= transport.attempts or seconds >= transport.deadline_seconds:
+                break
+            await asyncio.sleep(wait)
+            request = _asked_anew(request, outcome)
+        if isinstance(outcome, Reply):
+            return replace(outcome, usage=total_usage(usages))
+        outcome.usage = total_usage(usages)
+        raise outcome
+
+    async def _attempt(self, request: Request, remaining: float) -> tuple[Reply | ModelError, float]:
+        """Return what came of one attempt, and the seconds that it took."""
+        resolution = request.generation.media_resolution
+        tokens = estimate_prompt_tokens(request.prompt, self._price, media_resolution=resolution)
+        outcome: Reply | ModelError
+        async with self._limits.admitted(tokens):
+            limit, began = min(self._transport.timeout_seconds, remaining), time.monotonic()
+            try:
+                async with asyncio.timeout(limit):
+                    outcome = await self._model.generate(request)
+                self._limits.calm()
+            except TimeoutError:
+                outcome = PassingFailure(f"no answer within {limit:.0f} s", code="timed_out")
+            except ModelError as error:
+                outcome = error
+                if isinstance(error, PassingFailure) and error.code == "rate_limited":
+                    self._limits.crowded(error.retry_after_seconds)
+            return outcome, time.monotonic() - began
+
+    def _wait(self, outcome: Reply | ModelError, attempt: int) -> float:
+        """Return how many seconds to wait before another attempt, and say so now and then."""
+        if isinstance(outcome, CutOff | Reply):
+            return 0.0
+        asked = outcome.retry_after_seconds if isinstance(outcome, PassingFailure) else None
+        backoff = min(_LONGEST_WAIT_SECONDS, self._transport.first_wait_seconds * 2 ** min(attempt - 1, 64))
+        seconds = max(asked or 0.0, random.uniform(0.0, backoff))
+        now = time.monotonic()
+        if now >= self._next_word:
+            self._next_word = now + _SILENCE_SECONDS
+            logger.info("%s: %s; another attempt in %.0f s", self.name, outcome, seconds)
+        return seconds
 
     def _count_refusal(self, error: ModelError) -> None:
         self._refusals += 1
@@ -177,13 +222,6 @@ class Retrying:
             )
         self._next_probe = now + self._transport.probe_after_seconds
 
-    def _say_that_it_waits(self, error: BaseException | None, seconds: float) -> None:
-        """Tell whoever watches why nothing happens, now and then."""
-        now = time.monotonic()
-        if now >= self._next_word:
-            self._next_word = now + _SILENCE_SECONDS
-            logger.info("%s: %s; another attempt in %.0f s", self.name, error, seconds)
-
     def _count_failed_call(self) -> None:
         self._failed_calls += 1
         if self._failed_calls == self._transport.failed_calls_before_break:
@@ -196,85 +234,12 @@ class Retrying:
         if self._failed_calls >= self._transport.failed_calls_before_break:
             self._next_probe = time.monotonic() + self._transport.probe_after_seconds
 
-    class _Call:
-        """One call: its attempts, and the seconds it has had, in which waiting for admission does not count."""
 
-        def __init__(self, owner: "Retrying", request: Request) -> None:
-            self._owner = owner
-            self._request = request
-            self._seconds = 0.0
-            self._repeated = False
-            self._usages: list[Usage] = []  # of every attempt that was answered
-            self._backoff = wait_random_exponential(
-                multiplier=owner._transport.first_wait_seconds, max=_LONGEST_WAIT_SECONDS
-            )
-
-        async def outcome(self) -> Reply:
-            attempts = AsyncRetrying(
-                retry=retry_if_exception(self._worth_another),
-                wait=self._wait,
-                stop=self._stop,
-                reraise=True,
-            )
-            try:
-                reply: Reply = await attempts(self._attempt)
-            except _NoAnswer as error:
-                return replace(error.reply, usage=total_usage(self._usages))
-            except ModelError as error:
-                error.usage = total_usage(self._usages)
-                raise
-            return replace(reply, usage=total_usage(self._usages))
-
-        async def _attempt(self) -> Reply:
-            owner, transport = self._owner, self._owner._transport
-            resolution = self._request.generation.media_resolution
-            tokens = estimate_prompt_tokens(self._request.prompt, owner._price, media_resolution=resolution)
-            async with owner._limits.admitted(tokens):
-                began = time.monotonic()
-                try:
-                    remaining = min(transport.timeout_seconds, transport.deadline_seconds - self._seconds)
-                    async with asyncio.timeout(remaining):
-                        reply = await owner._model.generate(self._request)
-                except TimeoutError:
-                    reply = None
-                except ModelError as failure:
-                    self._usages.append(failure.usage or Usage())
-                    if isinstance(failure, PassingFailure) and failure.code == "rate_limited":
-                        owner._limits.crowded(failure.retry_after_seconds)
-                    raise
-                finally:
-                    self._seconds += time.monotonic() - began
-            if reply is None:
-                raise PassingFailure(f"no answer within {remaining:.0f} s", code="timed_out")
-            owner._limits.calm()
-            self._usages.append(reply.usage)
-            if not is_answer(reply.text, self._request.prompt):
-                raise _NoAnswer(reply)
-            return reply
-
-        def _worth_another(self, error: BaseException) -> bool:
-            if isinstance(error, _REPEATED_ONCE):
-                worth, self._repeated = not self._repeated, True
-                if isinstance(error, CutOff):
-                    self._request = with_larger_limit(self._request)
-                elif isinstance(error, _NoAnswer):
-                    self._request = replace(self._request, replicate=self._request.replicate + 1)
-                return worth
-            return isinstance(error, PassingFailure)
-
-        def _wait(self, state: RetryCallState) -> float:
-            error = state.outcome.exception() if state.outcome else None
-            asked = error.retry_after_seconds if isinstance(error, PassingFailure) else None
-            if isinstance(error, CutOff | _NoAnswer):
-                return 0.0
-            seconds = max(asked or 0.0, self._backoff(state))
-            self._owner._say_that_it_waits(error, seconds)
-            return seconds
-
-        def _stop(self, state: RetryCallState) -> bool:
-            transport = self._owner._transport
-            self._seconds += state.upcoming_sleep
-            return state.attempt_number >= transport.attempts or self._seconds >= transport.deadline_seconds
+def _asked_anew(request: Request, outcome: Reply | ModelError) -> Request:
+    """Return the request of another attempt: with room for a longer reply, or for another answer."""
+    if isinstance(outcome, CutOff):
+        return with_larger_limit(request)
+    return replace(request, replicate=request.replicate + 1) if isinstance(outcome, Reply) else request
 
 
 def with_larger_limit(request: Request) -> Request:

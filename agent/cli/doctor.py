@@ -41,14 +41,7 @@ class Finding:
 
 def examine(memory: Path | None) -> list[Finding]:
     """Return the findings about this installation and, where one is given, a memory. Nothing is downloaded."""
-    findings = [
-        Finding("python", platform.python_version()),
-        *_packages(),
-        _devices(),
-        *_weights(),
-        _key(),
-        *_proxies(),
-    ]
+    findings = [Finding("python", platform.python_version()), *_packages(), _device(), *_weights(), *_service()]
     try:
         return findings + (list(_memory(memory)) if memory else [])
     except VisualMemoryError as error:
@@ -64,7 +57,7 @@ def _packages() -> Iterator[Finding]:
             yield Finding(package, "not installed", cure or f"pip install {package}", broken=cure is None)
 
 
-def _devices() -> Finding:
+def _device() -> Finding:
     if find_spec("torch") is None:
         return Finding("device", "unknown without torch", "pip install torch", broken=True)
     import torch
@@ -73,14 +66,11 @@ def _devices() -> Finding:
         return Finding("device", f"cuda ({torch.cuda.get_device_name()})")
     if torch.backends.mps.is_available():
         return Finding("device", "mps")
-    return Finding("device", f"cpu ({_processor()}, {torch.get_num_threads()} threads); no GPU that torch can use")
-
-
-def _processor() -> str:
-    """Tell the processor and whether it computes in bfloat16 by itself, which decides how fast embedding is."""
     from retrieval.embedders.torch_backend import device_name, has_native
 
-    return f"{device_name('cpu')}, {'with' if has_native('cpu', 'bfloat16') else 'without'} bfloat16"
+    # Whether it computes in bfloat16 by itself decides how fast embedding is.
+    processor = f"{device_name('cpu')}, {'with' if has_native('cpu', 'bfloat16') else 'without'} bfloat16"
+    return Finding("device", f"cpu ({processor}, {torch.get_num_threads()} threads); no GPU that torch can use")
 
 
 def _weights() -> Iterator[Finding]:
@@ -96,16 +86,10 @@ def _weights() -> Iterator[Finding]:
             yield Finding(f"weights {name}", f"{about}: not on this machine", cure)
 
 
-def _key() -> Finding:
+def _service() -> Iterator[Finding]:
     variable = key_variable()
-    if variable:
-        return Finding("API key", f"present: yes ({variable})")
-    return Finding(
-        "API key", "present: no", f"only for Gemini as --model: put one into {' or '.join(GEMINI_VARIABLES)}"
-    )
-
-
-def _proxies() -> Iterator[Finding]:
+    cure = "" if variable else f"only for Gemini as --model: put one into {' or '.join(GEMINI_VARIABLES)}"
+    yield Finding("API key", f"present: yes ({variable})" if variable else "present: no", cure)
     try:
         check_proxies()
     except InvalidArgument as error:

@@ -1,10 +1,10 @@
 """The options of the second stage, which several commands share: made of the settings, and read back into them."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import typer
 
@@ -28,67 +28,49 @@ def voting_option(help_text: str) -> typer.models.OptionInfo:
     return option
 
 
-def _parameter(
-    name: str,
-    kind: Any,  # noqa: ANN401 - a type
-    help_text: str,
-    *,
-    flag: str = "",
-    default: Any = None,  # noqa: ANN401 - of that type
-    shown: str = "",
-    metavar: str | None = None,
-) -> inspect.Parameter:
-    """Return an option; a default that a preset may replace is only shown here, and stands in `agent.settings`."""
-    option = typer.Option(
-        *([flag] if flag else []),
-        help=help_text,
-        metavar=metavar,
-        rich_help_panel="Second stage",
-        show_default=shown or True,
-    )
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
+_OWN: Final[tuple[tuple[str, type[Any], str | None, str], ...]] = (
+    (
+        "model",
+        str,
+        "NAME",
+        "Who takes a second look: gemini-3.5-flash-lite or another Gemini model, generativeai:MODEL (the older SDK),"
+        " openai:MODEL@URL (any OpenAI-compatible server), scripted (agrees with the vote). Left out: none",
+    ),
+    (
+        "preset",
+        str,
+        "NAME",
+        "Settings that `vmem prompt presets` lists, or a .toml file of them; options given as well replace them.",
+    ),
+    ("max_cost", float, None, "Dollars, after which no further call is made."),
+    ("prices", Path, "FILE", "Prices to use in place of those shipped, in the form of prompts/prices.toml."),
+    (
+        "key_file",
+        Path,
+        "FILE",
+        "A file with the API key; left out: GEMINI_API_KEY, GOOGLE_API_KEY or OPENAI_API_KEY.",
+    ),
+)
+"""Options that are no settings: name, type, what its value is called, help."""
 
 
-def _parameters() -> list[inspect.Parameter]:
-    parameters = [
-        _parameter(
-            "model",
-            str | None,
-            "Who takes a second look: gemini-3.5-flash-lite or another Gemini model, generativeai:MODEL (the older"
-            " SDK), openai:MODEL@URL (any OpenAI-compatible server), scripted (agrees with the vote). Left out: none",
-            metavar="NAME",
-        ),
-        _parameter(
-            "preset",
-            str | None,
-            "Settings that `vmem prompt presets` lists, or a .toml file of them; options given as well replace them.",
-            metavar="NAME",
-        ),
-    ]
-    for of in (Settings, GenerationConfig):
-        for field in options_of(of):
-            shown = "" if field.default is None else str(field.default)
-            kind, said = field.type, field.metadata
-            parameters.append(_parameter(field.name, kind | None, said["help"], flag=said["flag"], shown=shown))  # type: ignore[operator]
+def _parameters() -> Iterator[inspect.Parameter]:
+    """Yield all options: a default that a preset may replace is only shown, and stands in `agent.settings`."""
+
+    def parameter(name: str, kind: Any, default: Any = None, **shown: Any) -> inspect.Parameter:  # noqa: ANN401
+        option = typer.Option(*filter(None, [shown.pop("flag", "")]), rich_help_panel="Second stage", **shown)
+        return inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
+        )
+
+    own = {name: parameter(name, kind | None, help=said, metavar=metavar) for name, kind, metavar, said in _OWN}
+    yield from (own.pop(name) for name in ("model", "preset"))
+    for field in (*options_of(Settings), *options_of(GenerationConfig)):
+        shown = True if field.default is None else str(field.default)
+        yield parameter(field.name, cast(Any, field.type) | None, show_default=shown, **field.metadata)
     for field in options_of(TransportConfig):
-        said = field.metadata
-        parameters.append(_parameter(field.name, field.type, said["help"], flag=said["flag"], default=field.default))
-    return [
-        *parameters,
-        _parameter("max_cost", float | None, "Dollars, after which no further call is made."),
-        _parameter(
-            "prices",
-            Path | None,
-            "Prices to use in place of those shipped, in the form of prompts/prices.toml.",
-            metavar="FILE",
-        ),
-        _parameter(
-            "key_file",
-            Path | None,
-            "A file with the API key; left out: GEMINI_API_KEY, GOOGLE_API_KEY or OPENAI_API_KEY.",
-            metavar="FILE",
-        ),
-    ]
+        yield parameter(field.name, field.type, field.default, show_default=True, **field.metadata)
+    yield from own.values()
 
 
 _SETTINGS: Final = {option.name for option in options_of(Settings)} | FLATTENED
@@ -107,7 +89,7 @@ class SecondStage:
     @classmethod
     def options(cls) -> list[inspect.Parameter]:
         """Return the options of which it is made; see `retrieval.support.options.flat`."""
-        return _parameters()
+        return list(_parameters())
 
     @classmethod
     def of(cls, **said: Any) -> "SecondStage":  # noqa: ANN401 - values of those options

@@ -1,14 +1,16 @@
 """vmem prompt: read the templates, see what a model would be asked, and what that costs."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from retrieval.support.options import EmbedderOverride
+from retrieval.support.options import EmbedderOverride, flat
 
 if TYPE_CHECKING:
     from prompts.cost import PromptEstimate
+    from prompts.types import Prompt
 
 app = typer.Typer(
     no_args_is_help=True, help="Read prompt templates, preview what a model would be asked, and price it."
@@ -26,15 +28,33 @@ OptionalMemory = Annotated[
 ]
 K = Annotated[int, typer.Option("--k", help="How many neighbours.", min=1)]
 Voting = Annotated[str, typer.Option(help="Order of the candidates: rank, plurality, distance or softmax voting.")]
-ModelName = Annotated[str, typer.Option("--model", help="The model to price it for, such as gemini-3.8-flash.")]
-Resolution = Annotated[
-    str | None, typer.Option("--media-resolution", help="Tokens for each picture: low, medium or high.")
-]
-Prices = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Prices to use in place of those shipped, in the form of prompts/prices.toml."),
-]
 DEFAULT_MODEL: Final = "gemini-3.5-flash-lite"  # as prompts.cost.MODEL, which --help does not wait for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pricing:
+    """For what a prompt is priced."""
+
+    model: Annotated[str, typer.Option("--model", help="The model to price it for, such as gemini-3.8-flash.")] = (
+        DEFAULT_MODEL
+    )
+    media_resolution: Annotated[
+        str | None, typer.Option("--media-resolution", help="Tokens for each picture: low, medium or high.")
+    ] = None
+    prices: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Prices to use in place of those shipped, in the form of prompts/prices.toml."
+        ),
+    ] = None
+
+    def estimate(self, prompt: "Prompt", *, batch: bool = False) -> "PromptEstimate":
+        """Return about what a prompt would take."""
+        from prompts.cost import estimate_prompt
+
+        return estimate_prompt(
+            prompt, model=self.model, media_resolution=self.media_resolution, batch=batch, prices=self.prices
+        )
 
 
 @app.command("list")
@@ -67,16 +87,15 @@ def show(prompt: PromptName = "rerank_v1") -> None:
 
 
 @app.command()
+@flat()
 def preview(
     image: Query,
     memory: MemoryOption,
+    pricing: Pricing,
     prompt: Annotated[str, typer.Option(help="A released prompt's name, or the path of your own.")] = "rerank_v1",
     k: K = 50,
     voting: Voting = "rank",
     embedder: EmbedderOverride = None,
-    model: ModelName = DEFAULT_MODEL,
-    media_resolution: Resolution = None,
-    prices: Prices = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with the pictures to this file.")] = None,
 ) -> None:
     """Render a real prompt for a picture, as a model would receive it, with what it costs. Nothing is sent.
@@ -84,7 +103,6 @@ def preview(
     Example: vmem prompt preview query.jpg --memory pets/ --k 10 --html prompt.html
     """
     from agent.preview import render_prompts
-    from prompts.cost import estimate_prompt
     from prompts.preview import plain, prompt_page
     from prompts.template import load_template
     from retrieval.memory import VisualMemory
@@ -93,7 +111,7 @@ def preview(
     template = load_template(prompt)
     opened = VisualMemory.open(memory, embedder=embedder)
     (rendered,) = render_prompts([template], image, opened, k=k, voting=voting)
-    estimate = estimate_prompt(rendered, model=model, media_resolution=media_resolution, prices=prices)
+    estimate = pricing.estimate(rendered)
     if html is None:
         typer.echo(plain(rendered.text))
     else:
@@ -103,17 +121,16 @@ def preview(
 
 
 @app.command()
+@flat()
 def diff(
     first: Annotated[str, typer.Argument(metavar="PROMPT", help="A released prompt's name, or a path.")],
     second: Annotated[str, typer.Argument(metavar="PROMPT", help="Another one's.")],
+    pricing: Pricing,
     image: OptionalQuery = None,
     memory: OptionalMemory = None,
     k: K = 50,
     voting: Voting = "rank",
     embedder: EmbedderOverride = None,
-    model: ModelName = DEFAULT_MODEL,
-    media_resolution: Resolution = None,
-    prices: Prices = None,
     html: Annotated[Path | None, typer.Option(help="Write both as rendered, side by side, to this page.")] = None,
 ) -> None:
     """Compare two prompts: the lines in which their templates differ, and with a picture what both would send.
@@ -121,7 +138,6 @@ def diff(
     Example: vmem prompt diff rerank_v1 mosaic_v1 query.jpg --memory pets/ --html both.html
     """
     from agent.preview import render_prompts
-    from prompts.cost import estimate_prompt
     from prompts.preview import coloured, differing_lines, prompts_page
     from prompts.template import load_template
     from retrieval.errors import InvalidArgument
@@ -136,9 +152,7 @@ def diff(
         return
     opened = VisualMemory.open(memory, embedder=embedder)
     rendered = render_prompts(templates, image, opened, k=k, voting=voting)
-    estimates = [
-        estimate_prompt(one, model=model, media_resolution=media_resolution, prices=prices) for one in rendered
-    ]
+    estimates = list(map(pricing.estimate, rendered))
     typer.echo()
     _print_costs([(k, one.template, estimate) for one, estimate in zip(rendered, estimates, strict=True)])
     if html:
@@ -147,28 +161,27 @@ def diff(
 
 
 @app.command()
+@flat()
 def cost(
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT…", help="Released prompts' names, or paths.")],
+    pricing: Pricing,
     k: Annotated[
         list[int] | None, typer.Option("--k", min=1, help="How many neighbours; may be repeated. Left out: 50.")
     ] = None,
     queries: Annotated[int, typer.Option(help="Price so many queries.", min=1)] = 1000,
-    model: ModelName = DEFAULT_MODEL,
     batch: Annotated[bool, typer.Option("--batch", help="At the price of batch jobs.")] = False,
     image: Annotated[Path | None, typer.Option("--query", help="A real query picture, beside --memory.")] = None,
     memory: OptionalMemory = None,
     classes: Annotated[int, typer.Option(help="Without a memory: candidates to stand in.", min=1)] = 10,
     voting: Voting = "rank",
     embedder: EmbedderOverride = None,
-    media_resolution: Resolution = None,
-    prices: Prices = None,
 ) -> None:
     """Price prompts before anything is asked: pictures, tokens and dollars, by estimate.
 
     Example: vmem prompt cost rerank_v1 mosaic_v1 --k 10 --k 50 --queries 50000 --batch
     """
     from agent.preview import render_prompts, stand_in
-    from prompts.cost import estimate_prompt, prices_date
+    from prompts.cost import prices_date
     from prompts.template import load_template
     from retrieval.errors import InvalidArgument
     from retrieval.memory import VisualMemory
@@ -183,14 +196,7 @@ def cost(
             rendered = [stand_in(template, neighbors=count, classes=classes) for template in templates]
         else:
             rendered = render_prompts(templates, image, opened, k=count, voting=voting)
-        rows += [
-            (
-                count,
-                one.template,
-                estimate_prompt(one, model=model, media_resolution=media_resolution, batch=batch, prices=prices),
-            )
-            for one in rendered
-        ]
+        rows += [(count, one.template, pricing.estimate(one, batch=batch)) for one in rendered]
     _print_costs(rows, queries=queries, real=image is not None)
     basis = (
         f"Of {image}" if image else f"With grey pictures and {classes} classes; give --memory and --query for real ones"

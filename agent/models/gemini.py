@@ -4,24 +4,21 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from agent.calls import background
-from agent.errors import ModelError, PassingFailure
+from agent.errors import ModelError
 from agent.keys import Secret
-from agent.models.wire import failure, parsed_object, read_reply, to_body
+from agent.models.wire import failure, http_client, parsed_object, read_reply, sdk_failure, to_body
 from agent.types import Reply, Request
-from retrieval.support.outside import check_proxies
 
 if TYPE_CHECKING:
     import httpx2
     from google import genai
 
 T = TypeVar("T")
-_CONNECTIONS: Final = 256
 _NO_WAIT_LIMIT_MILLISECONDS: Final = 600_000  # time limits are those of `Retrying`, which count a whole attempt
 
 
 class Gemini:
-    """A Gemini model.
+    """A Gemini model. Each method that asks the service raises ModelError where it does not do as it is asked.
 
     The SDK carries the request: address, authentication, transport, errors. The body is made here, because the SDK's
     own way walks over every part in Python, which takes four times as long with fifty pictures.
@@ -40,9 +37,8 @@ class Gemini:
         """
         self.model = model
         self._key = key
-        http = _http_client()
-        self._client = connect(key, http, base_url=base_url)
-        background.close_with(self, http.aclose)
+        # Left to itself, the SDK takes aiohttp where that is installed, which has other errors.
+        self._client = connect(key, http_client(self, follow_redirects=True), base_url=base_url)
 
     @property
     def has_key(self) -> bool:
@@ -60,14 +56,22 @@ class Gemini:
         Raises:
             ModelError: there is none.
         """
-        return read_reply(parsed_object(await self._post(to_body(request))), self.name)
+        from google.genai import types
+
+        config = types.GenerateContentConfig(
+            should_return_http_response=True,
+            automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
+            http_options=types.HttpOptions(extra_body=to_body(request)),
+        )
+        # The body replaces these contents; the SDK insists on some.
+        response = await self._call(
+            lambda: self._client.aio.models.generate_content(model=self.model, contents="-", config=config)
+        )
+        http = response.sdk_http_response
+        return read_reply(parsed_object((http.body if http else None) or ""), self.name)
 
     async def count_tokens(self, request: Request) -> int:
-        """Return how many tokens the service counts in a request's prompt; counting costs nothing.
-
-        Raises:
-            ModelError: the service does not say.
-        """
+        """Return how many tokens the service counts in a request's prompt; counting costs nothing."""
         from google.genai import types
 
         options = types.HttpOptions(extra_body={"contents": to_body(request)["contents"]})
@@ -78,31 +82,19 @@ class Gemini:
         return counted.total_tokens or 0
 
     async def upload(self, file: Path, name: str) -> str:
-        """Send a JSONL file of requests, and return how the service names it; it forgets it after two days.
-
-        Raises:
-            ModelError: it does not take it.
-        """
+        """Send a JSONL file of requests, and return how the service names it; it forgets it after two days."""
         config: Any = {"mime_type": "jsonl", "display_name": name}
         uploaded = await self._call(lambda: self._client.aio.files.upload(file=str(file), config=config))
         return str(uploaded.name)
 
     async def create_job(self, name: str, uploaded: str) -> str:
-        """Begin a batch job over an uploaded file, and return how the service names it.
-
-        Raises:
-            ModelError: it does not.
-        """
+        """Begin a batch job over an uploaded file, and return how the service names it."""
         config: Any = {"display_name": name}
         job = await self._call(lambda: self._client.aio.batches.create(model=self.model, src=uploaded, config=config))
         return str(job.name)
 
     async def find_job(self, name: str) -> str | None:
-        """Return the service's name of the job that was begun under ours; None where there is none.
-
-        Raises:
-            ModelError: the service does not say.
-        """
+        """Return the service's name of the job that was begun under ours; None where there is none."""
 
         async def look() -> str | None:
             async for job in await self._client.aio.batches.list():
@@ -113,11 +105,7 @@ class Gemini:
         return await self._call(look)
 
     async def job_state(self, job: str) -> tuple[str, str | None]:
-        """Return ``running``, ``succeeded`` or how else a job ended, and the file of its results where there is one.
-
-        Raises:
-            ModelError: the service does not say.
-        """
+        """Return ``running``, ``succeeded`` or how else a job ended, and the file of its results where there is one."""
         found = await self._call(lambda: self._client.aio.batches.get(name=job))
         if not found.done:
             return "running", None
@@ -126,11 +114,7 @@ class Gemini:
         return ("succeeded" if result else state), result
 
     async def download(self, file: str) -> bytes:
-        """Return the content of a result file.
-
-        Raises:
-            ModelError: the service does not send it.
-        """
+        """Return the content of a result file."""
         return bytes(await self._call(lambda: self._client.aio.files.download(file=file)))
 
     async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
@@ -140,30 +124,6 @@ class Gemini:
         except Exception as caught:
             error = translated(caught, self._key)
         raise error  # outside the block above: the SDK's error holds the request, and that the key
-
-    async def _post(self, body: dict[str, Any]) -> str:
-        from google.genai import types
-
-        config = types.GenerateContentConfig(
-            should_return_http_response=True,
-            automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
-            http_options=types.HttpOptions(extra_body=body),
-        )
-        # The body replaces these contents; the SDK insists on some.
-        response = await self._call(
-            lambda: self._client.aio.models.generate_content(model=self.model, contents="-", config=config)
-        )
-        held = response.sdk_http_response
-        return (held.body if held else None) or ""
-
-
-def _http_client() -> "httpx2.AsyncClient":
-    """Return what to send by: left to itself, the SDK takes aiohttp where that is installed, which has other errors."""
-    import httpx2
-
-    check_proxies()
-    limits = httpx2.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS)
-    return httpx2.AsyncClient(limits=limits, follow_redirects=True)
 
 
 def connect(key: Secret, http: "httpx2.AsyncClient", *, base_url: str | None = None) -> "genai.Client":
@@ -195,12 +155,4 @@ def translated(error: Exception, key: Secret) -> ModelError:
         details = inner.get("details", []) if isinstance(inner, dict) else []
         said = key.hide_in(str(error.message or error.status or ""))
         return failure(error.code, said, [detail for detail in details if isinstance(detail, dict)])
-    if isinstance(error, httpx2.TimeoutException):
-        return PassingFailure("the service did not answer in time", code="timed_out")
-    if isinstance(error, httpx2.TransportError):
-        return PassingFailure(
-            f"the connection to the service failed ({type(error).__name__})", code="connection_broken"
-        )
-    if isinstance(error, ValueError | RecursionError):  # the SDK's own parsing of a response
-        return PassingFailure("the service sent no JSON object", code="garbled_response")
-    return ModelError(f"the SDK failed ({type(error).__name__})", code="model_failed")
+    return sdk_failure(error, slow=(httpx2.TimeoutException,), broken=(httpx2.TransportError,))

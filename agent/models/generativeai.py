@@ -6,9 +6,9 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-from agent.errors import EveryRequestFails, ModelError, PassingFailure
+from agent.errors import EveryRequestFails, ModelError
 from agent.keys import Secret
-from agent.models.wire import failure, read_reply
+from agent.models.wire import failure, read_reply, sdk_failure
 from agent.types import Reply, Request
 from prompts.answer import answer_schema
 from prompts.types import Part, TextPart
@@ -132,15 +132,12 @@ def _translated(error: Exception, key: Secret) -> ModelError:
     if isinstance(error, exceptions.GoogleAPICallError) and error.code is not None:
         details = [_detail(detail) for detail in error.details or []]
         return failure(int(error.code), key.hide_in(str(error.message or "")), details)
-    if isinstance(error, requests.exceptions.Timeout | exceptions.RetryError):
-        return PassingFailure("the service did not answer in time", code="timed_out")
-    if isinstance(error, requests.exceptions.RequestException):
-        return PassingFailure(
-            f"the connection to the service failed ({type(error).__name__})", code="connection_broken"
-        )
-    if isinstance(error, ParseError | ValueError | RecursionError):
-        return PassingFailure("the service sent no JSON object", code="garbled_response")
-    return ModelError(f"the SDK failed ({type(error).__name__})")
+    return sdk_failure(
+        error,
+        slow=(requests.exceptions.Timeout, exceptions.RetryError),
+        broken=(requests.exceptions.RequestException,),
+        garbled=(ParseError, ValueError, RecursionError),
+    )
 
 
 def _detail(detail: Any) -> dict[str, Any]:  # noqa: ANN401

@@ -2,20 +2,17 @@
 
 import base64
 import json
-from typing import Any, Final
+from typing import Any
 
 import httpx2
 
-from agent.calls import background
 from agent.errors import CutOff, EmptyReply, ModelError, PassingFailure, RequestFailure
 from agent.keys import OPENAI_VARIABLES, Secret, check_server
-from agent.models.wire import failure, parsed_object
+from agent.models.wire import failure, http_client, parsed_object
 from agent.types import Reply, Request, Usage
 from prompts.answer import answer_schema
 from prompts.types import Part, TextPart
-from retrieval.support.outside import check_proxies, parse_json
-
-_CONNECTIONS: Final = 256
+from retrieval.support.outside import parse_json
 
 
 class OpenAICompatible:
@@ -40,10 +37,7 @@ class OpenAICompatible:
         self._server = base_url.rstrip("/")
         self._url = parts._replace(path=parts.path.rstrip("/") + "/chat/completions").geturl()
         self._key = key
-        check_proxies()
-        limits = httpx2.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS)
-        self._http = httpx2.AsyncClient(limits=limits, timeout=None)  # time limits are those of `Retrying`
-        background.close_with(self, self._http.aclose)
+        self._http = http_client(self, timeout=None)  # time limits are those of `Retrying`
 
     @property
     def name(self) -> str:

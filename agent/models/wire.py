@@ -3,17 +3,33 @@
 import base64
 import math
 import re
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from agent.calls import background
 from agent.errors import CutOff, EmptyReply, EveryRequestFails, ModelError, PassingFailure, RequestFailure
 from agent.types import Reply, Request, Usage
 from prompts.answer import answer_schema
-from prompts.types import Part, Prompt, TextPart
-from retrieval.support.outside import parse_json
+from prompts.types import Part, TextPart
+from retrieval.support.outside import check_proxies, parse_json
+
+if TYPE_CHECKING:
+    import httpx2
 
 _FINISHED: Final = ("STOP", "FINISH_REASON_UNSPECIFIED", "", None)
+_CONNECTIONS: Final = 256
 _LONGEST_MESSAGE: Final = 300
 _PER_DAY: Final = re.compile("per.?day", re.IGNORECASE)
+
+
+def http_client(owner: object, **options: Any) -> "httpx2.AsyncClient":  # noqa: ANN401 - of the client
+    """Return a client of HTTP with room for every call at once; it is closed when its owner is no longer used."""
+    import httpx2
+
+    check_proxies()
+    limits = httpx2.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS)
+    client = httpx2.AsyncClient(limits=limits, **options)
+    background.close_with(owner, client.aclose)
+    return client
 
 
 def to_body(request: Request) -> dict[str, Any]:
@@ -29,7 +45,10 @@ def to_body(request: Request) -> dict[str, Any]:
     if generation.thinking:
         settings["thinkingConfig"] = {"thinkingLevel": generation.thinking.upper()}
     if generation.enforce_schema:
-        settings |= {"responseMimeType": "application/json", "responseJsonSchema": _schema(request.prompt)}
+        schema = answer_schema(request.prompt)
+        if "description" in schema["properties"]:  # it is of use only where it is written first
+            schema["propertyOrdering"] = list(schema["properties"])
+        settings |= {"responseMimeType": "application/json", "responseJsonSchema": schema}
     parts = [_part(part) for part in request.prompt.parts]
     return {"contents": [{"role": "user", "parts": parts}], "generationConfig": settings}
 
@@ -42,7 +61,9 @@ def read_reply(body: dict[str, Any], model: str) -> Reply:
         CutOff: the reply met its limit.
         EmptyReply: there is no text in it.
     """
-    usage = _usage(body.get("usageMetadata") or {})
+    counted = body.get("usageMetadata") or {}
+    counts = ("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount", "cachedContentTokenCount")
+    usage = Usage(*map(counted.get, counts))
     blocked = (body.get("promptFeedback") or {}).get("blockReason")
     if blocked:
         raise RequestFailure(f"the service blocked the prompt ({blocked})", code="blocked", usage=usage)
@@ -88,6 +109,23 @@ def failure(status: int, message: str, details: list[dict[str, Any]], *, retry_a
     return RequestFailure(f"the service refuses the request ({status}: {said})", code="request_refused")
 
 
+Kinds = tuple[type[Exception], ...]
+
+
+def sdk_failure(
+    error: Exception, *, slow: Kinds, broken: Kinds, garbled: Kinds = (ValueError, RecursionError)
+) -> ModelError:
+    """Return our error for an SDK's own, by its kind; its words may hold a key, and are not told."""
+    kind = type(error).__name__
+    if isinstance(error, slow):
+        return PassingFailure("the service did not answer in time", code="timed_out")
+    if isinstance(error, broken):
+        return PassingFailure(f"the connection to the service failed ({kind})", code="connection_broken")
+    if isinstance(error, garbled):
+        return PassingFailure("the service sent no JSON object", code="garbled_response")
+    return ModelError(f"the SDK failed ({kind})")
+
+
 def _too_many(said: str, details: list[dict[str, Any]], retry_after: str | None) -> ModelError:
     quotas = [
         str(violation.get("quotaId", "")) + str(violation.get("quotaMetric", ""))
@@ -115,22 +153,6 @@ def _part(part: Part) -> dict[str, Any]:
     if isinstance(part, TextPart):
         return {"text": part.text}
     return {"inlineData": {"mimeType": part.mime_type, "data": base64.b64encode(part.encoded).decode()}}
-
-
-def _schema(prompt: Prompt) -> dict[str, Any]:
-    schema = answer_schema(prompt)
-    if "description" in schema["properties"]:  # it is of use only where it is written first
-        return schema | {"propertyOrdering": list(schema["properties"])}
-    return schema
-
-
-def _usage(counted: dict[str, Any]) -> Usage:
-    return Usage(
-        counted.get("promptTokenCount"),
-        counted.get("candidatesTokenCount"),
-        counted.get("thoughtsTokenCount"),
-        counted.get("cachedContentTokenCount"),
-    )
 
 
 def parsed_object(text: str) -> dict[str, Any]:

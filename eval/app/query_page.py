@@ -15,7 +15,6 @@ from agent.calls import background
 from agent.calls.metered import cost_of
 from agent.card import View, make_view, prediction_card
 from agent.classify import Question, Stages
-from agent.presets import settle
 from agent.settings import Settings
 from agent.types import Prediction
 from eval.app.context import ServeContext
@@ -153,7 +152,7 @@ class PromptPanel:
         self._context = context
         self._asked = asked
         self._on_answer = on_answer
-        self._template = settle(context.second.said["preset"], prompt=context.second.said["prompt"]).prompt
+        self._template = context.second.stages(context.memory, None, k=None).settings.prompt
         with tag("section", "panel", aria_label="Second opinion"):
             words("h2", "Second opinion")
             self._draw_controls()

@@ -203,7 +203,7 @@ def run_evaluation(
             first = FirstStage(memory, centred or memory, name, dataset, centre=centre, progress=progress)
             asked = stages
             if stages and batch:
-                asked = fetch_replies(batch, stages, missing, decide=first.decide, progress=progress)
+                asked = fetch_replies(batch, stages, missing, pose=first.pose, progress=progress)
             with counter(f"Classifying {name}", total=len(missing), shown=progress) as bar:
                 if asked is None:
                     _vote(first, name, missing, log, bar, k=k)
