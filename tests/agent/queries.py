@@ -10,7 +10,7 @@ from prompts.types import ImagePart, Prompt, TextPart
 from retrieval.embedders.base import Execution, foreign_vectors
 from retrieval.images import thumbnail
 from tests.conftest import draw
-from tests.gemini_server import Call
+from tests.gemini_protocol import Call
 
 PICTURE = ImagePart(thumbnail(draw((200, 30, 30), 1), longest_side=64))
 PROMPT = Prompt("test", (TextPart("Neighbour 1:"), PICTURE, TextPart("query:"), PICTURE), {"A": "cat", "B": "dog"})
@@ -31,7 +31,8 @@ class Colours:
     def embed(self, pixels: np.ndarray) -> np.ndarray:
         """Return the colours, taken from grey, as unit vectors."""
         vectors = pixels.reshape(len(pixels), -1).astype(np.float32) - 127.5
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        scaled: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return scaled
 
 
 def noise(number: int) -> Image.Image:

@@ -20,7 +20,8 @@ from retrieval import VisualMemory
 from retrieval.errors import InvalidArgument
 from tests.agent.conftest import SWIFT, connect
 from tests.agent.queries import answer_by_picture, noise
-from tests.gemini_server import Call, GeminiServer
+from tests.gemini_protocol import Call
+from tests.gemini_server import GeminiServer
 from tests.runs import evaluate
 
 COUNT = 30

@@ -4,6 +4,7 @@ import inspect
 import json
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,7 +111,7 @@ def test_a_memory_of_ready_features_can_be_reranked_without_pictures(tmp_path: P
     ],
 )
 def test_options_out_of_range_are_refused(
-    memory: VisualMemory, query: Path, options: dict, error: type[Exception], message: str
+    memory: VisualMemory, query: Path, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         classify_with_rerank(query, memory, **options)

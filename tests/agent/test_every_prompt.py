@@ -10,6 +10,7 @@ import pytest
 from agent import ScriptedModel, classify_with_rerank
 from agent.calls.cached import ReplyStore
 from agent.calls.ready import LoadedModel
+from agent.settings import Options
 from prompts.answer import answer_schema
 from prompts.template import load_template, template_names
 from prompts.types import ImagePart, Prompt
@@ -48,7 +49,7 @@ def test_zero_shot_shows_no_neighbour_and_offers_every_class_by_name(memory: Vis
 
 def test_an_answer_outside_the_vote_leaves_a_fused_decision_to_the_vote(memory: VisualMemory) -> None:
     model = ScriptedModel(lambda prompt: '{"ranking": ["B"], "confidence": 1}')
-    options = {"neighbors": 1, "prompt": "zero_shot_v1", "fusion_weight": 1.0}
+    options: Options = {"k": 1, "prompt": "zero_shot_v1", "fusion_weight": 1.0}
     found = classify_with_rerank(noise(1), memory, model=model, **options)
     assert found.label == found.votes.winner and found.ranking == ("green",)
 

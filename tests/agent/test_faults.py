@@ -13,6 +13,7 @@ from retrieval import VisualMemory
 from tests.agent.conftest import KINDS
 from tests.gemini_server import GeminiServer
 
+Ask = Callable[..., tuple[str, int]]
 PASSING = {
     "429": "rate_limited",
     "500": "overloaded",
@@ -49,7 +50,7 @@ NOT_OPENAI = ("bad-key", "429-day", "prompt-blocked")  # a bad key is 401, a day
 
 
 @pytest.fixture
-def ask(memory: VisualMemory, pictures: Path, ready: Callable[..., LoadedModel], server: GeminiServer) -> Callable:
+def ask(memory: VisualMemory, pictures: Path, ready: Callable[..., LoadedModel], server: GeminiServer) -> Ask:
     """Return a function that classifies a picture by a kind of model while the server follows a script."""
 
     def asked(kind: str, script: list[str], **options: object) -> tuple[str, int]:
@@ -68,20 +69,20 @@ def ask(memory: VisualMemory, pictures: Path, ready: Callable[..., LoadedModel],
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("fault", PASSING)
-def test_a_fault_that_passes_costs_one_more_attempt(ask: Callable, kind: str, fault: str) -> None:
+def test_a_fault_that_passes_costs_one_more_attempt(ask: Ask, kind: str, fault: str) -> None:
     assert ask(kind, [fault, "ok"]) == ("reranked", 2)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("fault", PASSING)
-def test_a_fault_that_stays_leaves_the_vote_after_every_attempt(ask: Callable, kind: str, fault: str) -> None:
+def test_a_fault_that_stays_leaves_the_vote_after_every_attempt(ask: Ask, kind: str, fault: str) -> None:
     assert ask(kind, [fault] * 9) == (PASSING[fault], 3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("fault", ONCE_MORE)
 def test_a_reply_that_says_nothing_is_asked_for_once_more(
-    ask: Callable, server: GeminiServer, kind: str, fault: str
+    ask: Ask, server: GeminiServer, kind: str, fault: str
 ) -> None:
     server.tokens_needed = 2000  # more than the limit at first, less than the larger one
     assert ask(kind, [fault, "ok"]) == ("reranked", 2)
@@ -89,7 +90,7 @@ def test_a_reply_that_says_nothing_is_asked_for_once_more(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("fault", ONCE_MORE)
-def test_a_reply_that_says_nothing_twice_leaves_the_vote(ask: Callable, kind: str, fault: str) -> None:
+def test_a_reply_that_says_nothing_twice_leaves_the_vote(ask: Ask, kind: str, fault: str) -> None:
     assert ask(kind, [fault] * 9) == (ONCE_MORE[fault], 2)
 
 
@@ -97,13 +98,13 @@ def test_a_reply_that_says_nothing_twice_leaves_the_vote(ask: Callable, kind: st
     ("kind", "fault"),
     [(kind, fault) for kind in KINDS for fault in FINAL if kind != "openai" or fault not in NOT_OPENAI],
 )
-def test_a_fault_that_is_final_is_not_repeated(ask: Callable, kind: str, fault: str) -> None:
+def test_a_fault_that_is_final_is_not_repeated(ask: Ask, kind: str, fault: str) -> None:
     # google-auth, beneath the older SDK, renews what it takes for a stale token, and sends a 401 three times.
     attempts = 3 if (kind, fault) == ("generativeai", "401") else 1
     assert ask(kind, [fault] * 9) == (FINAL[fault], attempts)
 
 
-def test_a_caller_may_want_the_failure_instead_of_the_vote(ask: Callable) -> None:
+def test_a_caller_may_want_the_failure_instead_of_the_vote(ask: Ask) -> None:
     with pytest.raises(ModelError, match="the service blocked the reply"):
         ask("gemini", ["safety"], on_error="raise")
     with pytest.raises(EveryRequestFails, match="there is no such model .*choose another --model"):

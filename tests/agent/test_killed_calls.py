@@ -24,7 +24,8 @@ from eval.types import Dataset
 from retrieval import VisualMemory
 from tests.agent.conftest import KEY
 from tests.agent.queries import Colours, answer_by_picture, noise
-from tests.gemini_server import Call, GeminiServer
+from tests.gemini_protocol import Call
+from tests.gemini_server import GeminiServer
 
 KILLS = int(os.environ.get("VMEM_TEST_KILLS", "6"))
 COUNT = 20 * KILLS  # so that every kill finds work under way

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -102,7 +103,7 @@ def test_a_scripted_model_by_name_agrees_with_the_vote(memory: VisualMemory) -> 
     "settings",
     [{"temperature": 3.0}, {"max_reply_tokens": 0}, {"thinking": "deep"}, {"media_resolution": "4k"}],
 )
-def test_settings_out_of_range_are_refused(settings: dict) -> None:
+def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgument, match="expected"):
         GenerationConfig(**settings)
 

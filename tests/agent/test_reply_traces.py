@@ -10,7 +10,8 @@ import pytest
 from agent.calls.cached import ReplyStore, key_of, sha256
 from agent.types import Reply, Request, Usage
 from prompts.types import ImagePart, Prompt, TextPart
-from retrieval.erasing.traces import Forgotten, Marks, ReplyTraces, every_trace
+from retrieval.erasing.secrets import Forgotten, Marks
+from retrieval.erasing.traces import ReplyTraces, every_trace
 from retrieval.errors import StorageError
 
 DRAW = np.random.default_rng(0)

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from typing import Any
 
 import pytest
 
@@ -55,7 +56,8 @@ def test_fusion_multiplies_the_vote_by_the_models_probability() -> None:
     fused = dict(fuse(VOTES, "dog", 0.8, weight=1.0))
     products = {"cat": 0.5 * 0.1, "dog": 0.3 * 0.8, "cow": 0.2 * 0.1}
     assert fused == pytest.approx({label: product / sum(products.values()) for label, product in products.items()})
-    assert fuse(VOTES, "dog", 0.8, weight=0.0)[0] == ("cat", pytest.approx(0.5))
+    label, probability = fuse(VOTES, "dog", 0.8, weight=0.0)[0]
+    assert label == "cat" and probability == pytest.approx(0.5)
     assert fuse(VOTES, "cow", 1.0, weight=9.0)[0][0] == "cow"
     assert fuse(Votes(("cat",), (1.0,)), "cat", None, weight=1.0) == [("cat", 1.0)]
 
@@ -149,7 +151,7 @@ def test_a_balanced_prompt_shows_as_many_neighbours_of_each_candidate(memory: Vi
 
 
 @pytest.mark.parametrize("options", [{"shuffles": -1}, {"fusion_weight": -0.5}, {"on_error": "hope"}])
-def test_options_out_of_range_are_refused(memory: VisualMemory, options: dict) -> None:
+def test_options_out_of_range_are_refused(memory: VisualMemory, options: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgument, match="expected"):
         classify_with_rerank(noise(1), memory, model=ScriptedModel("A"), **options)
 
