@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Int, UInt8, UInt64
 
-from retrieval.erasing.secrets import DROPPED, DroppedRows, Marks, Secrets, as_matrix, mark, one_of, secrets_of, sha256
+from retrieval.erasing.secrets import DROPPED, DroppedRows, Marks, Secrets, mark, one_of, secrets_of, sha256
 from retrieval.indexes.saved import erase_stored
 from retrieval.items import KeyRanges
 from retrieval.storage.places import CENTRED_INDEX, INDEX, address_of, reading, writing
-from retrieval.storage.table import ItemTable
+from retrieval.storage.table import ItemTable, as_matrix
 from retrieval.vectors import to_fixed_point
 
 Group = tuple[str, ...]

@@ -26,11 +26,11 @@ from typing import IO, Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Bool, Int, Real, UInt8
+from jaxtyping import Bool, Int, UInt8
 
 from retrieval.errors import StorageError
 from retrieval.storage.places import write_whole
-from retrieval.storage.table import ItemTable
+from retrieval.storage.table import ItemTable, as_matrix
 from retrieval.support.outside import parse_json
 from retrieval.support.terminal import track
 from retrieval.vectors import to_fixed_point
@@ -224,12 +224,6 @@ def secrets_of(rows: pa.Table) -> list[list[bytes]]:
         [*(vectors[row].tobytes() for vectors in forms), *([] if thumbnail is None else [_own_part(thumbnail)])]
         for row, thumbnail in enumerate(rows["thumbnail"].to_pylist())
     ]
-
-
-def as_matrix(vectors: pa.FixedSizeListArray) -> Real[np.ndarray, "rows dimension"]:
-    """Return a column of vectors as it is stored."""
-    matrix: np.ndarray = vectors.flatten().to_numpy().reshape(len(vectors), -1)
-    return matrix
 
 
 def _own_part(thumbnail: bytes) -> bytes:

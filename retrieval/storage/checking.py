@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Int, Int16
+import pyarrow.compute as pc
 
 from retrieval.errors import InvalidArgument, MemoryBusy, StorageError, UnknownVersion
 from retrieval.indexes.fixed_point import ROWS, FixedPointRows
@@ -29,7 +29,7 @@ from retrieval.storage.places import (
     table_uri,
     writer_lock,
 )
-from retrieval.storage.table import ItemTable
+from retrieval.storage.table import ItemTable, as_matrix
 from retrieval.storage.versions import (
     MANIFESTS,
     count_deletions,
@@ -48,37 +48,10 @@ from retrieval.storage.versions import (
 from retrieval.support.terminal import track
 from retrieval.vectors import to_fixed_point
 
+DAMAGED: Final = "damaged"  # folder in a memory's: what was put away
 _BLOCK: Final = 8_192  # rows
 _FILES_AT_A_TIME: Final = 500  # on a command line
-
-
-def undecodable(folder: Path, names: Sequence[str]) -> list[str]:
-    """Return which of some files in a table's folder cannot be decoded."""
-    wrong: list[str] = []
-    left = list(names)
-    while left:
-        command = [sys.executable, "-m", "retrieval.storage.checking", str(folder), *left[:_FILES_AT_A_TIME]]
-        done = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
-        if len(done) < min(len(left), _FILES_AT_A_TIME):
-            wrong.append(left.pop(len(done)))
-        left = left[len(done) :]
-    return wrong
-
-
-def _decode(folder: Path, names: Iterable[str]) -> None:
-    from lance.file import LanceFileReader
-
-    for name in names:
-        if name.endswith(".lance"):
-            for _ in LanceFileReader(str(folder / name)).read_all(batch_size=_BLOCK).to_batches():
-                pass
-        else:
-            count_deletions(folder / name)
-        print(name, flush=True)
-
-
-if __name__ == "__main__":
-    _decode(Path(sys.argv[1]), sys.argv[2:])
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +117,20 @@ def _wrong_files(path: Path, names: Sequence[str], sums: Mapping[str, str], *, p
                 wrong[name] = f"{name} is not as it was written"
         except OSError as error:
             wrong[name] = f"{name} cannot be read: {error.strerror}"
-    return wrong | {name: f"{name} cannot be decoded" for name in undecodable(path / TABLE, unknown)}
+    return wrong | {name: f"{name} cannot be decoded" for name in _undecodable(path / TABLE, unknown)}
 
 
-DAMAGED: Final = "damaged"  # folder in a memory's: what was put away
-_logger = logging.getLogger(__name__)
+def _undecodable(folder: Path, names: Sequence[str]) -> list[str]:
+    """Return which files in a table's folder cannot be decoded, tried in another process, which they may bring down."""
+    wrong: list[str] = []
+    left = list(names)
+    while left:
+        command = [sys.executable, "-m", "retrieval.storage.checking", str(folder), *left[:_FILES_AT_A_TIME]]
+        done = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+        if len(done) < min(len(left), _FILES_AT_A_TIME):
+            wrong.append(left.pop(len(done)))
+        left = left[len(done) :]
+    return wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,8 +213,6 @@ def _check(path: Path, *, progress: bool) -> Check:
 
 def _twice(table: ItemTable) -> list[str]:
     """Say which of what names items is there twice."""
-    import pyarrow.compute as pc
-
     rows = table.light_columns()
     again = {name: len(rows) - pc.count_distinct(rows[name]).as_py() for name in ("id", "key")}
     return [f"{count} items have the {name} of another" for name, count in again.items() if count]
@@ -260,22 +240,12 @@ def _disagreement(path: Path, table: ItemTable) -> list[str]:
     order = np.argsort(stored.keys)
     different = 0
     for block in table.dataset.to_batches(columns=["key", "vector"], batch_size=_BLOCK):
-        vectors = to_fixed_point(block["vector"].flatten().to_numpy().reshape(len(block), -1))
-        different += _different(block["key"].to_numpy(), vectors, stored.keys, order, rows)
+        vectors = to_fixed_point(as_matrix(block["vector"]))
+        keys = block["key"].to_numpy()
+        position = order[np.minimum(np.searchsorted(stored.keys, keys, sorter=order), len(order) - 1)]
+        there = stored.keys[position] == keys  # what the index lacks is searched beside it
+        different += int((rows.at(position[there]) != vectors[there]).any(axis=1).sum())
     return [f"{stored.folder} holds other vectors than the table for {different} items"] if different else []
-
-
-def _different(
-    keys: Int[np.ndarray, " some"],
-    vectors: Int16[np.ndarray, "some dimension"],
-    their: Int[np.ndarray, " items"],
-    order: Int[np.ndarray, " items"],
-    rows: FixedPointRows,
-) -> int:
-    """Return how many of some items have another vector in the index; what that lacks is searched beside it."""
-    place = order[np.minimum(np.searchsorted(their, keys, sorter=order), len(their) - 1)]
-    there = their[place] == keys
-    return int((rows.at(place[there]) != vectors[there]).any(axis=1).sum())
 
 
 def go_back(path: str | Path, version: int | str) -> None:
@@ -322,3 +292,19 @@ def _opened(path: Path, version: int | str) -> Any:  # noqa: ANN401 - Lance is u
         number = read_tags(path)[0].get(version) if isinstance(version, str) else version
         return lance.dataset(table_uri(path), version=number) if number else None
     return None
+
+
+def _decode(folder: Path, names: Iterable[str]) -> None:
+    from lance.file import LanceFileReader
+
+    for name in names:
+        if name.endswith(".lance"):
+            for _ in LanceFileReader(str(folder / name)).read_all(batch_size=_BLOCK).to_batches():
+                pass
+        else:
+            count_deletions(folder / name)
+        print(name, flush=True)
+
+
+if __name__ == "__main__":
+    _decode(Path(sys.argv[1]), sys.argv[2:])

@@ -2,18 +2,20 @@
 
     label = 'cat' AND (source LIKE '%/march/%' OR id IN ('a', 'b')) AND NOT lower(source) LIKE '%draft%'
 
-Read and evaluated here. Lance's engine takes what stands before a semicolon for the whole, knows functions that reach
-beyond these columns, and is brought down by deep brackets.
+Read here, and evaluated by Arrow. Lance's engine takes what stands before a semicolon for the whole, knows functions
+that reach beyond these columns, and is brought down by deep brackets; it hands out no syntax tree that could be looked
+through before it is run.
 """
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from functools import reduce
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from retrieval.errors import InvalidArgument
-
-if TYPE_CHECKING:
-    import pyarrow
 
 COLUMNS: Final = ("id", "label", "source")
 _MOST_CHARACTERS: Final = 1_000_000
@@ -56,11 +58,8 @@ class Condition:
         if self._at < len(self._tokens):
             raise self._wrong(f"{self._tokens[self._at]} stands behind its end")
 
-    def holds(self, rows: "pyarrow.RecordBatch") -> "pyarrow.BooleanArray":
+    def holds(self, rows: pa.RecordBatch) -> pa.BooleanArray:
         """Tell of each row with the `columns` whether the condition is true of it."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
         found = self._value(rows)
         if isinstance(found, pa.Scalar):
             found = pa.repeat(found, len(rows))
@@ -107,14 +106,7 @@ class Condition:
         parts = [part(depth)]
         while self._next(word):
             parts.append(part(depth))
-
-        def evaluate(rows: _Rows) -> Any:  # noqa: ANN401 - Arrow is untyped
-            found = parts[0](rows)
-            for other in parts[1:]:
-                found = _call(function, found, other(rows))
-            return found
-
-        return evaluate
+        return lambda rows: reduce(lambda found, other: _call(function, found, other(rows)), parts[1:], parts[0](rows))
 
     def _one(self, depth: int) -> _Value:
         if depth > _DEEPEST:
@@ -127,9 +119,9 @@ class Condition:
             self._expect(")")
             return value
         if self._next("true"):
-            return lambda _: _scalar(True)
+            return lambda _: pa.scalar(True)
         if self._next("false"):
-            return lambda _: _scalar(False)
+            return lambda _: pa.scalar(False)
         return self._comparison()
 
     def _comparison(self) -> _Value:
@@ -174,26 +166,22 @@ class Condition:
         if len(pattern) > _LONGEST_PATTERN:
             raise self._wrong(f"a pattern has {len(pattern)} characters, {_LONGEST_PATTERN} at most are read")
         regex = _regex_of(pattern)
-        return lambda rows: _matches(left(rows), regex, ignoring)
+        return lambda rows: pc.match_substring_regex(left(rows), regex, ignore_case=ignoring)
 
     def _operand(self) -> _Value:
         for function, compute in _FUNCTIONS.items():
             if self._next(function, "("):
-                operand = self._operand_within()
+                if self._tokens[self._at : self._at + 1] not in [[column] for column in COLUMNS]:
+                    raise self._wrong(f"id, label or source is missing {self._here()}")
+                operand = self._operand()
+                self._expect(")")
                 return lambda rows: _call(compute, operand(rows))
         for column in COLUMNS:
             if self._next(column):
                 self.columns.add(column)
                 return lambda rows: rows[column]
         text = self._string()
-        return lambda _: _scalar(text)
-
-    def _operand_within(self) -> _Value:
-        if not any(self._tokens[self._at : self._at + 1] == [column] for column in COLUMNS):
-            raise self._wrong(f"id, label or source is missing {self._here()}")
-        operand = self._operand()
-        self._expect(")")
-        return operand
+        return lambda _: pa.scalar(text)
 
     def _string(self) -> str:
         token = self._tokens[self._at] if self._at < len(self._tokens) else ""
@@ -204,21 +192,10 @@ class Condition:
 
 
 def _call(function: str, *arguments: Any) -> Any:  # noqa: ANN401 - Arrow is untyped
-    import pyarrow.compute as pc
-
     return pc.call_function(function, list(arguments))
 
 
-def _scalar(value: str | bool) -> Any:  # noqa: ANN401 - Arrow is untyped
-    import pyarrow as pa
-
-    return pa.scalar(value)
-
-
 def _is_in(values: Any, texts: list[str]) -> Any:  # noqa: ANN401 - Arrow is untyped
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     found = pc.is_in(values, value_set=pa.array(texts))
     return pc.if_else(pc.is_null(values), pa.scalar(None, pa.bool_()), found)  # of what is not known, neither
 
@@ -231,9 +208,3 @@ def _regex_of(pattern: str) -> str:
     parts = re.findall(r"\\.|.", pattern, re.DOTALL)
     wild = {"%": ".*", "_": "."}
     return rf"(?s)\A{''.join(wild.get(part) or re.escape(part[-1]) for part in parts)}\z"
-
-
-def _matches(values: Any, regex: str, ignoring: bool) -> Any:  # noqa: ANN401 - Arrow is untyped
-    import pyarrow.compute as pc
-
-    return pc.match_substring_regex(values, regex, ignore_case=ignoring)

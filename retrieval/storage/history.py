@@ -13,17 +13,19 @@ import pyarrow.compute as pc
 
 from retrieval.errors import UnknownVersion
 from retrieval.storage.places import UNREADABLE, address_of, reading, shown
-from retrieval.storage.table import RELIABILITY, Command, ItemTable, dropped_meanwhile, edit_said, unless_dropped
+from retrieval.storage.table import RELIABILITY, Command, ItemTable, edit_said
 from retrieval.storage.versions import (
+    dropped_meanwhile,
     expect_sums,
     manifest,
     read_sums,
     tags_of,
+    unless_dropped,
     version_numbers,
 )
 
 T = TypeVar("T")
-_DEEDS: Final = {  # what Lance calls the changes that carry no word of ours
+_EDITS: Final = {  # what Lance calls the changes that carry no word of ours
     "Append": "add",
     "Delete": "forget",
     "Update": "relabel",
@@ -132,7 +134,7 @@ def _read_version(dataset: Any, tags: tuple[str, ...]) -> Version:  # noqa: ANN4
     return Version(
         number=number,
         when=about["timestamp"].astimezone(),
-        deed=said or _DEEDS.get(operation, operation.lower()),
+        deed=said or _EDITS.get(operation, operation.lower()),
         items=int(about["metadata"]["total_rows"]),
         change=None,
         tags=tags,

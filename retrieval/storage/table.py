@@ -20,7 +20,7 @@ import pyarrow as pa
 from jaxtyping import Float, Int, Real, Shaped, UInt64
 
 from retrieval.embedders.base import Execution
-from retrieval.errors import MemoryExists, NotAMemory, UnknownVersion
+from retrieval.errors import MemoryExists, UnknownVersion
 from retrieval.storage.conditions import Condition
 from retrieval.storage.places import (
     ASIDE,
@@ -52,6 +52,7 @@ from retrieval.storage.versions import (
     read_sums,
     renew_sums,
     tags_of,
+    unless_dropped,
     version_numbers,
 )
 from retrieval.support.cachedir import folder_bytes
@@ -328,7 +329,7 @@ class ItemTable:
     def vectors_at(self, addresses: UInt64[np.ndarray, " rows"]) -> Real[np.ndarray, "rows dimension"]:
         """Return the vectors of rows at some of Lance's addresses as they are stored, in the order asked for."""
         column = self.take_at(addresses, ["vector"])["vector"].combine_chunks()
-        return _as_matrix(column, self.dimension)
+        return as_matrix(column)
 
     @property
     def dimension(self) -> int:
@@ -339,7 +340,7 @@ class ItemTable:
         with self._reading():
             self._expect(["vector"])
             for block in self.dataset.to_batches(columns=["vector"], batch_size=_BLOCK):
-                yield _as_matrix(block["vector"], self.dimension)
+                yield as_matrix(block["vector"])
 
     def take(self, rows: Int[np.ndarray, " rows"], columns: list[str] | None = None) -> pa.Table:
         """Return some rows, in the order asked for; every column where none is named."""
@@ -400,36 +401,13 @@ def open_version(path: Path, number: int) -> Any:  # noqa: ANN401 - Lance is unt
     return dataset
 
 
-@contextmanager
-def unless_dropped(path: Path, version: int) -> Iterator[None]:
-    """Translate what reading a version raises: another process may have dropped it meanwhile.
-
-    Raises:
-        UnknownVersion: it is not there any more.
-        NotAMemory: it is there, and cannot be read.
-    """
-    try:
-        with reading(path):
-            yield
-    except NotAMemory as error:
-        with reading(path):
-            gone = version not in version_numbers(path)
-        if gone:
-            raise dropped_meanwhile(path, version) from error
-        raise
-
-
-def dropped_meanwhile(path: Path, version: int) -> UnknownVersion:
-    """Return the error about a version that was there."""
-    return UnknownVersion(f"version {version} of {shown(path)} was dropped by another process: open the memory again")
-
-
 def _name(dataset: Any) -> str:  # noqa: ANN401 - Lance is untyped
     return f"{dataset.version}-{dataset.read_transaction(dataset.version).uuid}"
 
 
-def _as_matrix(column: pa.FixedSizeListArray, dimension: int) -> Real[np.ndarray, "some dimension"]:
-    matrix: np.ndarray = column.flatten().to_numpy().reshape(-1, dimension)
+def as_matrix(vectors: pa.FixedSizeListArray) -> Real[np.ndarray, "some dimension"]:
+    """Return a column of vectors as it is stored."""
+    matrix: np.ndarray = vectors.flatten().to_numpy().reshape(-1, vectors.type.list_size)
     return matrix
 
 

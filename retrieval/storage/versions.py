@@ -14,9 +14,9 @@ import logging
 import os
 import re
 import struct
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -24,8 +24,8 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from retrieval.errors import InvalidArgument, StorageError, UnknownVersion
-from retrieval.storage.places import TABLE, UNREADABLE, address_of, in_lance, shown, table_uri
+from retrieval.errors import InvalidArgument, NotAMemory, StorageError, UnknownVersion
+from retrieval.storage.places import TABLE, UNREADABLE, address_of, in_lance, reading, shown, table_uri
 from retrieval.support.outside import parse_json
 
 SUMS: Final = "SHA256SUMS"  # in the table's folder, with which it is copied
@@ -303,6 +303,30 @@ def version_numbers(path: Path) -> list[int]:
 
         return sorted(found["version"] for found in lance.dataset(table_uri(path)).version_refs())
     return sorted(filter(None, (version_of(f"{MANIFESTS}/{name}") for name in os.listdir(path / TABLE / MANIFESTS))))
+
+
+@contextmanager
+def unless_dropped(path: Path, version: int) -> Iterator[None]:
+    """Translate what reading a version raises: another process may have dropped it meanwhile.
+
+    Raises:
+        UnknownVersion: it is not there any more.
+        NotAMemory: it is there, and cannot be read.
+    """
+    try:
+        with reading(path):
+            yield
+    except NotAMemory as error:
+        with reading(path):
+            gone = version not in version_numbers(path)
+        if gone:
+            raise dropped_meanwhile(path, version) from error
+        raise
+
+
+def dropped_meanwhile(path: Path, version: int) -> UnknownVersion:
+    """Return the error about a version that was there."""
+    return UnknownVersion(f"version {version} of {shown(path)} was dropped by another process: open the memory again")
 
 
 def tags_of(path: Path) -> dict[str, int]:

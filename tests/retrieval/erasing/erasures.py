@@ -1,6 +1,8 @@
 """A memory in plain table rows, erasing from it, and looking for what is left."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,12 +14,13 @@ from retrieval.storage.table import ItemBatch, ItemTable, append, to_arrow
 DIMENSION = 64
 
 
-def vectors(items, seed):
+def vectors(items: Any, seed: int) -> np.ndarray:
     made = np.random.default_rng(seed).normal(size=(items, DIMENSION)).astype(np.float32)
-    return made / np.linalg.norm(made, axis=1, keepdims=True)
+    unit: np.ndarray = made / np.linalg.norm(made, axis=1, keepdims=True)
+    return unit
 
 
-def put(memory, ids, seed):
+def put(memory: Path, ids: Sequence[str], seed: int) -> None:
     """Add items with thumbnails and digests of their pictures, as one version."""
     draw = np.random.default_rng(seed)
     thumbnails = [b"\xff\xd8 header \xff\xda" + draw.bytes(900) for _ in ids]
@@ -28,20 +31,22 @@ def put(memory, ids, seed):
     append(table, to_arrow(batch, table.dataset.schema))
 
 
-def held(path, columns=("id", "key", "vector", "thumbnail", "digest")):
+def held(
+    path: Path, columns: Sequence[str] = ("id", "key", "vector", "thumbnail", "digest")
+) -> dict[str, dict[str, Any]]:
     rows = ItemTable.open(path).dataset.to_table(columns=list(columns)).to_pylist()
     return {row["id"]: row for row in rows}
 
 
-def everything(*folders):
+def everything(*folders: Path) -> bytes:
     return b"\n".join(file.read_bytes() for folder in folders for file in folder.rglob("*") if file.is_file())
 
 
-def vector_bytes(row):
+def vector_bytes(row: dict[str, Any]) -> bytes:
     return np.array(row["vector"], np.int16).tobytes()
 
 
-def erase(path, *ids, **options):
+def erase(path: Path, *ids: str, **options: Any) -> Receipt:
     return erase_items(path, keys_of_ids(path, ids), progress=False, **options)
 
 
@@ -49,8 +54,13 @@ def left(checks: tuple[Check, ...]) -> dict[str, tuple[str, ...]]:
     return {check.what: check.left for check in checks if check.left}
 
 
-def look_again(path: Path, receipt: Receipt) -> dict[str, tuple[str, ...]]:
+def file_of(receipt: Receipt) -> Path:
+    """Return where a receipt lies."""
     assert receipt.path is not None
-    found = verify(read_receipt(receipt.path), path, traces=[FeatureTraces()], progress=False)
+    return receipt.path
+
+
+def look_again(path: Path, receipt: Receipt) -> dict[str, tuple[str, ...]]:
+    found = verify(read_receipt(file_of(receipt)), path, traces=[FeatureTraces()], progress=False)
     assert found.proven == (not left(found.checks))
     return left(found.checks)

@@ -1,12 +1,14 @@
 """An erasure writes files anew in which all other rows keep their places: an opened memory goes on as it was."""
 
+from pathlib import Path
+
 import lance
 import numpy as np
 import pytest
 
 from retrieval import VisualMemory
 from retrieval.embedders.base import foreign_vectors
-from retrieval.erasing.receipts import verify
+from retrieval.erasing.receipts import Receipt, verify
 from retrieval.errors import UnknownItem
 from retrieval.storage.checking import check_memory
 from retrieval.storage.table import BYTES_PER_FILE, ItemBatch, ItemTable
@@ -15,41 +17,47 @@ DIMENSION = 32
 ITEMS = 200
 
 
-def vectors(number, seed):
+def vectors(number: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(number, DIMENSION)).astype(np.float32)
 
 
 @pytest.fixture
-def memory(tmp_path):
+def memory(tmp_path: Path) -> VisualMemory:
     memory = VisualMemory.create(tmp_path / "memory", embedder=foreign_vectors("made", DIMENSION))
     memory.add_vectors([f"a{number}" for number in range(ITEMS)], ["a"] * ITEMS, vectors(ITEMS, 0))
     memory.add_vectors([f"b{number}" for number in range(ITEMS)], ["b"] * ITEMS, vectors(ITEMS, 1))
     return memory
 
 
-def erase(memory, *ids):
+def erase(memory: VisualMemory, *ids: str) -> Receipt:
     receipt = memory.erase(ids=list(ids), traces=[], progress=False)
     assert verify(receipt, memory.path, traces=[], progress=False).proven
     return receipt
 
 
-def addresses(memory):
+def addresses(memory: VisualMemory) -> dict[str, int]:
     rows = ItemTable.open(memory.path).light_columns()
     return dict(zip(rows["id"].to_pylist(), rows["_rowid"].to_pylist(), strict=True))
 
 
-def nearest(memory, vector):
+def reliabilities(memory: VisualMemory) -> dict[str, float]:
+    snapshot = memory.snapshot()
+    assert snapshot.reliabilities is not None
+    return dict(zip(snapshot.ids, snapshot.reliabilities, strict=True))
+
+
+def nearest(memory: VisualMemory, vector: np.ndarray) -> str:
     return str(memory.search_vectors(vector[None], k=1).ids[0, 0])
 
 
-def test_all_other_items_keep_their_places(memory):
+def test_all_other_items_keep_their_places(memory: VisualMemory) -> None:
     before = addresses(memory)
     erase(memory, "a7", "b150")
     del before["a7"], before["b150"]
     assert addresses(memory) == before
 
 
-def test_an_opened_memory_answers_without_reading_itself_anew(memory):
+def test_an_opened_memory_answers_without_reading_itself_anew(memory: VisualMemory) -> None:
     memory.search_vectors(vectors(1, 9), k=3)
     settled, index = memory.snapshot().rows.settled, memory.snapshot()._layers.stored.index
     erase(memory, "a7", "a8")
@@ -63,7 +71,7 @@ def test_an_opened_memory_answers_without_reading_itself_anew(memory):
         memory.forget(ids=["a7"])
 
 
-def test_edits_go_on_after_an_erasure_as_before(memory):
+def test_edits_go_on_after_an_erasure_as_before(memory: VisualMemory) -> None:
     erase(memory, "a7")
     memory.relabel("other", ids=["a8", "b9"])
     memory.add_vectors(["new", "a7"], ["n", "n"], vectors(2, 5))
@@ -76,7 +84,7 @@ def test_edits_go_on_after_an_erasure_as_before(memory):
     assert check_memory(memory.path).sound
 
 
-def test_what_others_did_since_a_process_looked_is_seen(memory):
+def test_what_others_did_since_a_process_looked_is_seen(memory: VisualMemory) -> None:
     erase(memory, "a1")
     other = VisualMemory.open(memory.path)
     other.relabel("moved", ids=["a2", "a3"])
@@ -88,7 +96,7 @@ def test_what_others_did_since_a_process_looked_is_seen(memory):
     assert left.isdisjoint({f"a{number}" for number in (1, 2, 4, 5, 6)}) and {"a3", "a7"} <= left
 
 
-def test_a_memory_that_went_back_can_be_erased_from(memory):
+def test_a_memory_that_went_back_can_be_erased_from(memory: VisualMemory) -> None:
     memory.tag("both")
     memory.forget(label="b")
     memory.checkout("both")
@@ -99,17 +107,16 @@ def test_a_memory_that_went_back_can_be_erased_from(memory):
     assert len(memory) == ITEMS - 1 and check_memory(memory.path).sound
 
 
-def test_the_newest_of_several_prunings_stays_with_the_others(memory):
+def test_the_newest_of_several_prunings_stays_with_the_others(memory: VisualMemory) -> None:
     memory.set_reliability(np.linspace(0.5, 1, 2 * ITEMS))
     memory.set_reliability(np.linspace(1, 0.5, 2 * ITEMS))
-    before = dict(zip(memory.snapshot().ids, memory.snapshot().reliabilities, strict=True))
+    before = reliabilities(memory)
     erase(memory, "a7")
     del before["a7"]
-    after = VisualMemory.open(memory.path).snapshot()
-    assert dict(zip(after.ids, after.reliabilities, strict=True)) == before
+    assert reliabilities(VisualMemory.open(memory.path)) == before
 
 
-def test_blank_rows_are_gone_once_the_table_is_compacted(memory):
+def test_blank_rows_are_gone_once_the_table_is_compacted(memory: VisualMemory) -> None:
     erase(memory, "a7", "b7")
     memory.compact(keep=1)
     dataset = lance.dataset(ItemTable.open(memory.path).uri)
@@ -117,7 +124,7 @@ def test_blank_rows_are_gone_once_the_table_is_compacted(memory):
     assert check_memory(memory.path).sound
 
 
-def test_an_item_without_a_name_is_not_taken_for_a_blank_row(memory):
+def test_an_item_without_a_name_is_not_taken_for_a_blank_row(memory: VisualMemory) -> None:
     erase(memory, "a7", "a8")
     nameless = ItemBatch([""], ["nameless"], vectors(1, 7), [None], [None], [None])
     memory._put(nameless, on_duplicate="skip")  # as the first memories took it
@@ -125,13 +132,13 @@ def test_an_item_without_a_name_is_not_taken_for_a_blank_row(memory):
     assert receipt.items == len(receipt.known.keys) == 1
 
 
-def test_a_file_whose_items_are_all_erased_is_gone(memory):
+def test_a_file_whose_items_are_all_erased_is_gone(memory: VisualMemory) -> None:
     erase(memory, *(f"b{number}" for number in range(ITEMS)))
     assert len(memory) == ITEMS and len(memory._table.dataset.get_fragments()) == 1
     assert nearest(memory, vectors(ITEMS, 0)[0]) == "a0"
 
 
-def test_files_with_thumbnails_hold_fewer_rows_than_others(tmp_path):
+def test_files_with_thumbnails_hold_fewer_rows_than_others(tmp_path: Path) -> None:
     memory = VisualMemory.create(tmp_path / "memory", embedder=foreign_vectors("made", DIMENSION))
     items, picture = 600, bytes(200_000)
     nothing = [None] * items

@@ -8,6 +8,7 @@ import pytest
 
 from retrieval.cli.history_cli import checkout
 from retrieval.erasing.erase import finish_pending, is_pending
+from retrieval.erasing.secrets import Forgotten, Marks
 from retrieval.erasing.traces import FeatureTraces
 from retrieval.errors import StorageError, VisualMemoryWarning
 from tests.retrieval.erasing.erasures import erase, everything, held, look_again, put, vector_bytes
@@ -18,23 +19,24 @@ class Stuck:
 
     name = "stuck"
 
-    def __init__(self, folder):
+    def __init__(self, folder: Path, *, refuses: bool = False) -> None:
         self.folder = folder
+        self.refuses = refuses
 
-    def folders(self):
+    def folders(self) -> list[Path]:
         return [self.folder]
 
-    def secrets(self, items):
+    def secrets(self, items: Forgotten) -> list[bytes]:
         return []
 
-    def drop(self, items):
-        return 0
+    def drop(self, items: Forgotten) -> int:
+        return int(1 / 0) if self.refuses else 0
 
-    def remains(self, marks):
+    def remains(self, marks: Marks) -> list[str]:
         return []
 
 
-def test_no_receipt_is_written_while_something_is_left(memory, tmp_path):
+def test_no_receipt_is_written_while_something_is_left(memory: Path, tmp_path: Path) -> None:
     stuck = Stuck(tmp_path / "stuck")
     stuck.folder.mkdir()
     (stuck.folder / "kept").write_bytes(vector_bytes(held(memory)["b/3"]))
@@ -46,7 +48,7 @@ def test_no_receipt_is_written_while_something_is_left(memory, tmp_path):
     assert waiting == 0 and not is_pending(memory) and look_again(memory, receipt) == {}
 
 
-def test_the_next_erasure_finishes_one_that_was_cut_off(memory, tmp_path):
+def test_the_next_erasure_finishes_one_that_was_cut_off(memory: Path, tmp_path: Path) -> None:
     stuck = Stuck(tmp_path / "stuck")
     stuck.folder.mkdir()
     (stuck.folder / "kept").write_bytes(vector_bytes(held(memory)["b/3"]))
@@ -85,7 +87,7 @@ print("done", count)
 
 
 @pytest.mark.parametrize("events", [0, 1, 3, 5, 8, 12, 20])
-def test_an_erasure_that_is_killed_anywhere_is_finished_or_never_began(memory, events):
+def test_an_erasure_that_is_killed_anywhere_is_finished_or_never_began(memory: Path, events: int) -> None:
     before = held(memory)
     root = Path(__file__).parents[3]
     command = [sys.executable, "-c", KILLED, str(memory), str(events)]
@@ -103,9 +105,8 @@ def test_an_erasure_that_is_killed_anywhere_is_finished_or_never_began(memory, e
     assert all(look_again(memory, receipt) == {} for receipt in receipts) and not is_pending(memory)
 
 
-def test_what_waits_for_another_place_is_only_taken_out_of_decisions(memory, tmp_path):
-    stuck = Stuck(tmp_path)
-    stuck.drop = lambda items: 1 / 0
+def test_what_waits_for_another_place_is_only_taken_out_of_decisions(memory: Path, tmp_path: Path) -> None:
+    stuck = Stuck(tmp_path, refuses=True)
     with pytest.raises(ZeroDivisionError):
         erase(memory, "b/3", traces=[stuck])
     receipts, waiting = finish_pending(memory, traces=[], progress=False)
@@ -115,9 +116,8 @@ def test_what_waits_for_another_place_is_only_taken_out_of_decisions(memory, tmp
     assert "b/3" in held(memory) and receipt.changes.windows_before > 0
 
 
-def test_repairing_a_memory_does_not_bring_back_what_was_being_erased(memory, tmp_path):
-    stuck = Stuck(tmp_path)
-    stuck.drop = lambda items: 1 / 0
+def test_repairing_a_memory_does_not_bring_back_what_was_being_erased(memory: Path, tmp_path: Path) -> None:
+    stuck = Stuck(tmp_path, refuses=True)
     with pytest.raises(ZeroDivisionError):
         erase(memory, "b/3", traces=[stuck])
     with pytest.warns(VisualMemoryWarning, match="forget .* --resume` goes on"):

@@ -33,7 +33,7 @@ from tests.retrieval.erasing.erasures import (
 HOSTILE = "it's a \"cat\"\n<script>'; DROP TABLE items --"
 
 
-def test_no_byte_of_an_erased_item_is_left_and_every_other_item_is(memory):
+def test_no_byte_of_an_erased_item_is_left_and_every_other_item_is(memory: Path) -> None:
     before = held(memory)
     row = before["b/3"]
     assert vector_bytes(row) in everything(memory) and row["thumbnail"] in everything(memory)
@@ -45,7 +45,7 @@ def test_no_byte_of_an_erased_item_is_left_and_every_other_item_is(memory):
     assert look_again(memory, receipt) == {}
 
 
-def test_versions_from_before_the_item_stay_and_those_that_held_it_are_dropped(memory):
+def test_versions_from_before_the_item_stay_and_those_that_held_it_are_dropped(memory: Path) -> None:
     versions = [found["version"] for found in ItemTable.open(memory).dataset.versions()]
     plan = plan_erasure(memory, keys_of_ids(memory, ["b/3"]))
     receipt = erase(memory, "b/3")
@@ -56,7 +56,7 @@ def test_versions_from_before_the_item_stay_and_those_that_held_it_are_dropped(m
     assert len(ItemTable.open(memory).at(versions[1])) == 30
 
 
-def test_the_plan_names_versions_that_hold_only_what_the_item_was_before(memory):
+def test_the_plan_names_versions_that_hold_only_what_the_item_was_before(memory: Path) -> None:
     table = ItemTable.open(memory)
     table.dataset.tags.create("first-picture", 4)
     VisualMemory.open(memory).add_vectors(["c/0"], ["new"], vectors(1, 9), on_duplicate="replace")
@@ -67,7 +67,7 @@ def test_the_plan_names_versions_that_hold_only_what_the_item_was_before(memory)
     assert set(plan.versions) <= set(receipt.changes.dropped_versions)
 
 
-def test_tags_on_versions_that_held_it_go_and_are_named(memory):
+def test_tags_on_versions_that_held_it_go_and_are_named(memory: Path) -> None:
     table = ItemTable.open(memory)
     table.dataset.tags.create("early", 2)
     table.dataset.tags.create("late", 4)
@@ -76,7 +76,7 @@ def test_tags_on_versions_that_held_it_go_and_are_named(memory):
     assert set(ItemTable.open(memory).dataset.tags.list()) == {"early"}
 
 
-def test_only_the_files_that_held_it_are_rewritten(memory):
+def test_only_the_files_that_held_it_are_rewritten(memory: Path) -> None:
     before = {file.name for file in (memory / "items.lance" / "data").iterdir()}
     receipt = erase(memory, "b/3", "b/4")
     after = {file.name for file in (memory / "items.lance" / "data").iterdir()}
@@ -85,7 +85,7 @@ def test_only_the_files_that_held_it_are_rewritten(memory):
     assert [Path(name).name for name in receipt.changes.files_written] == list(after - before)
 
 
-def test_what_was_relabelled_replaced_or_forgotten_before_is_erased_from_its_old_files(memory):
+def test_what_was_relabelled_replaced_or_forgotten_before_is_erased_from_its_old_files(memory: Path) -> None:
     before = held(memory)
     opened = VisualMemory.open(memory)
     opened.relabel("other", ids=["a/1"])
@@ -100,19 +100,19 @@ def test_what_was_relabelled_replaced_or_forgotten_before_is_erased_from_its_old
     assert look_again(memory, receipt) == {}
 
 
-def test_a_pruning_does_not_hide_an_item(memory):
+def test_a_pruning_does_not_hide_an_item(memory: Path) -> None:
     VisualMemory.open(memory).set_reliability(np.linspace(0, 1, 90).astype(np.float32))
     row = held(memory)["a/0"]
     receipt = erase(memory, "a/0")
     assert vector_bytes(row) not in everything(memory) and look_again(memory, receipt) == {}
 
 
-def test_a_whole_memory_can_be_erased(memory):
+def test_a_whole_memory_can_be_erased(memory: Path) -> None:
     receipt = erase(memory, *held(memory))
     assert len(ItemTable.open(memory)) == 0 and look_again(memory, receipt) == {}
 
 
-def test_ids_of_any_text_are_erased(memory):
+def test_ids_of_any_text_are_erased(memory: Path) -> None:
     put(memory, [HOSTILE], 7)
     row = held(memory)[HOSTILE]
     receipt = erase(memory, HOSTILE)
@@ -120,19 +120,19 @@ def test_ids_of_any_text_are_erased(memory):
     assert look_again(memory, receipt) == {}
 
 
-def test_ids_that_no_version_holds_are_said_and_nothing_is_erased(memory):
+def test_ids_that_no_version_holds_are_said_and_nothing_is_erased(memory: Path) -> None:
     with pytest.raises(UnknownItem, match="no version of .* holds item 'nobody': nothing was changed"):
         keys_of_ids(memory, ["a/0", "nobody"])
 
 
-def test_ids_that_are_no_text_are_refused_and_stray_bytes_are_not_there(memory):
+def test_ids_that_are_no_text_are_refused_and_stray_bytes_are_not_there(memory: Path) -> None:
     with pytest.raises(InvalidArgument, match=r"got id 3.5 \(float\): text, or a whole number from 0, expected"):
-        keys_of_ids(memory, ["a/0", 3.5])
+        keys_of_ids(memory, ["a/0", 3.5])  # type: ignore[list-item]
     with pytest.raises(UnknownItem, match="no version of .* holds item 'stray"):
         keys_of_ids(memory, ["a/0", "stray \udcff"])
 
 
-def test_a_command_of_another_program_that_names_the_id_is_dropped_with_its_version(memory):
+def test_a_command_of_another_program_that_names_the_id_is_dropped_with_its_version(memory: Path) -> None:
     table = ItemTable.open(memory)
     table.dataset.delete("id = 'a/5'")
     assert b"a/5" in everything(memory / "items.lance" / "_transactions")
@@ -141,7 +141,7 @@ def test_a_command_of_another_program_that_names_the_id_is_dropped_with_its_vers
     assert look_again(memory, receipt) == {}
 
 
-def test_a_duplicate_stays_and_the_receipt_says_so(memory):
+def test_a_duplicate_stays_and_the_receipt_says_so(memory: Path) -> None:
     twin = vectors(30, 0)[4:5]
     VisualMemory.open(memory).add_vectors(["twin"], ["x"], twin)
     receipt = erase(memory, "a/4")
@@ -150,7 +150,7 @@ def test_a_duplicate_stays_and_the_receipt_says_so(memory):
 
 
 @needs_scann
-def test_the_saved_index_holds_nothing_of_it_either(tmp_path):
+def test_the_saved_index_holds_nothing_of_it_either(tmp_path: Path) -> None:
     memory = VisualMemory.create(tmp_path / "memory", embedder=foreign_vectors("made", DIMENSION), index="scann")
     memory.add_vectors([f"{number}" for number in range(500)], ["x"] * 500, vectors(500, 0))
     memory.build_index()
@@ -164,7 +164,7 @@ def test_the_saved_index_holds_nothing_of_it_either(tmp_path):
     assert "7" not in VisualMemory.open(memory.path).search_vectors(vectors(500, 0)[7:8], k=20).ids
 
 
-def test_the_rows_of_an_index_that_a_killed_run_left_are_found(memory):
+def test_the_rows_of_an_index_that_a_killed_run_left_are_found(memory: Path) -> None:
     row = held(memory)["b/3"]
     receipt = erase(memory, "b/3")
     generation = memory / "index" / "0123456789abcdef"
@@ -174,7 +174,7 @@ def test_the_rows_of_an_index_that_a_killed_run_left_are_found(memory):
 
 
 @needs_scann
-def test_a_duplicate_stays_in_a_saved_index_too(tmp_path):
+def test_a_duplicate_stays_in_a_saved_index_too(tmp_path: Path) -> None:
     memory = VisualMemory.create(tmp_path / "memory", embedder=foreign_vectors("made", DIMENSION), index="scann")
     memory.add_vectors([f"{number}" for number in range(500)], ["x"] * 500, vectors(500, 0))
     memory.add_vectors(["twin"], ["x"], vectors(500, 0)[7:8])
@@ -185,7 +185,7 @@ def test_a_duplicate_stays_in_a_saved_index_too(tmp_path):
     assert receipt.changes.windows_shared == receipt.changes.windows and look_again(memory.path, receipt) == {}
 
 
-def test_a_table_of_before_fixed_point_is_searched_added_to_and_erased_from(memory):
+def test_a_table_of_before_fixed_point_is_searched_added_to_and_erased_from(memory: Path) -> None:
     before = held(memory)
     uri = str(ItemTable.open(memory).uri)
     rows = lance.dataset(uri).to_table()
@@ -202,7 +202,7 @@ def test_a_table_of_before_fixed_point_is_searched_added_to_and_erased_from(memo
     assert look_again(memory, receipt) == {}
 
 
-def test_features_of_the_picture_are_wiped_out_of_the_cache(memory, tmp_path):
+def test_features_of_the_picture_are_wiped_out_of_the_cache(memory: Path, tmp_path: Path) -> None:
     identity = EmbedderIdentity.from_json(foreign_vectors("made", DIMENSION).to_json())
     features = FeatureCache(
         replace(identity, weights_digest="of the erasing test"), Execution("torch", "float32", "cpu")
@@ -222,14 +222,14 @@ def test_features_of_the_picture_are_wiped_out_of_the_cache(memory, tmp_path):
     assert list(look_again(memory, receipt)) == ["bytes", "features"]
 
 
-def test_the_list_of_unusable_files_loses_its_line(memory):
+def test_the_list_of_unusable_files_loses_its_line(memory: Path) -> None:
     lines = [f"{json.dumps(id_)}\t{json.dumps('no picture')}\n" for id_ in ("b/3", "x\ny", "b/33")]
     (memory / PASSED_OVER).write_text("".join(lines))
     assert erase(memory, "b/3").changes.entries_dropped["lists"] == 1
     assert (memory / PASSED_OVER).read_text() == "".join(lines[1:])
 
 
-def test_the_list_of_each_shard_loses_its_line_too(memory):
+def test_the_list_of_each_shard_loses_its_line_too(memory: Path) -> None:
     shard = memory / "unreadable-2-of-8.tsv"
     shard.write_text(f"{json.dumps('b/3')}\t{json.dumps('no picture')}\n")
     receipt = erase(memory, "b/3")
@@ -238,7 +238,7 @@ def test_the_list_of_each_shard_loses_its_line_too(memory):
     assert look_again(memory, receipt) == {"lists": (shard.name,)}
 
 
-def test_what_killed_runs_left_is_swept(memory):
+def test_what_killed_runs_left_is_swept(memory: Path) -> None:
     (memory / ".new-abc").mkdir()
     (memory / ".new-abc" / "rows").write_bytes(vector_bytes(held(memory)["b/3"]))
     (memory / "items.lance" / "data" / "torn.lance").write_bytes(vector_bytes(held(memory)["b/3"]))

@@ -12,7 +12,7 @@ import pytest
 from retrieval.embedders.base import foreign_vectors
 from retrieval.embedding import ABOUT, FEATURES_SIZE_LIMIT
 from retrieval.erasing.erase import erase_items, finish_pending, keys_of_ids
-from retrieval.erasing.secrets import DROPPED
+from retrieval.erasing.secrets import DROPPED, Forgotten, Marks
 from retrieval.errors import StorageError, UnknownItem
 from retrieval.memory import VisualMemory
 from retrieval.support.cachedir import VARIABLE, open_store
@@ -150,17 +150,17 @@ def test_an_erasure_that_was_cut_off_is_finished_after_compacting(memory: Path) 
         name = "features"
         pictures: frozenset[str] = frozenset()
 
-        def drop(self, items):
+        def drop(self, items: Forgotten) -> int:
             Stuck.pictures = items.pictures
-            return 1 / 0
+            return int(1 / 0)
 
-        def folders(self):
+        def folders(self) -> list[Path]:
             return []
 
-        def secrets(self, items):
+        def secrets(self, items: Forgotten) -> list[bytes]:
             return []
 
-        def remains(self, marks):
+        def remains(self, marks: Marks) -> list[str]:
             return []
 
     opened = VisualMemory.open(memory)
@@ -181,21 +181,21 @@ class Busy:
     def __init__(self, refuses: str = "drop") -> None:
         self.refuses = refuses
 
-    def _try(self, what):
+    def _try(self, what: str) -> int:
         self.tries += what == self.refuses
-        return 1 / 0 if what == self.refuses and self.tries == 1 else 0
+        return int(1 / 0) if what == self.refuses and self.tries == 1 else 0
 
-    def drop(self, items):
+    def drop(self, items: Forgotten) -> int:
         return self._try("drop")
 
-    def folders(self):
+    def folders(self) -> list[Path]:
         return []
 
-    def secrets(self, items):
+    def secrets(self, items: Forgotten) -> list[bytes]:
         self._try("secrets")
         return []
 
-    def remains(self, marks):
+    def remains(self, marks: Marks) -> list[str]:
         return []
 
 

@@ -7,10 +7,11 @@ before it is begun, and, once it has returned, the version that it made.
 import json
 import random
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -51,21 +52,22 @@ class Made:
 
 
 State = Mapping[str, Made]
+Edit = dict[str, Any]  # as JSON has it
 
 
-def vectors(count, seed):
+def vectors(count: int, seed: int) -> np.ndarray:
     """Return vectors in clusters; the first ones are the same whatever the count."""
     centres = np.random.default_rng(0).standard_normal((CLUSTERS, DIMENSION))
     noise = np.random.default_rng(seed).standard_normal((count, DIMENSION))
     return (centres[np.arange(count) % CLUSTERS] + noise / 3).astype(np.float32)
 
 
-def first_state(items=ITEMS):
+def first_state(items: int = ITEMS) -> dict[str, Made]:
     """Return what a memory holds at first."""
     return {f"first {place}": Made(f"class {place % 10}", 1, place) for place in range(items)}
 
 
-def create(path, items=ITEMS):
+def create(path: Path, items: int = ITEMS) -> VisualMemory:
     """Make a memory with an index: a tree, where there are `ITEMS`, and its rows alone for a few thousand."""
     memory = VisualMemory.create(path, embedder=foreign_vectors("made", DIMENSION), index="scann")
     state = first_state(items)
@@ -74,7 +76,13 @@ def create(path, items=ITEMS):
     return memory
 
 
-def random_edit(chance, ids, versions, often, undone):
+def random_edit(
+    chance: random.Random,
+    ids: list[str],
+    versions: Sequence[int],
+    often: str,
+    undone: Callable[[], int | None],
+) -> Edit:
     """Return an edit of a memory that holds some ids, often of one kind, as JSON has it.
 
     ``undone`` tells the version that `undo` would go back to.
@@ -94,7 +102,7 @@ def random_edit(chance, ids, versions, often, undone):
     return {"kind": kind, "seed": seed, "ids": chance.sample(ids, count)}
 
 
-def after(state, edit, states):
+def after(state: State, edit: Edit, states: Mapping[int, State]) -> State:
     """Return what is there after an edit.
 
     Args:
@@ -122,11 +130,11 @@ def after(state, edit, states):
     return state
 
 
-def reliabilities(count):
+def reliabilities(count: int) -> list[float]:
     return [0.0, 0.5, 0.25, 0.75][:count] + [0.125] * (count - 4)
 
 
-def make(memory, edit):
+def make(memory: VisualMemory, edit: Edit) -> None:
     """Make an edit."""
     kind, ids, seed = edit["kind"], edit.get("ids", []), edit.get("seed", 0)
     labels = [f"class {seed % 10}"] * len(ids)
@@ -141,39 +149,39 @@ def make(memory, edit):
         case "checkout":
             memory.checkout(edit["version"])
         case _:
-            others = {
+            others: dict[str, Callable[[VisualMemory, list[str]], object]] = {
                 "erase": erase,
                 "prune": prune,
                 "index": search,
                 "rebuild": rebuild,
                 "compact": compact,
                 "tag": tag,
+                "undo": lambda memory, _: memory.undo(),
             }
-            others["undo"] = lambda memory, _: memory.undo()
             others[kind](memory, ids)
 
 
-def erase(memory, ids):
+def erase(memory: VisualMemory, ids: list[str]) -> None:
     snapshot = memory.snapshot()
     erase_items(memory.path, snapshot.rows.keys(snapshot.slots_of(ids)), traces=[], progress=False)
     memory.refresh()
 
 
-def prune(memory, ids):
+def prune(memory: VisualMemory, ids: list[str]) -> None:
     values = np.ones(len(memory))
     values[memory.snapshot().rows_of(ids)] = reliabilities(len(ids))
     memory.set_reliability(values)
 
 
-def search(memory, ids):
+def search(memory: VisualMemory, ids: list[str]) -> None:
     memory.search_vectors(vectors(2, len(ids)), k=5)
 
 
-def compact(memory, ids):
+def compact(memory: VisualMemory, ids: list[str]) -> None:
     memory.compact(keep=len(ids))
 
 
-def tag(memory, ids):
+def tag(memory: VisualMemory, ids: list[str]) -> None:
     """Take two tags away, and tag some version."""
     versions = memory.history()
     for name in [name for version in versions for name in version.tags][:2]:
@@ -181,12 +189,12 @@ def tag(memory, ids):
     memory.tag(f"tag-{memory.version}-{len(ids)}", version=versions[len(ids) % len(versions)].number)
 
 
-def rebuild(memory, ids):
+def rebuild(memory: VisualMemory, ids: list[str]) -> None:
     (memory.path / "index" / "current").unlink(missing_ok=True)
     VisualMemory.open(memory.path).build_index()
 
 
-def version_before(memory):
+def version_before(memory: VisualMemory) -> int | None:
     """Return the version that `undo` goes back to; None where it is refused."""
     try:
         return find_undone(memory._table)[1]
@@ -243,14 +251,14 @@ def expect_right_answers(memory: VisualMemory, state: State, erased: set[str]) -
     assert not TableFiles(memory._table.uri).keys_of(erased)
 
 
-def main(path, log, seed, often):
+def main(path: Path, log: str, seed: int, often: str) -> None:
     chance = random.Random(seed)
     memory = VisualMemory.open(path)
     versions = [memory.version]
     memory.build_index()
     with open(log, "a", encoding="utf-8") as file:
 
-        def say(**entry):
+        def say(**entry: Any) -> None:
             print(json.dumps(entry), file=file, flush=True)
 
         say(done=memory.version)

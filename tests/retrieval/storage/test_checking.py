@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from retrieval.errors import NotAMemory, StorageError, UnknownVersion, VisualMem
 from retrieval.memory import VisualMemory
 from retrieval.storage.checking import check_memory, go_back
 from retrieval.storage.versions import SUMS, manifest
+from retrieval.view import MemoryView
 from tests.retrieval.storage.damage import HARMS, flip, run, truncate
 
 DIMENSION = 8
@@ -47,7 +49,7 @@ def newest(path: Path, part: str) -> Path:
     return max((path / "items.lance" / part).glob("*.*"), key=lambda file: file.stat().st_mtime_ns)
 
 
-def answers(memory: VisualMemory) -> list[object]:
+def answers(memory: MemoryView) -> list[Any]:
     found = memory.search_vectors(vectors(5, 9), k=10)
     return [found.ids.tolist(), found.labels.tolist(), found.distances.tolist()]
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -32,7 +33,7 @@ SIZE = 12 * 2**20
 PAGE = 4096
 LEFT = (0, 1, 2, 3, 4, 5, 8, 13, 40)  # pages: from too few for any file of an edit to enough for most
 LEFT_FOR_TREE = (0, 2, 8, 40)  # of which each costs a second
-EDITS = {
+EDITS: dict[str, edits.Edit] = {
     "add": {"kind": "add", "seed": 3, "ids": [f"new {i}" for i in range(500)]},
     "forget": {"kind": "forget", "ids": [f"first {i}" for i in range(500)]},
     "relabel": {"kind": "relabel", "seed": 4, "ids": [f"first {i}" for i in range(500)]},
@@ -109,8 +110,8 @@ def test_an_edit_that_finds_the_disk_full_leaves_all_as_it_was(
     memory = VisualMemory.open(path)
     memory.build_index()
     states = {2: edits.first_state(items)}
-    before = edits.after(states[2], {"kind": "relabel", "seed": "x", "ids": []}, states)
-    before = {**before, **{id_: edits.replace(before[id_], label="other") for id_ in ("first 7", "first 8")}}
+    before: edits.State = edits.after(states[2], {"kind": "relabel", "seed": "x", "ids": []}, states)
+    before = {**before, **{id_: replace(before[id_], label="other") for id_ in ("first 7", "first 8")}}
     after = edits.after(before, EDITS[kind], states)
     failed = 0
     for pages in LEFT_FOR_TREE if items == edits.ITEMS else LEFT:
