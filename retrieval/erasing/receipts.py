@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, Final
@@ -60,14 +60,9 @@ class Changes:
     entries_dropped: Mapping[str, int] = field(default_factory=dict)  # by the place that kept them
     searched: bool = True  # whether every file was searched for the windows; else `verify` does so first
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it in JSON's types."""
-        fields = {name: getattr(self, name) for name in self.__slots__}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
-
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Changes":
-        """Return what `to_dict` wrote."""
+        """Return it from JSON's types."""
         frozen: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
         return cls(**frozen)
 
@@ -104,8 +99,8 @@ class Receipt:
                 "memory_id": self.memory_id,
                 "erased_at": self.erased_at,
                 "items": self.items,
-                "deed": self.changes.to_dict(),
-                "verified": [{"what": c.what, "how": c.how, "left": list(c.left)} for c in self.checks],
+                "deed": asdict(self.changes),
+                "verified": [asdict(check) for check in self.checks],
                 "known_by": self.known.to_dict(),
             }
         )
@@ -191,7 +186,7 @@ class Note:
 
     def written(self) -> "Note":
         """Put it on disk, and return it; StorageError says that the disk refuses."""
-        fields: dict[str, Any] = {"keys": list(self.keys), "traces": list(self.traces), "deed": self.changes.to_dict()}
+        fields: dict[str, Any] = {"keys": list(self.keys), "traces": list(self.traces), "deed": asdict(self.changes)}
         fields |= {"items": self.items, "cleared": self.cleared}
         write_whole(self.path, _as_json(fields | {"known": self.known.to_dict() if self.known else None}))
         return self

@@ -70,8 +70,9 @@ class FeatureTraces:
         dropped = 0
         for folder in self.folders():
             with opened(folder, FEATURES_SIZE_LIMIT) as store:
-                names = {*items.pictures, *_keys_of(folder, _values_of(folder, items.pictures))}
-                dropped += drop_entries(folder, store, names, items)
+                # A picture has another digest as a file than decoded, and the same features.
+                names = _ask(folder, "key", "value", _values_of(folder, items.pictures))
+                dropped += drop_entries(folder, store, {*items.pictures, *names}, items)
         return dropped
 
     def remains(self, marks: Marks) -> list[str]:
@@ -92,19 +93,12 @@ def names_in(folder: Path) -> list[str]:
 
 
 def _values_of(folder: Path, names: Iterable[str]) -> list[bytes]:
-    found = _ask(folder, f"SELECT value FROM Cache WHERE {_OWN_NAME} AND key IN", list(names))
-    return [value for value in found if isinstance(value, bytes)]
+    return [value for value in _ask(folder, "value", "key", list(names)) if isinstance(value, bytes)]
 
 
-def _keys_of(folder: Path, values: list[bytes]) -> list[str]:
-    """Return under which names a store keeps some values: a picture has another digest as a file than decoded."""
-    found = _ask(folder, f"SELECT key FROM Cache WHERE {_OWN_NAME} AND value IN", values)
-    return [key for key in found if isinstance(key, str)]
-
-
-def _ask(folder: Path, question: str, choices: Sequence[str | bytes]) -> list[object]:
-    """Return what a database answers to a question that ends in a choice of values."""
-    found: list[object] = []
+def _ask(folder: Path, column: str, by: str, choices: Sequence[str | bytes]) -> list[Any]:
+    """Return a column of the entries of which another column is one of some values."""
+    question, found = f"SELECT {column} FROM Cache WHERE {_OWN_NAME} AND {by} IN", []
     with _database(folder) as database:
         for start in range(0, len(choices), _ASKED_TOGETHER):
             some = choices[start : start + _ASKED_TOGETHER]

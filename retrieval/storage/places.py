@@ -1,4 +1,7 @@
-"""Memories whose table lies on an object store: the table there, index and writer's lock in a folder here."""
+"""Where a memory lies, what is raised where it cannot be read or written, and who may write to it.
+
+A memory's table may lie on an object store; its index and its writer's lock lie in a folder of this machine then.
+"""
 
 import hashlib
 import logging
@@ -9,15 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from retrieval.errors import MemoryBusy, MemoryExists, NotAMemory, StorageError
 from retrieval.support.cachedir import cache_folder
 from retrieval.support.outside import parse_address
-
-if TYPE_CHECKING:
-    import filelock
-
 
 TABLE: Final = "items.lance"
 _SCHEMES: Final = ("s3", "gs", "az", "abfss")  # that Lance opens; its keys come from the environment (AWS_…, GOOGLE_…)
@@ -276,22 +275,18 @@ def writer_lock(path: Path, *, wait_seconds: float = WAIT_SECONDS) -> Iterator[N
         try:
             lock.acquire(timeout=min(_SILENT_SECONDS, wait_seconds))
         except filelock.Timeout:
-            _wait(lock, path, wait_seconds - _SILENT_SECONDS)
+            if wait_seconds > _SILENT_SECONDS:
+                _logger.info("Waiting for another process that writes to %s …", path)
+            try:
+                lock.acquire(timeout=max(0.0, wait_seconds - _SILENT_SECONDS))
+            except filelock.Timeout as error:
+                raise MemoryBusy(
+                    f"{path} is being written by another process: try again when that has ended"
+                ) from error
     try:
         yield
     finally:
         lock.release()
-
-
-def _wait(lock: "filelock.BaseFileLock", path: Path, seconds: float) -> None:
-    import filelock
-
-    if seconds > 0:
-        _logger.info("Waiting for another process that writes to %s …", path)
-    try:
-        lock.acquire(timeout=max(0.0, seconds))
-    except filelock.Timeout as error:
-        raise MemoryBusy(f"{path} is being written by another process: try again when that has ended") from error
 
 
 INDEX: Final = "index"
@@ -332,13 +327,9 @@ def check_free(path: Path) -> None:
         return
     with writing(path):
         inside = path.iterdir() if path.is_dir() else ()
-        if (path.exists() and not path.is_dir()) or any(not _is_left_over(entry.name) for entry in inside):
+        if (path.exists() and not path.is_dir()) or any(not entry.name.startswith((ASIDE, LOCK)) for entry in inside):
             raise MemoryExists(f"{path} is there already and not an empty folder: choose another path")
         nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK):
             why = "read-only" if nearest.is_dir() else "not a folder"
             raise StorageError(f"{path} cannot be written: {nearest} is {why}; choose a path you may write to")
-
-
-def _is_left_over(name: str) -> bool:
-    return name.startswith(ASIDE) or name == LOCK
