@@ -17,27 +17,27 @@ from tests.agent.queries import noise
 from tests.commands import vmem
 
 KILLS = int(os.environ.get("VMEM_TEST_KILLS", "5"))
-COUNT = 520  # queries: three groups of a run that votes
+COUNTS = {"vote": 520, "model": 120, "centred": 520}  # queries: three groups of a run that votes, and many lines
 HEADER = 2000  # bytes: more than the log's first line, less than a group
 
 
-@pytest.fixture(scope="module")
-def queries(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("queries")
+def write_queries(folder: Path, count: int) -> None:
     for label in ("red", "green"):
-        (folder / label).mkdir()
-    for number in range(COUNT):
+        (folder / label).mkdir(parents=True)
+    for number in range(count):
         noise(number).save(folder / ("red", "green")[number % 2] / f"{number}.png")
     (folder / "red" / "broken.png").write_text("words")
-    return folder
 
 
 @pytest.mark.parametrize(
-    "way", [(), ("--model", "scripted"), ("--centre", "queries")], ids=["vote", "model", "centred"]
+    ("kind", "way"),
+    [("vote", ()), ("model", ("--model", "scripted")), ("centred", ("--centre", "queries"))],
+    ids=["vote", "model", "centred"],
 )
 def test_a_run_that_is_killed_again_and_again_has_the_figures_of_an_unbroken_one(
-    built: Path, queries: Path, tmp_path: Path, way: tuple[str, ...]
+    built: Path, tmp_path: Path, kind: str, way: tuple[str, ...]
 ) -> None:
+    write_queries(queries := tmp_path / "queries", COUNTS[kind])
     command = ["eval", "run", "--memory", str(built), "--k", "18"]
     command += ["--dataset", f"q={queries}", "--pictures", "5", "--precision", "float32", *way]
     whole = vmem(*command, "--out", tmp_path / "whole", "--no-cache")
