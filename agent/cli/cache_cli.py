@@ -1,14 +1,23 @@
 """vmem cache: what is kept so that it need not be computed, or paid for, again."""
 
+import shutil
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
+from agent.calls.cached import ReplyStore, key_of
+from agent.calls.ready import parse_name
 from agent.cli import options
+from agent.types import Request
+from retrieval.embedders.openvino_backend import converted_models
+from retrieval.embedding import cached_features
+from retrieval.errors import InvalidArgument
+from retrieval.memory import VisualMemory
+from retrieval.storage.places import writing
+from retrieval.support.cachedir import cache_folder, folder_bytes
 from retrieval.support.options import EmbedderOverride, flat
-
-app = typer.Typer(no_args_is_help=True, help="See and clear what is kept so that it need not be computed again.")
+from retrieval.support.terminal import print_table, printable
 
 _FOLDERS: Final = {
     "features": ("features",),
@@ -18,18 +27,11 @@ _FOLDERS: Final = {
 }
 
 
-@app.command()
 def stats() -> None:
     """Show what is kept, and how much room it takes.
 
     Example: vmem cache stats
     """
-    from agent.calls.cached import ReplyStore
-    from retrieval.embedders.openvino_backend import converted_models
-    from retrieval.embedding import cached_features
-    from retrieval.support.cachedir import cache_folder, folder_bytes
-    from retrieval.support.terminal import print_table, printable
-
     rows = [("features", about, f"{count:,}", f"{size / 1e6:,.1f}") for about, count, size in cached_features()]
     rows += [("model", about, "", f"{size / 1e6:,.1f}") for about, size in converted_models()]
     if cache_folder("replies").exists():
@@ -42,7 +44,6 @@ def stats() -> None:
         print_table(["kept", "of", "entries", "MB"], rows)
 
 
-@app.command()
 def clear(
     kind: Annotated[
         str,
@@ -55,12 +56,6 @@ def clear(
 
     Example: vmem cache clear features
     """
-    import shutil
-
-    from retrieval.errors import InvalidArgument
-    from retrieval.storage.places import writing
-    from retrieval.support.cachedir import cache_folder, folder_bytes
-
     chosen = _FOLDERS.get(kind)
     if chosen is None:
         raise InvalidArgument(f"nothing kept is called {kind!r}: choose one of {', '.join(_FOLDERS)}")
@@ -73,7 +68,6 @@ def clear(
     typer.echo(f"Freed {freed / 1e6:,.1f} MB")
 
 
-@app.command()
 @flat("preset", "prompt", "temperature", "thinking", "media_resolution", "max_reply_tokens")
 def explain(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The query picture.")],
@@ -90,12 +84,6 @@ def explain(
 
     Example: vmem cache explain query.jpg --memory pets/ --model gemini-3.5-flash-lite
     """
-    from agent.calls.cached import ReplyStore, key_of
-    from agent.calls.ready import parse_name
-    from agent.types import Request
-    from retrieval.memory import VisualMemory
-    from retrieval.support.terminal import printable
-
     opened = VisualMemory.open(memory, embedder=embedder)
     stages = second.stages(opened, None, k=k, voting=voting)
     (question,) = stages.questions([image], opened.embed([image]))

@@ -5,22 +5,23 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from agent.card import prediction_lines
+from agent.classify import decide_stream
 from agent.cli import options
+from agent.cli.doctor import examine, time_first_answer
+from agent.types import Prediction, prediction_record
+from retrieval.embedding import Failure
+from retrieval.errors import FolderError, InvalidArgument
+from retrieval.images import ImageLike
+from retrieval.sources import files_below
 from retrieval.support.options import EmbedderOptions, flat
-
-if TYPE_CHECKING:
-    from agent.types import Prediction
-    from retrieval.embedding import Failure
-    from retrieval.images import ImageLike
-
-app = typer.Typer()
+from retrieval.support.terminal import print_table, printable, track
 
 
-@app.command()
 @flat()
 def classify(
     images: Annotated[
@@ -46,11 +47,6 @@ def classify(
 
     Example: vmem classify --memory pets/ query.jpg --model gemini-3.5-flash-lite
     """
-    from agent.card import prediction_lines
-    from agent.classify import decide_stream
-    from retrieval.embedding import Failure
-    from retrieval.support.terminal import printable, track
-
     loaded = second.load(cache=embedder.cache)
     opened = embedder.open(memory)
     stages = second.stages(opened, loaded, k=k, voting=voting)
@@ -78,9 +74,6 @@ def classify(
 
 def _files(images: list[Path]) -> Iterator[Path]:
     """Yield pictures, and what lies in folders as it is found."""
-    from retrieval.errors import FolderError
-    from retrieval.sources import files_below
-
     for image in images:
         if not os.path.isdir(image):
             yield image
@@ -93,7 +86,6 @@ def _files(images: list[Path]) -> Iterator[Path]:
         yield from found
 
 
-@app.command()
 def doctor(
     memory: Annotated[Path | None, typer.Option(help="A memory to examine as well.")] = None,
     timed: Annotated[
@@ -107,8 +99,6 @@ def doctor(
     if timed:
         _print_times(memory)
         return
-    from agent.cli.doctor import examine
-    from retrieval.support.terminal import printable
 
     findings = examine(memory)
     for finding in findings:
@@ -120,12 +110,9 @@ def doctor(
 
 
 def _print_times(memory: Path | None) -> None:
-    from retrieval.errors import InvalidArgument
-    from retrieval.support.terminal import print_table
 
     if memory is None:
         raise InvalidArgument("--time needs a memory to ask: add --memory MEMORY")
-    from agent.cli.doctor import time_first_answer
 
     steps = time_first_answer(memory)
     print_table(["step", "ms"], [(name, f"{1000 * seconds:,.1f}") for name, seconds in steps])
@@ -136,7 +123,6 @@ def _print_times(memory: Path | None) -> None:
     )
 
 
-def _as_json(image: Path, prediction: "Prediction | Failure[ImageLike]") -> str:
-    from agent.types import prediction_record
+def _as_json(image: Path, prediction: Prediction | Failure[ImageLike]) -> str:
 
     return json.dumps({"image": str(image)} | prediction_record(prediction))

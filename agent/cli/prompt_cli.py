@@ -2,19 +2,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
 
+from agent.preview import render_prompts, stand_in
+from prompts.cost import PromptEstimate, estimate_prompt, prices_date
+from prompts.preview import coloured, differing_lines, plain, prompt_page, prompts_page
+from prompts.template import load_template, template_names
+from prompts.types import Prompt
+from retrieval.errors import InvalidArgument
+from retrieval.memory import VisualMemory
 from retrieval.support.options import EmbedderOverride, flat
-
-if TYPE_CHECKING:
-    from prompts.cost import PromptEstimate
-    from prompts.types import Prompt
-
-app = typer.Typer(
-    no_args_is_help=True, help="Read prompt templates, preview what a model would be asked, and price it."
-)
+from retrieval.support.terminal import print_table, write_text
 
 PromptName = Annotated[
     str,
@@ -48,45 +48,34 @@ class Pricing:
         ),
     ] = None
 
-    def estimate(self, prompt: "Prompt", *, batch: bool = False) -> "PromptEstimate":
+    def estimate(self, prompt: Prompt, *, batch: bool = False) -> PromptEstimate:
         """Return about what a prompt would take."""
-        from prompts.cost import estimate_prompt
-
         return estimate_prompt(
             prompt, model=self.model, media_resolution=self.media_resolution, batch=batch, prices=self.prices
         )
 
 
-@app.command("list")
 def list_() -> None:
     """List the released prompts: what each shows, how it is answered, and what it is for.
 
     Example: vmem prompt list
     """
-    from prompts.template import load_template, template_names
-    from retrieval.support.terminal import print_table
-
     templates = map(load_template, template_names())
     rows = [(t.name, t.version, t.shown, t.answer, _first_sentence(t.about)) for t in templates]
     columns = ["prompt", "version", "shows", "answer", "about"]
     print_table(columns, rows, words=columns)
 
 
-@app.command()
 def show(prompt: PromptName = "rerank_v1") -> None:
     """Print a prompt template: what it is for, and its text with slots.
 
     Example: vmem prompt show rerank_v1
     """
-    from prompts.preview import plain
-    from prompts.template import load_template, template_names
-
     template = load_template(prompt)
     typer.echo(plain(f"{template.name}: {template.about}\n\n{template.body}"))
     typer.echo(f"Released prompts: {', '.join(template_names())}", err=True)
 
 
-@app.command()
 @flat()
 def preview(
     image: Query,
@@ -102,12 +91,6 @@ def preview(
 
     Example: vmem prompt preview query.jpg --memory pets/ --k 10 --html prompt.html
     """
-    from agent.preview import render_prompts
-    from prompts.preview import plain, prompt_page
-    from prompts.template import load_template
-    from retrieval.memory import VisualMemory
-    from retrieval.support.terminal import write_text
-
     template = load_template(prompt)
     opened = VisualMemory.open(memory, embedder=embedder)
     (rendered,) = render_prompts([template], image, opened, k=k, voting=voting)
@@ -120,7 +103,6 @@ def preview(
     typer.echo(plain(f"Estimate: {estimate}"), err=True)
 
 
-@app.command()
 @flat()
 def diff(
     first: Annotated[str, typer.Argument(metavar="PROMPT", help="A released prompt's name, or a path.")],
@@ -137,13 +119,6 @@ def diff(
 
     Example: vmem prompt diff rerank_v1 mosaic_v1 query.jpg --memory pets/ --html both.html
     """
-    from agent.preview import render_prompts
-    from prompts.preview import coloured, differing_lines, prompts_page
-    from prompts.template import load_template
-    from retrieval.errors import InvalidArgument
-    from retrieval.memory import VisualMemory
-    from retrieval.support.terminal import write_text
-
     if (image is None) != (memory is None) or (html and image is None):
         raise InvalidArgument("rendering both takes a query picture and --memory: give both, or neither and no --html")
     templates = [load_template(first), load_template(second)]
@@ -160,7 +135,6 @@ def diff(
         typer.echo(f"Written: {html}")
 
 
-@app.command()
 @flat()
 def cost(
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT…", help="Released prompts' names, or paths.")],
@@ -180,12 +154,6 @@ def cost(
 
     Example: vmem prompt cost rerank_v1 mosaic_v1 --k 10 --k 50 --queries 50000 --batch
     """
-    from agent.preview import render_prompts, stand_in
-    from prompts.cost import prices_date
-    from prompts.template import load_template
-    from retrieval.errors import InvalidArgument
-    from retrieval.memory import VisualMemory
-
     if (image is None) != (memory is None):
         raise InvalidArgument("real prompts take --query and --memory: give both, or neither for grey pictures")
     templates = [load_template(name) for name in prompts]
@@ -204,10 +172,9 @@ def cost(
     typer.echo(f"{basis}. Estimated by four characters a token, at prices of {prices_date()}.", err=True)
 
 
-def _print_costs(rows: "list[tuple[int, str, PromptEstimate]]", *, queries: int = 1, real: bool = True) -> None:
-    from retrieval.support.terminal import print_table
+def _print_costs(rows: list[tuple[int, str, PromptEstimate]], *, queries: int = 1, real: bool = True) -> None:
 
-    def dollars(estimate: "PromptEstimate", times: int) -> str:
+    def dollars(estimate: PromptEstimate, times: int) -> str:
         return "unknown" if estimate.dollars is None else f"{estimate.dollars * times:,.{2 if times > 99 else 5}f}"
 
     columns = ["prompt", "k", "pictures", "tokens", "of reply", "$ a query"]

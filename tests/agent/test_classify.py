@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from agent import Prediction, Preset, ScriptedModel, classify_batch, classify_with_rerank
-from agent.cli.classify_cli import app
 from agent.types import VisionModel
+from eval.cli.vmem import app
 from prompts.types import ImagePart, Prompt, UnknownPrompt
 from retrieval import VisualMemory
 from retrieval.errors import InvalidArgument, NotAnImage

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from agent.cli.prompt_cli import app
+from eval.cli.vmem import app
 from prompts.cost import MODEL
 from prompts.template import template_names
 from prompts.types import UnknownPrompt
@@ -16,7 +16,7 @@ HOSTILE = "---\nabout: \x1b[31mred\x1b[0m <script>\n---\nIs it\x1b[2J so? {{ que
 
 
 def vmem(*arguments: object) -> Result:
-    found = CliRunner().invoke(app, [*map(str, arguments)], env={"COLUMNS": "200"})
+    found = CliRunner().invoke(app, ["prompt", *map(str, arguments)], env={"COLUMNS": "200"})
     if found.exception and not isinstance(found.exception, SystemExit):
         raise found.exception
     return found
