@@ -37,7 +37,7 @@ VERDICTS = {
     "docs/guide/memory.md": 'assert prediction.source == "vote" and len(memory) == 8 and len(features) == 60',
     "docs/guide/editing.md": 'assert len(memory) == 2 and explain(memory, "query.jpg", k=50)',
     "docs/guide/second-look.md": "assert prediction.label == prediction.votes.labels[0] and model.prompts",
-    "docs/guide/prompts.md": 'assert load_preset("cheap").neighbors == 20',
+    "docs/guide/prompts.md": 'assert load_preset("cheap").k == 20',
     "docs/guide/evaluation.md": 'assert summary.metrics["held-out"].count == 6',
 }
 RUNNER = """
