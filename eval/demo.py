@@ -88,7 +88,8 @@ def run_demo(
     Raises:
         FolderError: the pictures are missing, too few or laid out otherwise.
         RunError: ``out`` holds another demo or cannot be written.
-        EmbedderError, StorageError: as their names say.
+        EmbedderError: the embedder cannot be loaded, or is another one than the memory's.
+        StorageError: the memory cannot be read or written.
     """
     folder = Path(out)
     if images is not None:

@@ -63,7 +63,8 @@ def open_workbench(
 
     Raises:
         FolderError: the pictures are missing, too few or laid out otherwise.
-        EmbedderError, StorageError: as their names say.
+        EmbedderError: the embedder cannot be loaded, or is another one than the memory's.
+        StorageError: the memory cannot be read or written.
     """
     folder = Path(folder)
     if images is None:

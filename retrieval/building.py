@@ -54,7 +54,9 @@ def build_memory(
             nothing was made.
         MemoryExists: the path holds something else, or a memory begun with other settings.
         EmbedderMismatch: the memory that was begun has another embedder.
-        EmbedderError, InvalidArgument, StorageError: as their names say.
+        EmbedderError: the embedder cannot be loaded, or is another one than the memory's.
+        InvalidArgument: an option has a value that it cannot have.
+        StorageError: the memory cannot be read or written.
     """
     expect_outside(path, folder)
     found = list_pictures(folder)
@@ -97,7 +99,8 @@ def build_from_features(
     Raises:
         FolderError: no such file, or another form.
         MemoryExists: the path holds something else.
-        InvalidArgument, StorageError: as their names say.
+        InvalidArgument: an option has a value that it cannot have.
+        StorageError: the memory cannot be read or written.
     """
     features = FeatureFile.open(file)
     built_from = as_text(Path(file).resolve())
@@ -125,7 +128,9 @@ def add_features(
 
     Raises:
         EmbedderMismatch: the file's vectors are of another embedder.
-        FolderError, DuplicateId, StorageError: as their names say.
+        FolderError: the pictures' folder or manifest cannot be used.
+        DuplicateId: an id comes twice.
+        StorageError: the memory cannot be read or written.
     """
     check_embedder(features.identity, memory.settings.embedder, memory.path)
     total, prefix = AddReport(), as_text(id_prefix)

@@ -117,7 +117,9 @@ class VisualMemory(MemoryView):
 
         Raises:
             MemoryExists: there is one already.
-            EmbedderError, InvalidArgument, StorageError: as their names say.
+            EmbedderError: the embedder cannot be loaded, or is another one than the memory's.
+            InvalidArgument: an option has a value that it cannot have.
+            StorageError: the memory cannot be read or written.
         """
         choose_kind(index, items=0)
         if thumbnail_pixels < 1:

@@ -120,7 +120,8 @@ def time_first_answer(memory: Path) -> list[tuple[str, float]]:
     before is not counted again: for the times of a fresh process, call this first.
 
     Raises:
-        NotAMemory, EmbedderError: as their names say.
+        NotAMemory: there is no memory at the path.
+        EmbedderError: the embedder cannot be loaded, or is another one than the memory's.
         InvalidArgument: a memory without pictures.
     """
     steps: list[tuple[str, float]] = []
