@@ -9,9 +9,8 @@ from prompts.types import Prompt
 from retrieval import VisualMemory
 from retrieval.errors import ImageError
 from retrieval.types import Neighbor, Votes
-from tests.agent.test_hostile import HOSTILE, ordered
-from tests.agent.test_hostile import memory as memory  # noqa: PLC0414 - a fixture
 from tests.conftest import draw
+from tests.hostile import HOSTILE, ordered
 from tests.markup import read_harmless
 
 
@@ -59,25 +58,27 @@ def test_hostile_texts_in_a_prediction_stay_texts() -> None:
         read_harmless(said._repr_html_())
 
 
-def test_pictures_of_query_and_neighbours_stand_beside_the_decision(memory: VisualMemory) -> None:
+def test_pictures_of_query_and_neighbours_stand_beside_the_decision(hostile_memory: VisualMemory) -> None:
     def name_the_second(prompt: Prompt) -> str:
         return f'{{"evidence": [2], "ranking": ["{next(iter(prompt.candidates))}"], "confidence": 0.5}}'
 
     query = ordered("which?")
-    prediction = classify_with_rerank(query, memory, model=ScriptedModel(name_the_second), k=len(memory))
-    found = read_harmless(show(prediction, memory, query, most=5)._repr_html_())
+    prediction = classify_with_rerank(
+        query, hostile_memory, model=ScriptedModel(name_the_second), k=len(hostile_memory)
+    )
+    found = read_harmless(show(prediction, hostile_memory, query, most=5)._repr_html_())
     assert found.tags.count("img") == 6 and found.text.count("★ evidence") == 1
     assert sum(value.split()[-1:] == ["evidence"] for name, value in found.attributes if name == "class") == 1
-    assert f"… {len(memory) - 5} more neighbours" in found.text
-    assert read_harmless(show(prediction, memory)._repr_html_()).tags.count("img") == 10
+    assert f"… {len(hostile_memory) - 5} more neighbours" in found.text
+    assert read_harmless(show(prediction, hostile_memory)._repr_html_()).tags.count("img") == 10
 
 
-def test_items_that_a_memory_no_longer_has_leave_a_box(memory: VisualMemory) -> None:
-    found = read_harmless(show(decided(2), memory)._repr_html_())
+def test_items_that_a_memory_no_longer_has_leave_a_box(hostile_memory: VisualMemory) -> None:
+    found = read_harmless(show(decided(2), hostile_memory)._repr_html_())
     assert sum(value.endswith(": no picture") for name, value in found.attributes if name == "aria-label") == 2
 
 
-def test_a_query_that_is_no_picture_is_refused(memory: VisualMemory) -> None:
+def test_a_query_that_is_no_picture_is_refused(hostile_memory: VisualMemory) -> None:
     with pytest.raises(ImageError, match="is not a picture"):
-        show(decided(2), memory, b"words")
-    assert show(decided(2), memory, draw((1, 2, 3), 1))
+        show(decided(2), hostile_memory, b"words")
+    assert show(decided(2), hostile_memory, draw((1, 2, 3), 1))

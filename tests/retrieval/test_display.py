@@ -8,7 +8,7 @@ import numpy as np
 from retrieval.support.html import Shown, bar, picture_tile, show_records, side_by_side, table, text_line, votes_table
 from retrieval.support.terminal import printable
 from retrieval.types import Neighbors, Votes
-from tests.agent.test_hostile import HOSTILE
+from tests.hostile import HOSTILE
 from tests.markup import read_harmless
 
 
