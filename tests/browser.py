@@ -38,7 +38,9 @@ class Browser:
         with ExitStack() as stack:
             self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             stack.callback(self._end)
-            self._tab = stack.enter_context(connect(self._address_of_tab(), proxy=None, max_size=None))
+            self._tab = stack.enter_context(
+                connect(self._address_of_tab(), proxy=None, max_size=None, ping_interval=None)
+            )
             for domain in ("Page", "Runtime", "Log", "Network"):
                 self._ask(f"{domain}.enable")
             self._to_close = stack.pop_all()
@@ -169,7 +171,7 @@ class Browser:
             assert time.monotonic() < end, "the browser never said where it listens"
             time.sleep(0.05)
         port, browser_path = port_file.read_text().splitlines()[:2]
-        with connect(f"ws://127.0.0.1:{port}{browser_path}", proxy=None) as browser:
+        with connect(f"ws://127.0.0.1:{port}{browser_path}", proxy=None, ping_interval=None) as browser:
             browser.send(json.dumps({"id": 1, "method": "Target.getTargets"}))
             targets = json.loads(browser.recv(timeout=_PATIENCE_SECONDS))["result"]["targetInfos"]
         tab = next(target["targetId"] for target in targets if target["type"] == "page")

@@ -45,12 +45,19 @@ def _refuse_skip(config: pytest.Config, report: Any) -> Any:
     return report
 
 
+SHARED: Final = Path(os.environ.get("VMEM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data")).parent
+
+
+def beside_checkout(name: str, what: str) -> Path:
+    """Return what lies beside some checkouts, such as ``data/pacs``; skip, and say so, where it does not."""
+    if not (SHARED / name).exists():
+        cannot_here(f"{what} ({SHARED / name}; set VMEM_TEST_DATA to the folder data beside it)")
+    return SHARED / name
+
+
 def shared_data(name: str) -> Path:
-    """Return a folder of real images that lies beside some checkouts; skip, and say so, where it does not."""
-    beside = Path(os.environ.get("VMEM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
-    if not (beside / name).is_dir():
-        cannot_here(f"the images of {name} ({beside / name}; set VMEM_TEST_DATA)")
-    return beside / name
+    """Return a folder of real images that lies beside some checkouts."""
+    return beside_checkout(f"data/{name}", f"the images of {name}")
 
 
 def draw(colour: tuple[int, int, int], number: int, size: tuple[int, int] = (64, 48)) -> Image.Image:

@@ -9,7 +9,7 @@ import pytest
 
 from eval.metrics.votes import compute_metrics
 from eval.types import Metrics, Names, QueryResults
-from tests.conftest import cannot_here, shared_data
+from tests.conftest import beside_checkout
 
 FILES = {
     "val": "val_top5",
@@ -22,10 +22,7 @@ MODELS = ("resnet50", "alexnet")
 
 @pytest.fixture(scope="module")
 def shared() -> Path:
-    folder = shared_data("..")
-    if not (folder / "golden" / "expected.json").exists():
-        cannot_here(f"the stored predictions ({folder / 'golden'})")
-    return folder
+    return beside_checkout("golden/expected.json", "the stored predictions").parents[1]
 
 
 def as_votes(ranked: np.ndarray, truths: list[frozenset[str]]) -> Metrics:

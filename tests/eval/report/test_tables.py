@@ -1,7 +1,6 @@
 """The paper's tables: the published numbers, and ours beside them."""
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from eval.runs.log import read_run
 from eval.runs.summary import summarise
 from eval.types import RunError
 from retrieval.errors import InvalidArgument
-from tests.conftest import cannot_here
+from tests.conftest import beside_checkout
 from tests.eval.finished import OURS, figures, finished_run
 
 
@@ -169,11 +168,7 @@ def test_the_command_writes_the_table_that_it_prints(tmp_path: Path) -> None:
 
 
 def paper() -> str:
-    """Return the paper's text, which lies beside some checkouts; skip, and say so, where it does not."""
-    beside = Path(os.environ.get("VMEM_TEST_DATA", Path(__file__).parents[3] / "shared" / "data")).parent / "paper.txt"
-    if not beside.is_file():
-        cannot_here(f"the paper's text ({beside}; set VMEM_TEST_DATA)")
-    return beside.read_text("utf-8")
+    return beside_checkout("paper.txt", "the paper's text").read_text("utf-8")
 
 
 def published_rows(number: int, runs: list[Path]) -> list[list[float]]:
