@@ -106,8 +106,8 @@ class Stages:
 
     @property
     def query_pixels(self) -> int | None:
-        """The longest side of a query's picture as it is sent; None where nothing is."""
-        return QUERY_PIXELS if self.model else None
+        """The longest side of queries' pictures as they are sent; None where few or none are: those are decoded again."""
+        return QUERY_PIXELS if self.model and self.settings.gate.measure == "always" else None
 
     def pose(self, queries: Iterable[tuple[Query, ImageLike]]) -> Iterator[tuple[Query, Question | Failure[ImageLike]]]:
         """Embed queries, search, and vote: yield them as questions, and those that cannot be used in their places."""

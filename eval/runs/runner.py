@@ -72,14 +72,18 @@ class FirstStage:
         self._vectors: dict[str, np.ndarray] = {}  # centred ones, by query
         self._failures: dict[str, Failure[Sample]] = {}
 
-    def embed(self, samples: Sequence[Sample]) -> Iterator[EmbeddedBatch[Sample]]:
+    def embed(self, samples: Sequence[Sample], *, sent_pixels: int | None = None) -> Iterator[EmbeddedBatch[Sample]]:
         """Yield some of the queries in batches with their vectors, in order.
+
+        Args:
+            samples: the queries.
+            sent_pixels: also give the pictures as they are sent, made while they are decoded anyway; None for none.
 
         Raises:
             InvalidArgument: too few queries for a mean.
         """
         if self._centre is None:
-            yield from self._memory.embed_stream(samples, image_of=Sample.picture)
+            yield from self._memory.embed_stream(samples, image_of=Sample.picture, thumbnail_pixels=sent_pixels)
             return
         if not self._vectors and not self._failures:
             self._embed_all()
@@ -92,11 +96,11 @@ class FirstStage:
 
     def pose(self, stages: Stages, samples: Sequence[Sample]) -> Iterator[tuple[Sample, Question | Failure[Sample]]]:
         """Yield some of the queries as questions, and those whose pictures cannot be used."""
-        for batch in self.embed(samples):
+        for batch in self.embed(samples, sent_pixels=stages.query_pixels):
             yield from ((failure.item, failure) for failure in batch.failures)
             if batch.items:
                 pictures = [sample.picture() for sample in batch.items]
-                yield from zip(batch.items, stages.questions(pictures, batch.vectors), strict=True)
+                yield from zip(batch.items, stages.questions(pictures, batch.vectors, batch.thumbnails), strict=True)
 
     def decide(
         self, stages: Stages, queries: Sequence[Sample], *, concurrency: int
