@@ -106,7 +106,7 @@ class Stages:
 
     @property
     def query_pixels(self) -> int | None:
-        """The longest side of queries' pictures as they are sent; None where few or none are: those are decoded again."""
+        """The longest side of queries as they are sent; None where few or none are: those are decoded again."""
         return QUERY_PIXELS if self.model and self.settings.gate.measure == "always" else None
 
     def pose(self, queries: Iterable[tuple[Query, ImageLike]]) -> Iterator[tuple[Query, Question | Failure[ImageLike]]]:
