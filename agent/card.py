@@ -234,12 +234,18 @@ def templates(*folders: Path) -> "jinja2.Environment":
         extensions=["jinja2.ext.do"],
         autoescape=True,
         undefined=jinja2.StrictUndefined,
-        finalize=lambda value: _line(value, _LONGEST) if isinstance(value, str) else value,
+        finalize=_plain,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {"line": _line, "lines": some_lines, "label": label_text, "name": display_name}
     return environment
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return printable(value, longest=_LONGEST)
+    return value
 
 
 def _line(text: object, longest: int = 200) -> str:

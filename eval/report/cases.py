@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from jaxtyping import Int
@@ -35,6 +35,7 @@ SECOND_RIGHT: Final = 2
 FELL_BACK: Final = 4  # the model was asked, and the vote decided
 UNREADABLE: Final = 8
 _NO_FALLBACK: Final = frozenset({"reranked", "decisive", "no_model"})
+T = TypeVar("T", bound=Hashable)
 NO_ANSWER: Final = -1
 NO_ROW: Final = -1  # of a query whose picture could not be read
 
@@ -108,7 +109,7 @@ class Queries:
         places = order.tolist()
 
         def moved(column: list[Any]) -> list[Any]:
-            return [column[place] for place in places]
+            return list(map(column.__getitem__, places))
 
         return replace(
             self,
@@ -127,10 +128,10 @@ class Queries:
             "name": printable(self.name),
             "heads": [printable(head, longest=60) for head in self.heads],
             "ids": list(map(printable, self.ids)),
-            "truths": [words.truths.setdefault(truth, len(words.truths)) for truth in self.truths],
-            "answers": [list(map(words.label, answer)) for answer in self.answers],
+            "truths": _numbered(self.truths, lambda truth: words.truths.setdefault(truth, len(words.truths))),
+            "answers": [_numbered(answer, words.label) for answer in self.answers],
             "flags": self.flags.tolist(),
-            "reasons": [words.reasons.setdefault(reason, len(words.reasons)) for reason in self.reasons],
+            "reasons": _numbered(self.reasons, lambda reason: words.reasons.setdefault(reason, len(words.reasons))),
             "confidences": [None if sure is None else round(sure, 3) for sure in self.confidences],
         }
 
@@ -151,6 +152,12 @@ class Queries:
             sure = self.confidences[place]
             about.append(self.reasons[place] + ("" if sure is None else f" (confidence {round(100 * sure)} %)"))
         return Card(verdict, tuple(about), outcome, query, pictured, tuple(views))
+
+
+def _numbered(texts: Sequence[T], number: Callable[[T], int]) -> list[int]:
+    """Return the number of each text; of equal ones, the first is looked up for all."""
+    numbers = {text: number(text) for text in dict.fromkeys(texts)}
+    return [numbers[text] for text in texts]
 
 
 def queries_of_run(name: str, results: QueryResults, *, asked: bool) -> Queries:
