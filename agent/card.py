@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 from agent.types import Prediction
 from retrieval.images import ImageLike, decode, shown_picture, thumbnail
 from retrieval.labels import display_name, full_name
-from retrieval.support.html import EVIDENCE, SHOWN_NEIGHBORS, SHOWN_VOTES, TILE_PIXELS, Shown
+from retrieval.support.html import EVIDENCE, SHOWN_NEIGHBORS, TILE_PIXELS, Shown
 from retrieval.support.terminal import printable
 from retrieval.types import Label, Neighbor, Votes
 from retrieval.view import MemoryView
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 FOLDER: Final = Path(__file__).parent  # of the card's template and style
 _QUERY_PIXELS: Final = TILE_PIXELS * 3 // 2
 _QUALITY: Final = 75  # of JPEG: half the bytes of 85, and as good at this size
+_SHOWN_VOTES: Final = 8
 _LONGEST: Final = 2_000  # characters of a text on one line
 _LONGEST_TEXT: Final = 20_000  # of one with several
 Address = Markup | int | None  # of a picture: an address, or its number among those of a page; None: there is none
@@ -103,8 +104,8 @@ def make_view(
     shown = sorted([*others, *named], key=lambda one: one.distance)
     shares = () if votes is None else tuple(zip(map(label_text, votes.labels), votes.percents, strict=True))
     return View(
-        votes=shares[:SHOWN_VOTES],
-        more_labels=max(0, len(shares) - SHOWN_VOTES),
+        votes=shares[:_SHOWN_VOTES],
+        more_labels=max(0, len(shares) - _SHOWN_VOTES),
         neighbors=tuple(
             Near(
                 ranks.get(one.id),

@@ -11,21 +11,18 @@ from markupsafe import Markup, escape
 from retrieval.images import shown_picture, thumbnail
 from retrieval.labels import full_name
 from retrieval.support.terminal import printable
-from retrieval.types import Label, Neighbor, Neighbors, Votes
+from retrieval.types import Label, Neighbors
 
 EVIDENCE: Final = "★ evidence"  # in words too, since not everybody tells colours apart
-NEIGHBOR_COLUMNS: Final = ("rank", "label", "id", "distance")
 SHOWN_NEIGHBORS: Final = 10
-SHOWN_VOTES: Final = 8
 TILE_PIXELS: Final = 96  # longest side of a neighbour's picture; a query's is half as long again
 _SHOWN_QUERIES: Final = 3
 _SHOWN_RECORDS: Final = 20
-_BAR_PIXELS: Final = 120  # of a share of 1
 _QUALITY: Final = 75  # of JPEG, as on the pages of runs: half the bytes of 85, and as good at this size
 _LINE: Final = "1px solid rgba(128,128,128,.4)"
 _CELL: Final = "padding:2px 10px 2px 0;vertical-align:top;overflow-wrap:anywhere;text-align:"
 _TABLE: Final = f"border-collapse:collapse;margin:4px 0 10px;border-bottom:{_LINE};font-variant-numeric:tabular-nums"
-_BLUE, _ORANGE, _GREY = "#4c84c4", "#d97706", "rgba(128,128,128,.3)"  # seen on white and on black
+_ORANGE, _GREY = "#d97706", "rgba(128,128,128,.3)"  # seen on white and on black
 
 
 class Displayed(Protocol):
@@ -83,20 +80,10 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, caption: 
 
 def _cell(cell: object, *, first: bool) -> Markup:
     number = isinstance(cell, int | float) and not isinstance(cell, bool)
-    told = cell if isinstance(cell, Markup) else words(_formatted(cell) if number else cell)
+    shown = f"{cell:.3f}" if isinstance(cell, float) else f"{cell:,}" if number else cell
+    told = cell if isinstance(cell, Markup) else words(shown)
     form = '<th scope="row" style="{}{};font-weight:inherit">{}</th>' if first else '<td style="{}{}">{}</td>'
     return Markup(form).format(_CELL, "right" if number else "left", told)
-
-
-def _formatted(number: object) -> str:
-    return f"{number:.3f}" if isinstance(number, float) else f"{number:,}"
-
-
-def bar(percent: int) -> Markup:
-    """Return a part of the whole as a bar with its percentage."""
-    return Markup(
-        '<span aria-hidden="true" style="display:inline-block;height:.7em;width:{}px;background:{}"></span> {} %'
-    ).format(round(_BAR_PIXELS * percent / 100), _BLUE, percent)
 
 
 def picture_tile(
@@ -135,24 +122,13 @@ def grid(tiles: Iterable[Markup]) -> Markup:
     )
 
 
-def votes_table(votes: Votes, *, most: int = SHOWN_VOTES) -> Markup:
-    """Return the heaviest labels with their shares as bars."""
-    rows = [(label_words(label), bar(percent)) for label, percent in zip(votes.labels, votes.percents, strict=True)]
-    return table(["label", "share of the vote"], rows[:most]) + more(len(rows) - most, "label")
-
-
-def neighbor_row(rank: object, neighbor: Neighbor) -> tuple[object, ...]:
-    """Return the cells of a neighbour: rank, label, id and distance."""
-    return rank, label_words(neighbor.label), neighbor.id, float(neighbor.distance)
-
-
 def neighbors_html(neighbors: Neighbors) -> str:
     """Return the nearest neighbours of the first queries of a batch."""
     nearest, queries = neighbors.nearest(SHOWN_NEIGHBORS), len(neighbors)
     shown = [
         table(
-            NEIGHBOR_COLUMNS,
-            [neighbor_row(rank, one) for rank, one in enumerate(nearest[query], 1)],
+            ("rank", "label", "id", "distance"),
+            [(rank, label_words(one.label), one.id, float(one.distance)) for rank, one in enumerate(nearest[query], 1)],
             caption=f"Query {query + 1:,} of {queries:,}: the nearest of {neighbors.k:,}",
         )
         for query in range(min(queries, _SHOWN_QUERIES))
@@ -162,9 +138,8 @@ def neighbors_html(neighbors: Neighbors) -> str:
 
 def more(number: int, thing: str, things: str = "") -> Markup:
     """Say that so many things are not shown; nothing where all are."""
-    return (
-        text_line(f"… {number:,} more {thing if number == 1 else things or thing + 's'}") if number > 0 else Markup("")
-    )
+    named = thing if number == 1 else things or f"{thing}s"
+    return text_line(f"… {number:,} more {named}") if number > 0 else Markup("")
 
 
 def side_by_side(*things: Displayed) -> Shown:

@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 
 from agent import Prediction, ScriptedModel, classify_with_rerank, show
+from agent.card import prediction_html
 from prompts.types import Prompt
 from retrieval import VisualMemory
 from retrieval.errors import ImageError
 from retrieval.types import Neighbor, Votes
 from tests.conftest import draw
 from tests.hostile import HOSTILE, ordered
-from tests.markup import read_harmless
+from tests.markup import Markup, read_harmless
 
 
 def decided(count: int, *, evidence: tuple[int, ...] = ()) -> Prediction:
@@ -41,6 +42,21 @@ def test_a_prediction_shows_who_decided_and_why() -> None:
     ]
     assert "cat100 %" in lines and "evidence" not in text
     assert "cat, says the vote" in read_harmless(replace(decided(3), source="vote", ranking=())._repr_html_()).text
+
+
+def voted(votes: Votes) -> Markup:
+    """Return what a notebook shows of some votes alone."""
+    return read_harmless(prediction_html(Prediction(votes.winner, "vote", "no_model: as asked", votes, ())))
+
+
+def test_labels_that_are_no_text_are_shown_too() -> None:
+    assert "[0]" in voted(Votes(((0,), [0]), (2.0, 1.0))).text.replace("(0,)", "[0]")
+
+
+def test_votes_are_bars_with_their_percentages() -> None:
+    found = voted(Votes(tuple("abcdefghij"), (4.0, *[1.0] * 9)))
+    assert "a31 %b8 %" in found.text and found.text.strip().endswith("… 2 more labels")
+    assert found.tags.count("progress") == 8 and ("value", "31") in found.attributes
 
 
 def test_evidence_is_shown_however_far_away_it_lies() -> None:

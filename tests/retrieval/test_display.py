@@ -1,13 +1,13 @@
-"""Neighbours, votes and records as a notebook shows them."""
+"""Neighbours and records as a notebook shows them."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
 
-from retrieval.support.html import Shown, bar, picture_tile, show_records, side_by_side, table, text_line, votes_table
+from retrieval.support.html import Shown, picture_tile, show_records, side_by_side, table, text_line
 from retrieval.support.terminal import printable
-from retrieval.types import Neighbors, Votes
+from retrieval.types import Neighbors
 from tests.hostile import HOSTILE
 from tests.markup import read_harmless
 
@@ -44,17 +44,6 @@ def test_hostile_labels_and_ids_are_shown_as_text() -> None:
         shown = read_harmless(batch(1, 1, label=text, item=text)._repr_html_()).text
         assert printable(text[:9]) in shown
         assert len(shown) < 600
-
-
-def test_labels_that_are_no_text_are_shown_too() -> None:
-    assert "[0]" in read_harmless(votes_table(Votes(((0,), [0]), (2.0, 1.0)))).text.replace("(0,)", "[0]")
-
-
-def test_votes_are_bars_with_their_percentages() -> None:
-    found = read_harmless(votes_table(Votes(tuple("abcdefghij"), (4.0, *[1.0] * 9)), most=2))
-    assert "a 31 %b 8 %" in found.text and found.text.endswith("… 8 more labels")
-    assert ("aria-hidden", "true") in found.attributes
-    assert "width:60px" in bar(50)
 
 
 def test_cells_that_are_numbers_stand_to_the_right() -> None:
