@@ -37,25 +37,20 @@ T = TypeVar("T")
 
 
 class Kept(Generic[T]):
-    """The latest things that together are no larger than a limit."""
+    """The latest things by name, as many as together are no larger than a limit; threads may share it."""
 
     def __init__(self, *, most: int, size: Callable[[T], int]) -> None:
-        """Begin with nothing.
-
-        Args:
-            most: bytes of all together; beyond them the oldest go.
-            size: how many bytes one takes.
-        """
-        self._most = most
-        self._size = size
+        """Begin with nothing; ``most`` is the limit of all sizes together, and one thing alone may be larger."""
+        self._most, self._size = most, size
         self._by_name: OrderedDict[str, T] = OrderedDict()
         self._changing = threading.Lock()
 
-    def put(self, thing: T) -> str:
-        """Keep a thing and return its name."""
-        name = secrets.token_urlsafe(16)
+    def put(self, thing: T, name: str = "") -> str:
+        """Keep a thing under a name, or under one that nobody can guess, and return the name."""
+        name = name or secrets.token_urlsafe(16)
         with self._changing:
             self._by_name[name] = thing
+            self._by_name.move_to_end(name)
             while sum(map(self._size, self._by_name.values())) > self._most and len(self._by_name) > 1:
                 self._by_name.popitem(last=False)
         return name
@@ -82,6 +77,19 @@ class Job:
     result: Any = None
     error: str = ""  # one sentence, where it failed
 
+    def run(self, work: Callable[[], Any]) -> None:
+        """Do it; what goes wrong is kept as a sentence."""
+        try:
+            with watched(self._watch):
+                self.result = work()
+        except VisualMemoryError as error:
+            self.error = str(error)
+        except Exception:
+            _log.exception("Work behind a page failed")
+            self.error = "It failed; the server's terminal says why."
+        self.seconds = time.monotonic() - self.began
+        self.ended = True  # last: who reads it finds the rest in place
+
     def _watch(self, what: str, part: float) -> None:
         self.what, self.part = what, part
 
@@ -105,21 +113,8 @@ class Jobs:
             if job is None or job.error:
                 job = self._jobs[name] = Job(version, time.monotonic())
                 # A daemon: who ends the server does not wait for a projection.
-                threading.Thread(target=_run, args=(job, work), name=name, daemon=True).start()
+                threading.Thread(target=job.run, args=(work,), name=name, daemon=True).start()
             return job
-
-
-def _run(job: Job, work: Callable[[], Any]) -> None:
-    try:
-        with watched(job._watch):
-            job.result = work()
-    except VisualMemoryError as error:
-        job.error = str(error)
-    except Exception:
-        _log.exception("Work behind a page failed")
-        job.error = "It failed; the server's terminal says why."
-    job.seconds = time.monotonic() - job.began
-    job.ended = True  # last: who reads it finds the rest in place
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +146,9 @@ class Edits:
         Raises:
             UnknownItem, InvalidArgument, StorageError: as for `VisualMemory.relabel`.
         """
-        with self._turn:
-            before = self._latest()
-            self._memory.relabel(label, ids=[item_id])
-            return self._note(f"{item_id} relabelled {full_name(label)}", before)
+        return self._edit(
+            f"{item_id} relabelled {full_name(label)}", lambda: self._memory.relabel(label, ids=[item_id])
+        )
 
     def forget(self, item_id: str) -> Edit:
         """Take an item out of every decision.
@@ -162,10 +156,7 @@ class Edits:
         Raises:
             UnknownItem, StorageError: as for `VisualMemory.forget`.
         """
-        with self._turn:
-            before = self._latest()
-            self._memory.forget(ids=[item_id])
-            return self._note(f"{item_id} forgotten", before)
+        return self._edit(f"{item_id} forgotten", lambda: self._memory.forget(ids=[item_id]))
 
     def undo(self) -> Edit:
         """Go back to before the last edit, by its version, and return that edit.
@@ -179,7 +170,8 @@ class Edits:
                 raise StorageError(
                     "nothing was edited here that could be undone: `vmem memory checkout` goes back further"
                 )
-            if self._latest() != self._left_at:
+            self._memory.refresh()
+            if self._memory.version != self._left_at:
                 raise StorageError(
                     f"the memory was edited elsewhere since, which going back would undo too: `vmem memory checkout"
                     f" {self._memory.path} {self._made[-1].before}` does that all the same"
@@ -188,15 +180,14 @@ class Edits:
             self._left_at = self._memory.version
             return self._made.pop()
 
-    def _latest(self) -> int:
-        self._memory.refresh()
-        return self._memory.version
-
-    def _note(self, words: str, before: int) -> Edit:
-        self._left_at = self._memory.version
-        edit = Edit(words, before, datetime.now().astimezone())
-        self._made.append(edit)
-        return edit
+    def _edit(self, words: str, do: Callable[[], object]) -> Edit:
+        with self._turn:
+            self._memory.refresh()
+            edit = Edit(words, self._memory.version, datetime.now().astimezone())
+            do()
+            self._left_at = self._memory.version
+            self._made.append(edit)
+            return edit
 
 
 MAX_UPLOAD_BYTES: Final = 32 * 2**20  # photographs of 100 megapixels stay below
@@ -211,8 +202,7 @@ class Thumbnails:
 
     def __init__(self, memory: VisualMemory) -> None:
         self._memory = memory
-        self._known: OrderedDict[str, Snapshot] = OrderedDict()
-        self._changing = threading.Lock()
+        self._versions: Kept[Snapshot] = Kept(most=_VERSIONS, size=lambda snapshot: 1)
 
     def urls(self, ids: Sequence[str]) -> list[str | None]:
         """Return the addresses of some items' thumbnails; None for ids that are not there."""
@@ -228,18 +218,11 @@ class Thumbnails:
 
     def _stamp(self, snapshot: Snapshot) -> str:
         """Keep a version for its thumbnails to be asked for, and return its name in their addresses."""
-        stamp = hashlib.sha256(snapshot.version.encode()).hexdigest()[:_STAMP]
-        with self._changing:
-            self._known[stamp] = snapshot
-            self._known.move_to_end(stamp)
-            while len(self._known) > _VERSIONS:
-                self._known.popitem(last=False)
-        return stamp
+        return self._versions.put(snapshot, hashlib.sha256(snapshot.version.encode()).hexdigest()[:_STAMP])
 
     def read(self, stamp: str, row: int) -> bytes | None:
         """Return the JPEG behind an address; None where there is none, or none any more."""
-        with self._changing:
-            snapshot = self._known.get(stamp)
+        snapshot = self._versions.get(stamp)
         if snapshot is None or not 0 <= row < len(snapshot.rows):
             return None
         return snapshot.pictures(np.array([row], np.int64))[1][0]
@@ -270,10 +253,6 @@ class ServeContext:
     def name(self) -> str:
         """What the memory is called: its folder."""
         return self.memory.path.resolve().name or str(self.memory.path)
-
-    def thumbnail_url(self, item_id: str) -> str | None:
-        """Return the address of one item's thumbnail at the present version; None where the item is not there."""
-        return self.thumbnails.urls([item_id])[0]
 
     def embed(self, image: ImageLike) -> Float[np.ndarray, "1 dimension"]:
         """Return a picture's vector; one thread at a time.

@@ -102,20 +102,16 @@ def picture_response(jpeg: bytes | None, *, kept_seconds: int) -> Response:
     return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": f"private, max-age={kept_seconds}"})
 
 
-def choice(
-    label: str, options: Mapping[str, str] | Sequence[str], value: str, on_change: Callable[[str], Any]
-) -> Element:
-    """Return a list to choose from, under a label; ``on_change`` is told the value."""
-    named = options if isinstance(options, Mapping) else {option: option for option in options}
+def choice(label: str, options: Mapping[str, str], value: str, on_change: Callable[[str], Any]) -> None:
+    """Draw a list to choose from, under a label; ``on_change`` is told the value."""
     with tag("label", "field"):
         words("span", label)
-        with tag("select").on("change", lambda event: on_change(event.args), js_handler=_VALUE) as select:
-            for option, name in named.items():
+        with tag("select").on("change", lambda event: on_change(event.args), js_handler=_VALUE):
+            for option, name in options.items():
                 entry = words("option", name)
                 entry.props["value"] = option
                 if option == value:
                     entry.props["selected"] = True
-    return select
 
 
 async def told(work: Callable[[], T]) -> T | None:

@@ -52,7 +52,7 @@ async def _ask(context: ServeContext, item: ShownItem) -> tuple[str, str] | None
     )
     with _dialog(full_name(item.label)) as dialog, tag("div", "dialog"):
         with tag("div", "row top"):
-            picture(context.thumbnail_url(item.id), "")
+            picture(context.thumbnails.urls([item.id])[0], "")
             with tag("div"):
                 words("h2", full_name(item.label))
                 words("p", item.note, "soft")

@@ -9,7 +9,6 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 from nicegui import events, ui
-from nicegui.element import Element
 
 from agent.card import label_text
 from eval.app.context import Jobs, ServeContext
@@ -220,7 +219,7 @@ class _Map:
         chart.on("chart:click", self._point, ["seriesIndex", "dataIndex"])
         chart.on("keydown", self._step, js_handler=_KEYS)
         self._chart = chart
-        self._beside: Element = tag("div", "pointed", role="status")
+        self._beside = tag("div", "pointed", role="status")
         with self._beside:
             words("p", "Point at an item, or go to the map and use the arrow keys.", "soft")
 
@@ -237,22 +236,16 @@ class _Map:
     def _show(self, place: int) -> None:
         if place == self._at:
             return
-        self._mark(place)
         self._at = place
+        series = next(number for number, places in enumerate(self._order) if place in places)
+        at = {"seriesIndex": series, "dataIndex": self._order[series].index(place)}
+        self._chart.run_chart_method("dispatchAction", {"type": "downplay"})
+        self._chart.run_chart_method("dispatchAction", {"type": "highlight"} | at)
         self._beside.clear()
         label = self._drawn.labels[place]
         with self._beside:
             shown = item_tiles(self._context, [(self._drawn.ids[place], label, (label_text(label),))])
             draw_with_items(self._context, "tiles", shown=shown)
-
-    def _mark(self, place: int) -> None:
-        """Have the chart show which item is meant."""
-        series = next(number for number, places in enumerate(self._order) if place in places)
-        self._chart.run_chart_method("dispatchAction", {"type": "downplay"})
-        self._chart.run_chart_method(
-            "dispatchAction",
-            {"type": "highlight", "seriesIndex": series, "dataIndex": self._order[series].index(place)},
-        )
 
 
 def next_item(places: np.ndarray, at: int, direction: tuple[int, int]) -> int:

@@ -139,28 +139,23 @@ def _draw_class(context: ServeContext, label: str, asked: Mapping[str, str]) -> 
 
 def _draw_versions(context: ServeContext) -> None:
     rows = [
-        [
+        (
             str(version.number),
             f"{version.when:%Y-%m-%d %H:%M:%S}",
             version.deed,
             f"{version.items:,}",
             "" if version.change is None else f"{version.change:+,}",
             ", ".join(version.tags),
-        ]
+        )
         for version in context.memory.commands(limit=_VERSIONS)
     ]
     draw("memory", "versions", rows=rows)
 
 
-def choose_twins(found: Duplicates, labels: str) -> list[Twin]:
-    """Return the pairs whose labels ``differ`` or are the ``same``; all of them for anything else."""
-    if labels not in ("differ", "same"):
-        return found.twins
-    return [twin for twin in found.twins if twin.same_label == (labels == "same")]
-
-
 def _draw_twins(context: ServeContext, found: Duplicates, asked: Mapping[str, str]) -> None:
-    chosen = choose_twins(found, asked.get("labels", ""))
+    labels = asked.get("labels", "")
+    wanted = {"differ": (False,), "same": (True,)}.get(labels, (False, True))
+    chosen = [twin for twin in found.twins if twin.same_label in wanted]
     differing = sum(not twin.same_label for twin in found.twins)
     paging = Paging.of(asked, size=_PAIRS, total=len(chosen))
     shown = chosen[paging.shown]
@@ -172,14 +167,13 @@ def _draw_twins(context: ServeContext, found: Duplicates, asked: Mapping[str, st
         "twins",
         said=f"{len(chosen):,} of {counted(len(found.twins), 'pair')}, {differing:,} under different labels, among"
         f" {counted(found.items, 'picture')}; {found.surplus:,} could go with one of each group left",
-        labels=asked.get("labels", ""),
-        shown=list(zip(map(describe, shown), (t.same_label for t in shown), pairs, strict=True)),
+        labels=labels,
+        shown=list(zip(map(_describe, shown), (t.same_label for t in shown), pairs, strict=True)),
         paging=paging,
     )
 
 
-def describe(twin: Twin) -> str:
-    """Return in words how two pictures are alike."""
+def _describe(twin: Twin) -> str:
     said = "the same content" if twin.exact else f"distance {twin.distance:.4f}"
     return said + ("" if twin.same_label else ", different labels")
 
@@ -187,11 +181,15 @@ def describe(twin: Twin) -> str:
 def _draw_worst(context: ServeContext, found: Pruning) -> None:
     worst = found.worst(_WORST)
     hurting = int((found.ledger.hurt > 0).sum())
-    lines = [
+    items = [
         (
-            label_text(one.label),
-            f"hurts {one.hurt:,}, helps {one.helped:,}",
-            f"soft pruning: counts {one.reliability:.2f}",
+            one.id,
+            one.label,
+            (
+                label_text(one.label),
+                f"hurts {one.hurt:,}, helps {one.helped:,}",
+                f"soft pruning: counts {one.reliability:.2f}",
+            ),
         )
         for one in worst
     ]
@@ -201,5 +199,5 @@ def _draw_worst(context: ServeContext, found: Pruning) -> None:
         said=f"{hurting:,} of {counted(len(found.ids), 'item')} hurt others at least once, among {found.neighbors}"
         f" neighbours each; the {len(worst)} that do most often",
         pruning=f"Soft pruning: {found.in_words}; it would touch {counted(found.touched, 'item')}.",
-        shown=item_tiles(context, [(one.id, one.label, told) for one, told in zip(worst, lines, strict=True)]),
+        shown=item_tiles(context, items),
     )

@@ -100,17 +100,13 @@ class DecisionPanel:
 
     def __init__(self) -> None:
         """Draw the panel, with nothing decided yet."""
-        self.label: Label | None = None
+        self.label: Label | None = None  # of the last decision about the same picture
         with tag("section", "panel", aria_label="Decision"):
             words("h2", "Decision")
             with tag("div", role="status", aria_live="polite"):
                 self._verdict = words("p", "Nothing asked yet.", "verdict")
                 self._change = words("p", "", "change")
             self._bars = tag("div")
-
-    def forget(self) -> None:
-        """Begin anew with another picture, whose decision is no change of the last one's."""
-        self.label = None
 
     def show(self, votes: Votes, voters: int, method: str) -> None:
         """Tell a decision."""
@@ -134,6 +130,11 @@ class Asked:
     view: MemoryView
     k: int
     voting: str
+
+    def question(self, stages: Stages) -> Question:
+        """Return it as the second look takes it."""
+        (question,) = stages.questions([self.picture], self.vector)
+        return question
 
 
 class PromptPanel:
@@ -161,9 +162,8 @@ class PromptPanel:
             self._parts = tag("div", "prompt", role="region", aria_label="The prompt", tabindex="0")
 
     def _draw_controls(self) -> None:
-        names = dict.fromkeys([self._template, *template_names()])
         with tag("div", "row end"):
-            choice("Prompt", list(names), self._template, self._choose)
+            choice("Prompt", {name: name for name in (self._template, *template_names())}, self._template, self._choose)
             button("Show the prompt", self._show)
             if self._context.model is not None:
                 self._ask_button = button(f"Ask {self._context.model.name}", self._ask, "main")
@@ -201,7 +201,7 @@ class PromptPanel:
     def _prompt(self, asked: Asked) -> Prompt:
         settings = Settings(prompt=self._template, k=asked.k, voting=asked.voting)
         stages = Stages(asked.view, settings, load_template(self._template))
-        return _question(stages, asked).prompt(stages.template, asked.view)[0]
+        return asked.question(stages).prompt(stages.template, asked.view)[0]
 
     def _estimate(self, prompt: Prompt) -> str:
         said = self._context.second.said
@@ -232,13 +232,10 @@ class PromptPanel:
         return None
 
     async def _decide(self, asked: Asked) -> Prediction:
-        stages = self._stages(asked)
-        question = await asyncio.to_thread(lambda: _question(stages, asked))
-        return await asyncio.wrap_future(background.submit(stages.decide(question, raising=())))
-
-    def _stages(self, asked: Asked) -> Stages:
         second = self._context.second.but(prompt=self._template)
-        return second.stages(asked.view, self._context.model, k=asked.k, voting=asked.voting)
+        stages = second.stages(asked.view, self._context.model, k=asked.k, voting=asked.voting)
+        question = await asyncio.to_thread(lambda: asked.question(stages))
+        return await asyncio.wrap_future(background.submit(stages.decide(question, raising=())))
 
     def _draw_answer(self, prediction: Prediction) -> None:
         lines = [self._spent(prediction)]
@@ -258,11 +255,6 @@ class PromptPanel:
         tokens = f"{prediction.spent.prompt_tokens or 0:,} tokens in, {prediction.spent.paid_as_reply:,} out"
         price = "at an unknown price" if dollars is None else f"${dollars:.5f}"
         return "A kept reply: nothing was paid." if kept else f"Paid: {tokens}, {price}"
-
-
-def _question(stages: Stages, asked: Asked) -> Question:
-    (question,) = stages.questions([asked.picture], asked.vector)
-    return question
 
 
 _SLIDE_SECONDS: Final = 0.05  # between two counts while the slider moves
@@ -368,7 +360,7 @@ class QueryPage:
             if vector is not None:
                 self._picture, self._vector, self._own = encoded, vector, own
                 self._left_out.clear()
-                self._decision.forget()
+                self._decision.label = None
                 await self._search()
         self._waiting.set_text("")
 

@@ -1,12 +1,12 @@
 """The queries of a run, or of two runs side by side, as columns that are filtered at once, however many there are."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Int
 
 from eval.comparing import answer_all, pair_queries
 from eval.metrics.votes import final_labels
@@ -36,7 +36,7 @@ class Filters:
     @property
     def parameters(self) -> dict[str, object]:
         """The filters as parameters of an address."""
-        return {one.name: getattr(self, one.name) for one in fields(self)}
+        return asdict(self)
 
 
 @dataclass(eq=False)
@@ -59,7 +59,8 @@ class QueryTable:
         self.answers = [
             [label for part in self.parts for label in part.answers[side]] for side in range(len(self.heads))
         ]
-        self.reasons = [reason.partition(":")[0] for part in self.parts for reason in part.reasons]  # their codes
+        # Their codes.
+        self.reasons = np.array([said.partition(":")[0] for part in self.parts for said in part.reasons], dtype=str)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -72,17 +73,13 @@ class QueryTable:
     @cached_property
     def reason_codes(self) -> list[str]:
         """The different codes, the most frequent first."""
-        codes, counts = np.unique(self._reasons, return_counts=True)
+        codes, counts = np.unique(self.reasons, return_counts=True)
         return [code for code in codes[np.argsort(-counts, kind="stable")].tolist() if code]
 
     @cached_property
     def labels(self) -> list[str]:
         """Every label that is right for a query."""
         return sorted(set().union(*set(self.truths)))
-
-    @cached_property
-    def _reasons(self) -> Shaped[np.ndarray, " queries"]:
-        return np.array(self.reasons, dtype=str)
 
     @cached_property
     def _other_answer(self) -> Bool[np.ndarray, " queries"]:
@@ -109,22 +106,16 @@ class QueryTable:
             yield self.dataset == place
         if filters.label:
             yield np.fromiter((filters.label in truth for truth in self.truths), bool, len(self))
-        if filters.outcome:
-            yield self._with_outcome(filters.outcome)
+        if filters.outcome == OTHER_ANSWER:
+            yield self._other_answer
+        elif filters.outcome:
+            known = {one.name: (self.flags & one.mask) == one.value for one in self.outcomes}
+            yield known.get(filters.outcome, np.zeros(len(self), bool))
         if filters.reason:
-            yield self._reasons == filters.reason
+            yield self.reasons == filters.reason
         if filters.text:
             wanted = filters.text.casefold()
             yield np.fromiter((wanted in text for text in self._texts), bool, len(self))
-
-    def _with_outcome(self, name: str) -> Bool[np.ndarray, " queries"]:
-        if name == OTHER_ANSWER:
-            return self._other_answer
-        choice = next((one for one in self.outcomes if one.name == name), None)
-        if choice is None:
-            return np.zeros(len(self), bool)
-        mask: Bool[np.ndarray, " queries"] = (self.flags & choice.mask) == choice.value
-        return mask
 
     @property
     def outcome_names(self) -> list[str]:

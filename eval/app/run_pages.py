@@ -171,7 +171,10 @@ def _draw_runs(shelf: Shelf, choice: Choice, asked: dict[str, str], looked: Look
     fields = _fields(shelf, choice, filters, queries)
     draw("runs", "filters", fields=fields, queries=queries, chosen=filters, clear=address("/runs", choice.parameters))
     if looked.comparison:
-        draw("runs", "figures", **_figures(looked.comparison))
+        before, other = looked.comparison.before, looked.comparison.others[0]
+        columns, rows = figure_rows(before, other)
+        gaps = [*before.unfinished, *other.after.unfinished]
+        draw("runs", "figures", conclusion=conclude(before, other), gaps=gaps, heads=columns, rows=rows)
     found = queries.select(filters)
     paging = Paging.of(asked, size=_ROWS, total=len(found))
     parameters = choice.parameters | filters.parameters
@@ -213,25 +216,13 @@ def _row(queries: QueryTable, place: int, parameters: Mapping[str, object]) -> d
         "address": _query_address(queries, place, parameters),
         "before": [*[dataset] * (len(queries.names) > 1), ", ".join(map(label_text, sorted(queries.truths[place])))],
         "answers": list(zip(marks, (answer[place] for answer in queries.answers), strict=True)),
-        "after": [queries.reasons[place].replace("_", " ")] if queries.reason_codes else [],
+        "after": [str(queries.reasons[place]).replace("_", " ")] if queries.reason_codes else [],
     }
 
 
 def _query_address(queries: QueryTable, place: int, parameters: Mapping[str, object]) -> str:
     named = {"in": queries.names[queries.dataset[place]], "id": queries.ids[place]}
     return address("/runs/query", {**parameters, **named})
-
-
-def _figures(comparison: Comparison) -> dict[str, Any]:
-    """Return how the second side does against the first, as the page tells it."""
-    other = comparison.others[0]
-    columns, rows = figure_rows(comparison.before, other)
-    return {
-        "conclusion": conclude(comparison.before, other),
-        "gaps": [*comparison.before.unfinished, *other.after.unfinished],
-        "heads": columns,
-        "rows": rows,
-    }
 
 
 def _draw_query(context: ServeContext, choice: Choice, asked: Mapping[str, str], looked: Looked) -> None:

@@ -162,9 +162,8 @@ def write_plots(folder: Path, metrics: Mapping[str, Metrics], spending: Mapping[
         folder.mkdir(parents=True, exist_ok=True)
     written = []
     for plot in draw_plots(metrics, spending):
-        for ending, encode in (("png", as_png), ("svg", lambda figure: as_svg(figure).encode())):
+        for ending, encoded in (("png", as_png(plot.figure)), ("svg", as_svg(plot.figure).encode())):
             path = folder / f"{plot.name}.{ending}"
-            encoded = encode(plot.figure)
             with writing(path):
                 path.write_bytes(encoded)
             written.append(path)
@@ -322,12 +321,6 @@ def _annotate_thresholds(axes: "Axes", spent: list[Any], gate: GateCurve) -> Non
     for point in sorted({points // 4, points // 2, 3 * points // 4} - {0, points - 1}):
         place = (spent[point], gate.top1[point])
         axes.plot(*place, "s", color=ORANGE, markersize=4)
-        axes.annotate(
-            f"margin<{gate.margin[point]:.2f}",
-            place,
-            xytext=(0, -14),
-            textcoords="offset points",
-            fontsize=7,
-            ha="center",
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
-        )
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        axes.annotate(f"margin<{gate.margin[point]:.2f}", place, xytext=(0, -14), textcoords="offset points",
+                      fontsize=7, ha="center", bbox=box)  # fmt: skip
