@@ -163,14 +163,8 @@ def prediction_html(prediction: Prediction) -> str:
 
 def _view(prediction: Prediction, pictures: Callable[[list[Neighbor]], Sequence[Address]] | None, most: int) -> View:
     evidence = {neighbor.id: EVIDENCE for neighbor in prediction.evidence}
-    return make_view(
-        prediction.neighbors,
-        prediction.votes,
-        evidence=evidence,
-        beyond=prediction.evidence,
-        pictures=pictures,
-        most=most,
-    )
+    near, beyond = prediction.neighbors, prediction.evidence
+    return make_view(near, prediction.votes, evidence=evidence, beyond=beyond, pictures=pictures, most=most)
 
 
 def prediction_lines(prediction: Prediction) -> list[str]:
@@ -235,18 +229,12 @@ def templates(*folders: Path) -> "jinja2.Environment":
         extensions=["jinja2.ext.do"],
         autoescape=True,
         undefined=jinja2.StrictUndefined,
-        finalize=_plain,
+        finalize=lambda value: _line(value, _LONGEST) if isinstance(value, str) else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {"line": _line, "lines": some_lines, "label": label_text, "name": display_name}
     return environment
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, str) and not isinstance(value, Markup):
-        return printable(value, longest=_LONGEST)
-    return value
 
 
 def _line(text: object, longest: int = 200) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from markupsafe import Markup
 
@@ -132,19 +132,13 @@ def try_prompts(
     runs = []
     for prompt, name in zip(prompts, names, strict=True):
         stages = prepare(memory, model=model, k=neighbors, prompt=prompt, generation=generation)
-        folder = (
-            Path(out)
-            / f"{name}-{_digest(describe_settings(memory, datasets, k=neighbors, stages=stages, centre=None))}"
-        )
+        told = json.dumps(describe_settings(memory, datasets, k=neighbors, stages=stages, centre=None), sort_keys=True)
+        folder = Path(out) / f"{name}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
         price = model.meter.price
         run = run_evaluation(memory, datasets, folder, k=neighbors, stages=stages, price=price, progress=progress)
         runs.append((folder, run))
     comparison = compare_runs([(name, run) for name, (_, run) in zip(names, runs, strict=True)])
     return Trial(tuple(prompts), tuple(runs), comparison, memory, datasets[QUERIES], settings)
-
-
-def _digest(settings: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _spending_table(spending: Mapping[str, Spending], queries: int) -> Markup:
@@ -335,16 +329,11 @@ def _flip_card(trial: Trial, flip: Flip, sides: Sequence[Side], picture: ImageLi
 def _evidence(trial: Trial, side: Side, row: int) -> Sequence[str]:
     folder, run = trial.runs[side.run]
     (record,) = lines_at(folder, [run.results[QUERIES].places[row]])
-    evidence: Sequence[str] = record.get("rerank", {}).get("evidence", ())
-    return evidence
+    return list(record.get("rerank", {}).get("evidence", ()))
 
 
 def show_prompts(
-    memory: MemoryView,
-    image: ImageLike,
-    prompts: Sequence[str],
-    *,
-    neighbors: int = DEFAULT_NEIGHBORS,
+    memory: MemoryView, image: ImageLike, prompts: Sequence[str], *, neighbors: int = DEFAULT_NEIGHBORS
 ) -> Shown:
     """Return what each prompt would send, with about what one call would take, to be looked at in a notebook.
 

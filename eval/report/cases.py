@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Int
@@ -40,8 +40,7 @@ NO_ANSWER: Final = -1
 NO_ROW: Final = -1  # of a query whose picture could not be read
 
 
-@dataclass(frozen=True, slots=True)
-class Outcomes:
+class Outcomes(NamedTuple):
     """A choice of the filter: queries with ``flags & mask == value``."""
 
     name: str
@@ -63,8 +62,12 @@ BY_SECOND_LOOK: Final = (
     Outcomes("asked, but the vote decided", FELL_BACK, FELL_BACK),
     Outcomes("unreadable pictures", UNREADABLE, UNREADABLE),
 )
-FLAGS_OF_KIND: Final = {"fixed": SECOND_RIGHT, "broken": FIRST_RIGHT, "wrong either way": 0, "right either way": _BOTH}
-BETWEEN_RUNS: Final = tuple(Outcomes(kind, _BOTH, flags) for kind, flags in FLAGS_OF_KIND.items())
+BETWEEN_RUNS: Final = (
+    Outcomes("fixed", _BOTH, SECOND_RIGHT),
+    Outcomes("broken", _BOTH, FIRST_RIGHT),
+    Outcomes("wrong either way", _BOTH, 0),
+    Outcomes("right either way", _BOTH, _BOTH),
+)
 
 
 @dataclass(slots=True)

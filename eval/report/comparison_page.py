@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +21,6 @@ from eval.comparing import (
 from eval.report import PICTURED
 from eval.report.cases import (
     BETWEEN_RUNS,
-    FLAGS_OF_KIND,
     Pictures,
     Queries,
     Words,
@@ -35,8 +34,6 @@ from eval.report.plots import as_svg, differences
 from eval.runs.finished import find_dataset, find_memory, say_damage
 from eval.types import QueryResults, Run
 from retrieval.support.terminal import printable
-
-_TEMPLATE: Final = "comparison.html.jinja"
 
 
 def write_comparison(path: Path, comparison: Comparison, runs: Sequence[tuple[Path, Run]]) -> None:
@@ -75,7 +72,7 @@ def write_comparison(path: Path, comparison: Comparison, runs: Sequence[tuple[Pa
         gallery.append((listed, cards))
     write_page(
         path,
-        _TEMPLATE,
+        "comparison.html.jinja",
         gallery,
         pictures,
         [_classes(dataset.classes, words) for _, dataset in pairs],
@@ -106,6 +103,7 @@ def _queries(dataset: DatasetComparison, sides: Sequence[Side], after: QueryResu
     """Return the queries that got another answer; ``several``: the name must tell whose answer it is."""
     flips = dataset.flips
     told = None if sides[1].vote else after.outcomes
+    kinds = {one.name: one.value for one in BETWEEN_RUNS}
     outcomes = [told[flip.after_row] if told else None for flip in flips]
     return Queries(
         name=printable(dataset.name) + (f" · {sides[1].name}" if several else ""),
@@ -114,7 +112,7 @@ def _queries(dataset: DatasetComparison, sides: Sequence[Side], after: QueryResu
         ids=[flip.id for flip in flips],
         truths=[flip.truth for flip in flips],
         answers=[[flip.before for flip in flips], [flip.after for flip in flips]],
-        flags=np.array([FLAGS_OF_KIND[flip.kind] for flip in flips], np.int64),
+        flags=np.array([kinds[flip.kind] for flip in flips], np.int64),
         reasons=[outcome.reason if outcome else "" for outcome in outcomes],
         confidences=[outcome.confidence if outcome else None for outcome in outcomes],
     )
@@ -132,13 +130,8 @@ def _told_apart(before: View, after: View) -> list[View]:
 
 def _classes(classes: Sequence[MovedClass], words: Words) -> dict[str, Any]:
     rows = [[words.label(c.label), c.count, c.fixed, c.broken, c.net, round(c.p, 3), round(c.q, 3)] for c in classes]
-    return {
-        "columns": ["queries", "fixed", "broken", "net", "p", "q"],
-        "rows": rows,
-        "by": None,
-        "whole": 4,
-        "decimals": 3,
-    }
+    columns = ["queries", "fixed", "broken", "net", "p", "q"]
+    return {"columns": columns, "rows": rows, "by": None, "whole": 4, "decimals": 3}
 
 
 def _difference_rows(comparison: Comparison) -> Iterator[tuple[str, float, tuple[float, float]]]:

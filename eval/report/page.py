@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 _FOLDER: Final = Path(__file__).parent
 _SCRIPTS: Final = ("gallery.js", "classes.js")  # one after the other
-_MARKUP: Final = {ord(c): f"\\u{ord(c):04x}" for c in "<>&"}  # JSON reads them back as they were
+_MARKUP: Final = str.maketrans({"<": r"\u003c", ">": r"\u003e", "&": r"\u0026"})  # JSON reads them as they were
 Gallery = list[tuple[Queries, dict[int, Card]]]  # data sets, each with the cards of its pictured queries by place
 
 
@@ -82,22 +82,17 @@ def write_page(
     script = "".join((_FOLDER / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     style = palette() + (_FOLDER / "page.css").read_text(encoding="utf-8")
     groups = [queries.columns(words) for queries, _ in gallery]
-    page = (
-        _environment()
-        .get_template(template)
-        .render(
-            script=Markup(script),
-            style=Markup(style),
-            policy=f"default-src 'none'; img-src data:; script-src '{_digest(script)}'; style-src '{_digest(style)}';"
-            " base-uri 'none'; form-action 'none'",
-            gallery=words.tables() | {"groups": groups, "outcomes": [(o.name, o.mask, o.value) for o in outcomes]},
-            cards=[cards for _, cards in gallery],
-            pictures=pictures.addresses,
-            classes=classes,
-            **values,
-        )
-    )
-    write_text(path, page)
+    values |= {
+        "script": Markup(script),
+        "style": Markup(style),
+        "policy": f"default-src 'none'; img-src data:; script-src '{_digest(script)}'; style-src '{_digest(style)}';"
+        " base-uri 'none'; form-action 'none'",
+        "gallery": words.tables() | {"groups": groups, "outcomes": outcomes},
+        "cards": [cards for _, cards in gallery],
+        "pictures": pictures.addresses,
+        "classes": classes,
+    }
+    write_text(path, _environment().get_template(template).render(values))
 
 
 @lru_cache(maxsize=1)
@@ -148,24 +143,22 @@ def describe_run(run: Run, memory: VisualMemory | None) -> list[tuple[str, str]]
     """
     settings = run.info.settings
     rerank = settings.get("rerank") or {}
-    described = [
-        ("Memory", _memory(settings["memory"], run.info.about["classes"], memory)),
-        ("Embedder", run.info.about.get("embedder") or str(settings.get("embedder", ""))[:16]),
-        ("Precision", settings.get("precision")),
-        ("Search", settings.get("index")),
-        ("Neighbours", settings.get("k")),
-        (
-            "Centring",
-            f"{run.info.centred}: transductive, queries help to decide each other" if run.info.centred else "",
-        ),
-        ("Model", rerank.get("model")),
-        ("Prompt", rerank.get("prompt")),
-        ("Asked", rerank.get("when")),
-        ("Fusion weight", rerank.get("fusion weight")),
-        ("Queries", _queries(run)),
-        ("Program", run.info.about.get("version")),
-    ]
-    return [(term, printable(told)) for term, told in described if told not in (None, "")]
+    centring = f"{run.info.centred}: transductive, queries help to decide each other" if run.info.centred else ""
+    described = {
+        "Memory": _memory(settings["memory"], run.info.about["classes"], memory),
+        "Embedder": run.info.about.get("embedder") or str(settings.get("embedder", ""))[:16],
+        "Precision": settings.get("precision"),
+        "Search": settings.get("index"),
+        "Neighbours": settings.get("k"),
+        "Centring": centring,
+        "Model": rerank.get("model"),
+        "Prompt": rerank.get("prompt"),
+        "Asked": rerank.get("when"),
+        "Fusion weight": rerank.get("fusion weight"),
+        "Queries": _queries(run),
+        "Program": run.info.about.get("version"),
+    }
+    return [(term, printable(told)) for term, told in described.items() if told not in (None, "")]
 
 
 def flatten(settings: Mapping[str, Any], *, under: str = "") -> list[tuple[str, str]]:
@@ -187,29 +180,24 @@ def _memory(settings: Mapping[str, Any], classes: int, memory: VisualMemory | No
 
 
 def _queries(run: Run) -> str:
-    answered = sum(map(len, run.results.values()))
     unreadable = sum(len(results.unreadable) for results in run.results.values())
     left_out = f", {unreadable:,} unreadable" if unreadable else ""
-    return f"{answered:,}{left_out}, in {counted(len(run.results), 'data set')}"
+    return f"{sum(map(len, run.results.values())):,}{left_out}, in {counted(len(run.results), 'data set')}"
 
 
 def say_gaps(run: Run, metrics: Mapping[str, Metrics]) -> list[str]:
     """Return sentences on what a run lacks: queries, usable pictures, parts of published data sets."""
-    partial = [(name, lacks_pictures(name, figures.queries)) for name, figures in metrics.items()]
     sentences = [
         *(f"{dataset}{_FIRST if dataset.name in metrics else ''}" for dataset in find_unfinished(run)),
         *say_unusable(run),
         *say_damage(run),
         *(
             f"{name}: {lacking}, so that figures do not compare with published ones"
-            for name, lacking in partial
-            if lacking
+            for name, figures in metrics.items()
+            if (lacking := lacks_pictures(name, figures.queries))
         ),
     ]
     return [printable(sentence, longest=500) for sentence in sentences]
-
-
-_TEMPLATE: Final = "report.html.jinja"
 
 
 def write_report(
@@ -245,7 +233,7 @@ def write_report(
     second_look = any(figures.rerank for figures in metrics.values())
     write_page(
         path,
-        _TEMPLATE,
+        "report.html.jinja",
         [
             _listed(source, pictures, name, run.results[name], datasets.get(name), count)
             for name, count in zip(metrics, share_out(pictured, len(metrics)), strict=True)
