@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, Self
 
 import numpy as np
@@ -156,19 +157,19 @@ class PromptPanel:
         self._template = context.second.stages(context.memory, None, k=None).settings.prompt
         with tag("section", "panel", aria_label="Second opinion"):
             words("h2", "Second opinion")
-            self._draw_controls()
+            with tag("div", "row end"):
+                names = {name: name for name in (self._template, *template_names())}
+                choice("Prompt", names, self._template, self._choose)
+                button("Show the prompt", self._show)
+                if context.model is not None:
+                    self._ask_button = button(f"Ask {context.model.name}", self._ask, "main")
+            if context.model is None:
+                words(
+                    "p", "No model can be asked: start vmem serve with --model, such as --model scripted.", "soft small"
+                )
             self._cost = words("p", "", "soft", role="status")
             self._answer = tag("div")
             self._parts = tag("div", "prompt", role="region", aria_label="The prompt", tabindex="0")
-
-    def _draw_controls(self) -> None:
-        with tag("div", "row end"):
-            choice("Prompt", {name: name for name in (self._template, *template_names())}, self._template, self._choose)
-            button("Show the prompt", self._show)
-            if self._context.model is not None:
-                self._ask_button = button(f"Ask {self._context.model.name}", self._ask, "main")
-        if self._context.model is None:
-            words("p", "No model can be asked: start vmem serve with --model, such as --model scripted.", "soft small")
 
     def forget_answer(self) -> None:
         """Take away prompt and reply, which are no longer those of the query."""
@@ -189,7 +190,10 @@ class PromptPanel:
         if prompt is None:
             return
         name = self._context.prompts.put(prompt)
-        self._cost.set_text(await asyncio.to_thread(lambda: self._estimate(prompt)))
+        said, model = self._context.second.said, self._context.model.name if self._context.model else MODEL
+        estimate = partial(estimate_prompt, prompt, model=model)
+        resolution, prices = said["media_resolution"], said["prices"]
+        self._cost.set_text(str(await asyncio.to_thread(estimate, media_resolution=resolution, prices=prices)))
         self._parts.clear()
         parts = [
             part.text if isinstance(part, TextPart) else Markup(f"/prompt/{name}/{number}")
@@ -202,12 +206,6 @@ class PromptPanel:
         settings = Settings(prompt=self._template, k=asked.k, voting=asked.voting)
         stages = Stages(asked.view, settings, load_template(self._template))
         return asked.question(stages).prompt(stages.template, asked.view)[0]
-
-    def _estimate(self, prompt: Prompt) -> str:
-        said = self._context.second.said
-        model = self._context.model.name if self._context.model else MODEL
-        resolution = said["media_resolution"]
-        return str(estimate_prompt(prompt, model=model, media_resolution=resolution, prices=said["prices"]))
 
     async def _ask(self) -> None:
         asked = self._asked()
@@ -238,23 +236,19 @@ class PromptPanel:
         return await asyncio.wrap_future(background.submit(stages.decide(question, raising=())))
 
     def _draw_answer(self, prediction: Prediction) -> None:
-        lines = [self._spent(prediction)]
-        if prediction.evidence:
-            ids = ", ".join(neighbor.id for neighbor in prediction.evidence)
-            lines.insert(0, f"Evidence, outlined among the neighbours: {ids}")
+        spent, model = prediction.spent, self._context.model
+        dollars = cost_of(spent, model.meter.price if model else None)
+        price = "at an unknown price" if dollars is None else f"${dollars:.5f}"
+        paid = f"Paid: {spent.prompt_tokens or 0:,} tokens in, {spent.paid_as_reply:,} out, {price}"
+        kept = any(reply.from_cache for reply in prediction.replies)
+        ids = ", ".join(neighbor.id for neighbor in prediction.evidence)
+        named = [f"Evidence, outlined among the neighbours: {ids}"] if ids else []
         replies = tuple((reply.text, reply.served_by or reply.model) for reply in prediction.replies)
         card = prediction_card(prediction, View(replies=replies, unfolded=True))
+        lines = (*card.lines, *named, "A kept reply: nothing was paid." if kept else paid)
         self._answer.clear()
         with self._answer, tag("div", role="status"):
-            draw("card", "card", shown=replace(card, lines=(*card.lines, *lines)))
-
-    def _spent(self, prediction: Prediction) -> str:
-        model = self._context.model
-        dollars = cost_of(prediction.spent, model.meter.price if model else None)
-        kept = any(reply.from_cache for reply in prediction.replies)
-        tokens = f"{prediction.spent.prompt_tokens or 0:,} tokens in, {prediction.spent.paid_as_reply:,} out"
-        price = "at an unknown price" if dollars is None else f"${dollars:.5f}"
-        return "A kept reply: nothing was paid." if kept else f"Paid: {tokens}, {price}"
+            draw("card", "card", shown=replace(card, lines=lines))
 
 
 _SLIDE_SECONDS: Final = 0.05  # between two counts while the slider moves
@@ -289,10 +283,6 @@ class QueryPage:
         self._evidence: frozenset[str] = frozenset()
         self._version = context.memory.version
         self._asking = asyncio.Lock()
-        self._draw()
-        ui.timer(1.0, self._follow)
-
-    def _draw(self) -> None:
         with tag("div", "columns"):
             with tag("div", "side"):
                 with PictureDrop(on_picture=self._take_upload, on_refused=tell):
@@ -302,7 +292,7 @@ class QueryPage:
                     self._waiting = words("p", "", "waiting soft small", role="status")
                 button("Example from the memory", self._take_example)
                 self._draw_controls()
-                self._history = EditHistory(self._context, self._edited)
+                self._history = EditHistory(context, self._edited)
             with tag("div", "wide"):
                 self._decision = DecisionPanel()
                 with tag("section", "panel", aria_label="Neighbours"):
@@ -312,7 +302,8 @@ class QueryPage:
                     self._out_title = words("h3", "Left out of this question")
                     self._out = PictureList(on_choose=self._open)
                     self._out_title.visible = False
-                self._panel = PromptPanel(self._context, lambda: self._asked, self._answered)
+                self._panel = PromptPanel(context, lambda: self._asked, self._answered)
+        ui.timer(1.0, self._follow)
 
     def _draw_controls(self) -> None:
         most = max(1, min(MOST_NEIGHBORS, len(self._context.memory)))
@@ -366,8 +357,7 @@ class QueryPage:
 
     async def _search(self) -> None:
         """Search for what is asked, and show it; under `_asking`."""
-        vector = self._vector
-        if vector is None:
+        if (vector := self._vector) is None:
             return
         hidden = [*self._left_out, *([self._own] if self._own else [])]
         self._version = self._context.memory.version
@@ -397,30 +387,23 @@ class QueryPage:
         self._hint.set_text(
             "Choose one to leave it out" + ("." if self._context.read_only else ", relabel or forget it.")
         )
-        out = list(self._left_out.values())
-        urls_out = self._context.thumbnails.urls([neighbor.id for neighbor in out])
-        self._out_title.visible = bool(out)
-        self._out.show(
-            [
-                _tile(one, url, f"Left out: {display_name(one.label)}, distance {one.distance:.2f}")
-                for one, url in zip(out, urls_out, strict=True)
-            ]
-        )
+        self._out_title.visible = bool(self._left_out)
+        out = zip(self._left_out.values(), self._context.thumbnails.urls(list(self._left_out)), strict=True)
+        told = "Left out: {}, distance {:.2f}"
+        self._out.show([_tile(one, url, told.format(display_name(one.label), one.distance)) for one, url in out])
 
     async def _open(self, item: str) -> None:
         found = self._inquiry.found[0] if self._inquiry else ()
         neighbor = next((one for one in (*self._left_out.values(), *found) if one.id == item), None)
         if neighbor is None:
             return
-        shown = ShownItem(
-            id=item, label=neighbor.label, note=f"Distance {neighbor.distance:.4f}", left_out=item in self._left_out
-        )
+        note, left_out = f"Distance {neighbor.distance:.4f}", item in self._left_out
+        shown = ShownItem(id=item, label=neighbor.label, note=note, left_out=left_out)
         done = await choose_and_edit(self._context, shown)
-        if done is None:
-            return
         if done is True and self._left_out.pop(item, None) is None:
             self._left_out[item] = neighbor
-        await self._edited()
+        if done is not None:
+            await self._edited()
 
     async def _edited(self) -> None:
         """Ask the same again, of the memory as it is now."""

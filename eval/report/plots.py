@@ -176,10 +176,9 @@ def accuracy_by_dataset(metrics: Mapping[str, Metrics]) -> "Figure":
         places = np.arange(len(metrics))
         votes = [(m.top1[DEFAULT_METHOD], *m.interval[DEFAULT_METHOD]) for m in metrics.values()]
         reranked = [(m.rerank.top1, *m.rerank.interval) if m.rerank else (np.nan,) * 3 for m in metrics.values()]
-        any_reranked = any(m.rerank for m in metrics.values())
-        apart = 0.13 if any_reranked else 0.0
+        apart = 0.13 if any(m.rerank for m in metrics.values()) else 0.0
         _dots(axes, places - apart, votes, color=BLUE, fmt="o", label=f"vote ({DEFAULT_METHOD})")
-        if any_reranked:
+        if apart:
             _dots(axes, places + apart, reranked, color=ORANGE, fmt="s", label="with the model")
         ceiling = [m.hit_rate for m in metrics.values()]
         axes.plot(ceiling, places, "|", color=INK, markersize=16, markeredgewidth=2, label="hit rate (ceiling)")
@@ -201,13 +200,11 @@ def top1_by_k(dataset: str, metrics: Metrics) -> "Figure":
         for method, (colour, stroke) in STROKES.items():
             curve = metrics.top1_by_k[method]
             axes.plot(ks, curve, color=colour, ls=stroke, marker=marker, markersize=3, label=method)
-        if metrics.chosen:
-            chosen = metrics.chosen
+        if chosen := metrics.chosen:
             label = f"chosen k = {chosen.k} (on {readable(chosen.chosen_on)})"
             axes.plot(chosen.k, chosen.top1[DEFAULT_METHOD], "*", color=INK, markersize=12, label=label)
-        axes.set_xlabel("neighbours (k)")
+        axes.set(xlabel="neighbours (k)", ylabel="top-1 accuracy (%)")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set_ylabel("top-1 accuracy (%)")
         _spread(axes, "y")
         figure.legend(fontsize=8, loc="outside lower center", ncols=3)
     return figure
@@ -218,10 +215,9 @@ def reliability(dataset: str, metrics: Metrics) -> "Figure":
 
     That confidence is what the model states, or what became of it together with the vote or further orders.
     """
-    stated = metrics.rerank.calibration if metrics.rerank else None
     kinds = [("vote's share", metrics.calibration, BLUE, "o-", -0.5)]
-    if stated:
-        kinds.append(("confidence of the answer", stated, ORANGE, "s--", 0.5))
+    if metrics.rerank and metrics.rerank.calibration:
+        kinds.append(("confidence of the answer", metrics.rerank.calibration, ORANGE, "s--", 0.5))
     with drawing((5.2, 4.2), rows=(3, 1)) as (figure, (upper, lower)):
         upper.set_title(_title(dataset, metrics))
         upper.plot([0, 100], [0, 100], color=INK, lw=1, ls=":", label="confidence = accuracy")
