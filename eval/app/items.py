@@ -32,24 +32,21 @@ async def choose_and_edit(context: ServeContext, item: ShownItem) -> Edit | bool
         The edit that was made; True where the item is to be left out or put back, which is the caller's to do; None
         where nothing happened.
     """
-    wish = await _ask(context, item)
-    if wish is None:
-        return None
-    do, label = wish
+    do, label = await _ask(context, item) or ("", "")
     if do == "leave out":
         return True
     if do == "forget":
         question = f"Forget {item.id}? It takes no part in any decision from then on."
         return await _edit(question, "Forget", lambda: context.edits.forget(item.id))
-    question = f"Relabel {item.id} from {full_name(item.label)} to {full_name(label)}?"
-    return await _edit(question, "Relabel", lambda: context.edits.relabel(item.id, label))
+    if do == "relabel":
+        question = f"Relabel {item.id} from {full_name(item.label)} to {full_name(label)}?"
+        return await _edit(question, "Relabel", lambda: context.edits.relabel(item.id, label))
+    return None
 
 
 async def _ask(context: ServeContext, item: ShownItem) -> tuple[str, str] | None:
     """Return what is wished, to leave out, relabel or forget, with the new label of a relabelling."""
-    labels = (
-        [] if context.read_only else await asyncio.to_thread(lambda: list(context.memory.snapshot().label_counts()))
-    )
+    counts = {} if context.read_only else await asyncio.to_thread(lambda: context.memory.snapshot().label_counts())
     with _dialog(full_name(item.label)) as dialog, tag("div", "dialog"):
         with tag("div", "row top"):
             picture(context.thumbnails.urls([item.id])[0], "")
@@ -67,7 +64,7 @@ async def _ask(context: ServeContext, item: ShownItem) -> tuple[str, str] | None
                     dialog.submit(("relabel", field.value))
 
             with tag("div", "row end"):
-                field = LabelField("Label", item.label, labels, on_enter=relabel)
+                field = LabelField("Label", item.label, list(counts), on_enter=relabel)
                 button("Relabel…", relabel)
             button("Forget…", lambda: dialog.submit(("forget", "")), "danger")
         button("Close", lambda: dialog.submit(None))

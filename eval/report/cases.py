@@ -84,11 +84,10 @@ class Words:
 
     def tables(self) -> dict[str, Any]:
         """Return the texts by number, for people: call it when every text is in."""
-        truths = [sorted(map(self.label, truth)) for truth in self.truths]
         return {
+            "truths": [sorted(map(self.label, truth)) for truth in self.truths],  # first: it may add labels
             "labels": list(map(printable, self.labels)),
             "names": [printable(display_name(label)) for label in self.labels],
-            "truths": truths,
             "reasons": [printable(reason, longest=500) for reason in self.reasons],
         }
 

@@ -116,13 +116,8 @@ def print_estimate(estimate: Estimate) -> None:
         "them answered in the cache"
     )
     dollars = "unknown: give --prices" if estimate.cost is None else f"${estimate.cost:,.2f}"
-    rows = [
-        ("calls", f"{estimate.calls:,}"),
-        ("tokens in", f"{estimate.prompt_tokens:,}"),
-        ("tokens out", f"{estimate.reply_tokens:,}"),
-        ("cost", dollars),
-    ]
-    print_table(["about", ""], rows)
+    counts = {"calls": estimate.calls, "tokens in": estimate.prompt_tokens, "tokens out": estimate.reply_tokens}
+    print_table(["about", ""], [*((name, f"{count:,}") for name, count in counts.items()), ("cost", dollars)])
     typer.echo(f"{estimate.basis}. Nothing was asked.")
 
 
@@ -217,22 +212,16 @@ def print_power(difference: float, *, discordant: float, power: float, alpha: fl
     Raises:
         InvalidArgument: a value out of range.
     """
-    asked = needed_queries(difference=difference, discordant=discordant, power=power, alpha=alpha)
-    needed = {
-        usual: needed_queries(difference=usual, discordant=discordant, power=power, alpha=alpha)
-        for usual in _USUAL_DIFFERENCES
-        if usual <= discordant
-    } | {difference: asked}
-    exact = {
-        usual: mcnemar_power(queries, difference=usual, discordant=discordant, alpha=alpha)
-        for usual, queries in needed.items()
-    }
+    shown = (difference, *(usual for usual in _USUAL_DIFFERENCES if usual <= discordant))
+    assumed = {"discordant": discordant, "alpha": alpha}
+    needed = {one: needed_queries(difference=one, power=power, **assumed) for one in shown}
+    exact = {one: mcnemar_power(queries, difference=one, **assumed) for one, queries in needed.items()}
     rows = [(f"{usual:g}", f"{queries:,}", f"{exact[usual]:.1f}") for usual, queries in sorted(needed.items())]
     print_table(["difference in points", "queries needed", "power in percent"], rows)
     typer.echo(
-        f"A difference of {points(difference)} takes {counted(asked, 'query')} where the two differ in being right on "
-        f"{discordant:.3g} % of them: then {exact[difference]:.1f} % of tests tell it, where {power:g} % are asked for "
-        f"(exact McNemar test, alpha {alpha:g})."
+        f"A difference of {points(difference)} takes {counted(needed[difference], 'query')} where the two differ in "
+        f"being right on {discordant:.3g} % of them: then {exact[difference]:.1f} % of tests tell it, where {power:g} "
+        f"% are asked for (exact McNemar test, alpha {alpha:g})."
     )
 
 
