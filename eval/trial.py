@@ -144,11 +144,7 @@ def try_prompts(
 def _spending_table(spending: Mapping[str, Spending], queries: int) -> Markup:
     rows = [
         (
-            prompt,
-            spent.calls,
-            spent.calls_saved,
-            spent.prompt_tokens // queries,
-            spent.reply_tokens // queries,
+            *(prompt, spent.calls, spent.calls_saved, spent.prompt_tokens // queries, spent.reply_tokens // queries),
             "unknown" if spent.cost is None else f"${spent.cost:,.4f}",
         )
         for prompt, spent in spending.items()
@@ -260,13 +256,10 @@ def _all_votes(
 
 
 def _tile(query: HardQuery) -> Markup:
-    truth = Markup(", ").join(map(label_words, sorted(query.sample.labels)))
+    truth, wrong = Markup(", ").join(map(label_words, sorted(query.sample.labels))), ", wrong" if query.wrong else ""
+    vote = Markup("vote: {}{}").format(label_words(query.votes.winner), wrong)
     picture = thumbnail(decode(query.sample.picture()), longest_side=_QUERY_PIXELS)
-    lines = [
-        Markup("is {}").format(truth),
-        Markup("vote: {}{}").format(label_words(query.votes.winner), ", wrong" if query.wrong else ""),
-        f"margin {query.margin:.2f}",
-    ]
+    lines = [Markup("is {}").format(truth), vote, f"margin {query.margin:.2f}"]
     return picture_tile(picture, lines, pixels=_QUERY_PIXELS)
 
 

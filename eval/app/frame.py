@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import jinja2
 
 _PAGES: Final = {"/": "Query", "/memory": "Memory", "/runs": "Runs"}
+_VALUE: Final = "event => emit(event.target.value)"
 _STYLE: Final = '<link rel="stylesheet" href="/serve.css">'  # beside the page's own, which NiceGUI brings
 _NO_PICTURE: Final = '<svg xmlns="http://www.w3.org/2000/svg" width="96" height="96"/>'
 T = TypeVar("T")
@@ -126,9 +127,6 @@ async def told(work: Callable[[], T]) -> T | None:
 def tell(sentence: str) -> None:
     """Show what went wrong, until it is closed."""
     ui.notify(printable(sentence, longest=2000), color="negative", position="top", timeout=0, close_button="Close")
-
-
-_VALUE: Final = "event => emit(event.target.value)"
 
 
 def _dressed(element: Dressed, classes: Sequence[str], attributes: Mapping[str, str]) -> Dressed:
@@ -301,7 +299,8 @@ class PictureList(Element, component="pictures.js"):
         """Show pictures; ``on_choose`` is told the key of the one that is clicked."""
         super().__init__()
         self.show(pictures)
-        self.on("choose", lambda event: self._chosen(event.args, on_choose))
+        # A click may come too late.
+        self.on("choose", lambda event: on_choose(str(event.args)) if event.args in self._keys else None)
 
     def show(self, pictures: Sequence[Picture]) -> None:
         """Show other pictures; those that were there already keep the focus."""
@@ -310,9 +309,6 @@ class PictureList(Element, component="pictures.js"):
             asdict(picture) | {name: printable(getattr(picture, name)) for name in ("title", "note", "spoken")}
             for picture in pictures
         ]
-
-    def _chosen(self, key: object, on_choose: Told) -> Awaitable[None] | None:
-        return on_choose(str(key)) if key in self._keys else None  # a click may come too late
 
 
 class PictureDrop(Element, component="drop.js"):

@@ -88,15 +88,16 @@ class Shelf:
         Raises:
             RunError: a folder holds no run, or the two share no query.
         """
-        runs = tuple(self._run(place) for place in choice.places)
+        runs = tuple(map(self._run, choice.places))
         folders = tuple(self.folders[place] for place in choice.places)
         names = [self.names[place] for place in choice.places]
         if len(runs) == 1:
-            table = table_of_run(runs[0]).prepare()
-            asked = len(table.heads) > 1
-            return Looked(runs, folders, table, compare_with_vote(names[0], runs[0]) if asked else None)
-        comparison = compare_runs(list(zip(names, runs, strict=True)))
-        return Looked(runs, folders, table_of_two((names[0], names[1]), *runs).prepare(), comparison)
+            table = table_of_run(runs[0])
+            comparison = compare_with_vote(names[0], runs[0]) if len(table.heads) > 1 else None
+        else:
+            comparison = compare_runs(list(zip(names, runs, strict=True)))
+            table = table_of_two((names[0], names[1]), *runs)
+        return Looked(runs, folders, table.prepare(), comparison)
 
     def sample(self, place: int, dataset: str, query: str) -> Sample | None:
         """Return a query with its picture; None where its data set lies no longer where the run found it."""
@@ -161,15 +162,15 @@ def _read(
         words("p", "No run was given: start the server with `vmem serve MEMORY --run RUN`.")
         return
     choice = Choice.of(asked, runs=len(shelf.folders))
-    name, version = f"runs {choice.places}", shelf.version(choice)
+    show_it = partial(show, choice, asked)
     read = partial(shelf.look, choice)
-    WorkPanel(jobs, name, version, read, partial(show, choice, asked), offer="Reading", at_once=True)
+    WorkPanel(jobs, f"runs {choice.places}", shelf.version(choice), read, show_it, offer="Reading", at_once=True)
 
 
 def _draw_runs(shelf: Shelf, choice: Choice, asked: dict[str, str], looked: Looked) -> None:
     queries, filters = looked.table, Filters.of(asked)
-    fields = _fields(shelf, choice, filters, queries)
-    draw("runs", "filters", fields=fields, queries=queries, chosen=filters, clear=address("/runs", choice.parameters))
+    fields, clear = _fields(shelf, choice, filters, queries), address("/runs", choice.parameters)
+    draw("runs", "filters", fields=fields, queries=queries, chosen=filters, clear=clear)
     if looked.comparison:
         before, other = looked.comparison.before, looked.comparison.others[0]
         columns, rows = figure_rows(before, other)
