@@ -7,7 +7,7 @@ template prints is escaped, on one line, and without control or bidirectional ch
 
 import base64
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -152,8 +152,8 @@ def show(
     """
     asked = None if query is None else thumbnail(decode(query), longest_side=_QUERY_PIXELS)
     view = _view(prediction, partial(thumbnail_addresses, memory), most)
-    card = prediction_card(prediction, view, query=picture_address(asked, _QUERY_PIXELS), pictured=query is not None)
-    return show_cards([card])
+    address = picture_address(asked, _QUERY_PIXELS)
+    return show_cards([prediction_card(prediction, view, query=address, pictured=query is not None)])
 
 
 def prediction_html(prediction: Prediction) -> str:
@@ -169,14 +169,14 @@ def _view(prediction: Prediction, pictures: Callable[[list[Neighbor]], Sequence[
 
 def prediction_lines(prediction: Prediction) -> list[str]:
     """Return a prediction as a terminal shows it: answer, votes, nearest neighbours, evidence, and why."""
-    view = _view(replace(prediction, evidence=()), None, 3)
+    nearest = [f"{printable(near.id)} ({near.distance:.3f})" for near in prediction.neighbors[:3]]
     evidence = [printable(neighbor.id) for neighbor in prediction.evidence[:5]]
     shares = zip(prediction.votes.labels, prediction.votes.percents, strict=True)
     votes = [f"{printable(display_name(label))} {share} %" for label, share in shares]
     return [
         printable(label_text(prediction.label)),
         f"  votes    {', '.join(votes[:4])}",
-        f"  nearest  {', '.join(f'{printable(near.id)} ({near.distance:.3f})' for near in view.neighbors)}",
+        f"  nearest  {', '.join(nearest)}",
         *([f"  evidence {', '.join(evidence)}"] if evidence else []),
         f"  {prediction.source:8} {printable(prediction.reason, longest=_LONGEST)}",
     ]

@@ -16,7 +16,7 @@ from eval.app.context import Jobs, ServeContext, item_page
 from eval.app.frame import Paging, WorkPanel, address, draw, frame, picture_response, words
 from eval.app.query_table import Filters, QueryTable, table_of_run, table_of_two
 from eval.comparing import Comparison, compare_runs, compare_with_vote, conclude
-from eval.report.cases import UNREADABLE, Queries, Recomposer, Source, Stored, make_views, scaled
+from eval.report.cases import UNREADABLE, Queries, Source, Stored, find_template, make_views, scaled
 from eval.report.printing import figure_rows
 from eval.runs.finished import find_dataset
 from eval.runs.log import LOG, read_run
@@ -271,7 +271,7 @@ def _views(context: ServeContext, looked: Looked, part: Queries, at: int) -> tup
         source = Source(
             folder,
             context.memory if same else None,
-            Recomposer.of(run.info.settings),
+            find_template(run.info.settings),
             partial(_thumbnail_urls, context) if same else lambda near, stored: [None] * len(near),
         )
         (seen,) = make_views(source, run.results[part.name], [row], title=name)

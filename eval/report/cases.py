@@ -234,7 +234,7 @@ class Pictures:
 
     def query(self, sample: Sample | None, key: Hashable) -> int | None:
         """Return the number of a query's picture, None where there is none that can be used."""
-        return self._number(key, None if sample is None else sample.picture, _QUERY_PIXELS)
+        return self._number(key, sample.picture if sample else None, _QUERY_PIXELS)
 
     def neighbor(self, stored: bytes | None, key: Hashable) -> int | None:
         """Return the number of a neighbour's picture, None where the memory keeps none."""
@@ -242,10 +242,9 @@ class Pictures:
 
     def _number(self, key: Hashable, read: Callable[[], ImageLike] | None, pixels: int) -> int | None:
         if key not in self._numbers:
-            small = None if read is None else scaled(read, pixels)
+            small = scaled(read, pixels) if read else None
             self._numbers[key] = None if small is None else len(self.addresses)
-            if small is not None:
-                self.addresses.append(jpeg_address(small))
+            self.addresses += [] if small is None else [jpeg_address(small)]
         return self._numbers[key]
 
 
@@ -267,36 +266,32 @@ def scaled(read: Callable[[], ImageLike], pixels: int) -> bytes | None:
 _STAND_IN: Final = b"-"  # only a picture's place in the text is wanted
 
 
-@dataclass(frozen=True, slots=True)
-class Recomposer:
-    """Puts prompts together again."""
+def find_template(settings: Mapping[str, Any]) -> Template | None:
+    """Return the template of a run's settings; None where it has changed, or showed more than the log holds."""
+    name, _, digest = str(settings.get("rerank", {}).get("prompt", "")).rpartition(" ")
+    try:
+        template = load_template(name)
+    except UnknownPrompt:
+        return None
+    same = bool(digest) and template.digest.startswith(digest)
+    logged = template.neighbors != "balanced" and template.candidates == "voted"
+    return template if same and logged else None
 
-    template: Template
 
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> "Recomposer | None":
-        """Return one for a run's settings; None where its template has changed, or showed more than the log holds."""
-        name, _, digest = str(settings.get("rerank", {}).get("prompt", "")).rpartition(" ")
-        try:
-            template = load_template(name)
-        except UnknownPrompt:
-            return None
-        same = bool(digest) and template.digest.startswith(digest)
-        logged = template.neighbors != "balanced" and template.candidates == "voted"
-        return cls(template) if same and logged else None
+def recompose(
+    template: Template, neighbors: Sequence[Neighbor], votes: Votes, stored: Mapping[str, bytes | None]
+) -> str:
+    """Return the text of a query's prompt in its first order, each picture as ``[picture N]``.
 
-    def prompt(self, neighbors: Sequence[Neighbor], votes: Votes, stored: Mapping[str, bytes | None]) -> str:
-        """Return the text of a query's prompt in its first order, each picture as ``[picture N]``.
-
-        Args:
-            neighbors: all that voted, nearest first.
-            votes: theirs.
-            stored: the pictures that the memory keeps, by id.
-        """
-        exemplars = [Exemplar(n.label, _STAND_IN if stored.get(n.id) else None, n.distance) for n in neighbors]
-        shares = zip(votes.labels, votes.shares, strict=True)
-        candidates = dict(list(shares)[:MOST_CODES])
-        return render(self.template, _STAND_IN, exemplars, candidates).text
+    Args:
+        template: from `find_template`.
+        neighbors: all that voted, nearest first.
+        votes: theirs.
+        stored: the pictures that the memory keeps, by id.
+    """
+    exemplars = [Exemplar(n.label, _STAND_IN if stored.get(n.id) else None, n.distance) for n in neighbors]
+    candidates = dict(list(zip(votes.labels, votes.shares, strict=True))[:MOST_CODES])
+    return render(template, _STAND_IN, exemplars, candidates).text
 
 
 _TOGETHER: Final = 20  # queries whose neighbours' pictures are read at once
@@ -310,7 +305,7 @@ class Source:
 
     folder: Path  # of the run
     memory: VisualMemory | None
-    recomposer: Recomposer | None
+    template: Template | None  # that prompts are put together again by
     addresses: Callable[[list[Neighbor], Stored], list[Address]]  # of neighbours' pictures
 
     def stored(self, ids: Sequence[str]) -> Stored:
@@ -324,7 +319,7 @@ def file_source(folder: Path, memory: VisualMemory | None, settings: Mapping[str
     return Source(
         folder,
         memory,
-        Recomposer.of(settings),
+        find_template(settings),
         lambda near, stored: [pictures.neighbor(stored.get(one.id), (lies, one.id)) for one in near],
     )
 
@@ -388,9 +383,9 @@ def _view(
     if not record.get("replies"):
         return seen
     replies = tuple((reply["text"], _origin(reply)) for reply in record["replies"])
-    if source.recomposer is None or source.memory is None:  # which tells the neighbours that were shown with a picture
+    if source.template is None or source.memory is None:  # which tells the neighbours that were shown with a picture
         return replace(seen, replies=replies)
-    return replace(seen, replies=replies, prompt=source.recomposer.prompt(near, votes, stored))
+    return replace(seen, replies=replies, prompt=recompose(source.template, near, votes, stored))
 
 
 def neighbors_of(results: QueryResults, row: int) -> tuple[Neighbor, ...]:
