@@ -26,7 +26,7 @@ from retrieval.embedders import PACKAGED
 from retrieval.images import decode
 from retrieval.labels import display_name
 from retrieval.memory import VisualMemory
-from retrieval.sources import Item, LabelledFile, expect_outside, list_labelled_files
+from retrieval.sources import Item, expect_outside, list_labelled_files
 
 PICTURES: Final = 800  # some seconds of embedding on two cores
 QUERIES: Final = 200
@@ -78,17 +78,13 @@ def open_workbench(
     remembered, held_out = split(drawn, queries=queries)
     last = max(file.label for file in files) if hold_back_a_class else None
     kept = [file for file in remembered if file.label != last]
+    # Other pictures get another memory, so that no held-out picture lies in one that was built before.
+    named = json.dumps([embedder, *sorted(file.source for file in kept)])
     return Workbench(
-        memory=remember(folder / f"memory-{_digest(kept, embedder)}", kept, embedder),
+        memory=remember(folder / f"memory-{hashlib.sha256(named.encode()).hexdigest()[:12]}", kept, embedder),
         queries=Dataset([Sample(file.id, file.path, frozenset([file.label])) for file in held_out]),
         held_back=[Item(file.id, file.label, file.path, file.source) for file in remembered if file.label == last],
     )
-
-
-def _digest(files: list[LabelledFile], embedder: str) -> str:
-    """Return what tells the memory of other pictures apart, so that no held-out picture lies in one built before."""
-    named = json.dumps([embedder, *sorted(file.source for file in files)])
-    return hashlib.sha256(named.encode()).hexdigest()[:12]
 
 
 _PIXELS: Final = (16, 16)  # at which pictures are compared: outlines and colours, not details

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Float
+from markupsafe import Markup
 
 from prompts.types import ImagePart, Prompt
 from retrieval.errors import StorageError, VisualMemoryError
@@ -204,12 +205,12 @@ class Thumbnails:
         self._memory = memory
         self._versions: Kept[Snapshot] = Kept(most=_VERSIONS, size=lambda snapshot: 1)
 
-    def urls(self, ids: Sequence[str]) -> list[str | None]:
+    def urls(self, ids: Sequence[str]) -> list[Markup | None]:
         """Return the addresses of some items' thumbnails; None for ids that are not there."""
         snapshot = self._memory.snapshot()
         rows = snapshot.rows_of(ids).tolist()
         stamp = self._stamp(snapshot)
-        return [f"/thumbnail/{stamp}/{row}" if row >= 0 else None for row in rows]
+        return [Markup(f"/thumbnail/{stamp}/{row}") if row >= 0 else None for row in rows]
 
     def urls_found(self, neighbors: Sequence[Neighbor], view: MemoryView) -> list[str]:
         """Return the addresses of neighbours' thumbnails, without a look-up, from the view in which they were found."""

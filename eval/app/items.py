@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from markupsafe import Markup
 from nicegui import ui
 
 from eval.app.context import Edit, ServeContext
@@ -156,7 +155,7 @@ def item_tiles(context: ServeContext, items: Sequence[tuple[str, str, Sequence[s
     """Return items as the templates draw them: id, label, lines beneath, and the address of the picture."""
     urls = context.thumbnails.urls([item for item, _, _ in items])
     return [
-        {"id": item, "label": label, "lines": lines, "url": Markup(url) if url else None}
+        {"id": item, "label": label, "lines": lines, "url": url}
         for (item, label, lines), url in zip(items, urls, strict=True)
     ]
 

@@ -212,11 +212,10 @@ class _Map:
             chart = ui.echart(chart_options(drawn.places, self._series), renderer="canvas").classes("scatter")
             shown = zip(self._series, looks(self._series), strict=True)
             draw("memory", "legend", classes=[(label, colour, mark) for label, (colour, _, mark) in shown])
-        chart.props["tabindex"] = "0"
-        chart.props["role"] = "application"
-        chart.props["aria-label"] = "Map of the embeddings: the arrow keys go from item to item"
-        chart.on("chart:mouseover", self._point, ["seriesIndex", "dataIndex"])
-        chart.on("chart:click", self._point, ["seriesIndex", "dataIndex"])
+        told = "Map of the embeddings: the arrow keys go from item to item"
+        chart.props.update({"tabindex": "0", "role": "application", "aria-label": told})
+        for event in ("mouseover", "click"):
+            chart.on(f"chart:{event}", self._point, ["seriesIndex", "dataIndex"])
         chart.on("keydown", self._step, js_handler=_KEYS)
         self._chart = chart
         self._beside = tag("div", "pointed", role="status")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fastapi import Request, Response
-from markupsafe import Markup, escape
+from markupsafe import escape
 from nicegui import app, ui
 
 from agent.card import Address, View, label_text
@@ -263,17 +263,17 @@ def _links_beside(
 def _views(context: ServeContext, looked: Looked, part: Queries, at: int) -> tuple[list[View], list[str]]:
     """Return what each run saw of a query, and remarks on it; one run's two answers stand on the same neighbours."""
     views, notes = [], []
+
+    def urls(near: list[Neighbor], stored: Stored) -> Sequence[Address]:
+        return context.thumbnails.urls([one.id for one in near])
+
     names = looked.table.heads if len(looked.runs) > 1 else ("What the run saw",)
     for run, folder, name, row in zip(looked.runs, looked.folders, names, part.rows[at].tolist(), strict=False):
         same = run.info.settings.get("memory", {}).get("id") == context.memory.settings.memory_id
         if not same:
             notes.append(f"{name}: another memory than this one was searched, so there are no pictures.")
-        source = Source(
-            folder,
-            context.memory if same else None,
-            find_template(run.info.settings),
-            partial(_thumbnail_urls, context) if same else lambda near, stored: [None] * len(near),
-        )
+        memory, template = context.memory if same else None, find_template(run.info.settings)
+        source = Source(folder, memory, template, urls if same else lambda near, stored: [None] * len(near))
         (seen,) = make_views(source, run.results[part.name], [row], title=name)
         linked = tuple(
             replace(near, link=item_page(near.id)) if near.picture is not None else near for near in seen.neighbors
@@ -282,7 +282,3 @@ def _views(context: ServeContext, looked: Looked, part: Queries, at: int) -> tup
         if len(looked.runs) > 1 and (outcomes := run.results[part.name].outcomes):
             notes.append(f"{name}: {outcomes[row].reason}")
     return views, notes
-
-
-def _thumbnail_urls(context: ServeContext, near: list[Neighbor], stored: Stored) -> list[Address]:
-    return [Markup(url) if url else None for url in context.thumbnails.urls([one.id for one in near])]

@@ -306,7 +306,7 @@ class Source:
     folder: Path  # of the run
     memory: VisualMemory | None
     template: Template | None  # that prompts are put together again by
-    addresses: Callable[[list[Neighbor], Stored], list[Address]]  # of neighbours' pictures
+    addresses: Callable[[list[Neighbor], Stored], Sequence[Address]]  # of neighbours' pictures
 
     def stored(self, ids: Sequence[str]) -> Stored:
         """Return the pictures that the memory keeps of some items."""
