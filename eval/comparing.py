@@ -29,8 +29,8 @@ from eval.metrics.votes import are_right, final_labels, vote_labels
 from eval.runs.finished import find_unfinished
 from eval.runs.log import changed_settings
 from eval.types import Interval, Percent, QueryResults, Run, RunError
-from eval.wording import counted, points
 from retrieval.support.lazy import shown_by
+from retrieval.support.terminal import counted, points
 
 
 @dataclass(frozen=True, slots=True, eq=False)

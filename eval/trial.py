@@ -24,7 +24,6 @@ from eval.report.cases import neighbors_of
 from eval.runs.log import describe_settings, lines_at
 from eval.runs.runner import run_evaluation
 from eval.types import Dataset, Percent, Run, Sample, Spending
-from eval.wording import counted
 from prompts.template import load_template
 from retrieval.errors import InvalidArgument
 from retrieval.images import ImageLike, decode, thumbnail
@@ -41,7 +40,7 @@ from retrieval.support.html import (
     table,
     text_line,
 )
-from retrieval.support.terminal import printable, track
+from retrieval.support.terminal import counted, printable, track
 from retrieval.types import Neighbor, Votes
 from retrieval.view import DEFAULT_NEIGHBORS, MemoryView
 from retrieval.voting import DEFAULT_METHOD, count_votes

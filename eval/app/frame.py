@@ -21,9 +21,8 @@ from nicegui.elements.mixins.text_element import TextElement
 
 from agent.card import templates
 from eval.app.context import MAX_UPLOAD_BYTES, Jobs, ServeContext, item_page
-from eval.wording import counted
 from retrieval.errors import VisualMemoryError
-from retrieval.support.terminal import printable
+from retrieval.support.terminal import counted, printable
 
 if TYPE_CHECKING:
     import jinja2

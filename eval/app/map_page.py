@@ -15,8 +15,8 @@ from eval.app.context import Jobs, ServeContext
 from eval.app.frame import WorkPanel, draw, tag, words
 from eval.app.items import draw_with_items, item_tiles, memory_frame
 from eval.report.plots import BLUE, GREEN, ORANGE, PINK
-from eval.wording import counted
 from retrieval.errors import InvalidArgument
+from retrieval.support.terminal import counted
 from retrieval.version import Snapshot
 from retrieval.voting import encode_labels
 

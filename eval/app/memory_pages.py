@@ -13,10 +13,10 @@ from eval.app import map_page
 from eval.app.context import Jobs, ServeContext
 from eval.app.frame import Paging, WorkPanel, address, draw
 from eval.app.items import draw_with_items, item_tiles, memory_frame
-from eval.wording import counted
 from retrieval.curation.duplicates import DISTANCE, Duplicates, Twin, find_duplicates
 from retrieval.curation.pruning import Pruning
 from retrieval.labels import display_name
+from retrieval.support.terminal import counted
 
 _CLASSES: Final = 50  # on a page
 _PICTURES: Final = 60

@@ -34,12 +34,12 @@ from eval.app.frame import (
     words,
 )
 from eval.app.items import EditHistory, ShownItem, choose_and_edit
-from eval.wording import counted
 from prompts.cost import MODEL, estimate_prompt
 from prompts.template import load_template, template_names
 from prompts.types import Prompt, TextPart
 from retrieval.errors import InvalidArgument, VisualMemoryError
 from retrieval.labels import display_name, full_name
+from retrieval.support.terminal import counted
 from retrieval.types import Label, Neighbor, Neighbors, Votes
 from retrieval.view import MemoryView
 from retrieval.voting import METHODS, count_votes

@@ -11,7 +11,6 @@ import numpy as np
 import typer
 
 from eval.runs.log import expect_runs, predictions_with
-from eval.wording import counted
 from retrieval.erasing.erase import erase_items, finish_pending, keys_of_ids, plan_erasure
 from retrieval.erasing.receipts import UNACCOUNTED, Check, Receipt, read_receipt, verify
 from retrieval.errors import InvalidArgument, StorageError
@@ -19,7 +18,7 @@ from retrieval.memory import VisualMemory
 from retrieval.storage.places import address_of, expect_memory, is_memory, local_folder
 from retrieval.storage.table import ItemTable
 from retrieval.support.options import AsJson, Ids, IdsFrom, MemoryPath, OfLabel, Where, listed_ids
-from retrieval.support.terminal import print_table, printable, way_back
+from retrieval.support.terminal import counted, print_table, printable, way_back
 from retrieval.version import Snapshot
 
 Runs = Annotated[

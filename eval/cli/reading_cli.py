@@ -13,9 +13,8 @@ from eval.report.printing import comparison_as_json, print_comparison, print_pow
 from eval.report.tables import format_table, make_table
 from eval.runs.log import read_run
 from eval.types import Run
-from eval.wording import counted
 from retrieval.errors import InvalidArgument
-from retrieval.support.terminal import print_table, printable, write_text
+from retrieval.support.terminal import counted, print_table, printable, write_text
 
 _Runs = Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders, as `vmem eval run` wrote them.")]
 

@@ -26,10 +26,9 @@ from typing import IO, Any, Final, Protocol, cast
 
 from eval.datasets.trees import ArchiveTree, expect_a_pictures_size, fingerprint
 from eval.types import StoredPicture
-from eval.wording import counted
 from retrieval.errors import FolderError, ImageError
 from retrieval.sources import is_left_behind
-from retrieval.support.terminal import track
+from retrieval.support.terminal import counted, track
 
 _LONGEST_CHAIN: Final = 40  # links that lead to links, as Linux follows them
 _REASONS: Final = {

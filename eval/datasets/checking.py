@@ -21,11 +21,10 @@ from eval.datasets.catalogue import (
 from eval.datasets.loading import find_dataset
 from eval.datasets.trees import read_file
 from eval.types import Dataset, Sample
-from eval.wording import counted
 from retrieval.errors import ImageError
 from retrieval.images import decode, format_and_mode
 from retrieval.labels import imagenet_classes
-from retrieval.support.terminal import track
+from retrieval.support.terminal import counted, track
 
 _NAMED: Final = 3  # examples in a sentence
 _PIECE: Final = 1 << 24  # bytes of an archive digested at a time

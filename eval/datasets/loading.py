@@ -22,9 +22,9 @@ from eval.datasets.trees import (
     samples_of,
 )
 from eval.types import Dataset
-from eval.wording import counted
 from retrieval.errors import FolderError, InvalidArgument, VisualMemoryWarning
 from retrieval.sources import as_text, expect_distinct
+from retrieval.support.terminal import counted
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from eval.types import Sample, StoredPicture
-from eval.wording import counted
 from retrieval.errors import FolderError, ImageError, ImageTooLarge, NotAnImage
 from retrieval.sources import as_text, is_left_behind, list_labelled_files
+from retrieval.support.terminal import counted
 
 _PICTURE: Final = re.compile(r"\.(?:jpe?g|jpe|jfif|mpo|a?png|gif|webp|bmp|tiff?)$", re.IGNORECASE)  # as Pillow's
 _BESIDE: Final = re.compile(

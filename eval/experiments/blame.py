@@ -15,10 +15,10 @@ from eval.metrics.intervals import SEED
 from eval.metrics.votes import is_right, truth_codes
 from eval.report.plots import BLUE, INK, ORANGE, plain_numbers, readable
 from eval.types import Neighborhoods, QueryResults
-from eval.wording import counted
 from retrieval.curation.pruning import nearest_others
 from retrieval.errors import InvalidArgument
 from retrieval.labels import display_name
+from retrieval.support.terminal import counted
 from retrieval.view import DEFAULT_NEIGHBORS
 from retrieval.voting import (
     DEFAULT_METHOD,

@@ -13,9 +13,9 @@ from eval.experiments.gallery import Pictures, Section, Tile, draw_gallery, fetc
 from eval.metrics.intervals import SEED
 from eval.metrics.votes import is_right, percent, truth_codes
 from eval.report.plots import BLUE, INK, ORANGE, readable
-from eval.wording import counted
 from retrieval.errors import InvalidArgument
 from retrieval.labels import display_name
+from retrieval.support.terminal import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,9 +14,9 @@ from eval.experiments.base import Analysis, Axes, caption, plotted
 from eval.experiments.embedded import Embedded, class_order
 from eval.report.plots import BLUE, GREEN, INK, ORANGE, PINK, readable
 from eval.types import Percent
-from eval.wording import counted
 from retrieval.errors import InvalidArgument
 from retrieval.labels import composed
+from retrieval.support.terminal import counted
 
 EXEMPLARS: Final = 50  # of every class (section 3.5)
 PUBLISHED_GENUS: Final[Percent] = 35.2  # of a species without any exemplar (section 3.5), of iNaturalist 2021

@@ -16,11 +16,11 @@ from eval.experiments.base import Analysis, Axes, Row
 from eval.experiments.embedded import Embedded
 from eval.metrics.intervals import SEED
 from eval.report.plots import BLUE, GREEN, INK, ORANGE, PINK, drawing, plain_numbers
-from eval.wording import counted
 from retrieval.errors import InvalidArgument
 from retrieval.indexes import build_index
 from retrieval.memory import VisualMemory
 from retrieval.support.cachedir import folder_bytes
+from retrieval.support.terminal import counted
 from retrieval.view import DEFAULT_NEIGHBORS
 from retrieval.voting import predict_every_k
 

@@ -22,8 +22,8 @@ from eval.experiments.base import (
 from eval.experiments.embedded import MOST_NEIGHBORS, Embedded, without_own
 from eval.report.plots import BLUE, INK, ORANGE
 from eval.types import Percent, QueryResults
-from eval.wording import counted
 from retrieval.errors import InvalidArgument
+from retrieval.support.terminal import counted
 from retrieval.voting import DEFAULT_METHOD, METHODS
 
 NEAREST: Final = "nearest"  # the paper's "no aggregation": one neighbour decides

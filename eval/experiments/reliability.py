@@ -26,8 +26,8 @@ from eval.metrics.intervals import calibrate, wilson_interval
 from eval.metrics.votes import is_right, truth_codes
 from eval.report.plots import BLUE, INK, ORANGE, readable
 from eval.types import Neighborhoods, Percent
-from eval.wording import counted
 from retrieval.errors import InvalidArgument
+from retrieval.support.terminal import counted
 from retrieval.voting import DEFAULT_METHOD, heaviest_labels
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from eval.types import Calibration, Interval, Percent
-from eval.wording import points
 from retrieval.errors import InvalidArgument
+from retrieval.support.terminal import points
 
 SEED: Final = 0  # of all resampling, so that figures are the same whenever they are computed
 RESAMPLES: Final = 10_000

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from agent.rerank import fit_fusion_weight, fuse
 from eval.metrics.intervals import bootstrap_interval, calibrate, wilson_interval
 from eval.types import Calibration, GateCurve, Outcome, Percent, QueryResults, RerankMetrics, RunError, Spending
-from eval.wording import counted
+from retrieval.support.terminal import counted
 from retrieval.types import Votes
 from retrieval.voting import count_votes
 

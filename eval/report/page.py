@@ -33,9 +33,8 @@ from eval.report.cases import (
 from eval.report.plots import as_svg, draw_plots
 from eval.runs.finished import find_unfinished, lacks_pictures, masked_notes, say_damage, say_unusable
 from eval.types import Dataset, Metrics, QueryResults, Run, Spending
-from eval.wording import counted
 from retrieval.memory import VisualMemory
-from retrieval.support.terminal import printable, write_text
+from retrieval.support.terminal import counted, printable, write_text
 from retrieval.voting import DEFAULT_METHOD, METHODS
 
 if TYPE_CHECKING:

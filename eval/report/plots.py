@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from eval.types import Calibration, GateCurve, Interval, Metrics, Percent, Spending
-from eval.wording import counted
 from retrieval.storage.places import writing
-from retrieval.support.terminal import printable
+from retrieval.support.terminal import counted, printable
 from retrieval.voting import DEFAULT_METHOD, METHODS
 
 if TYPE_CHECKING:

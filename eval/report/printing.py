@@ -22,10 +22,9 @@ from eval.metrics.intervals import mcnemar_power, needed_queries
 from eval.runs.finished import find_unfinished, lacks_classes, lacks_pictures, say_unusable
 from eval.runs.runner import Estimate
 from eval.types import Interval, Metrics, Run, Summary
-from eval.wording import counted, points
 from retrieval.labels import display_name
 from retrieval.support.html import heading, table, text_line
-from retrieval.support.terminal import print_table, printable
+from retrieval.support.terminal import counted, points, print_table, printable
 from retrieval.voting import DEFAULT_METHOD, METHODS
 
 _MASKED: Final = (

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from eval.runs.finished import Accuracy, Finished, read_finished
-from eval.wording import counted
 from retrieval.errors import InvalidArgument
-from retrieval.support.terminal import printable
+from retrieval.support.terminal import counted, printable
 
 _COLUMNS: Final = {  # as the paper calls data sets
     "imagenet-val": "IN-val",

@@ -10,10 +10,10 @@ from eval.datasets.catalogue import find_official
 from eval.datasets.loading import load_dataset
 from eval.metrics.intervals import wilson_interval
 from eval.types import Dataset, Interval, Metrics, Percent, QueryResults, Run, RunError, RunInfo
-from eval.wording import counted
 from retrieval.errors import InvalidArgument, VisualMemoryError
 from retrieval.memory import VisualMemory
 from retrieval.support.outside import parse_json
+from retrieval.support.terminal import counted
 from retrieval.voting import DEFAULT_METHOD, METHODS
 
 METRICS: Final = "metrics.json"  # of a run folder: its figures

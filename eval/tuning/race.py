@@ -23,9 +23,9 @@ from eval.metrics.votes import are_right, final_labels
 from eval.runs.log import LOG, read_run
 from eval.runs.runner import estimate_run, run_evaluation
 from eval.types import Dataset, Names, Outcome, Percent, QueryResults, Run, RunError, RunInfo, Sample
-from eval.wording import counted
 from prompts.template import Template, load_template
 from retrieval.errors import InvalidArgument
+from retrieval.support.terminal import counted
 from retrieval.view import MemoryView
 
 Query = tuple[str, Sample]  # with the name of its data set

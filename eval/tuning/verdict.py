@@ -32,10 +32,9 @@ from eval.tuning.race import (
     top1,
 )
 from eval.types import Interval, Percent
-from eval.wording import counted
 from prompts.cost import Dollars
 from retrieval.errors import InvalidArgument
-from retrieval.support.terminal import print_table, printable
+from retrieval.support.terminal import counted, print_table, printable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

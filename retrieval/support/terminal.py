@@ -1,4 +1,4 @@
-"""What command lines print: tables and sentences in which untrusted text stays text."""
+"""Words for people: numbers in sentences, and what command lines print, where untrusted text stays text."""
 
 import shlex
 import sys
@@ -111,3 +111,21 @@ def counter(what: str, *, total: int, unit: str = " images", shown: bool = True)
     from tqdm.auto import tqdm
 
     return tqdm(desc=what, total=total, unit=unit, disable=None if shown else True, delay=1.0, file=sys.stderr)
+
+
+def counted(number: int, thing: str) -> str:
+    """Return ``1 query`` or ``2,506 queries``."""
+    return f"{number:,} {thing if number == 1 else plural(thing)}"
+
+
+def points(number: float, form: str = "g") -> str:
+    """Return ``1 point`` or ``0.5 points``, the number in a format."""
+    shown = format(number, form)
+    return f"{shown} point" if shown == "1" else f"{shown} points"
+
+
+def plural(thing: str) -> str:
+    """Return several of a thing by the regular rules of English."""
+    if thing.endswith("y"):
+        return thing[:-1] + "ies"
+    return thing + ("es" if thing.endswith("s") else "s")

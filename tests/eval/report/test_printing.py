@@ -9,7 +9,7 @@ import pytest
 from eval.report.printing import print_summary
 from eval.runs.summary import summarise
 from eval.types import Run
-from eval.wording import counted, points
+from retrieval.support.terminal import counted, points
 from tests.eval.made_runs import made_run
 
 
