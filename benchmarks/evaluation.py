@@ -22,9 +22,10 @@ from pathlib import Path
 import numpy as np
 
 from eval.datasets.trees import read_folder
+from eval.report.page import write_pages
+from eval.runs.finished import summarise
 from eval.runs.log import read_run
 from eval.runs.runner import run_evaluation
-from eval.runs.summary import summarise, write_pages
 from eval.types import Dataset, Sample
 from retrieval import VisualMemory
 from retrieval.sources import Item

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from eval.neighbors import read_neighbors as read_neighbors
     from eval.neighbors import write_neighbors as write_neighbors
     from eval.report.comparison_page import write_comparison as write_comparison
+    from eval.report.page import write_pages as write_pages
     from eval.report.tables import make_table as make_table
+    from eval.runs.finished import summarise as summarise
     from eval.runs.log import predictions_with as predictions_with
     from eval.runs.log import read_run as read_run
     from eval.runs.runner import estimate_run as estimate_run
     from eval.runs.runner import run_evaluation as run_evaluation
-    from eval.runs.summary import summarise as summarise
-    from eval.runs.summary import write_pages as write_pages
     from eval.trial import Trial as Trial
     from eval.trial import hard_queries as hard_queries
     from eval.trial import show_flips as show_flips
@@ -66,8 +66,9 @@ else:
         "eval.metrics.votes": "measure",
         "eval.neighbors": "read_neighbors write_neighbors",
         "eval.runs.log": "predictions_with read_run",
+        "eval.report.page": "write_pages",
+        "eval.runs.finished": "summarise",
         "eval.runs.runner": "estimate_run run_evaluation",
-        "eval.runs.summary": "summarise write_pages",
         "eval.report.comparison_page": "write_comparison",
         "eval.report.tables": "make_table",
         "eval.trial": "Trial hard_queries show_flips show_prompts try_prompts",

@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from eval.datasets.trees import read_folder
+from eval.report.page import REPORT, write_pages
+from eval.runs.finished import summarise
 from eval.runs.runner import run_evaluation
-from eval.runs.summary import REPORT, summarise, write_pages
 from eval.types import Dataset, Metrics, RunError
 from retrieval.building import expect_a_picture
 from retrieval.embedders import PACKAGED

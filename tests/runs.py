@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from eval.report.page import REPORT, write_pages
+from eval.runs.finished import summarise
 from eval.runs.runner import run_evaluation
-from eval.runs.summary import REPORT, summarise, write_pages
 from eval.types import Dataset, Run, Sample, Summary
 from retrieval import VisualMemory
 

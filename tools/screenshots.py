@@ -13,8 +13,9 @@ from PIL import Image
 from agent.classify import prepare
 from eval.datasets.trees import read_folder
 from eval.demo import run_demo
+from eval.report.page import REPORT, write_pages
+from eval.runs.finished import summarise
 from eval.runs.runner import run_evaluation
-from eval.runs.summary import REPORT, summarise, write_pages
 from eval.types import Dataset
 from eval.workbench import model_or_stand_in
 from retrieval import VisualMemory

@@ -11,11 +11,11 @@ from agent.cli import options
 from eval.datasets.loading import load_dataset, named_folders
 from eval.metrics.votes import check_choice
 from eval.report import PICTURED
+from eval.report.page import REPORT, write_pages
 from eval.report.printing import print_estimate, print_summary
-from eval.runs.finished import find_dataset, find_memory, open_dataset, open_memory
+from eval.runs.finished import find_dataset, find_memory, open_dataset, open_memory, summarise
 from eval.runs.log import read_run
 from eval.runs.runner import check_run, estimate_run, run_evaluation
-from eval.runs.summary import REPORT, summarise, write_pages
 from eval.types import Dataset, Run, RunInfo
 from retrieval.errors import InvalidArgument
 from retrieval.memory import VisualMemory

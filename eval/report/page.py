@@ -30,9 +30,9 @@ from eval.report.cases import (
     reading_order,
     share_out,
 )
-from eval.report.plots import as_svg, draw_plots
+from eval.report.plots import as_svg, draw_plots, write_plots
 from eval.runs.finished import find_unfinished, lacks_pictures, masked_notes, say_damage, say_unusable
-from eval.types import Dataset, Metrics, QueryResults, Run, Spending
+from eval.types import Dataset, Metrics, QueryResults, Run, Summary
 from retrieval.memory import VisualMemory
 from retrieval.support.terminal import counted, printable, write_text
 from retrieval.voting import DEFAULT_METHOD, METHODS
@@ -40,6 +40,7 @@ from retrieval.voting import DEFAULT_METHOD, METHODS
 if TYPE_CHECKING:
     import jinja2
 
+REPORT: Final = "report.html"  # of a run folder
 _FOLDER: Final = Path(__file__).parent
 _SCRIPTS: Final = ("gallery.js", "classes.js")  # one after the other
 _MARKUP: Final = str.maketrans({"<": r"\u003c", ">": r"\u003e", "&": r"\u0026"})  # JSON reads them as they were
@@ -199,12 +200,31 @@ def say_gaps(run: Run, metrics: Mapping[str, Metrics]) -> list[str]:
     return [printable(sentence, longest=500) for sentence in sentences]
 
 
+def write_pages(
+    run: Run,
+    summary: Summary,
+    folder: str | Path,
+    *,
+    memory: VisualMemory | None,
+    datasets: Mapping[str, Dataset],
+    pictured: int = PICTURED,
+) -> None:
+    """Write the plots and the report of a run into its folder; see `write_report`.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    write_plots(Path(folder) / "plots", summary.metrics, summary.spending)
+    write_report(
+        Path(folder) / REPORT, run, summary, memory=memory, datasets=datasets, folder=Path(folder), pictured=pictured
+    )
+
+
 def write_report(
     path: Path,
     run: Run,
-    metrics: Mapping[str, Metrics],
+    summary: Summary,
     *,
-    spending: Mapping[str, Spending],
     memory: VisualMemory | None,
     datasets: Mapping[str, Dataset],
     folder: Path,
@@ -215,8 +235,7 @@ def write_report(
     Args:
         path: the file.
         run: what to show.
-        metrics: its figures by data set.
-        spending: what its second look took by data set; empty where no model was asked.
+        summary: its figures by data set, and what its second look took.
         memory: where neighbours' pictures lie; None leaves gaps in their places.
         datasets: where the queries' pictures lie, of as many data sets as there still are.
         folder: the run's, for what the model was asked and replied.
@@ -227,6 +246,7 @@ def write_report(
         RunError: the folder's log is not the run's.
         NotAMemory: the memory is damaged.
     """
+    metrics, spending = summary.metrics, summary.spending
     words, pictures = Words(), Pictures()
     source = file_source(folder, memory, run.info.settings, pictures)
     second_look = any(figures.rerank for figures in metrics.values())

@@ -1,23 +1,68 @@
-"""What is known of a run beside its log: what it lacks, its figures as they were written, and where its things lie."""
+"""What is known of a run beside its log: its figures, written and read again, what it lacks, where its things lie."""
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from eval.datasets.catalogue import find_official
 from eval.datasets.loading import load_dataset
 from eval.metrics.intervals import wilson_interval
-from eval.types import Dataset, Interval, Metrics, Percent, QueryResults, Run, RunError, RunInfo
+from eval.metrics.rerank import sum_spending
+from eval.metrics.votes import measure
+from eval.types import Dataset, Interval, Metrics, Percent, QueryResults, Run, RunError, RunInfo, Summary
 from retrieval.errors import InvalidArgument, VisualMemoryError
 from retrieval.memory import VisualMemory
+from retrieval.storage.places import writing
 from retrieval.support.outside import parse_json
 from retrieval.support.terminal import counted
 from retrieval.voting import DEFAULT_METHOD, METHODS
 
 METRICS: Final = "metrics.json"  # of a run folder: its figures
+_USAGE: Final = "usage.json"  # what they took
 _VOTING: Final = ("embedder", "precision", "k", "centre")  # settings; the index follows from the memory's size
+
+
+def summarise(run: Run, folder: str | Path, *, choose_k_on: str | None = None) -> Summary:
+    """Compute a run's figures and write them into its folder.
+
+    ``metrics.json`` is the same whenever the same replies were given; what they took, which is less when they come from
+    the cache, stands apart in ``usage.json``.
+
+    Args:
+        run: as its log holds it.
+        folder: the run folder.
+        choose_k_on: see `eval.metrics.votes.measure`.
+
+    Raises:
+        RunError: no query was answered, or there is no such data set to choose k on; nothing is written then.
+        StorageError: the folder cannot be written.
+    """
+    metrics = measure(run, choose_k_on=choose_k_on)
+    spending = {name: sum_spending(found.outcomes) for name, found in run.results.items() if found.outcomes}
+    about = {
+        "embedder": run.info.about["embedder"],
+        "classes": run.info.about["classes"],
+        "unfinished": [asdict(dataset) for dataset in find_unfinished(run)],
+        "damaged_lines": list(run.damaged_lines),
+        "settings": run.info.settings,
+    }
+    _write(Path(folder) / METRICS, about | {"datasets": _records(metrics)})
+    if spending:
+        _write(Path(folder) / _USAGE, about | {"datasets": _records(spending)})
+    return Summary(metrics, spending)
+
+
+def _records(by_dataset: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: asdict(figures) for name, figures in by_dataset.items()}
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    fresh = path.with_suffix(".new")
+    with writing(path):
+        fresh.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+        fresh.replace(path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from eval.metrics.votes import measure
 from eval.report.comparison_page import write_comparison
 from eval.report.page import write_report
 from eval.runs.runner import run_evaluation
-from eval.types import Dataset, Run, Sample
+from eval.types import Dataset, Run, Sample, Summary
 from retrieval import VisualMemory
 from tests.browser import Browser, needs_chromium
 from tests.conftest import draw
@@ -29,7 +29,7 @@ SHOWN = f"{ARTICLES}.map(node => node.innerText)"
 def write(path: Path, run: Run, **options: object) -> Path:
     spending = {name: sum_spending(results.outcomes) for name, results in run.results.items() if results.outcomes}
     given = {"memory": None, "datasets": {}, "folder": path.parent} | options
-    write_report(path, run, measure(run), spending=spending, **given)  # type: ignore[arg-type]
+    write_report(path, run, Summary(measure(run), spending), **given)  # type: ignore[arg-type]
     return path
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from eval.report.printing import print_summary
-from eval.runs.summary import summarise
+from eval.runs.finished import summarise
 from eval.types import Run
 from retrieval.support.terminal import counted, points
 from tests.eval.made_runs import made_run

@@ -21,7 +21,7 @@ from eval.report.cases import FIRST_RIGHT, SECOND_RIGHT, choose_pictured, share_
 from eval.report.comparison_page import write_comparison
 from eval.report.page import write_report
 from eval.runs.runner import run_evaluation
-from eval.types import Dataset, Run, Sample
+from eval.types import Dataset, Run, Sample, Summary
 from retrieval import VisualMemory
 from tests.conftest import draw
 from tests.eval.made_runs import made_run
@@ -32,7 +32,7 @@ from tests.markup import HOSTILE
 def report(path: Path, run: Run, *, folder: Path | None = None, **options: Any) -> Page:
     spending = {name: sum_spending(results.outcomes) for name, results in run.results.items() if results.outcomes}
     given: dict[str, Any] = {"memory": None, "datasets": {}, "folder": folder or path} | options
-    write_report(path / "report.html", run, measure(run, choose_k_on=None), spending=spending, **given)
+    write_report(path / "report.html", run, Summary(measure(run), spending), **given)
     return Page(path / "report.html")
 
 

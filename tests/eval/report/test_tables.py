@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from eval.cli.vmem import app
 from eval.report.tables import Table, format_table, make_table
+from eval.runs.finished import summarise
 from eval.runs.log import read_run
-from eval.runs.summary import summarise
 from eval.types import RunError
 from retrieval.errors import InvalidArgument
 from tests.conftest import beside_checkout
