@@ -27,7 +27,7 @@ from retrieval.edits import (
 from retrieval.embedders import load_embedder
 from retrieval.embedders.base import Calibration, Embedder, EmbedderIdentity, Execution, Requested, expect_embedder
 from retrieval.embedding import Embedding
-from retrieval.erasing.erase import erase_items, is_pending, keys_of_ids
+from retrieval.erasing.erase import erase_items, keys_of_ids
 from retrieval.erasing.files import clear_indexes, keep_account
 from retrieval.erasing.receipts import Receipt
 from retrieval.erasing.traces import Traces
@@ -37,7 +37,15 @@ from retrieval.indexes import choose_kind
 from retrieval.labels import asked_ids, stored_texts
 from retrieval.sources import Item, as_item, as_text, list_labelled_files, read_manifest
 from retrieval.storage.history import Entry, find_undone
-from retrieval.storage.places import PASSED_OVER, address_of, check_free, local_folder, writer_lock, writing
+from retrieval.storage.places import (
+    PASSED_OVER,
+    address_of,
+    check_free,
+    erasure_notes,
+    local_folder,
+    writer_lock,
+    writing,
+)
 from retrieval.storage.table import (
     ItemBatch,
     ItemTable,
@@ -173,7 +181,7 @@ class VisualMemory(MemoryView):
         requested = Requested(device, backend, precision)
         folder = local_folder(path)
         table = ItemTable.open(folder)
-        if is_pending(folder):
+        if erasure_notes(folder):
             warnings.warn(
                 f"items of {path} are being erased, or that was cut off: `vmem memory forget {path} --resume` goes on",
                 VisualMemoryWarning,
@@ -583,7 +591,7 @@ class VisualMemory(MemoryView):
         self._reopen()
 
     def _expect_no_erasure(self) -> None:
-        if is_pending(self.path):
+        if erasure_notes(self.path):
             raise StorageError(
                 f"{self.path} cannot go back while items are being erased, which an earlier version may hold:"
                 f" `vmem memory forget {self.path} --resume` ends that"

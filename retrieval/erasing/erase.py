@@ -19,22 +19,12 @@ import numpy as np
 from jaxtyping import Int
 
 from retrieval.erasing.files import Held, TableFiles, clear_indexes, keep_account
-from retrieval.erasing.receipts import (
-    Changes,
-    Note,
-    Receipt,
-    examine,
-    notes,
-    search,
-    still_secret,
-    sweep,
-    without_shared,
-)
+from retrieval.erasing.receipts import Changes, Note, Receipt, examine, search, still_secret, sweep, without_shared
 from retrieval.erasing.secrets import DROPPED, DroppedRows, Forgotten, Known, Marks, Secrets, mark
 from retrieval.erasing.traces import Traces, every_trace
 from retrieval.errors import StorageError, UnknownItem
 from retrieval.labels import asked_ids, is_text, spellings
-from retrieval.storage.places import committing, reading, sync_folder, writer_lock, writing
+from retrieval.storage.places import committing, erasure_notes, reading, sync_folder, writer_lock, writing
 from retrieval.storage.table import ItemTable, commit, replace_rows
 from retrieval.storage.versions import drop_versions, renew_sums, tags_of, tags_on
 
@@ -127,7 +117,7 @@ def erase_items(
             tags_of(path)  # one that is damaged stops this before anything is done
         changes = Changes(ItemTable.open(path).version)
         names = tuple(place.name for place in places)
-        before = notes(path)
+        before = erasure_notes(path)
         note = Note.begin(path, token_hex(8), tuple(keys.tolist()), names, changes)
         if before:
             _unlink(path, note)  # whether or not those can be finished
@@ -146,10 +136,10 @@ def finish_pending(
         as `erase_items`.
     """
     places = every_trace() if traces is None else list(traces)
-    if not is_pending(path):
+    if not erasure_notes(path):
         return [], 0
     with writer_lock(path):
-        return _finish_notes(path, notes(path), places, progress=progress)
+        return _finish_notes(path, erasure_notes(path), places, progress=progress)
 
 
 def unlink_pending(path: Path) -> None:
@@ -159,15 +149,10 @@ def unlink_pending(path: Path) -> None:
         MemoryBusy: another process is writing to it.
         StorageError: the disk refuses.
     """
-    if is_pending(path):
+    if erasure_notes(path):
         with writer_lock(path):
-            for note in notes(path):
+            for note in erasure_notes(path):
                 _unlink(path, Note.read(note))
-
-
-def is_pending(path: Path) -> bool:
-    """Tell whether an erasure was cut off and is to be finished."""
-    return bool(notes(path))
 
 
 def _finish_notes(

@@ -23,7 +23,17 @@ from retrieval.erasing.secrets import DroppedRows, Known, Marks, Secrets
 from retrieval.erasing.traces import Traces, every_trace
 from retrieval.errors import InvalidArgument, StorageError
 from retrieval.indexes.saved import count_stored
-from retrieval.storage.places import ASIDE, CENTRED_INDEX, INDEX, PASSED_OVER, reading, write_whole, writing
+from retrieval.storage.places import (
+    ASIDE,
+    CENTRED_INDEX,
+    INDEX,
+    NOTE,
+    PASSED_OVER,
+    erasure_notes,
+    reading,
+    write_whole,
+    writing,
+)
 from retrieval.storage.table import ItemTable
 from retrieval.support.outside import parse_json
 
@@ -31,7 +41,6 @@ RECEIPTS: Final = "receipts"  # folder in a memory's
 RECORD: Final = "receipts.sha256"  # beside it
 UNACCOUNTED: Final = "versions were dropped before the memory kept account of such rows"
 _FORMAT: Final = 1
-_BEGINS: Final = "erasing-"  # the name of the note of an erasure that is under way, in the memory's folder
 _LEFT_OVERS: Final = (f"{ASIDE}*", "index*.new-*")  # of killed runs, in a memory's folder
 
 
@@ -173,7 +182,7 @@ class Note:
     @classmethod
     def begin(cls, memory: Path, name: str, keys: tuple[int, ...], traces: tuple[str, ...], changes: Changes) -> "Note":
         """Write the note of an erasure that begins."""
-        return cls(memory / f"{_BEGINS}{name}.json", keys, traces, changes).written()
+        return cls(memory / f"{NOTE}{name}.json", keys, traces, changes).written()
 
     @property
     def key_array(self) -> Int[np.ndarray, " keys"]:
@@ -210,11 +219,6 @@ class Note:
             raise StorageError(
                 f"{path}, the note of an erasure that was cut off, is damaged: delete it and erase the same items again"
             ) from error
-
-
-def notes(memory: Path) -> list[Path]:
-    """Return the notes in a memory's folder."""
-    return sorted(memory.glob(f"{_BEGINS}*.json"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +321,7 @@ def examine(
         Check("lists", "ids in the lists of unusable files", tuple(listed)),
         *(Check(place.name, "every entry, decoded", tuple(place.remains(known.marks))) for place in traces),
         Check("left over", "files of runs that were killed", tuple(map(str, _left_overs(path)))),
-        Check("under way", "notes of other erasures", tuple(map(str, notes(path)))),
+        Check("under way", "notes of other erasures", tuple(map(str, erasure_notes(path)))),
     ]
 
 

@@ -19,6 +19,7 @@ from retrieval.support.cachedir import cache_folder
 from retrieval.support.outside import parse_address
 
 TABLE: Final = "items.lance"
+NOTE: Final = "erasing-"  # how the name of the note of an erasure begins, in the local folder
 _SCHEMES: Final = ("s3", "gs", "az", "abfss")  # that Lance opens; its keys come from the environment (AWS_…, GOOGLE_…)
 _ADDRESS: Final = re.compile(rf"({'|'.join(_SCHEMES)}):/+(?=[^/])")  # one slash is left where an address was a Path
 _POINTER: Final = "address.txt"  # in the local folder: where the memory is
@@ -57,6 +58,11 @@ def address_of(folder: Path) -> str | None:
         return (folder / _POINTER).read_text(encoding="utf-8")
     except (OSError, ValueError):
         return None
+
+
+def erasure_notes(folder: Path) -> list[Path]:
+    """Return the notes of erasures that are under way or were cut off, and are to be finished."""
+    return sorted(folder.glob(f"{NOTE}*.json"))
 
 
 def table_uri(folder: Path) -> str:

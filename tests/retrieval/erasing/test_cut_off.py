@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from retrieval.cli.history_cli import checkout
-from retrieval.erasing.erase import finish_pending, is_pending
+from retrieval.erasing.erase import finish_pending
 from retrieval.erasing.secrets import Forgotten, Marks
 from retrieval.erasing.traces import FeatureTraces
 from retrieval.errors import StorageError, VisualMemoryWarning
+from retrieval.storage.places import erasure_notes
 from tests.retrieval.erasing.erasures import erase, everything, held, look_again, put, vector_bytes
 
 
@@ -42,10 +43,10 @@ def test_no_receipt_is_written_while_something_is_left(memory: Path, tmp_path: P
     (stuck.folder / "kept").write_bytes(vector_bytes(held(memory)["b/3"]))
     with pytest.raises(StorageError, match=r"still holds something .*stuck.*--resume"):
         erase(memory, "b/3", traces=[stuck])
-    assert is_pending(memory) and not (memory / "receipts").exists() and "b/3" not in held(memory)
+    assert erasure_notes(memory) and not (memory / "receipts").exists() and "b/3" not in held(memory)
     (stuck.folder / "kept").unlink()
     (receipt,), waiting = finish_pending(memory, traces=[stuck], progress=False)
-    assert waiting == 0 and not is_pending(memory) and look_again(memory, receipt) == {}
+    assert waiting == 0 and not erasure_notes(memory) and look_again(memory, receipt) == {}
 
 
 def test_the_next_erasure_finishes_one_that_was_cut_off(memory: Path, tmp_path: Path) -> None:
@@ -59,7 +60,7 @@ def test_the_next_erasure_finishes_one_that_was_cut_off(memory: Path, tmp_path: 
     assert not {"b/3", "b/4"} & set(held(memory))  # neither takes part in anything any more
     (stuck.folder / "kept").unlink()
     erase(memory, "b/5", traces=[stuck])
-    assert not is_pending(memory) and len(list((memory / "receipts").iterdir())) == 3
+    assert not erasure_notes(memory) and len(list((memory / "receipts").iterdir())) == 3
 
 
 KILLED = """
@@ -93,16 +94,16 @@ def test_an_erasure_that_is_killed_anywhere_is_finished_or_never_began(memory: P
     command = [sys.executable, "-c", KILLED, str(memory), str(events)]
     said = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60, check=False)
     assert said.returncode == -9 or "done" in said.stdout, said.stderr
-    begun = is_pending(memory)
+    begun = erasure_notes(memory)
     receipts, _ = finish_pending(memory, traces=[FeatureTraces()], progress=False)
-    assert len(receipts) == begun
+    assert len(receipts) == len(begun)
     if not begun and "done" not in said.stdout and not list(memory.glob("receipts/*.json")):
         assert held(memory) == before
         receipts = [erase(memory, "b/3")]
     rest = everything(memory)
     assert vector_bytes(before["b/3"]) not in rest and before["b/3"]["thumbnail"] not in rest
     assert held(memory) == {id_: row for id_, row in before.items() if id_ != "b/3"}
-    assert all(look_again(memory, receipt) == {} for receipt in receipts) and not is_pending(memory)
+    assert all(look_again(memory, receipt) == {} for receipt in receipts) and not erasure_notes(memory)
 
 
 def test_what_waits_for_another_place_is_only_taken_out_of_decisions(memory: Path, tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ def test_what_waits_for_another_place_is_only_taken_out_of_decisions(memory: Pat
     with pytest.raises(ZeroDivisionError):
         erase(memory, "b/3", traces=[stuck])
     receipts, waiting = finish_pending(memory, traces=[], progress=False)
-    assert (receipts, waiting) == ([], 1) and is_pending(memory) and "b/3" not in held(memory)
+    assert (receipts, waiting) == ([], 1) and erasure_notes(memory) and "b/3" not in held(memory)
     put(memory, ["b/3"], 8)  # added again meanwhile: another item
     (receipt,), _ = finish_pending(memory, traces=[Stuck(tmp_path / "empty")], progress=False)
     assert "b/3" in held(memory) and receipt.changes.windows_before > 0
@@ -122,4 +123,4 @@ def test_repairing_a_memory_does_not_bring_back_what_was_being_erased(memory: Pa
         erase(memory, "b/3", traces=[stuck])
     with pytest.warns(VisualMemoryWarning, match="forget .* --resume` goes on"):
         checkout(memory, "3", repair=True)
-    assert "b/3" not in held(memory) and "b/4" in held(memory) and is_pending(memory)
+    assert "b/3" not in held(memory) and "b/4" in held(memory) and erasure_notes(memory)

@@ -20,10 +20,11 @@ import numpy as np
 import pytest
 
 from retrieval.embedders.base import foreign_vectors
-from retrieval.erasing.erase import finish_pending, is_pending
+from retrieval.erasing.erase import finish_pending
 from retrieval.errors import StorageError
 from retrieval.memory import VisualMemory
 from retrieval.storage.checking import check_memory
+from retrieval.storage.places import erasure_notes
 from retrieval.support.cachedir import open_store
 from tests.conftest import cannot_here
 from tests.retrieval.storage import edits
@@ -122,7 +123,7 @@ def test_an_edit_that_finds_the_disk_full_leaves_all_as_it_was(
         except StorageError as raised:
             error = raised
             assert "\n" not in str(error)
-        if is_pending(path):
+        if erasure_notes(path):
             finish_pending(path, traces=[], progress=False)
         opened = VisualMemory.open(path)
         memory.refresh()

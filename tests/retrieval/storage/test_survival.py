@@ -13,11 +13,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from retrieval.erasing.erase import finish_pending, is_pending
+from retrieval.erasing.erase import finish_pending
 from retrieval.indexes.saved import check_stored
 from retrieval.memory import VisualMemory
 from retrieval.storage.checking import check_memory
-from retrieval.storage.places import ASIDE
+from retrieval.storage.places import ASIDE, erasure_notes
 from tests.retrieval.storage import edits
 from tests.retrieval.storage.edits import KINDS, State, expect_right_answers, expected, holds
 
@@ -51,7 +51,7 @@ def test_edits_killed_at_random_points_are_wholly_there_or_not_at_all(tmp_path: 
         state, states, pending, gone = replay(log, state, states)
         erased |= gone
         cut_off[pending["kind"] if pending else "nothing"] += 1
-        if is_pending(path):
+        if erasure_notes(path):
             finish_pending(path, traces=[], progress=False)
         memory = VisualMemory.open(path)
         undone = pending is not None and pending["kind"] == "undo" and memory.version > max(states)
