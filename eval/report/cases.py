@@ -36,6 +36,7 @@ FELL_BACK: Final = 4  # the model was asked, and the vote decided
 UNREADABLE: Final = 8
 _NO_FALLBACK: Final = frozenset({"reranked", "decisive", "no_model"})
 T = TypeVar("T", bound=Hashable)
+R = TypeVar("R")
 NO_ANSWER: Final = -1
 NO_ROW: Final = -1  # of a query whose picture could not be read
 
@@ -130,11 +131,11 @@ class Queries:
             "name": printable(self.name),
             "heads": [printable(head, longest=60) for head in self.heads],
             "ids": list(map(printable, self.ids)),
-            "truths": _numbered(self.truths, lambda truth: words.truths.setdefault(truth, len(words.truths))),
-            "answers": [_numbered(answer, words.label) for answer in self.answers],
+            "truths": _mapped(self.truths, lambda truth: words.truths.setdefault(truth, len(words.truths))),
+            "answers": [_mapped(answer, words.label) for answer in self.answers],
             "flags": self.flags.tolist(),
-            "reasons": _numbered(self.reasons, lambda reason: words.reasons.setdefault(reason, len(words.reasons))),
-            "confidences": [None if sure is None else round(sure, 3) for sure in self.confidences],
+            "reasons": _mapped(self.reasons, lambda reason: words.reasons.setdefault(reason, len(words.reasons))),
+            "confidences": _mapped(self.confidences, lambda sure: None if sure is None else round(sure, 3)),
         }
 
     def card(self, place: int, views: Sequence[View] = (), query: Address = None, *, pictured: bool = True) -> Card:
@@ -156,10 +157,10 @@ class Queries:
         return Card(verdict, tuple(about), outcome, query, pictured, tuple(views))
 
 
-def _numbered(texts: Sequence[T], number: Callable[[T], int]) -> list[int]:
-    """Return the number of each text; of equal ones, the first is looked up for all."""
-    numbers = {text: number(text) for text in dict.fromkeys(texts)}
-    return [numbers[text] for text in texts]
+def _mapped(values: Sequence[T], to: Callable[[T], R]) -> list[R]:
+    """Return what a function gives for each value; it is asked once about those that are equal."""
+    found = {value: to(value) for value in dict.fromkeys(values)}
+    return [found[value] for value in values]
 
 
 def queries_of_run(name: str, results: QueryResults, *, asked: bool) -> Queries:
@@ -193,8 +194,9 @@ def _flags(results: QueryResults, answers: Sequence[Sequence[str]]) -> Int[np.nd
     for place, answer in enumerate(answers):
         flags |= are_right(answer, results.truths).astype(np.int64) << place
     if results.outcomes is not None:
-        asked = (outcome.code not in _NO_FALLBACK for outcome in results.outcomes)
-        flags |= FELL_BACK * np.fromiter(asked, np.int64, len(results))
+        reasons = [outcome.reason for outcome in results.outcomes]
+        fell_back = _mapped(reasons, lambda reason: reason.partition(":")[0] not in _NO_FALLBACK)
+        flags |= FELL_BACK * np.array(fell_back, np.int64)
     return flags
 
 
