@@ -31,8 +31,7 @@ from agent.types import Prediction, Reply, Request, Usage, total_usage
 from retrieval.embedding import Failure
 from retrieval.errors import InvalidArgument
 from retrieval.storage.places import writing
-from retrieval.support.jsonlines import JsonLines, say_lines
-from retrieval.support.outside import parse_json
+from retrieval.support.parsing import JsonLines, parse_json, say_lines
 from retrieval.support.terminal import track
 
 T = TypeVar("T")

@@ -16,7 +16,7 @@ from agent.settings import GenerationConfig, Settings
 from prompts.template import load_template, template_names
 from retrieval.errors import VisualMemoryError
 from retrieval.storage.places import writing
-from retrieval.support.outside import parse_toml
+from retrieval.support.parsing import parse_toml
 
 VARIABLE: Final = "VMEM_PRESETS"
 _NAME: Final = re.compile(r"\w[\w.-]{0,99}")

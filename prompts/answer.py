@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from prompts.types import MOST_CODES, NONE_CODE, Prompt, UnusableReply
 from retrieval.labels import display_name
-from retrieval.support.outside import parse_json
+from retrieval.support.parsing import parse_json
 from retrieval.types import Label
 
 REPLY_TOKENS: Final = {"ranking": 40, "described ranking": 150}

@@ -11,7 +11,8 @@ from typing import Any, Final
 from prompts.answer import REPLY_TOKENS
 from prompts.types import ImagePart, Prompt, TextPart
 from retrieval.errors import InvalidArgument
-from retrieval.support.outside import parse_toml, without_address
+from retrieval.support.outside import without_address
+from retrieval.support.parsing import parse_toml
 
 RESOLUTIONS: Final = ("low", "medium", "high")  # of pictures, as models take them
 VARIABLE: Final = "VMEM_PRICES"

@@ -23,7 +23,7 @@ from retrieval.embedders.base import Calibration, Embedder, EmbedderIdentity, Ex
 from retrieval.embedding import EmbeddedBatch, Failure, FeatureCache, embed_images
 from retrieval.errors import EmbedderError, EmbedderMismatch, ImageError, InvalidArgument, VisualMemoryError
 from retrieval.images import ImageLike
-from retrieval.support.outside import parse_json
+from retrieval.support.parsing import parse_json
 
 if TYPE_CHECKING:
     import pyarrow

@@ -21,7 +21,7 @@ from retrieval.embedding import EmbeddedBatch
 from retrieval.errors import FolderError, InvalidArgument
 from retrieval.labels import stored_texts
 from retrieval.storage.places import writing
-from retrieval.support.outside import parse_json
+from retrieval.support.parsing import parse_json
 
 if TYPE_CHECKING:
     import pyarrow

@@ -17,7 +17,7 @@ from retrieval.errors import FolderError, InvalidArgument
 from retrieval.images import ImageLike
 from retrieval.labels import composed, spellings, stored_text
 from retrieval.parquet import rows_at_a_time
-from retrieval.support.outside import parse_json
+from retrieval.support.parsing import parse_json
 from retrieval.support.terminal import track
 
 if TYPE_CHECKING:

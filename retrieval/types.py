@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, Shaped
 from retrieval.embedders.base import EmbedderIdentity, Execution
 from retrieval.errors import StorageError
 from retrieval.support.lazy import shown_by
-from retrieval.support.outside import parse_json
+from retrieval.support.parsing import parse_json
 
 Label = Any  # any hashable value; 0 and "" are labels like others. A memory on disk holds text.
 

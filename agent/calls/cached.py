@@ -19,7 +19,7 @@ from prompts.answer import is_answer
 from prompts.types import ImagePart, Prompt, TextPart
 from retrieval.erasing.traces import ASKED, IMAGE, KIND, REPLIES_SIZE_LIMIT, REPLY
 from retrieval.support.cachedir import TROUBLE, cache_folder, open_store
-from retrieval.support.jsonlines import sealed, unsealed
+from retrieval.support.parsing import sealed, unsealed
 
 GEMINI_SERVER: Final = "GOOGLE_GEMINI_BASE_URL"  # google-genai's own variable: another server than Google's
 _GEMINI: Final = ("gemini:", "generativeai:")  # how the names of models begin that it goes for

@@ -11,7 +11,7 @@ from agent.errors import EveryRequestFails, ModelError
 from agent.types import Reply, Request, Usage, VisionModel
 from prompts.cost import Dollars, Price, estimate_prompt_tokens
 from retrieval.errors import InvalidArgument
-from retrieval.support.jsonlines import JsonLines, say_lines
+from retrieval.support.parsing import JsonLines, say_lines
 
 logger = logging.getLogger(__name__)
 _LOOK_AGAIN_SECONDS: Final = 0.05

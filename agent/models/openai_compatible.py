@@ -12,7 +12,7 @@ from agent.models.wire import failure, http_client, parsed_object
 from agent.types import Reply, Request, Usage
 from prompts.answer import answer_schema
 from prompts.types import Part, TextPart
-from retrieval.support.outside import parse_json
+from retrieval.support.parsing import parse_json
 
 
 class OpenAICompatible:

@@ -10,7 +10,8 @@ from agent.errors import CutOff, EmptyReply, EveryRequestFails, ModelError, Pass
 from agent.types import Reply, Request, Usage
 from prompts.answer import answer_schema
 from prompts.types import Part, TextPart
-from retrieval.support.outside import check_proxies, parse_json
+from retrieval.support.outside import check_proxies
+from retrieval.support.parsing import parse_json
 
 if TYPE_CHECKING:
     import httpx2

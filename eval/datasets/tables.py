@@ -26,7 +26,7 @@ from retrieval.errors import FolderError, ImageError, InvalidArgument
 from retrieval.labels import composed, stored_text
 from retrieval.parquet import MOST_PACKED, rows_at_a_time
 from retrieval.sources import PATHS, as_it_lies, as_text, column_name, huggingface_names, is_left_behind, text_rows
-from retrieval.support.outside import parse_json
+from retrieval.support.parsing import parse_json
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -15,7 +15,7 @@ from eval.types import Dataset, Interval, Metrics, Percent, QueryResults, Run, R
 from retrieval.errors import InvalidArgument, VisualMemoryError
 from retrieval.memory import VisualMemory
 from retrieval.storage.places import writing
-from retrieval.support.outside import parse_json
+from retrieval.support.parsing import parse_json
 from retrieval.support.terminal import counted
 from retrieval.voting import DEFAULT_METHOD, METHODS
 

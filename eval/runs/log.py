@@ -36,7 +36,7 @@ from eval.types import (
 from retrieval.errors import VisualMemoryWarning
 from retrieval.images import ImageLike
 from retrieval.storage.places import reason_of_refusal
-from retrieval.support.jsonlines import is_sealed, say_lines, sealed, unsealed
+from retrieval.support.parsing import is_sealed, say_lines, sealed, unsealed
 from retrieval.types import Neighbor
 from retrieval.view import MemoryView
 

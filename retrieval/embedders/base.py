@@ -19,7 +19,7 @@ from PIL import Image
 
 from retrieval.errors import EmbedderError, EmbedderMismatch, InvalidArgument, UnusableVectors, VisualMemoryWarning
 from retrieval.images import ImageLike
-from retrieval.support.outside import parse_json
+from retrieval.support.parsing import parse_json
 from retrieval.vectors import as_array, length
 
 _LONGEST_TO_SHORTEST: Final = 16  # sides of a picture that is scaled as a whole

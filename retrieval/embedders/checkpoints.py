@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 from retrieval.embedders.base import CLIP, EFFICIENTNET_LITE, IMAGENET, EmbedderIdentity, Preprocessing
 from retrieval.errors import MissingWeights, UnknownEmbedder
 from retrieval.support.cachedir import cache_key
-from retrieval.support.outside import check_proxies, parse_json
+from retrieval.support.outside import check_proxies
+from retrieval.support.parsing import parse_json
 
 if TYPE_CHECKING:
     import torch

@@ -37,7 +37,7 @@ from retrieval.embedders.base import (
 from retrieval.embedders.checkpoints import Checkpoint
 from retrieval.errors import InvalidArgument, VisualMemoryWarning
 from retrieval.support.cachedir import cache_folder, cache_key, drop_unused, note_use
-from retrieval.support.outside import parse_json
+from retrieval.support.parsing import parse_json
 
 _GPU_FILES: Final = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA, NVIDIA below Windows, AMD
 _LOWER: Final = {"cpu": ("bfloat16",), "cuda": ("float16", "bfloat16"), "mps": ("float16",)}  # fastest first

@@ -48,7 +48,7 @@ from retrieval.support.cachedir import (
     note_use,
     start_afresh,
 )
-from retrieval.support.outside import parse_json
+from retrieval.support.parsing import parse_json
 
 if TYPE_CHECKING:
     from retrieval.embedders.checkpoints import Checkpoint

@@ -35,7 +35,7 @@ from retrieval.storage.places import (
     writing,
 )
 from retrieval.storage.table import ItemTable
-from retrieval.support.outside import parse_json
+from retrieval.support.parsing import parse_json
 
 RECEIPTS: Final = "receipts"  # folder in a memory's
 RECORD: Final = "receipts.sha256"  # beside it

@@ -31,7 +31,7 @@ from jaxtyping import Bool, Int, UInt8
 from retrieval.errors import StorageError
 from retrieval.storage.places import write_whole
 from retrieval.storage.table import ItemTable, as_matrix
-from retrieval.support.outside import parse_json
+from retrieval.support.parsing import parse_json
 from retrieval.support.terminal import track
 from retrieval.vectors import to_fixed_point
 

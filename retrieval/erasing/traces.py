@@ -12,7 +12,7 @@ from retrieval.erasing.secrets import Forgotten, Marks
 from retrieval.errors import StorageError
 from retrieval.storage.places import cure_of_refusal
 from retrieval.support.cachedir import DATABASE, TROUBLE, cache_folder, open_store
-from retrieval.support.outside import parse_json
+from retrieval.support.parsing import parse_json
 
 _OWN_NAME: Final = "raw = 1 AND typeof(key) = 'text'"  # as `bytestore` writes them; others may hold a pickle
 _ASKED_TOGETHER: Final = 500  # values in one question: SQLite takes 32,766 at most

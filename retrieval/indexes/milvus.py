@@ -25,7 +25,8 @@ from jaxtyping import Float, Int
 
 from retrieval.errors import IndexUnavailable, InvalidArgument
 from retrieval.indexes.base import DEFAULT_RECALL, Skipped, VectorBlocks, Written
-from retrieval.support.outside import parse_address, parse_json
+from retrieval.support.outside import parse_address
+from retrieval.support.parsing import parse_json
 from retrieval.support.terminal import counter
 from retrieval.vectors import to_unit
 

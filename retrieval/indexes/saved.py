@@ -26,7 +26,7 @@ from retrieval.errors import InvalidArgument
 from retrieval.indexes import index_class
 from retrieval.indexes.base import Index, VectorBlocks, Written
 from retrieval.items import KeyRanges
-from retrieval.support.outside import parse_json
+from retrieval.support.parsing import parse_json
 
 _BLOCK: Final = 2**20  # bytes; an index over a million vectors of 384 dimensions has 1,000 blocks
 

@@ -22,7 +22,7 @@ from retrieval.indexes.exact import ExactIndex
 from retrieval.indexes.fixed_point import ROWS, FixedPointRows, erase_rows
 from retrieval.indexes.plans import Effort, Layout, Plan
 from retrieval.support.allocator import return_freed_memory
-from retrieval.support.outside import parse_json
+from retrieval.support.parsing import parse_json
 from retrieval.support.terminal import track
 
 BATCHED_FROM: Final = 64

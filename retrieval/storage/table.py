@@ -56,7 +56,7 @@ from retrieval.storage.versions import (
     version_numbers,
 )
 from retrieval.support.cachedir import folder_bytes
-from retrieval.support.outside import parse_json
+from retrieval.support.parsing import parse_json
 from retrieval.support.terminal import track
 from retrieval.types import Settings
 from retrieval.vectors import to_fixed_point, to_unit

@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from retrieval.errors import InvalidArgument, NotAMemory, StorageError, UnknownVersion
 from retrieval.storage.places import TABLE, UNREADABLE, address_of, in_lance, reading, shown, table_uri
-from retrieval.support.outside import parse_json
+from retrieval.support.parsing import parse_json
 
 SUMS: Final = "SHA256SUMS"  # in the table's folder, with which it is copied
 MANIFESTS: Final = "_versions"

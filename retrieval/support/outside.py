@@ -1,11 +1,9 @@
-"""What comes from outside: JSON and TOML, addresses of servers, which must hold no secret, and proxies."""
+"""The ways to servers: their addresses, which must hold no secret, and proxies."""
 
-import json
 import os
 import re
-import tomllib
 from importlib.util import find_spec
-from typing import Any, Final
+from typing import Final
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 from urllib.request import getproxies
 
@@ -13,31 +11,6 @@ from retrieval.errors import InvalidArgument
 
 _PROXIES: Final = ("http", "https", "socks5", "socks5h")  # that every HTTP client here can use
 _SOCKS: Final = ("socksio", "socks")  # by which clients reach a SOCKS proxy: httpx, and requests
-
-
-def parse_json(text: str | bytes) -> Any:  # noqa: ANN401 - whatever it holds
-    """Return what a JSON text holds.
-
-    Raises:
-        ValueError: it is no JSON, no UTF-8, or nests deeper than Python follows, which `json.loads` alone says by
-            RecursionError.
-    """
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("it nests too deep") from None
-
-
-def parse_toml(text: bytes) -> dict[str, Any]:
-    """Return what a TOML text holds.
-
-    Raises:
-        ValueError: it is no TOML, no UTF-8, or nests deeper than Python follows.
-    """
-    try:
-        return tomllib.loads(text.decode())
-    except RecursionError:
-        raise ValueError("it nests too deep") from None
 
 
 def parse_address(

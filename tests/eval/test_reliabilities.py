@@ -18,7 +18,7 @@ from eval.runs.log import read_run
 from eval.types import Neighborhoods, QueryResults, RunError, Sample
 from retrieval import VisualMemory
 from retrieval.building import build_memory
-from retrieval.support.jsonlines import sealed, unsealed
+from retrieval.support.parsing import sealed, unsealed
 from retrieval.voting import METHODS, predict_every_k
 from tests.runs import evaluate
 

@@ -14,7 +14,7 @@ from eval.runs.runner import run_evaluation
 from eval.types import Dataset, RunError
 from retrieval import VisualMemory
 from retrieval.errors import InvalidArgument
-from retrieval.support.jsonlines import sealed, unsealed
+from retrieval.support.parsing import sealed, unsealed
 from tests.conftest import draw
 from tests.eval.report_page import FoundCard, Page
 

@@ -15,7 +15,7 @@ from eval.runs.log import RunLog, lines_at, read_run
 from eval.types import OtherSettings, RunError, Sample
 from retrieval import VisualMemory
 from retrieval.errors import VisualMemoryWarning
-from retrieval.support.jsonlines import is_sealed, sealed, unsealed
+from retrieval.support.parsing import is_sealed, sealed, unsealed
 from tests.runs import evaluate
 
 

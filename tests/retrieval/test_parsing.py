@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from retrieval.support.jsonlines import JsonLines, read_lines, say_lines, sealed, unsealed
+from retrieval.support.parsing import JsonLines, read_lines, say_lines, sealed, unsealed
 
 RECORD = {"key": "k1", "usage": {"prompt_tokens": 12, "text": 'a "quoted" café'}}
 

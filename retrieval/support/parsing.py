@@ -1,23 +1,48 @@
-"""Files of JSON records, one a line, each with its checksum: a byte that changed on the disk is noticed.
+"""JSON and TOML that anybody may have written, and files of JSON lines that notice a byte that changed on the disk.
 
-A line is the record as JSON with one more entry at its end, the CRC-32 of the line without it. CRC-32 notices every
-change of up to 32 neighbouring bits. Lines without a sum, as earlier versions wrote them, are read as they are, but not
-after one that has a sum.
+Such a line is the record as JSON with one more entry at its end, the CRC-32 of the line without it. CRC-32 notices
+every change of up to 32 neighbouring bits. Lines without a sum, as earlier versions wrote them, are read as they are,
+but not after one that has a sum.
 """
 
 import json
 import os
 import re
+import tomllib
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from retrieval.storage.places import writing
-from retrieval.support.outside import parse_json
 
 _SUM: Final = re.compile(rb', "crc32": "([0-9a-f]{8})"\}\s*')
 _LONGEST_SUM: Final = 32  # bytes, the line's end included
+
+
+def parse_json(text: str | bytes) -> Any:  # noqa: ANN401 - whatever it holds
+    """Return what a JSON text holds.
+
+    Raises:
+        ValueError: it is no JSON, no UTF-8, or nests deeper than Python follows, which `json.loads` alone says by
+            RecursionError.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it nests too deep") from None
+
+
+def parse_toml(text: bytes) -> dict[str, Any]:
+    """Return what a TOML text holds.
+
+    Raises:
+        ValueError: it is no TOML, no UTF-8, or nests deeper than Python follows.
+    """
+    try:
+        return tomllib.loads(text.decode())
+    except RecursionError:
+        raise ValueError("it nests too deep") from None
 
 
 def sealed(record: Mapping[str, Any]) -> bytes:
