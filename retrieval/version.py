@@ -84,7 +84,7 @@ class Layers:
 
     @cached_property
     def _in_index(self) -> int:
-        return len(self.skip.mask) - self.skip.number
+        return int(np.count_nonzero(~self.skip.mask))
 
     @cached_property
     def _exact(self) -> ExactIndex:
@@ -146,7 +146,7 @@ class Layers:
         return np.take_along_axis(slots, order, axis=1), np.take_along_axis(distances, order, axis=1)
 
     def _search_index(self, queries: np.ndarray, k: int, recall: float) -> tuple[np.ndarray, np.ndarray]:
-        skip = self.skip if self.skip.number else None
+        skip = self.skip if self._in_index < len(self.skip.mask) else None
         positions, distances = self.stored.index.search(queries, k, skip=skip, recall=recall)
         slots = positions if self.match.aligned else self.match.slot_of[positions]
         if self.moved:
