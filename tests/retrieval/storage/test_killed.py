@@ -18,8 +18,8 @@ from retrieval.embedding import FeatureCache, content_digest
 from retrieval.errors import NotAMemory
 from retrieval.images import decode
 
-KILLS = int(os.environ.get("VMEM_TEST_KILLS", "2"))
-PICTURES = 300 * KILLS  # so that every kill finds work under way
+KILLS = int(os.environ.get("VMEM_TEST_KILLS", "6"))
+PICTURES = 200 * KILLS  # so that every kill finds work under way
 START_SECONDS = 60.0
 
 # Adds a folder and writes down each picture that its model has seen.
