@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 TOKEN: Final = "MILVUS_TOKEN"  # noqa: S105 - the name of a variable: "user:password" or an API key
 TIMEOUT_SECONDS: Final = 60.0  # for a server to answer
 _LONG: Final = ("flush", "create_index", "load_collection")  # may take hours over a billion vectors
+_GRPC: Final = {"grpc.keepalive_permit_without_calls": False}  # a server may hang up on who pings it without a call
 _CLONES: Final = "open"  # folder beside an embedded database, of its copies in use by further processes
 _FOR_EVER: Final = (".parquet", ".idx")  # files that milvus-lite writes once and never changes: they hold the vectors
 _logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class Server:
         self.where = where  # for people
         client_class = _client_class()
         with _translated(where):
-            self._client = client_class(address, **settings)
+            self._client = client_class(address, grpc_options=_GRPC, **settings)
 
     def ask(self, method: str, *values: Any, **named: Any) -> Any:  # noqa: ANN401 - pymilvus answers with anything
         """Call a method of `pymilvus.MilvusClient`. Raises IndexUnavailable where Milvus does not answer or refuses."""
