@@ -8,6 +8,8 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.abc import InspectLoader
+from importlib.util import find_spec
 from io import TextIOWrapper
 from typing import Annotated, Any, Final, NoReturn, TextIO
 
@@ -21,7 +23,7 @@ _DEBUG: Final = "VMEM_DEBUG"  # an environment variable: with it an error prints
 _FAULT: Final = 70  # EX_SOFTWARE of sysexits.h: 1 is what `check` answers of a damaged memory, 2 is bad input
 
 # Every command: its name, and the function that is it, in the order in which help lists them. A module is imported when
-# one of its commands runs, or help asks for what it does.
+# one of its commands runs; the lists of help take what a command does from the module's source.
 _MEMORY: Final = {
     "build": "retrieval.cli.memory_cli:build",
     "add": "retrieval.cli.memory_cli:add",
@@ -102,6 +104,18 @@ class _ByName(TyperCommand):
         super().__init__(name=name, help=about, callback=None)
         self._function = function
 
+    def docstring(self) -> str:
+        """Return what the function's docstring says, read from its module's source; empty where that is not there."""
+        import ast
+
+        module, _, name = self._function.partition(":")
+        spec = find_spec(module)
+        source = spec.loader.get_source(module) if spec and isinstance(spec.loader, InspectLoader) else None
+        found = [
+            node for node in ast.parse(source or "").body if isinstance(node, ast.FunctionDef) and node.name == name
+        ]
+        return (ast.get_docstring(found[0]) or "") if found else ""
+
     def load(self) -> Any:  # noqa: ANN401 - typer brings its own click
         """Import the function, and return the command that it is."""
         module, _, name = self._function.partition(":")
@@ -111,11 +125,14 @@ class _ByName(TyperCommand):
 
 
 class _Group(TyperGroup):
-    """Commands that are loaded when one is to run, or when help needs more of one than is known."""
+    """Commands that are loaded when one is to run."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401
         found = super().get_command(ctx, cmd_name)
-        return found.load() if isinstance(found, _ByName) and not found.help else found
+        if isinstance(found, _ByName) and not found.help:
+            found.help = found.docstring()
+            return _tidied(found) if found.help else found.load()
+        return found
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:  # noqa: ANN401
         name, found, rest = super().resolve_command(ctx, args)
